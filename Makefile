@@ -1,0 +1,118 @@
+# Every target runs from the virtual environment in .venv, which the first one makes.
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+CODE    := $(wildcard src tests benchmarks scripts)
+RESULTS := build/coverage.json
+
+PYTHON  ?=
+JOBS    ?= 2
+STATES  ?= 1000000
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check static gate format format-check lint types layers coverage \
+        crash bench clean
+# The steps of `check` stop at the first that fails, and their output does not interleave.
+.NOTPARALLEL:
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12 chooses the interpreter, JOBS=$(JOBS) the test processes,"
+	@echo "  STATES=$(STATES) how many crash states are explored, ARGS=... what pytest is given."
+
+# --- the environment -----------------------------------------------------------------------
+
+venv: $(STAMP)  ## The virtual environment, redone when its requirements change
+
+USABLE := import sys; sys.exit(sys.version_info < (3, 11))
+
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(BIN)/python -c '$(USABLE)' 2>/dev/null; then \
+	    python=; \
+	    for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python3.14); do \
+	        if $$candidate -c '$(USABLE)' 2>/dev/null; then python=$$candidate; break; fi; \
+	    done; \
+	    if [ -z "$$python" ]; then \
+	        echo "make: no Python 3.11 or newer on PATH; install one, or name it: make PYTHON=..." >&2; \
+	        exit 1; \
+	    fi; \
+	    if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
+	        version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	        if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	            apt-get update -qq; \
+	            apt-get install -qq -y --no-install-recommends "python$$version-venv" \
+	                || apt-get install -qq -y --no-install-recommends python3-venv; \
+	        fi; \
+	        if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
+	            echo "make: $$python has no venv module; install python$$version-venv" >&2; \
+	            exit 1; \
+	        fi; \
+	    fi; \
+	    echo "making $(VENV) with $$python"; \
+	    $$python -m venv --clear $(VENV); \
+	fi
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# --- use -----------------------------------------------------------------------------------
+
+demo: $(STAMP)  ## A tour of the package on a store in memory
+	@$(BIN)/blobstore demo
+
+# --- gates ---------------------------------------------------------------------------------
+
+# The tests always measure coverage, so that no gate needs to run them a second time.
+test: $(STAMP)  ## The tests, measuring branch coverage for `make gate`
+	@mkdir -p $(dir $(RESULTS)) && rm -f $(RESULTS)
+	@$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=json:$(RESULTS) $(ARGS)
+
+check: static test gate  ## Everything a change must pass
+
+static: format-check lint types layers  ## What is checked without running the code
+
+gate: $(STAMP)  ## Coverage thresholds of the layers, on what the last `make test` measured
+	@$(BIN)/python scripts/coverage_gate.py $(RESULTS)
+
+format: $(STAMP)  ## Rewrite the code in the one format
+	@$(BIN)/ruff format $(CODE)
+	@$(BIN)/ruff check --ignore-noqa --select I --fix $(CODE)
+
+format-check: $(STAMP)
+	@$(BIN)/ruff format --check $(CODE)
+
+lint: $(STAMP)  ## Lint; suppressions in a line do not count
+	@$(BIN)/ruff check --ignore-noqa $(CODE)
+
+types: $(STAMP)  ## mypy, strict, also on the tests
+	@$(BIN)/mypy $(CODE)
+
+layers: $(STAMP)  ## The direction of imports between the layers
+	@$(BIN)/lint-imports --no-logo
+
+coverage: test  ## The tests, then every line and branch they missed
+	@$(BIN)/coverage report
+	@$(BIN)/python scripts/coverage_gate.py $(RESULTS)
+
+crash: $(STAMP)  ## Power failures explored on the simulated disk
+	@$(BIN)/python -m blobstore.testing.crash --states $(STATES)
+
+# --- measurements --------------------------------------------------------------------------
+
+bench: $(STAMP)  ## Benchmarks, next to fio's numbers for the same machine
+	@if ! command -v fio >/dev/null; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        apt-get update -qq && apt-get install -qq -y --no-install-recommends fio; \
+	    else \
+	        echo "make: the benchmarks need fio; install it with the system's packages" >&2; \
+	        exit 1; \
+	    fi; \
+	fi
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean:  ## Remove what was made, except the virtual environment
+	@rm -rf build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache \
+	    .mypy_cache .pytest_cache .ruff_cache
+	@find $(CODE) -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,26 @@
+"""What every test gets: the shared directories and the hypothesis profiles."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.shared import shared
+
+# Shared machines have no steady clock, and a change is not judged by luck.
+settings.register_profile("ci", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("dev", deadline=None, max_examples=100)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Images the original wrote, with their dumps and descriptions."""
+    return shared("golden")
+
+
+@pytest.fixture(scope="session")
+def traces_dir() -> Path:
+    """Long random sequences of calls on the original, with the result of every call."""
+    return shared("traces")
