@@ -1,0 +1,1 @@
+"""Devices: what operations run on."""

@@ -1,0 +1,233 @@
+"""What every device has in common: its measures, its bounds and its end.
+
+A device is a `Medium` with a size. Requests may come from several threads at
+once; `close` and `resize` may not run beside requests, which the store sees to.
+"""
+
+import abc
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from blobstore.errors import ClosedError, InvalidArgumentError, ReadOnlyError, UnsupportedError
+from blobstore.operations import Buffer
+
+SECTOR_SIZE: Final = 512
+_SIZE_MAX: Final = 2**63 - 1  # what an offset of the host can express
+_NOTHING: Final = -1
+
+
+class Device(abc.ABC):
+    """A medium with a size, which can be closed.
+
+    Attributes:
+        name: For messages, such as the path.
+        block_size: The logical block in bytes.
+        physical_block_size: The block in bytes that the device handles best.
+        atomic_write_size: An aligned write of this many bytes is never torn by a power failure.
+        read_only: Every change is refused.
+        unmap_zeroes: An unmapped range is guaranteed to read as zeroes.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        size_bytes: int,
+        block_size: int = SECTOR_SIZE,
+        physical_block_size: int | None = None,
+        atomic_write_size: int = SECTOR_SIZE,
+        read_only: bool = False,
+        unmap_zeroes: bool = False,
+    ) -> None:
+        self._closed = False
+        self.name = name
+        self.block_size = _checked_block(block_size, what="block size")
+        self.physical_block_size = physical_block_size or block_size
+        self.atomic_write_size = _checked_block(atomic_write_size, what="atomic write size")
+        self.read_only = read_only
+        self.unmap_zeroes = unmap_zeroes
+        self._set_size(checked_size(size_bytes, name=name))
+
+    # The measures
+
+    @property
+    def size_bytes(self) -> int:
+        """The size, as it was when last asked for."""
+        return self._size_bytes
+
+    @property
+    def closed(self) -> bool:
+        """Whether the device was closed."""
+        return self._closed
+
+    @property
+    def fast_descriptor(self) -> int | None:
+        """A file descriptor for `os.preadv` and `os.pwritev`, or None.
+
+        Who uses it checks bounds, `read_only` and short results itself, and
+        forgets the number when the device is closed or the process has forked.
+        """
+        return None
+
+    def refresh_size(self) -> int:
+        """Ask for the size again, and return it.
+
+        Raises:
+            ClosedError: The device was closed.
+            DeviceError: The size could not be asked for.
+        """
+        self.check_open()
+        return self._size_bytes
+
+    def resize(self, size: int) -> None:
+        """Give the device `size` bytes; what is added reads as zeroes.
+
+        Durability: The new size is durable on return.
+
+        Raises:
+            UnsupportedError: This kind of device has a fixed size.
+        """
+        self.check_resize(size)
+        raise UnsupportedError(f"{self.name}: a device of fixed size")
+
+    def allocate(self, offset: int, length: int) -> None:
+        """Reserve the space below the range, so that later writes to it cannot fail for want of it.
+
+        The content stays. A device that always has its space has nothing to do.
+
+        Raises:
+            DeviceError: There is no space (ENOSPC), or the device failed.
+        """
+        self.check_write(offset, length)
+
+    # The medium
+
+    @abc.abstractmethod
+    def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes."""
+
+    @abc.abstractmethod
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Fill the buffers, which are contiguous, one after the other."""
+
+    @abc.abstractmethod
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Write the buffers, which are contiguous, one after the other."""
+
+    @abc.abstractmethod
+    def write_zeroes(self, offset: int, length: int) -> None:
+        """Make the range read as zeroes."""
+
+    @abc.abstractmethod
+    def unmap(self, offset: int, length: int) -> None:
+        """Give the range back; it reads as zeroes where `unmap_zeroes` says so."""
+
+    @abc.abstractmethod
+    def flush(self) -> None:
+        """Make every completed write durable."""
+
+    # The end
+
+    def close(self) -> None:
+        """Let go of what is below; calling it again does nothing. It does not flush."""
+        self._closed = True
+        self._read_limit = self._write_limit = _NOTHING
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self._size_bytes} bytes"
+        return f"<{type(self).__name__} {self.name!r} {state}>"
+
+    # The bounds
+
+    def check_open(self) -> None:
+        """Raise `ClosedError` when the device was closed."""
+        if self._closed:
+            raise ClosedError(f"{self.name}: closed")
+
+    def check_read(self, offset: int, length: int) -> None:
+        """Refuse a read that cannot be right.
+
+        Raises:
+            ClosedError: The device was closed.
+            InvalidArgumentError: The range is not inside the device.
+        """
+        if length < 0 or not 0 <= offset <= self._read_limit - length:
+            self._refuse_read(offset, length)
+
+    def check_write(self, offset: int, length: int) -> None:
+        """Refuse a change that cannot be right.
+
+        Raises:
+            ClosedError: The device was closed.
+            ReadOnlyError: The device may not be changed.
+            InvalidArgumentError: The range is not inside the device.
+        """
+        if length < 0 or not 0 <= offset <= self._write_limit - length:
+            self._refuse_write(offset, length)
+
+    def check_resize(self, size: int) -> None:
+        """Refuse a new size that cannot be right, like `check_write`."""
+        self.check_open()
+        self._check_changeable()
+        checked_size(size, name=self.name)
+
+    def _refuse_read(self, offset: int, length: int) -> None:
+        self.check_open()
+        raise InvalidArgumentError(
+            f"{self.name}: {length} bytes at {offset}: outside of {self._size_bytes} bytes"
+        )
+
+    def _refuse_write(self, offset: int, length: int) -> None:
+        self.check_open()
+        self._check_changeable()
+        self._refuse_read(offset, length)
+
+    def _check_changeable(self) -> None:
+        if self.read_only:
+            raise ReadOnlyError(f"{self.name}: opened read-only")
+
+    # Closed, read-only and out of bounds are one comparison on the way of
+    # every request: these limits are below zero for what is not allowed.
+
+    def _set_size(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self._read_limit = size_bytes
+        self._write_limit = _NOTHING if self.read_only else size_bytes
+
+
+def buffer_length(buffers: Sequence[Buffer]) -> int:
+    """Count the bytes in all buffers; a view's items may be larger than one."""
+    length = 0
+    for buffer in buffers:
+        length += buffer.nbytes if type(buffer) is memoryview else len(buffer)
+    return length
+
+
+def byte_views(buffers: Sequence[Buffer]) -> list[memoryview]:
+    """Look at every buffer as plain bytes."""
+    return [memoryview(buffer).cast("B") for buffer in buffers]
+
+
+def checked_size(size: int, *, name: str) -> int:
+    """Refuse a size that no device can have."""
+    if not 0 <= size <= _SIZE_MAX:
+        raise InvalidArgumentError(f"{name}: size {size}: expected 0 to {_SIZE_MAX}")
+    return size
+
+
+def _checked_block(size: int, *, what: str) -> int:
+    if size < SECTOR_SIZE or size & (size - 1):
+        raise InvalidArgumentError(f"{what} {size}: expected a power of two, at least 512")
+    return size

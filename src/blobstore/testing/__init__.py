@@ -1,0 +1,1 @@
+"""Test helpers for this project and for those that build on it."""
