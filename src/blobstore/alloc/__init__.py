@@ -1,0 +1,1 @@
+"""Pure memory: what is free, claimed, and on its way back."""

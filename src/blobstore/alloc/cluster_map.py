@@ -1,0 +1,201 @@
+"""Which cluster holds which part of a blob.
+
+Two levels, as on disk: leaves of up to 512 clusters. An absent leaf is one
+shared, unchangeable run of zeroes, so that a thin blob of many TiB costs
+nothing. Readers outside the core index `leaves` directly.
+"""
+
+import sys
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Final, TypeAlias
+
+from blobstore.errors import CorruptError
+
+LEAF_SIZE: Final = 512
+LEAF_SHIFT: Final = 9
+LEAF_MASK: Final = LEAF_SIZE - 1
+UNALLOCATED: Final = 0
+
+Leaf: TypeAlias = "array[int] | bytes"
+
+ABSENT: Final = bytes(LEAF_SIZE)
+"""A leaf without clusters; bytes, because nobody can change them."""
+
+_EINVAL: Final = 22
+
+assert sys.byteorder == "little", "leaves are on disk as they are in memory"
+assert array("I").itemsize == 4
+
+
+class ClusterMap:
+    """The clusters of one blob, in order, and which leaves differ from the disk."""
+
+    __slots__ = ("allocated_count", "count", "dirty_leaves", "leaves")
+
+    def __init__(self, count: int = 0) -> None:
+        self.count = count
+        self.allocated_count = 0
+        self.leaves: list[Leaf] = [ABSENT] * _leaves_for(count)
+        self.dirty_leaves: set[int] = set()
+
+    def get(self, index: int) -> int:
+        """Return the cluster at `index`, or 0."""
+        return self.leaves[index >> LEAF_SHIFT][index & LEAF_MASK]
+
+    def set(self, index: int, cluster: int) -> None:
+        """Put a cluster (or 0) at `index`, which lies in the blob."""
+        leaf = self._own_leaf(index >> LEAF_SHIFT)
+        old = leaf[index & LEAF_MASK]
+        leaf[index & LEAF_MASK] = cluster
+        self.allocated_count += (cluster != UNALLOCATED) - (old != UNALLOCATED)
+        self.dirty_leaves.add(index >> LEAF_SHIFT)
+
+    def put_run(self, index: int, first: int, count: int) -> None:
+        """Put `count` neighbouring clusters into empty places of one leaf."""
+        leaf = self._own_leaf(index >> LEAF_SHIFT)
+        at = index & LEAF_MASK
+        leaf[at : at + count] = array("I", range(first, first + count))
+        self.allocated_count += count
+        self.dirty_leaves.add(index >> LEAF_SHIFT)
+
+    def resize(self, count: int) -> list[int]:
+        """Change the number of clusters; return the clusters that were cut off."""
+        cut = self._cut(count) if count < self.count else []
+        boundary = {n >> LEAF_SHIFT for n in (self.count - 1, count - 1) if n >= 0}
+        leaf_count = _leaves_for(count)
+        del self.leaves[leaf_count:]
+        self.leaves.extend([ABSENT] * (leaf_count - len(self.leaves)))
+        self.count = count
+        self.allocated_count -= len(cut)
+        self.dirty_leaves = {n for n in self.dirty_leaves | boundary if n < leaf_count}
+        if leaf_count and self.leaves[-1] is not ABSENT:
+            self._fit(leaf_count - 1)
+        for number in boundary:
+            if number < leaf_count - 1 and self.leaves[number] is not ABSENT:
+                self._fit(number)
+        return cut
+
+    def entries(self, leaf_number: int) -> "array[int]":
+        """Return the clusters of a leaf as they belong on disk: one entry each."""
+        size = self._size_of(leaf_number)
+        leaf = self.leaves[leaf_number]
+        return array("I", leaf[:size]) if isinstance(leaf, array) else array("I", bytes(4 * size))
+
+    def fill_leaf(self, leaf_number: int, entries: "array[int]") -> None:
+        """Take a leaf as it was read; it has as many entries as the blob has there."""
+        if len(entries) != self._size_of(leaf_number):
+            raise AssertionError(f"leaf {leaf_number} of {len(entries)} entries")
+        self.leaves[leaf_number] = entries
+        self.allocated_count += len(entries) - entries.count(UNALLOCATED)
+
+    def allocated(self) -> list[int]:
+        """Return all clusters that the blob owns, in the order of the blob."""
+        return [
+            cluster for leaf in self.leaves if leaf is not ABSENT for cluster in leaf if cluster
+        ]
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Return (first cluster, or 0, count) of neighbouring clusters, merged."""
+        runs: list[tuple[int, int]] = []
+        for first, count in self._leaf_runs():
+            if runs and _continues(runs[-1], first):
+                runs[-1] = (runs[-1][0], runs[-1][1] + count)
+            else:
+                runs.append((first, count))
+        return runs
+
+    def find(self, start: int, *, allocated: bool) -> int | None:
+        """Return the first index from `start` on that is (or is not) allocated."""
+        index = start
+        while index < self.count:
+            if self.leaves[index >> LEAF_SHIFT] is ABSENT:
+                if not allocated:
+                    return index
+                index = (index | LEAF_MASK) + 1
+            elif (self.get(index) != UNALLOCATED) == allocated:
+                return index
+            else:
+                index += 1
+        return None
+
+    def _leaf_runs(self) -> Iterator[tuple[int, int]]:
+        for number, leaf in enumerate(self.leaves):
+            size = self._size_of(number)
+            if leaf is ABSENT:
+                yield UNALLOCATED, size
+            else:
+                yield from _runs_of(leaf)
+
+    def _own_leaf(self, number: int) -> "array[int]":
+        leaf = self.leaves[number]
+        if not isinstance(leaf, array):
+            leaf = array("I", bytes(4 * self._size_of(number)))
+            self.leaves[number] = leaf
+        return leaf
+
+    def _size_of(self, leaf_number: int) -> int:
+        return min(LEAF_SIZE, self.count - (leaf_number << LEAF_SHIFT))
+
+    def _fit(self, number: int) -> None:
+        """Give a leaf at the old or new end its size."""
+        leaf = self._own_leaf(number)
+        size = self._size_of(number)
+        fitted = leaf[:size]
+        fitted.frombytes(bytes(4 * (size - len(fitted))))
+        self.leaves[number] = fitted
+
+    def _cut(self, count: int) -> list[int]:
+        first_leaf = count >> LEAF_SHIFT
+        cut = [c for leaf in self.leaves[first_leaf + 1 :] if leaf is not ABSENT for c in leaf if c]
+        if first_leaf < len(self.leaves) and self.leaves[first_leaf] is not ABSENT:
+            cut = [c for c in self.leaves[first_leaf][count & LEAF_MASK :] if c] + cut
+        return cut
+
+
+def cluster_map_of_runs(runs: Sequence[tuple[int, int]], *, limit: int, place: str) -> ClusterMap:
+    """Build the map of run-length extents.
+
+    Raises:
+        CorruptError: More clusters than `limit`; found before memory is taken.
+    """
+    total = sum(count for _first, count in runs)
+    if total > limit:
+        raise CorruptError(f"{place}: {total} clusters, expected at most {limit}", errno=_EINVAL)
+    clusters = ClusterMap(total)
+    at = 0
+    for first, count in runs:
+        if first != UNALLOCATED:
+            _fill(clusters, at, first, count)
+        at += count
+    clusters.dirty_leaves.clear()
+    return clusters
+
+
+def _fill(clusters: ClusterMap, at: int, first: int, count: int) -> None:
+    """Put a run of neighbouring clusters at `at`, leaf by leaf."""
+    end = at + count
+    while at < end:
+        number = at >> LEAF_SHIFT
+        step = min(end, (number + 1) << LEAF_SHIFT) - at
+        clusters.put_run(at, first, step)
+        at, first = at + step, first + step
+
+
+def _runs_of(leaf: Leaf) -> Iterator[tuple[int, int]]:
+    """Yield the runs of one leaf; clusters of a run differ from their place by a constant."""
+    keyed = groupby(enumerate(leaf), key=lambda pair: pair[1] and pair[1] - pair[0] + LEAF_SIZE)
+    for _key, group in keyed:
+        members = list(group)
+        yield members[0][1], len(members)
+
+
+def _continues(run: tuple[int, int], first: int) -> bool:
+    if first == UNALLOCATED or run[0] == UNALLOCATED:
+        return first == run[0]
+    return first == run[0] + run[1]
+
+
+def _leaves_for(count: int) -> int:
+    return -(-count // LEAF_SIZE)

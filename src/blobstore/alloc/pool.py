@@ -1,0 +1,104 @@
+"""A pool of numbered things: metadata pages, clusters, blob ids.
+
+A number is free, in use, or returning: given up by a commit, but not to be
+used again before a flush. Numbers are claimed lowest first, as the original does.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from bitarray import bitarray
+
+from blobstore.errors import NoSpaceError
+
+_NONE: Final = -1
+
+
+class Pool:
+    """What is in use, by number; `first` is the lowest that can ever be claimed."""
+
+    def __init__(self, used: bitarray, *, name: str, errno: int, first: int = 0) -> None:
+        self.used = used
+        self.name = name
+        self.returning_count = 0
+        self.free_count = len(used) - first - used.count(1, first)
+        self._errno = errno
+        self._first = first
+        self._low = first
+
+    @property
+    def available(self) -> int:
+        """How many are free or will be after a flush."""
+        return self.free_count + self.returning_count
+
+    def claim(self) -> int:
+        """Take the lowest free number.
+
+        Raises:
+            NoSpaceError: Nothing is free; what is returning does not count.
+        """
+        index = self.used.find(0, self._low)
+        if index == _NONE:
+            raise self.exhausted(1)
+        self.used[index] = True
+        self._low = index + 1
+        self.free_count -= 1
+        return index
+
+    def claim_many(self, count: int, *, start: int = 0) -> list[int]:
+        """Take the lowest free numbers from `start` on, all of them or none."""
+        found = self.lowest_free(count, start=start)
+        if len(found) < count:
+            raise self.exhausted(count)
+        for index in found:
+            self.used[index] = True
+        self.free_count -= count
+        if found and start <= self._low:
+            self._low = found[-1] + 1
+        return found
+
+    def claim_at(self, index: int) -> None:
+        """Take this very number, which is free."""
+        if self.used[index]:
+            raise AssertionError(f"{self.name} {index} is in use")
+        self.used[index] = True
+        self.free_count -= 1
+
+    def lowest_free(self, count: int, *, start: int = 0) -> list[int]:
+        """Return the numbers from `start` on that a claim would give, without taking them."""
+        found: list[int] = []
+        index = self.used.find(0, max(start, self._low))
+        while index != _NONE and len(found) < count:
+            found.append(index)
+            index = self.used.find(0, index + 1)
+        return found
+
+    def retire(self, count: int) -> None:
+        """Count so many as returning: they stay taken until `free_returning`."""
+        self.returning_count += count
+
+    def free_returning(self, indices: Sequence[int]) -> None:
+        """Make numbers claimable that were retired."""
+        self.returning_count -= len(indices)
+        self.free(indices)
+
+    def free(self, indices: Sequence[int]) -> None:
+        """Make numbers claimable that are in use."""
+        for index in indices:
+            if not self.used[index]:
+                raise AssertionError(f"{self.name} {index} is free already")
+            self.used[index] = False
+            self._low = min(self._low, max(index, self._first))
+        self.free_count += len(indices)
+
+    def grow(self, bit_count: int) -> None:
+        """Add free numbers at the end."""
+        added = bit_count - len(self.used)
+        self.used.extend(bitarray(added, endian="little"))
+        self.free_count += added
+
+    def exhausted(self, count: int) -> NoSpaceError:
+        """Return the error that says what is missing."""
+        return NoSpaceError(
+            f"{self.name}s: {count} needed, {self.free_count} free", errno=self._errno
+        )

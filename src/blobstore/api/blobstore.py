@@ -1,0 +1,443 @@
+"""A store, for programs that block."""
+
+import os
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from blobstore.api.blob import Blob, Channels
+from blobstore.device.address import open_device
+from blobstore.device.base import Device
+from blobstore.device.file import FileDevice
+from blobstore.drivers.blocking import BlockingDriver
+from blobstore.errors import BlobstoreError, ExistsError
+from blobstore.format.super_block import SUPER_BLOCK_SIZE
+from blobstore.metadata.load import known_ids, load
+from blobstore.metadata.store_state import DeviceTraits, StoreState
+from blobstore.operations import Core
+from blobstore.store import lifecycle
+from blobstore.store.blobs import BlobOptions, ClearMethod, create_blob, delete_blob, open_blob
+from blobstore.store.describe import BlobInfo, StoreInfo, describe_store
+from blobstore.store.dump import dump_store
+from blobstore.store.grow import grow_closed, grow_open
+from blobstore.store.init import (
+    DEFAULT_CLUSTER_SIZE,
+    Clear,
+    InitOptions,
+    init_store,
+    padded_type,
+    plan_store,
+)
+from blobstore.units import BlobId, ceil_div, parse_size
+
+T = TypeVar("T")
+
+Source = str | os.PathLike[str] | Device
+"""A path, a device's address such as ``memory:64MiB``, or a device."""
+
+_COMPACT: Final = 4096
+
+
+class Blobstore:
+    """An open store. Leaving its `with` closes all blobs and unloads it clean.
+
+    Any number of threads may use it at once; processes may not: a writer
+    holds the device alone.
+    """
+
+    def __init__(self, device: Device, driver: BlockingDriver, state: StoreState) -> None:
+        self.device = device
+        self.state = state
+        self.channels = Channels(state.in_flight.channels)
+        self._driver = driver
+        self._handles: set[Blob] = set()
+
+    # Making and opening
+
+    @classmethod
+    def create(
+        cls,
+        source: Source,
+        *,
+        size: int | str | None = None,
+        cluster_size: int | str = DEFAULT_CLUSTER_SIZE,
+        block_size: int | None = None,
+        md_pages: int | None = None,
+        md_page_size: int | str | None = None,
+        bstype: bytes = b"",
+        clear: Clear | str = Clear.UNMAP,
+        overwrite: bool = False,
+        atomic_write_size: int | None = None,
+        write_through: bool = False,
+    ) -> Self:
+        """Make a store, and open it.
+
+        With `size` a file that is not there is made, one that is there gets
+        that size. `atomic_write_size` 4096 says that the device never tears
+        such a write, and gives the original's compact layout.
+
+        Durability: on return. A crash leaves no store, or an empty one.
+
+        Raises:
+            ExistsError: The device holds something, and `overwrite` was not given.
+            InvalidArgumentError: Sizes that do not fit each other.
+            NoSpaceError: The device is too small, or for its metadata (ENOMEM).
+            BusyError: Somebody else has it open.
+        """
+        options = InitOptions(
+            cluster_size=parse_size(cluster_size),
+            md_pages=md_pages,
+            md_page_size=None if md_page_size is None else parse_size(md_page_size),
+            bstype=padded_type(bstype),
+            clear=Clear(clear),
+        )
+        device = _device_to_fill(source, size, block_size, atomic_write_size, overwrite)
+        try:
+            traits = _traits_of(device)
+            geometry = plan_store(traits, options)
+            driver = BlockingDriver(device)
+            state = driver.run(init_store(traits, options))
+            device.allocate(0, geometry.metadata_end)
+        except BaseException:
+            device.close()
+            raise
+        state.write_through = write_through
+        return cls(device, driver, state)
+
+    @classmethod
+    def open(
+        cls,
+        source: Source,
+        *,
+        read_only: bool = False,
+        bstype: bytes | None = None,
+        force_recovery: bool = False,
+        force: bool = False,
+        atomic_write_size: int | None = None,
+        write_through: bool = False,
+    ) -> Self:
+        """Open a store; one that was not unloaded is recovered in memory first.
+
+        `bstype` is compared with the store's type; None or zeroes fit every
+        one. `force` keeps the store writable although a blob is in quarantine.
+
+        Raises:
+            CorruptError: There is no store, or one that makes no sense (EILSEQ).
+            WrongTypeError: It is of another type (ENXIO).
+            BusyError: Somebody else has it open.
+        """
+        device = _open_source(source, read_only=read_only, atomic_write_size=atomic_write_size)
+        try:
+            driver = BlockingDriver(device)
+            state = driver.run(
+                load(
+                    _traits_of(device),
+                    bstype=None if bstype is None else padded_type(bstype),
+                    read_only=read_only or device.read_only,
+                    force_recovery=force_recovery,
+                    forced=force,
+                )
+            )
+        except BaseException:
+            device.close()
+            raise
+        state.write_through = write_through
+        return cls(device, driver, state)
+
+    # What it is
+
+    @property
+    def info(self) -> StoreInfo:
+        """What the store is now."""
+        self.state.check_open()
+        return describe_store(self.state)
+
+    @property
+    def cluster_size(self) -> int:
+        """The size of a cluster in bytes."""
+        return self.state.geometry.cluster_size
+
+    @property
+    def free_clusters(self) -> int:
+        """How many clusters a write can still get."""
+        return self.state.free_clusters
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store was unloaded, closed or destroyed."""
+        return self.state.is_closed
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be changed: opened so, or a blob is in quarantine."""
+        return self.state.read_only
+
+    @property
+    def errors(self) -> dict[BlobId, BlobstoreError]:
+        """The blobs that loading put into quarantine, and why."""
+        return dict(self.state.errors)
+
+    # Blobs
+
+    def create_blob(
+        self,
+        size: int | str = 0,
+        *,
+        thin: bool = False,
+        extent_table: bool = True,
+        clear_method: ClearMethod | int = ClearMethod.DEFAULT,
+        xattrs: Mapping[str, bytes] | None = None,
+    ) -> Blob:
+        """Create a blob of `size` bytes, rounded up to whole clusters, and open it.
+
+        Durability: on return.
+
+        Raises:
+            NoSpaceError: No metadata page (ENOMEM), or not enough clusters (ENOSPC).
+        """
+        options = BlobOptions(
+            cluster_count=ceil_div(parse_size(size), self.cluster_size),
+            thin=thin,
+            extent_table=extent_table,
+            clear_method=ClearMethod(clear_method),
+            xattrs=dict(xattrs or {}),
+        )
+        return self.open_blob(self.run(create_blob(self.state, options)))
+
+    def open_blob(self, blob_id: int) -> Blob:
+        """Open a blob; the same blob may be open any number of times.
+
+        Raises:
+            NotFoundError: There is no such blob, or its parent is missing.
+            CorruptError: It cannot be read.
+        """
+        handle = Blob(self, self.run(open_blob(self.state, BlobId(blob_id))))
+        self._handles.add(handle)
+        return handle
+
+    def delete_blob(self, blob_id: int) -> None:
+        """Delete a blob that nobody has open.
+
+        Durability: on return.
+
+        Raises:
+            NotFoundError: There is no such blob.
+            BusyError: It is open, or has clones.
+        """
+        self.run(delete_blob(self.state, BlobId(blob_id)))
+
+    def blob_ids(self) -> list[BlobId]:
+        """Return the ids of all blobs, ascending, those included that cannot be opened."""
+        self.state.check_open()
+        return known_ids(self.state)
+
+    def list_blobs(self) -> Iterator[BlobInfo | tuple[BlobId, BlobstoreError]]:
+        """Yield every blob's description, or its id and why it cannot be opened."""
+        for blob_id in self.blob_ids():
+            try:
+                with self.open_blob(blob_id) as blob:
+                    yield blob.info()
+            except BlobstoreError as error:
+                yield blob_id, error
+
+    # The whole
+
+    @property
+    def super_blob(self) -> BlobId:
+        """The application's entry blob.
+
+        Raises:
+            NotFoundError: None is set.
+        """
+        return lifecycle.get_super_blob(self.state)
+
+    def set_super_blob(self, blob_id: int | None) -> None:
+        """Set the application's entry blob, or clear it; the id is not checked.
+
+        Durability: on return.
+        """
+        wanted = None if blob_id is None else BlobId(blob_id)
+        self.run(lifecycle.set_super_blob(self.state, wanted))
+
+    def set_type(self, bstype: bytes) -> None:
+        """Change the store's type in memory; it becomes durable with the super block's next write."""
+        lifecycle.set_type(self.state, bstype)
+
+    def flush(self) -> None:
+        """Make all that was written to any open blob durable.
+
+        Raises:
+            DeviceError: The device failed; the store is poisoned.
+        """
+        self.run(lifecycle.flush_store(self.state))
+
+    def grow(self) -> StoreInfo:
+        """Use all of a device that has grown since.
+
+        Durability: on return.
+
+        Raises:
+            CorruptError: The device is smaller than the store.
+            NoSpaceError: The cluster mask has no room for as many clusters.
+        """
+        self.run(grow_open(self.state, self.device.refresh_size()))
+        return self.info
+
+    def dump(self) -> bytes:
+        """Return the metadata on the device as text, as the original prints it."""
+        return self.run(dump_store(_traits_of(self.device)))
+
+    def unload(self) -> None:
+        """Leave the store clean, and end it.
+
+        Raises:
+            BusyError: A blob is open; nothing happened.
+            DeviceError: The device failed; the store stays dirty and is ended all the same.
+        """
+        if self.closed:
+            return
+        try:
+            self.run(lifecycle.unload(self.state))
+        finally:
+            if self.closed:
+                self.device.close()
+
+    def close(self) -> None:
+        """Close all blobs, then unload. Calling it again does nothing.
+
+        Raises:
+            DeviceError: The device failed; everything is let go all the same.
+        """
+        try:
+            self._close_handles()
+            self.unload()
+        finally:
+            self.state.is_closed = True
+            self.device.close()
+
+    def destroy(self) -> None:
+        """Make the device hold no store any more.
+
+        Raises:
+            BusyError: A blob is open.
+        """
+        self.run(lifecycle.destroy(self.state))
+        self.device.close()
+
+    def _close_handles(self) -> None:
+        failure: BlobstoreError | None = None
+        for handle in list(self._handles):
+            try:
+                handle.close()
+            except BlobstoreError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def forget(self, handle: Blob) -> None:
+        """Take note that a handle was closed."""
+        self._handles.discard(handle)
+
+    def run(self, core: Core[T]) -> T:
+        """Run a coroutine of the core; an untyped exception in it poisons the store."""
+        try:
+            return self._driver.run(core)
+        except BlobstoreError:
+            raise
+        except BaseException as error:
+            self.state.poison = self.state.poison or error
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Blobstore {self.device.name!r}{' closed' if self.closed else ''}>"
+
+
+def grow(source: Source, *, atomic_write_size: int | None = None) -> int:
+    """Grow a closed, clean store to its device's size; return the size in bytes.
+
+    Raises:
+        BlobstoreError: The store is dirty (EIO).
+        NoSpaceError: The cluster mask has no room for as many clusters.
+    """
+    with _open_source(source, read_only=False, atomic_write_size=atomic_write_size) as device:
+        return BlockingDriver(device).run(grow_closed(_traits_of(device))).size_bytes
+
+
+def dump(source: Source) -> bytes:
+    """Return a device's metadata as text, as the original prints it, whatever state it is in."""
+    with _open_source(source, read_only=True, atomic_write_size=None) as device:
+        return BlockingDriver(device).run(dump_store(_traits_of(device)))
+
+
+def _traits_of(device: Device) -> DeviceTraits:
+    return DeviceTraits(
+        size_bytes=device.size_bytes,
+        block_size=device.block_size,
+        physical_block_size=device.physical_block_size,
+        atomic_write_size=device.atomic_write_size,
+        unmap_zeroes=device.unmap_zeroes,
+    )
+
+
+def _open_source(source: Source, *, read_only: bool, atomic_write_size: int | None) -> Device:
+    if isinstance(source, Device):
+        return source
+    return open_device(source, read_only=read_only, atomic_write_size=atomic_write_size)
+
+
+def _device_to_fill(
+    source: Source,
+    size: int | str | None,
+    block_size: int | None,
+    atomic_write_size: int | None,
+    overwrite: bool,
+) -> Device:
+    """Open or make the device that a new store goes to."""
+    if isinstance(source, Device):
+        device = source
+    elif size is not None and _is_missing_file(source):
+        return FileDevice.create(
+            source,
+            parse_size(size),
+            atomic_write_size=atomic_write_size or 512,
+            block_size=block_size or 512,
+        )
+    else:
+        device = open_device(
+            source, read_only=False, atomic_write_size=atomic_write_size, block_size=block_size
+        )
+    try:
+        if not overwrite:
+            _refuse_content(device)
+        if size is not None and device.size_bytes != parse_size(size):
+            device.resize(parse_size(size))
+    except BaseException:
+        device.close()
+        raise
+    return device
+
+
+def _is_missing_file(source: str | os.PathLike[str]) -> bool:
+    return not (isinstance(source, str) and ":" in source) and not os.path.exists(source)
+
+
+def _refuse_content(device: Device) -> None:
+    """Refuse a device whose beginning is not all zeroes.
+
+    Raises:
+        ExistsError: It holds something.
+    """
+    start = device.read(0, min(device.size_bytes, 16 * SUPER_BLOCK_SIZE))
+    if any(start):
+        raise ExistsError(f"{device.name}: holds something; it is kept unless told to overwrite")

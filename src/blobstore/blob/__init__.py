@@ -1,0 +1,1 @@
+"""One blob: its state, and what reads and changes it."""

@@ -1,0 +1,94 @@
+"""Attributes of an open blob: xattrs, and read-only for good."""
+
+from typing import Final
+
+from blobstore.errors import InvalidArgumentError, NoSpaceError, NotFoundError, ReadOnlyError
+from blobstore.format.descriptors import READ_ONLY, Flags, Xattr, encode_name
+from blobstore.format.page import BODY_SIZE
+from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.space import reserve
+from blobstore.metadata.store_state import ENOMEM, StoreState
+
+_NAME_MAX: Final = 0xFFFF
+
+
+def check_metadata_writable(store: StoreState, blob: BlobState) -> None:
+    """Raise `ReadOnlyError` when the blob's metadata may not be changed."""
+    store.check_writable()
+    if blob.md_read_only:
+        raise ReadOnlyError(f"blob {blob.blob_id:#x}: its metadata is read-only")
+
+
+def check_xattr(name: str, value: bytes) -> None:
+    """Refuse an attribute that no page can hold.
+
+    Raises:
+        InvalidArgumentError: An empty name, or one with a NUL.
+        NoSpaceError: It does not fit into one page (ENOMEM).
+    """
+    if not name or "\0" in name:
+        raise InvalidArgumentError(f"xattr name {name!r}: expected some text without NUL")
+    size = Xattr(name, value).encoded_size if len(encode_name(name)) <= _NAME_MAX else _NAME_MAX
+    if size > BODY_SIZE:
+        raise NoSpaceError(
+            f"xattr {name[:64]!r}: {size} bytes on disk, expected at most {BODY_SIZE}",
+            errno=ENOMEM,
+        )
+
+
+def set_xattr(store: StoreState, blob: BlobState, name: str, value: bytes) -> None:
+    """Set an attribute in memory; a new value keeps the old one's place.
+
+    Raises:
+        ReadOnlyError: The blob's metadata is read-only.
+        NoSpaceError: No metadata page is left to write it to (ENOMEM).
+    """
+    check_metadata_writable(store, blob)
+    check_xattr(name, value)
+    _replace_xattrs(store, blob, {**blob.xattrs, name: bytes(value)})
+
+
+def remove_xattr(store: StoreState, blob: BlobState, name: str) -> None:
+    """Remove an attribute in memory.
+
+    Raises:
+        NotFoundError: There is no such attribute.
+    """
+    check_metadata_writable(store, blob)
+    get_xattr(blob, name)
+    _replace_xattrs(store, blob, {n: v for n, v in blob.xattrs.items() if n != name})
+
+
+def get_xattr(blob: BlobState, name: str) -> bytes:
+    """Return an attribute's value.
+
+    Raises:
+        NotFoundError: There is no such attribute.
+    """
+    try:
+        return blob.xattrs[name]
+    except KeyError:
+        raise NotFoundError(f"blob {blob.blob_id:#x}: no xattr {name!r}") from None
+
+
+def _replace_xattrs(store: StoreState, blob: BlobState, xattrs: dict[str, bytes]) -> None:
+    before = blob.xattrs
+    blob.xattrs = xattrs
+    blob.size_before_extents.clear()
+    try:
+        reserve(store, blob)
+    except NoSpaceError:
+        blob.xattrs = before
+        blob.size_before_extents.clear()
+        raise
+    blob.touch_attributes()
+
+
+def set_read_only(store: StoreState, blob: BlobState) -> None:
+    """Make the blob read-only; it takes effect when it is durable."""
+    store.check_writable()
+    if blob.flags.data_ro & READ_ONLY:
+        return
+    reserve(store, blob)
+    blob.flags = Flags(blob.flags.invalid, blob.flags.data_ro | READ_ONLY, blob.flags.md_ro)
+    blob.touch_attributes()

@@ -1,0 +1,53 @@
+"""Reading a blob: the full path, for every request that the fast lane leaves."""
+
+from typing import Any
+
+from blobstore.blob.resolve import check_range, resolve_owner, split
+from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.store_state import StoreState
+from blobstore.operations import Batch, Operation, ReadInto
+from blobstore.units import ClusterIndex
+
+
+async def read_into(store: StoreState, blob: BlobState, view: memoryview, offset: int) -> None:
+    """Fill `view` with the blob's bytes at `offset`.
+
+    Raises:
+        InvalidArgumentError: The range reaches beyond the blob.
+        DeviceError: The device failed; `view` holds anything.
+    """
+    check_range(blob, store.geometry.cluster_size, offset, len(view))
+    token = store.in_flight.enter()
+    try:
+        reads = plan_read(store, blob, view, offset)
+        if len(reads) == 1:
+            await reads[0]
+        elif reads:
+            await Batch(reads)
+    finally:
+        store.in_flight.leave(token)
+
+
+def plan_read(
+    store: StoreState, blob: BlobState, view: memoryview, offset: int
+) -> list[Operation[Any]]:
+    """Return the reads that fill `view`, neighbours merged; holes are filled at once."""
+    geometry = store.geometry
+    spans: list[tuple[int, int, int]] = []
+    for piece in split(geometry.cluster_size, offset, len(view)):
+        cluster = resolve_owner(blob, piece.index)
+        if not cluster:
+            view[piece.at : piece.at + piece.length] = bytes(piece.length)
+            continue
+        place = geometry.cluster_offset(ClusterIndex(cluster)) + piece.start
+        if spans and _follows(spans[-1], place, piece.at):
+            start, at, length = spans[-1]
+            spans[-1] = (start, at, length + piece.length)
+        else:
+            spans.append((place, piece.at, piece.length))
+    return [ReadInto(place, [view[at : at + length]]) for place, at, length in spans]
+
+
+def _follows(span: tuple[int, int, int], place: int, at: int) -> bool:
+    start, first, length = span
+    return start + length == place and first + length == at

@@ -1,0 +1,96 @@
+"""Changing the number of a blob's clusters."""
+
+from blobstore.alloc.cluster_map import LEAF_SIZE
+from blobstore.blob.attributes import check_metadata_writable
+from blobstore.blob.write import allocation_cost
+from blobstore.errors import InvalidArgumentError, NoSpaceError
+from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
+from blobstore.metadata.outcome import begin_change
+from blobstore.metadata.persist import free_clusters_for
+from blobstore.metadata.read import MAX_CLUSTERS
+from blobstore.metadata.space import claim_zeroed_clusters, reserve
+from blobstore.metadata.store_state import StoreState
+from blobstore.units import ceil_div
+
+
+async def resize(store: StoreState, blob: BlobState, cluster_count: int) -> None:
+    """Give the blob `cluster_count` clusters; the caller holds the mutex.
+
+    What is added reads as zeroes (or as the parent, for a clone). Clusters
+    that are cut off come free with the blob's next sync.
+
+    Durability: with the blob's next sync.
+
+    Raises:
+        ReadOnlyError: The blob's metadata is read-only.
+        NoSpaceError: Not enough clusters or metadata pages; nothing changed.
+    """
+    check_metadata_writable(store, blob)
+    check_cluster_count(cluster_count)
+    if cluster_count == blob.clusters.count:
+        return
+    if cluster_count < blob.clusters.count:
+        _shrink(store, blob, cluster_count)
+    elif blob.is_thin:
+        _reserve_growth(store, blob, [])
+        _change_count(blob, cluster_count)
+    else:
+        await _grow_thick(store, blob, cluster_count)
+
+
+def check_cluster_count(cluster_count: int) -> None:
+    """Refuse a size that no blob can have.
+
+    Raises:
+        InvalidArgumentError: A negative number of clusters, or far too many.
+    """
+    if not 0 <= cluster_count <= MAX_CLUSTERS:
+        raise InvalidArgumentError(
+            f"size of {cluster_count} clusters: expected 0 to {MAX_CLUSTERS}"
+        )
+
+
+async def _grow_thick(store: StoreState, blob: BlobState, cluster_count: int) -> None:
+    added = cluster_count - blob.clusters.count
+    if added > store.free_clusters:
+        raise store.clusters.exhausted(added)
+    await begin_change(store)
+    await free_clusters_for(store, added)
+    _reserve_growth(store, blob, range(blob.clusters.count, cluster_count))
+    clusters = await claim_zeroed_clusters(store, added)
+    first = blob.clusters.count
+    _change_count(blob, cluster_count)
+    for step, cluster in enumerate(clusters):
+        blob.clusters.set(first + step, cluster)
+
+
+def _reserve_growth(store: StoreState, blob: BlobState, added: "range | list[int]") -> None:
+    """Promise the pages that a larger blob can take, as if it had grown already."""
+    table = blob.extent_pages
+    leaves = ceil_div(blob.clusters.count + len(added), LEAF_SIZE)
+    if table is not None:
+        blob.extent_pages = table + [ABSENT_PAGE] * (leaves - len(table))
+    try:
+        new_pairs, new_leaves = allocation_cost(blob, added)
+        ends = 1 if table and blob.clusters.count % LEAF_SIZE else 0
+        reserve(store, blob, new_pairs=new_pairs + 2, new_leaves=new_leaves + ends)
+    except NoSpaceError:
+        blob.extent_pages = table
+        raise
+
+
+def _shrink(store: StoreState, blob: BlobState, cluster_count: int) -> None:
+    reserve(store, blob, new_pairs=1, new_leaves=2 if blob.extent_pages is not None else 0)
+    blob.cut_clusters += _change_count(blob, cluster_count)
+
+
+def _change_count(blob: BlobState, cluster_count: int) -> list[int]:
+    """Resize the map, and the extent table with it; return the clusters that were cut off."""
+    cut = blob.clusters.resize(cluster_count)
+    pages = blob.extent_pages
+    if pages is not None:
+        leaves = ceil_div(cluster_count, LEAF_SIZE)
+        blob.cut_extent_pages += [page for page in pages[leaves:] if page != ABSENT_PAGE]
+        blob.extent_pages = pages[:leaves] + [ABSENT_PAGE] * (leaves - len(pages))
+    blob.is_root_dirty = True
+    return cut

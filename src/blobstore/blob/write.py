@@ -1,0 +1,322 @@
+"""Writing a blob: owned clusters in place, unallocated ones made whole before they are published.
+
+Nobody ever reads bytes that were not written to the blob: a new cluster holds
+the parent's content or zeroes, merged with the new data, before the map names it.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from blobstore.alloc.cluster_map import LEAF_SHIFT
+from blobstore.blob.read import plan_read
+from blobstore.blob.resolve import Piece, check_range, has_backing, split
+from blobstore.errors import InvalidArgumentError, NoSpaceError, ReadOnlyError
+from blobstore.locks import fire_all, park
+from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
+from blobstore.metadata.outcome import begin_change
+from blobstore.metadata.persist import free_clusters_for, persist
+from blobstore.metadata.space import mark_owned, reserve
+from blobstore.metadata.store_state import StoreState
+from blobstore.operations import Batch, Buffer, Operation, Write, WriteZeroes
+from blobstore.units import ClusterIndex
+
+_INLINE_ZEROES: Final = 256 * 1024
+"""Up to here zeroes around new data are written with it; beyond, asked of the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """A cluster claimed for a place of the blob that had none."""
+
+    piece: Piece
+    cluster: ClusterIndex
+
+
+def check_data_writable(store: StoreState, blob: BlobState) -> None:
+    """Raise `ReadOnlyError` when the blob's data may not be changed."""
+    store.check_writable()
+    if blob.data_read_only:
+        raise ReadOnlyError(f"blob {blob.blob_id:#x}: read-only")
+
+
+async def write(store: StoreState, blob: BlobState, data: memoryview, offset: int) -> None:
+    """Write `data` at `offset`.
+
+    Durability: with the blob's next flush.
+
+    Raises:
+        InvalidArgumentError: The range reaches beyond the blob.
+        NoSpaceError: No cluster, or no page to note it, is left; nothing changed.
+        DeviceError: The device failed; the range holds anything.
+    """
+    await _change(store, blob, offset, len(data), data)
+
+
+async def write_zeroes(store: StoreState, blob: BlobState, offset: int, length: int) -> None:
+    """Make the range read as zeroes; it is allocated afterwards.
+
+    Raises:
+        As `write`.
+    """
+    await _change(store, blob, offset, length, None)
+
+
+async def _change(
+    store: StoreState, blob: BlobState, offset: int, length: int, data: memoryview | None
+) -> None:
+    check_data_writable(store, blob)
+    check_range(blob, store.geometry.cluster_size, offset, length)
+    pieces = list(split(store.geometry.cluster_size, offset, length))
+    while pieces:
+        pieces = await _try_pieces(store, blob, pieces, data)
+    if store.write_through:
+        await flush_blob(store, blob)
+
+
+async def _try_pieces(
+    store: StoreState, blob: BlobState, pieces: list[Piece], data: memoryview | None
+) -> list[Piece]:
+    """Write what can be written now; return what has to be tried again.
+
+    The request is not in flight while it waits: for another writer that
+    allocates one of its clusters, or for clusters to come free.
+    """
+    if pieces[-1].index >= blob.clusters.count:
+        raise InvalidArgumentError(f"blob {blob.blob_id:#x}: shrunk below a write in progress")
+    for piece in pieces:
+        waiting = blob.allocating.get(piece.index)
+        if waiting is not None:
+            await park(waiting)
+            return pieces
+    holes = [piece for piece in pieces if not blob.clusters.get(piece.index)]
+    if len(holes) > store.clusters.free_count:
+        await _make_room(store, len(holes))
+        return pieces
+    token = store.in_flight.enter()
+    try:
+        return await _write_pieces(store, blob, pieces, holes, data)
+    finally:
+        store.in_flight.leave(token)
+
+
+async def _make_room(store: StoreState, count: int) -> None:
+    async with store.mutex:
+        if store.outcome or store.unmapped_count:
+            await begin_change(store)
+        await free_clusters_for(store, count)
+
+
+async def _write_pieces(
+    store: StoreState,
+    blob: BlobState,
+    pieces: Sequence[Piece],
+    holes: Sequence[Piece],
+    data: memoryview | None,
+) -> list[Piece]:
+    new = _allocate(store, blob, holes)
+    done = False
+    try:
+        operations = _write_owned(store, blob, pieces, data)
+        for allocation in new:
+            operations += await _make_whole(store, blob, allocation, data)
+        await (operations[0] if len(operations) == 1 else Batch(operations))
+        done = True
+    finally:
+        if not done:
+            _give_up(store, blob, new)
+    return _publish(store, blob, new)
+
+
+def _allocate(store: StoreState, blob: BlobState, holes: Sequence[Piece]) -> list[Allocation]:
+    """Claim clusters and promise the pages that persisting them can take: all or nothing."""
+    if not holes:
+        return []
+    new_pairs, new_leaves = allocation_cost(blob, [piece.index for piece in holes])
+    reserve(store, blob, new_pairs=new_pairs, new_leaves=new_leaves)
+    clusters = store.clusters.claim_many(len(holes))
+    for piece in holes:
+        blob.allocating[piece.index] = deque()
+    return [
+        Allocation(piece, ClusterIndex(cluster))
+        for piece, cluster in zip(holes, clusters, strict=True)
+    ]
+
+
+def allocation_cost(blob: BlobState, indices: Sequence[int]) -> tuple[int, int]:
+    """Return how many runs or table entries, and extent pages, allocating there can add."""
+    if blob.extent_pages is None:
+        return 2 * len(indices), 0
+    leaves = {index >> LEAF_SHIFT for index in indices}
+    new = [
+        leaf
+        for leaf in leaves
+        if blob.extent_pages[leaf] == ABSENT_PAGE and leaf not in blob.clusters.dirty_leaves
+    ]
+    touched = [
+        leaf
+        for leaf in leaves
+        if blob.extent_pages[leaf] != ABSENT_PAGE and leaf not in blob.clusters.dirty_leaves
+    ]
+    return 2 * len(new), len(new) + min(2, len(touched))
+
+
+def _write_owned(
+    store: StoreState, blob: BlobState, pieces: Sequence[Piece], data: memoryview | None
+) -> list[Operation[Any]]:
+    """Return the writes to clusters that the blob owns already, neighbours merged."""
+    spans: list[tuple[int, int, int]] = []
+    for piece in pieces:
+        cluster = blob.clusters.get(piece.index)
+        if not cluster:
+            continue
+        place = store.geometry.cluster_offset(ClusterIndex(cluster)) + piece.start
+        if spans and (spans[-1][0] + spans[-1][2], spans[-1][1] + spans[-1][2]) == (
+            place,
+            piece.at,
+        ):
+            start, at, length = spans[-1]
+            spans[-1] = (start, at, length + piece.length)
+        else:
+            spans.append((place, piece.at, piece.length))
+    if data is None:
+        return [WriteZeroes(place, length) for place, _at, length in spans]
+    return [Write(place, data[at : at + length]) for place, at, length in spans]
+
+
+async def _make_whole(
+    store: StoreState, blob: BlobState, new: Allocation, data: memoryview | None
+) -> list[Operation[Any]]:
+    """Return the writes that give a new cluster all of its content."""
+    piece = new.piece
+    place = store.geometry.cluster_offset(new.cluster)
+    rest = store.geometry.cluster_size - piece.start - piece.length
+    middle = None if data is None else data[piece.at : piece.at + piece.length]
+    if has_backing(blob):
+        begin = piece.index * store.geometry.cluster_size
+        head = await _read_backing(store, blob, begin, piece.start)
+        tail = await _read_backing(store, blob, begin + piece.start + piece.length, rest)
+        return [Write(place, head, bytes(piece.length) if middle is None else middle, tail)]
+    if store.zeroed_clusters[new.cluster]:
+        return [] if middle is None else [Write(place + piece.start, middle)]
+    if middle is None:
+        return [WriteZeroes(place, store.geometry.cluster_size)]
+    if piece.start + rest <= _INLINE_ZEROES:
+        return [Write(place, *_around(piece.start, middle, rest))]
+    zeroes = [
+        WriteZeroes(at, length)
+        for at, length in ((place, piece.start), (place + piece.start + piece.length, rest))
+        if length
+    ]
+    return [*zeroes, Write(place + piece.start, middle)]
+
+
+def _around(start: int, middle: memoryview, rest: int) -> list[Buffer]:
+    parts: list[Buffer] = [bytes(start), middle, bytes(rest)]
+    return [part for part in parts if len(part)]
+
+
+async def _read_backing(store: StoreState, blob: BlobState, offset: int, length: int) -> bytes:
+    """Read what the blob shows at a place that it does not own yet."""
+    if not length:
+        return b""
+    buffer = bytearray(length)
+    reads = plan_read(store, blob, memoryview(buffer), offset)
+    if reads:
+        await Batch(reads)
+    return bytes(buffer)
+
+
+def _publish(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> list[Piece]:
+    """Let the map name the new clusters; return the pieces whose place has changed meanwhile."""
+    again: list[Piece] = []
+    for allocation in new:
+        index = allocation.piece.index
+        if index < blob.clusters.count and not blob.clusters.get(index):
+            blob.clusters.set(index, allocation.cluster)
+            mark_owned(store, [allocation.cluster])
+        else:
+            _return_cluster(store, allocation.cluster)
+            if index < blob.clusters.count:
+                again.append(allocation.piece)
+        _wake(blob, index)
+    return again
+
+
+def _give_up(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> None:
+    """Take back what was claimed for a write that failed."""
+    for allocation in new:
+        _return_cluster(store, allocation.cluster)
+        _wake(blob, allocation.piece.index)
+
+
+def _return_cluster(store: StoreState, cluster: ClusterIndex) -> None:
+    """Give back a cluster that no map ever named; a flush parts its old writes from new ones."""
+    store.zeroed_clusters[cluster] = False
+    store.clusters.retire(1)
+    store.ride([], lambda: store.clusters.free_returning([cluster]))
+
+
+def _wake(blob: BlobState, index: int) -> None:
+    fire_all(blob.allocating.pop(index))
+
+
+async def unmap(store: StoreState, blob: BlobState, offset: int, length: int) -> None:
+    """Give the range back; what was allocated in it reads as zeroes afterwards.
+
+    A whole cluster of a thin blob without parent becomes a hole. On a clone
+    nothing is released: what is unallocated keeps reading the parent.
+
+    Raises:
+        InvalidArgumentError: The range reaches beyond the blob.
+        DeviceError: The device failed; the range holds anything.
+    """
+    check_data_writable(store, blob)
+    check_range(blob, store.geometry.cluster_size, offset, length)
+    token = store.in_flight.enter()
+    try:
+        zeroed = [
+            piece
+            for piece in split(store.geometry.cluster_size, offset, length)
+            if blob.clusters.get(piece.index) and not _release(store, blob, piece)
+        ]
+        operations = _write_owned(store, blob, zeroed, None)
+        if operations:
+            await Batch(operations)
+    finally:
+        store.in_flight.leave(token)
+    if store.write_through:
+        await flush_blob(store, blob)
+
+
+def _release(store: StoreState, blob: BlobState, piece: Piece) -> bool:
+    """Make a hole of a whole cluster, if the blob may have one there; return whether."""
+    if piece.length < store.geometry.cluster_size or not blob.is_thin or has_backing(blob):
+        return False
+    try:
+        new_pairs, new_leaves = allocation_cost(blob, [piece.index])
+        reserve(store, blob, new_pairs=new_pairs, new_leaves=new_leaves)
+    except NoSpaceError:
+        return False  # without a page to note the hole, zeroes in place say the same
+    blob.unmapped_clusters.append(blob.clusters.get(piece.index))
+    blob.clusters.set(piece.index, 0)
+    store.unmapped_count += 1
+    return True
+
+
+async def flush_blob(store: StoreState, blob: BlobState) -> None:
+    """Make all that was written to the blob durable, data and metadata.
+
+    Raises:
+        DeviceError: The device failed; the store is poisoned.
+    """
+    store.check_open()
+    if store.read_only:
+        return
+    if blob.is_dirty:
+        async with store.mutex:
+            await begin_change(store)
+            await persist(store, blob)
+    else:
+        await store.flush_device()

@@ -1,0 +1,1 @@
+"""Drivers step the coroutines of the core and perform what they ask for."""

@@ -1,0 +1,1 @@
+"""Blob metadata between the device and memory: chains, loading, recovery, persisting."""

@@ -1,0 +1,178 @@
+"""One blob in memory: what its metadata says, and what of it is not on disk yet."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from blobstore.alloc.cluster_map import ClusterMap
+from blobstore.alloc.reservation import Need
+from blobstore.format.chain import ChainSize
+from blobstore.format.descriptors import (
+    CLEAR_METHOD_MASK,
+    EXTERNAL_SNAPSHOT,
+    HAS_EXTENT_TABLE,
+    HAS_INTERNAL_XATTRS,
+    KNOWN_DATA_RO,
+    KNOWN_MD_RO,
+    READ_ONLY,
+    RUNS_HEAD_SIZE,
+    TABLE_HEAD_SIZE,
+    THIN_PROV,
+    Flags,
+    Xattr,
+)
+from blobstore.format.root import Layout, RootState
+from blobstore.operations import Wakeup
+from blobstore.units import BlobId, PageIndex
+
+ABSENT_PAGE: Final = 0
+"""In an extent table: no page there. Page 0 can hold a root, never an extent page."""
+
+SNAP: Final = "SNAP"
+SNAPSHOT_IN_PROGRESS: Final = "SNAPTMP"
+SNAPSHOT_REMOVAL: Final = "SNAPRM"
+EXTERNAL: Final = "EXTSNAP"
+
+
+@dataclass(slots=True, eq=False)
+class BlobState:
+    """A blob, as the core works on it.
+
+    `root`, `chain`, `extent_pages` and `disk_count` (of clusters) say what is
+    on disk; everything else is what should be, dirty or not. `extent_pages` is
+    None for a blob with run-length extents. `pin_count` counts open clones.
+    `cut_clusters` were given up by a shrink, `unmapped_clusters` by an unmap;
+    both wait for the commit that says so.
+    `pair_bound` is at least the number of runs or table entries to write.
+    """
+
+    blob_id: BlobId
+    root: PageIndex
+    root_state: RootState
+    flags: Flags = field(default_factory=Flags)
+    xattrs: dict[str, bytes] = field(default_factory=dict)
+    internal_xattrs: dict[str, bytes] = field(default_factory=dict)
+    clusters: ClusterMap = field(default_factory=ClusterMap)
+    extent_pages: list[int] | None = None
+    chain: list[PageIndex] = field(default_factory=list)
+    parent: "BlobState | None" = None
+
+    unknown_kinds: list[int] = field(default_factory=list)
+    open_count: int = 0
+    pin_count: int = 0
+    data_read_only: bool = False
+    md_read_only: bool = False
+
+    is_root_dirty: bool = False
+    cut_clusters: list[int] = field(default_factory=list)
+    unmapped_clusters: list[int] = field(default_factory=list)
+    cut_extent_pages: list[int] = field(default_factory=list)
+    allocating: dict[int, deque[Wakeup]] = field(default_factory=dict)
+    size_before_extents: dict[Layout, ChainSize] = field(default_factory=dict)
+    pair_bound: int = 0
+    disk_count: int = 0
+
+    @property
+    def is_dirty(self) -> bool:
+        """Tell whether the metadata on disk differs from what is here."""
+        return self.is_root_dirty or bool(self.clusters.dirty_leaves)
+
+    @property
+    def is_thin(self) -> bool:
+        """Tell whether clusters may be unallocated."""
+        return bool(self.flags.invalid & THIN_PROV)
+
+    @property
+    def has_external_parent(self) -> bool:
+        """Tell whether the parent lives outside the store."""
+        return bool(self.flags.invalid & EXTERNAL_SNAPSHOT)
+
+    @property
+    def clear_method(self) -> int:
+        """How released clusters are cleared: 0 default, 1 none, 2 unmap, 3 zeroes."""
+        return self.flags.md_ro & CLEAR_METHOD_MASK
+
+    @property
+    def parent_id(self) -> BlobId | None:
+        """The snapshot that this blob is a clone of."""
+        value = self.internal_xattrs.get(SNAP)
+        return None if value is None else BlobId(int.from_bytes(value, "little"))
+
+    @property
+    def marker(self) -> tuple[str, BlobId] | None:
+        """The internal attribute and the partner of an unfinished snapshot operation."""
+        for name in (SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL):
+            if name in self.internal_xattrs:
+                return name, BlobId(int.from_bytes(self.internal_xattrs[name], "little"))
+        return None
+
+    @property
+    def metadata_pages(self) -> list[PageIndex]:
+        """All pages on disk but the root: the chain, then the extent pages."""
+        extents = [PageIndex(page) for page in self.extent_pages or [] if page != ABSENT_PAGE]
+        return self.chain + extents
+
+    def apply_read_only_flags(self, on_disk: Flags) -> None:
+        """Let the flags that are on disk take effect."""
+        unknown_data = on_disk.data_ro & ~KNOWN_DATA_RO
+        unknown_md = on_disk.md_ro & ~KNOWN_MD_RO
+        self.data_read_only = bool(on_disk.data_ro & READ_ONLY or unknown_data)
+        self.md_read_only = self.data_read_only or bool(unknown_md)
+
+    def flags_to_write(self) -> Flags:
+        """Return the flags with the bits that follow from the rest."""
+        invalid = self.flags.invalid & ~(HAS_INTERNAL_XATTRS | HAS_EXTENT_TABLE)
+        if self.internal_xattrs:
+            invalid |= HAS_INTERNAL_XATTRS
+        if self.extent_pages is not None:
+            invalid |= HAS_EXTENT_TABLE
+        return Flags(invalid, self.flags.data_ro, self.flags.md_ro)
+
+    def xattrs_to_write(self) -> list[Xattr]:
+        """Return all attributes in their order on disk."""
+        own = [Xattr(name, value) for name, value in self.xattrs.items()]
+        internal = [Xattr(name, value, True) for name, value in self.internal_xattrs.items()]
+        return own + internal
+
+    def touch_attributes(self) -> None:
+        """Note that flags or attributes changed."""
+        self.is_root_dirty = True
+        self.size_before_extents.clear()
+
+    def table_entries(self, pages: list[int]) -> list[tuple[int, int]]:
+        """Return the extent table that names these pages."""
+        entries: list[tuple[int, int]] = []
+        for page in pages:
+            if page == ABSENT_PAGE and entries and entries[-1][0] == ABSENT_PAGE:
+                entries[-1] = (ABSENT_PAGE, entries[-1][1] + 1)
+            else:
+                entries.append((page, 1))
+        return entries
+
+    def chain_pages_bound(self, layout: Layout, pair_count: int) -> int:
+        """Return how many pages a chain with so many runs or table entries takes, at most."""
+        size = self.size_before_extents.get(layout)
+        if size is None:
+            size = ChainSize.before_extents(self.xattrs_to_write(), root_capacity=layout.capacity)
+            self.size_before_extents[layout] = size
+        head = RUNS_HEAD_SIZE if self.extent_pages is None else TABLE_HEAD_SIZE
+        return size.pages_with_pairs(pair_count, head_size=head)
+
+    def need(self, layout: Layout, *, new_pairs: int, new_leaves: int) -> Need:
+        """Return the metadata pages that persisting the blob can take.
+
+        `new_pairs` more runs or table entries, and `new_leaves` more extent
+        pages, than `pair_bound` and the dirty leaves account for already.
+        """
+        chain = self.chain_pages_bound(layout, self.pair_bound + new_pairs) - 1
+        copies = len(self.chain) + (1 if self.root_state.layout is not layout else 0)
+        added = new_leaves
+        if self.extent_pages is not None:
+            rewritten = [leaf for leaf in self.clusters.dirty_leaves if self._page_of(leaf)]
+            copies += min(2, len(rewritten) + new_leaves)
+            added += len(self.clusters.dirty_leaves) - len(rewritten)
+        return Need(lasting=added + max(0, chain - len(self.chain)), passing=copies)
+
+    def _page_of(self, leaf: int) -> int:
+        pages = self.extent_pages or []
+        return pages[leaf] if leaf < len(pages) else ABSENT_PAGE

@@ -1,0 +1,57 @@
+"""The first change after loading: what loading decided becomes durable before anything else."""
+
+from blobstore.format.checksum import SECTOR_SIZE
+from blobstore.format.page import PAGE_SIZE
+from blobstore.format.root import TAIL_OFFSET
+from blobstore.metadata.begin import mark_dirty, poisoning
+from blobstore.metadata.persist import persist
+from blobstore.metadata.store_state import Outcome, StoreState
+from blobstore.operations import Batch, Write
+from blobstore.units import PageIndex
+
+
+async def begin_change(store: StoreState) -> None:
+    """Get the store ready for a change of metadata; the caller holds the mutex.
+
+    Raises:
+        ReadOnlyError: The store may not be changed.
+        DeviceError: A write or a flush failed; the store is poisoned.
+    """
+    await mark_dirty(store)
+    if not store.outcome:
+        return
+    outcome, store.outcome = store.outcome, Outcome()
+    with poisoning(store):
+        await _restore_roots(store, outcome)
+        await _erase_roots(store, outcome.deleted)
+        for blob in outcome.changed:
+            await persist(store, blob)
+
+
+async def _restore_roots(store: StoreState, outcome: Outcome) -> None:
+    """Complete torn conversions from their copies; then erase all copies."""
+    if outcome.restored:
+        await Batch([_write(store, page, data) for page, data in outcome.restored])
+        await store.flush_device()
+    if outcome.copies:
+        await Batch([_write(store, page, bytes(PAGE_SIZE)) for page in outcome.copies])
+        await store.flush_device()
+
+
+async def _erase_roots(store: StoreState, roots: list[PageIndex]) -> None:
+    """Erase deleted roots, the last sector first: no torn write makes one look lost."""
+    if not roots:
+        return
+    tails = [
+        Write(store.geometry.page_offset(root) + TAIL_OFFSET, bytes(SECTOR_SIZE)) for root in roots
+    ]
+    await Batch(tails)
+    await store.flush_device()
+    await Batch([_write(store, root, bytes(PAGE_SIZE)) for root in roots])
+    await store.flush_device()
+    for root in roots:
+        store.prepared_pages[root] = True
+
+
+def _write(store: StoreState, page: PageIndex, data: bytes) -> Write:
+    return Write(store.geometry.page_offset(page), data)

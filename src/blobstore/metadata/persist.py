@@ -1,0 +1,375 @@
+"""Bringing a blob's metadata to the device (CRASH-SAFETY 2, 3).
+
+New chain and extent pages go to new places; a flush; then one write of the
+root publishes them all; a flush; only then are the old places given back.
+A blob with more changed extent pages than there is room for copies is
+persisted in rounds, each of which is a state of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from blobstore.alloc.cluster_map import LEAF_SHIFT
+from blobstore.format.chain import pack_chain
+from blobstore.format.checksum import SECTOR_SIZE, crc32c
+from blobstore.format.descriptors import HEADER, ExtentPage, Flags, split_descriptors
+from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, MetadataPage
+from blobstore.format.root import (
+    SECTOR_CAPACITY,
+    TAIL_OFFSET,
+    Layout,
+    RootState,
+    convert_step_one,
+    convert_step_two,
+    encode_sector_head,
+    encode_sector_tail,
+    rewritten_from_copy,
+)
+from blobstore.metadata.begin import mark_dirty, poisoning
+from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
+from blobstore.metadata.space import (
+    claim_chain_pages,
+    release_clusters,
+    release_pages,
+    rereserve,
+    settle_clusters,
+    spare_pages,
+    zero_page,
+)
+from blobstore.metadata.store_state import StoreState
+from blobstore.operations import Batch, Operation, Read, Write
+from blobstore.units import PageIndex
+
+
+@dataclass(slots=True)
+class Round:
+    """One step from a state on disk to the next."""
+
+    leaves: list[int]
+    flags: Flags
+    extent_pages: list[int] | None
+    replaced: list[PageIndex]
+    chain: list[PageIndex] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    writes: list[Operation[Any]] = field(default_factory=list)
+    pair_count: int = 0
+    copy: PageIndex | None = None
+    cut_clusters: list[int] = field(default_factory=list)
+    unmapped_clusters: list[int] = field(default_factory=list)
+
+
+async def free_clusters_for(store: StoreState, count: int) -> None:
+    """See to it that `count` clusters can be claimed; the caller holds the mutex.
+
+    What is only released is committed first.
+
+    Raises:
+        NoSpaceError: There are not as many.
+    """
+    if store.clusters.available < count:
+        for blob in [blob for blob in store.open_blobs.values() if blob.unmapped_clusters]:
+            await persist(store, blob)
+    if store.clusters.available < count:
+        raise store.clusters.exhausted(count)
+    await settle_clusters(store, count)
+
+
+async def persist(store: StoreState, blob: BlobState) -> None:
+    """Make all that is dirty in the blob durable; the caller holds the mutex.
+
+    Raises:
+        DeviceError: A write or a flush failed; the store is poisoned.
+    """
+    if not blob.is_dirty:
+        return
+    await mark_dirty(store)
+    with poisoning(store):
+        await _convert_in_place(store, blob)
+        while blob.is_dirty:
+            await _persist_round(store, blob)
+
+
+async def persist_new(store: StoreState, blob: BlobState) -> None:
+    """Make a blob durable that has no root on disk yet; the caller holds the mutex.
+
+    The pages it takes must be there: `spare_pages` says so beforehand.
+    """
+    with poisoning(store):
+        this = _begin_round(store, blob)
+        if store.layout is Layout.SECTOR:
+            head = encode_sector_head(blob.blob_id)
+            blob.root_state = RootState(Layout.SECTOR, crc32c(head))
+            this.writes.append(_write_page(store, blob.root, head))
+        await _finish_round(store, blob, this)
+
+
+async def _persist_round(store: StoreState, blob: BlobState) -> None:
+    if _one_page_decides(store, blob):
+        await _rewrite_extent_page(store, blob)
+    else:
+        await _finish_round(store, blob, _begin_round(store, blob))
+
+
+async def _finish_round(store: StoreState, blob: BlobState, this: Round) -> None:
+    """Write what the round says: everything new first, then the root that names it."""
+    await _place(store, blob, this)
+    if this.writes:
+        await Batch(this.writes)
+    if this.writes or this.leaves:
+        await store.flush_device()
+    await write_root(store, blob, this.bodies[0], next_page=_first(this.chain), copy=this.copy)
+    await store.flush_device()
+    await _commit(store, blob, this)
+
+
+def _one_page_decides(store: StoreState, blob: BlobState) -> bool:
+    """Tell whether a single write of one existing extent page says all that changed."""
+    leaves = blob.clusters.dirty_leaves
+    return (
+        store.layout is Layout.COMPACT
+        and blob.extent_pages is not None
+        and not blob.is_root_dirty
+        and len(leaves) == 1
+        and blob.extent_pages[next(iter(leaves))] != ABSENT_PAGE
+    )
+
+
+async def _rewrite_extent_page(store: StoreState, blob: BlobState) -> None:
+    """Rewrite one extent page in place, on a device that writes it whole."""
+    this = _begin_round(store, blob)
+    (leaf,) = this.leaves
+    write = _write_extent_page(store, blob, leaf, PageIndex(_page_at(blob, leaf)))
+    await store.flush_device()
+    await write
+    await store.flush_device()
+    this.chain = blob.chain
+    this.pair_count = blob.pair_bound
+    await _commit(store, blob, this)
+
+
+def _begin_round(store: StoreState, blob: BlobState) -> Round:
+    """Take over what this round will say; what changes from now on is the next one's."""
+    leaves = _choose_leaves(store, blob)
+    this = Round(
+        leaves=leaves,
+        flags=blob.flags_to_write(),
+        extent_pages=None if blob.extent_pages is None else list(blob.extent_pages),
+        replaced=[PageIndex(page) for page in blob.cut_extent_pages],
+    )
+    this.cut_clusters, blob.cut_clusters = blob.cut_clusters, []
+    blob.cut_extent_pages = []
+    if len(leaves) == len(blob.clusters.dirty_leaves):
+        this.unmapped_clusters, blob.unmapped_clusters = blob.unmapped_clusters, []
+    blob.clusters.dirty_leaves.difference_update(leaves)
+    blob.is_root_dirty = False
+    return this
+
+
+def _choose_leaves(store: StoreState, blob: BlobState) -> list[int]:
+    """Return the dirty leaves that this round writes: all, if there is room for their copies.
+
+    Those without a page yet take room for good and are all written. Of the
+    others, those at the blob's old and new end go first: they must change
+    together with its size.
+    """
+    dirty = sorted(blob.clusters.dirty_leaves)
+    if blob.extent_pages is None:
+        return dirty
+    new = [leaf for leaf in dirty if _page_at(blob, leaf) == ABSENT_PAGE]
+    ends = {n >> LEAF_SHIFT for n in (blob.disk_count - 1, blob.clusters.count - 1) if n >= 0}
+    rewritten = sorted(set(dirty).difference(new), key=lambda leaf: (leaf not in ends, leaf))
+    room = spare_pages(store) - len(new) - blob.chain_pages_bound(store.layout, blob.pair_bound)
+    return sorted(new + rewritten[: max(2, room)])
+
+
+def _page_at(blob: BlobState, leaf: int) -> int:
+    pages = blob.extent_pages or []
+    return pages[leaf] if leaf < len(pages) else ABSENT_PAGE
+
+
+async def _place(store: StoreState, blob: BlobState, this: Round) -> None:
+    """Claim new places and encode what goes there, in one step once there are enough.
+
+    While pages are claimed the data path may go on; what it changes is then
+    either said by this round as well, or marked for the next one, or both.
+    """
+    needs_copy = store.layout is Layout.SECTOR and blob.root_state.layout is Layout.COMPACT
+    pages: list[PageIndex] = []
+    while len(pages) < (wanted := _count_pages(store, blob, this) + needs_copy):
+        pages += await claim_chain_pages(store, wanted - len(pages))
+    if needs_copy:
+        this.copy = pages.pop()
+        root = await Read(store.geometry.page_offset(blob.root), PAGE_SIZE)
+        this.writes.append(_write_page(store, this.copy, root))
+    for leaf in _leaves_with_page(blob, this):
+        _place_leaf(store, blob, this, leaf=leaf, page=pages.pop(0))
+    _pack(store, blob, this)
+    this.chain = pages[: len(this.bodies) - 1]
+    store.pages.free(pages[len(this.chain) :])
+    this.writes += chain_writes(store, blob, this.bodies, this.chain)
+
+
+def _count_pages(store: StoreState, blob: BlobState, this: Round) -> int:
+    """Return how many extent and chain pages this round writes."""
+    if this.extent_pages is None:
+        return blob.chain_pages_bound(store.layout, len(blob.clusters.runs())) - 1
+    pages = list(this.extent_pages)
+    placed = _leaves_with_page(blob, this)
+    for leaf in placed:
+        pages[leaf] = NO_PAGE
+    entries = blob.table_entries(pages)
+    return len(placed) + blob.chain_pages_bound(store.layout, len(entries)) - 1
+
+
+def _leaves_with_page(blob: BlobState, this: Round) -> list[int]:
+    """Return the leaves of this round that have, or get, an extent page.
+
+    An extent page stays when its last cluster is released; a leaf that never
+    had one and is empty gets none.
+    """
+    if this.extent_pages is None:
+        return []
+    return [
+        leaf
+        for leaf in this.leaves
+        if this.extent_pages[leaf] != ABSENT_PAGE or any(blob.clusters.leaves[leaf])
+    ]
+
+
+def _place_leaf(
+    store: StoreState, blob: BlobState, this: Round, *, leaf: int, page: PageIndex
+) -> None:
+    assert this.extent_pages is not None
+    if this.extent_pages[leaf] != ABSENT_PAGE:
+        this.replaced.append(PageIndex(this.extent_pages[leaf]))
+    this.extent_pages[leaf] = page
+    this.writes.append(_write_extent_page(store, blob, leaf, page))
+
+
+def _pack(store: StoreState, blob: BlobState, this: Round) -> None:
+    runs = table = None
+    if this.extent_pages is None:
+        runs = blob.clusters.runs()
+        this.pair_count = len(runs)
+    else:
+        table = (blob.clusters.count, blob.table_entries(this.extent_pages))
+        this.pair_count = len(table[1])
+    this.bodies = pack_chain(
+        flags=this.flags,
+        xattrs=blob.xattrs_to_write(),
+        runs=runs,
+        table=table,
+        root_capacity=store.layout.capacity,
+    )
+
+
+def chain_writes(
+    store: StoreState, blob: BlobState, bodies: Sequence[bytes], chain: Sequence[PageIndex]
+) -> list[Operation[Any]]:
+    """Return the writes of all pages of a chain but its root."""
+    following = [*chain[1:], NO_PAGE]
+    return [
+        _write_page(store, at, MetadataPage(blob.blob_id, sequence, body, next_page).encode())
+        for sequence, (at, body, next_page) in enumerate(
+            zip(chain, bodies[1:], following, strict=False), start=1
+        )
+    ]
+
+
+async def write_root(
+    store: StoreState,
+    blob: BlobState,
+    body: bytes,
+    *,
+    next_page: PageIndex,
+    copy: PageIndex | None = None,
+) -> None:
+    """Let the root page say what `body` says, by one atomic write; the caller flushes.
+
+    With a copy the root is in the original's layout, and may be torn: recovery
+    then takes the copy.
+    """
+    offset = store.geometry.page_offset(blob.root)
+    if store.layout is Layout.COMPACT:
+        page = MetadataPage(blob.blob_id, 0, body, next_page)
+        await Write(offset, page.encode())
+        blob.root_state = RootState(Layout.COMPACT, 0)
+    elif copy is not None:
+        await _rewrite_root(store, blob, body, next_page=next_page, copy=copy)
+    else:
+        tail = encode_sector_tail(body, next_page=next_page, head_crc=blob.root_state.head_crc)
+        await Write(offset + TAIL_OFFSET, tail)
+
+
+async def _rewrite_root(
+    store: StoreState, blob: BlobState, body: bytes, *, next_page: PageIndex, copy: PageIndex
+) -> None:
+    """Convert a root by way of its copy, and erase the copy afterwards."""
+    offset = store.geometry.page_offset(blob.root)
+    old = await Read(offset, PAGE_SIZE)
+    head_crc = crc32c(rewritten_from_copy(old, b"")[:TAIL_OFFSET])
+    tail = encode_sector_tail(body, next_page=next_page, head_crc=head_crc)
+    new = rewritten_from_copy(old, tail)
+    await Batch([Write(offset, new[:SECTOR_SIZE]), Write(offset + TAIL_OFFSET, tail)])
+    await store.flush_device()
+    blob.root_state = RootState(Layout.SECTOR, head_crc)
+    await zero_page(store, copy)
+    await store.flush_device()
+    store.pages.free([copy])
+
+
+def _write_page(store: StoreState, page: PageIndex, data: bytes) -> Write:
+    return Write(store.geometry.page_offset(page), data)
+
+
+def _write_extent_page(store: StoreState, blob: BlobState, leaf: int, page: PageIndex) -> Write:
+    entries = blob.clusters.entries(leaf)
+    body = ExtentPage(leaf << LEAF_SHIFT, entries.tobytes()).encode()
+    return _write_page(store, page, MetadataPage(blob.blob_id, 0, body, NO_PAGE).encode())
+
+
+def _first(chain: Sequence[PageIndex]) -> PageIndex:
+    return chain[0] if chain else NO_PAGE
+
+
+async def _commit(store: StoreState, blob: BlobState, this: Round) -> None:
+    """Take note that the round is durable, and give back what it replaced."""
+    release_pages(store, this.replaced + [page for page in blob.chain if page not in this.chain])
+    blob.chain = this.chain
+    blob.extent_pages = this.extent_pages
+    blob.pair_bound = this.pair_count
+    blob.disk_count = blob.clusters.count
+    blob.apply_read_only_flags(this.flags)
+    rereserve(store, blob)
+    store.unmapped_count -= len(this.unmapped_clusters)
+    released = this.cut_clusters + this.unmapped_clusters
+    await release_clusters(store, released, clear_method=blob.clear_method)
+
+
+async def _convert_in_place(store: StoreState, blob: BlobState) -> None:
+    """Bring a short root from the original's layout into the sector layout (CRASH-SAFETY 2).
+
+    Two atomic writes, and the page says the same before, between and after
+    them. A root with more to say is converted by way of a copy.
+    """
+    if store.layout is Layout.COMPACT or blob.root_state.layout is Layout.SECTOR:
+        return
+    offset = store.geometry.page_offset(blob.root)
+    page = await Read(offset, PAGE_SIZE)
+    length = descriptors_length(page)
+    if length > SECTOR_CAPACITY:
+        return
+    tail = convert_step_one(page, page[HEAD.size : HEAD.size + length])
+    await Write(offset + TAIL_OFFSET, tail)
+    await store.flush_device()
+    first = convert_step_two(page)
+    await Write(offset, first)
+    await store.flush_device()
+    blob.root_state = RootState(Layout.SECTOR, crc32c(first + page[SECTOR_SIZE:TAIL_OFFSET]))
+
+
+def descriptors_length(page: bytes) -> int:
+    """Return how many bytes the descriptors of a page take, up to the end mark."""
+    body = page[HEAD.size : HEAD.size + BODY_SIZE]
+    return sum(HEADER.size + len(view) for _kind, view in split_descriptors(body, place="root"))

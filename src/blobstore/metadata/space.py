@@ -1,0 +1,250 @@
+"""Space for metadata and data: claiming, promising and giving back (CRASH-SAFETY 1, 2).
+
+What a commit releases can be claimed, for whatever use, only after a flush
+that follows it. Pages are claimed with their first and last sector durably
+zero, so that no torn write makes an old root of them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from blobstore.errors import DeviceError
+from blobstore.format.checksum import SECTOR_SIZE
+from blobstore.format.geometry import blob_id_of
+from blobstore.format.page import HEAD, PAGE_SIZE
+from blobstore.format.root import TAIL_OFFSET, Layout
+from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.store_state import StoreState
+from blobstore.operations import Batch, Operation, Read, Unmap, Write, WriteZeroes
+from blobstore.units import ClusterIndex, PageIndex
+
+_ZERO_SECTOR: Final = bytes(SECTOR_SIZE)
+_PREPARE_AHEAD: Final = 32
+_CLEAR_NONE: Final = 1
+_CLEAR_ZEROES: Final = 3
+_FIRST_CHAIN_PAGE: Final = 1
+"""Page 0 is left to roots: in an extent table, 0 means absent."""
+
+
+def spare_pages(store: StoreState) -> int:
+    """Return how many pages nobody was promised."""
+    return _claimable_pages(store) - store.reservations.total
+
+
+def _claimable_pages(store: StoreState) -> int:
+    page_zero = 0 if store.used_ids[0] else 1
+    return store.pages.available - page_zero
+
+
+def reserve(store: StoreState, blob: BlobState, *, new_pairs: int = 0, new_leaves: int = 0) -> None:
+    """Promise the blob the pages that persisting it can take.
+
+    Raises:
+        NoSpaceError: There are not as many; nothing changed.
+    """
+    need = blob.need(store.layout, new_pairs=new_pairs, new_leaves=new_leaves)
+    total = store.reservations.total_with(blob.blob_id, need)
+    if total > _claimable_pages(store):
+        raise store.pages.exhausted(total)
+    store.reservations.set(blob.blob_id, need)
+    blob.pair_bound += new_pairs
+
+
+def rereserve(store: StoreState, blob: BlobState) -> None:
+    """Replace the blob's promise by what it still needs."""
+    if blob.is_dirty:
+        store.reservations.set(blob.blob_id, blob.need(store.layout, new_pairs=0, new_leaves=0))
+    else:
+        store.reservations.clear(blob.blob_id)
+
+
+async def claim_chain_pages(store: StoreState, count: int) -> list[PageIndex]:
+    """Claim pages for chains, extent pages and copies; the caller holds the mutex.
+
+    Raises:
+        NoSpaceError: There are not as many, not even after a flush.
+    """
+    return await _claim(store, count, start=_FIRST_CHAIN_PAGE)
+
+
+async def claim_root(store: StoreState) -> PageIndex:
+    """Claim the page of a new root; the caller holds the mutex."""
+    (root,) = await _claim(store, 1, start=0)
+    return root
+
+
+async def _claim(store: StoreState, count: int, *, start: int) -> list[PageIndex]:
+    if count == 0:
+        return []
+    while len(store.pages.lowest_free(count, start=start)) < count and store.pages.returning_count:
+        await store.flush_device()
+    if store.layout is Layout.SECTOR:
+        await _prepare(store, store.pages.lowest_free(count, start=start))
+    return [PageIndex(page) for page in store.pages.claim_many(count, start=start)]
+
+
+async def settle_clusters(store: StoreState, count: int) -> None:
+    """Flush until `count` clusters are free, or none is on its way back any more."""
+    while store.clusters.free_count < count and store.clusters.returning_count:
+        await store.flush_device()
+
+
+async def _prepare(store: StoreState, pages: Sequence[int]) -> None:
+    """Make sure that first and last sector of these free pages are durably zero.
+
+    What a free page holds is not known after loading: the original leaves
+    half-made roots and deleted ones there. The last sector goes first where
+    the page still looks like a root.
+    """
+    if all(store.prepared_pages[page] for page in pages):
+        return
+    ahead = store.pages.lowest_free(_PREPARE_AHEAD, start=pages[0])
+    unknown = [PageIndex(p) for p in sorted({*pages, *ahead}) if not store.prepared_pages[p]]
+    heads: list[PageIndex] = []
+    writes: list[Operation[Any]] = []
+    for page in unknown:
+        data = await Read(store.geometry.page_offset(page), PAGE_SIZE)
+        if data[TAIL_OFFSET:] != _ZERO_SECTOR:
+            writes.append(_zero_last_sector(store, page))
+        if _looks_like_root(data, page):
+            heads.append(page)
+        elif data[:SECTOR_SIZE] != _ZERO_SECTOR:
+            writes.append(_zero_first_sector(store, page))
+    await _write_and_flush(store, writes)
+    await _write_and_flush(store, [_zero_first_sector(store, page) for page in heads])
+    for page in unknown:
+        store.prepared_pages[page] = True
+
+
+async def _write_and_flush(store: StoreState, writes: Sequence[Operation[Any]]) -> None:
+    if writes:
+        await Batch(writes)
+        await store.flush_device()
+
+
+def _looks_like_root(data: bytes, page: PageIndex) -> bool:
+    blob_id, sequence, _reserved = HEAD.unpack_from(data)
+    return bool(blob_id == blob_id_of(page) and sequence == 0)
+
+
+def _zero_first_sector(store: StoreState, page: PageIndex) -> Write:
+    return Write(store.geometry.page_offset(page), _ZERO_SECTOR)
+
+
+def _zero_last_sector(store: StoreState, page: PageIndex) -> Write:
+    return Write(store.geometry.page_offset(page) + TAIL_OFFSET, _ZERO_SECTOR)
+
+
+def zero_page(store: StoreState, page: PageIndex) -> WriteZeroes:
+    """Return the operation that erases a page that is no root."""
+    return WriteZeroes(store.geometry.page_offset(page), PAGE_SIZE)
+
+
+def release_pages(store: StoreState, pages: Sequence[PageIndex]) -> None:
+    """Give back chain and extent pages after the commit that stopped naming them."""
+    if pages:
+        store.pages.retire(len(pages))
+        store.ride([zero_page(store, page) for page in pages], lambda: _free_pages(store, pages))
+
+
+def release_root(store: StoreState, root: PageIndex) -> None:
+    """Give back the page of a root whose tombstone is durable.
+
+    Its last sector is zeroed first, the rest after a further flush: in
+    between, no torn write looks like a root that was lost.
+    """
+    store.pages.retire(1)
+    if store.layout is Layout.COMPACT:
+        store.ride([zero_page(store, root)], lambda: _free_pages(store, [root]))
+        return
+
+    def erase_rest() -> None:
+        store.ride([zero_page(store, root)], lambda: _free_pages(store, [root]))
+
+    store.ride([_zero_last_sector(store, root)], erase_rest)
+
+
+def _free_pages(store: StoreState, pages: Sequence[PageIndex]) -> None:
+    store.pages.free_returning(pages)
+    for page in pages:
+        store.prepared_pages[page] = True
+
+
+async def release_clusters(
+    store: StoreState, clusters: Sequence[int], *, clear_method: int
+) -> None:
+    """Give back clusters after the commit that took them out of the map.
+
+    Waits for every request that could still touch them, clears them as the
+    blob asks, and lets the next flush make them claimable.
+    """
+    if not clusters:
+        return
+    store.clusters.retire(len(clusters))
+    for cluster in clusters:
+        store.owned_clusters[cluster] = False
+    await store.in_flight.drain()
+    is_zeroed = await _clear(store, clusters, clear_method)
+
+    def free() -> None:
+        store.clusters.free_returning(clusters)
+        if is_zeroed:
+            for cluster in clusters:
+                store.zeroed_clusters[cluster] = True
+
+    store.ride([], free)
+
+
+async def _clear(store: StoreState, clusters: Sequence[int], clear_method: int) -> bool:
+    """Clear clusters that nobody owns; return whether they are sure to be zero.
+
+    That they are free is durable already. A device that cannot clear them
+    loses nothing: they are zeroed when they are claimed.
+    """
+    if clear_method == _CLEAR_NONE:
+        return False
+    kind = WriteZeroes if clear_method == _CLEAR_ZEROES else Unmap
+    try:
+        await Batch([kind(offset, length) for offset, length in byte_runs(store, clusters)])
+    except DeviceError:
+        return False
+    return kind is WriteZeroes or store.traits.unmap_zeroes
+
+
+def byte_runs(store: StoreState, clusters: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (offset, length) in bytes of the clusters, neighbours merged."""
+    size = store.geometry.cluster_size
+    runs: list[tuple[int, int]] = []
+    for cluster in sorted(clusters):
+        offset = store.geometry.cluster_offset(ClusterIndex(cluster))
+        if runs and runs[-1][0] + runs[-1][1] == offset:
+            runs[-1] = (runs[-1][0], runs[-1][1] + size)
+        else:
+            runs.append((offset, size))
+    return runs
+
+
+async def claim_zeroed_clusters(store: StoreState, count: int) -> list[int]:
+    """Claim clusters that read as zeroes, for a thick blob; the caller holds the mutex.
+
+    Raises:
+        NoSpaceError: There are not as many, not even after a flush.
+    """
+    await settle_clusters(store, count)
+    clusters = store.clusters.claim_many(count)
+    unknown = [cluster for cluster in clusters if not store.zeroed_clusters[cluster]]
+    try:
+        if unknown:
+            await Batch([WriteZeroes(*run) for run in byte_runs(store, unknown)])
+    except DeviceError:
+        store.clusters.free(clusters)
+        raise
+    mark_owned(store, clusters)
+    return clusters
+
+
+def mark_owned(store: StoreState, clusters: Sequence[int]) -> None:
+    """Note that an open blob owns the clusters; what they hold is its business now."""
+    for cluster in clusters:
+        store.owned_clusters[cluster] = True
+        store.zeroed_clusters[cluster] = False

@@ -1,0 +1,167 @@
+"""One store in memory: its pools, its open blobs, and what waits for a flush."""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from bitarray import bitarray
+
+from blobstore.alloc.pool import Pool
+from blobstore.alloc.reservation import Reservations
+from blobstore.errors import BlobstoreError, ClosedError, PoisonedError, ReadOnlyError
+from blobstore.format.geometry import Geometry
+from blobstore.format.root import Layout
+from blobstore.format.super_block import SuperBlock
+from blobstore.locks import InFlight, Mutex, SharedFlush
+from blobstore.metadata.blob_state import BlobState
+from blobstore.operations import Batch, Flush, Operation
+from blobstore.units import BlobId, PageIndex
+
+ENOMEM: Final = 12
+ENOSPC: Final = 28
+
+
+@dataclass(frozen=True, slots=True)
+class Rider:
+    """Writes that ride on the next flush, and what holds once it is done."""
+
+    operations: Sequence[Operation[Any]]
+    then: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTraits:
+    """What the core must know of the device, taken once when it is opened.
+
+    `atomic_write_size` is the largest aligned write that a power cut leaves
+    whole; `unmap_zeroes` tells that an unmapped range is sure to read as zeroes.
+    """
+
+    size_bytes: int
+    block_size: int = 512
+    physical_block_size: int = 512
+    atomic_write_size: int = 512
+    unmap_zeroes: bool = False
+
+    @property
+    def layout(self) -> Layout:
+        """The layout in which root pages are written on this device."""
+        return Layout.COMPACT if self.atomic_write_size >= 4096 else Layout.SECTOR
+
+
+@dataclass(slots=True, eq=False)
+class Outcome:
+    """What loading decided and the device does not say yet.
+
+    `changed` are blobs to rewrite, `deleted` are half-made or half-deleted
+    roots to erase, `copies` stale pages that could be taken for a root's copy,
+    `restored` roots to be rewritten from a copy (page, content).
+    """
+
+    changed: list[BlobState] = field(default_factory=list)
+    deleted: list[PageIndex] = field(default_factory=list)
+    copies: list[PageIndex] = field(default_factory=list)
+    restored: list[tuple[PageIndex, bytes]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.changed or self.deleted or self.copies or self.restored)
+
+
+class StoreState:
+    """A loaded store, as the core works on it.
+
+    `super_block` is the one on the device; `bstype` goes into the next one.
+    """
+
+    def __init__(
+        self,
+        *,
+        traits: DeviceTraits,
+        super_block: SuperBlock,
+        geometry: Geometry,
+        used_pages: bitarray,
+        used_clusters: bitarray,
+        used_ids: bitarray,
+        read_only: bool = False,
+    ) -> None:
+        self.traits = traits
+        self.layout = traits.layout
+        self.super_block = super_block
+        self.bstype = super_block.bstype
+        self.geometry = geometry
+        self.pages = Pool(used_pages, name="metadata page", errno=ENOMEM)
+        self.clusters = Pool(
+            used_clusters, name="cluster", errno=ENOSPC, first=geometry.md_clusters
+        )
+        self.used_ids = used_ids
+        self.reservations = Reservations()
+
+        self.read_only_reason = "opened read-only" if read_only else ""
+        self.was_recovered = False
+        self.forced = False
+        self.write_through = False
+        self.poison: BaseException | None = None
+        self.is_closed = False
+        self.is_marked_dirty = not super_block.clean
+        self.is_changed = False
+        self.outcome = Outcome()
+
+        self.open_blobs: dict[BlobId, BlobState] = {}
+        self.children: defaultdict[BlobId, list[BlobId]] = defaultdict(list)
+        self.errors: dict[BlobId, BlobstoreError] = {}
+        self.owned_clusters = bitarray(len(used_clusters), endian="little")
+        self.zeroed_clusters = bitarray(len(used_clusters), endian="little")
+        self.prepared_pages = bitarray(len(used_pages), endian="little")
+        self.unmapped_count = 0
+
+        self.mutex = Mutex()
+        self.in_flight = InFlight()
+        self.riders: deque[Rider] = deque()
+        self.flush_device = SharedFlush(self._flush_once)
+
+    @property
+    def free_clusters(self) -> int:
+        """Clusters that a write can get, those included that need a flush first."""
+        return self.clusters.available + self.unmapped_count
+
+    @property
+    def read_only(self) -> bool:
+        """Tell whether nothing may be changed."""
+        return bool(self.read_only_reason)
+
+    def check_open(self) -> None:
+        """Raise `ClosedError` when the store was closed."""
+        if self.is_closed:
+            raise ClosedError("store: closed")
+
+    def check_writable(self) -> None:
+        """Raise what forbids a change, if anything does."""
+        self.check_open()
+        if self.poison is not None:
+            raise PoisonedError(f"store: unusable for changes since: {self.poison}")
+        if self.read_only_reason:
+            raise ReadOnlyError(f"store: {self.read_only_reason}")
+
+    def refuse_changes(self, reason: str) -> None:
+        """Make the store read-only, unless the caller forced it open."""
+        if not self.forced and not self.read_only_reason:
+            self.read_only_reason = reason
+
+    def ride(self, operations: Sequence[Operation[Any]], then: Callable[[], None]) -> None:
+        """Let the operations happen before the next flush, and `then` after it."""
+        self.riders.append(Rider(operations, then))
+
+    async def _flush_once(self) -> None:
+        self.check_writable()
+        riders, self.riders = self.riders, deque()
+        operations = [operation for rider in riders for operation in rider.operations]
+        try:
+            if operations:
+                await Batch(operations)
+            await Flush()
+        except BlobstoreError as error:
+            self.poison = self.poison or error
+            raise
+        for rider in riders:
+            rider.then()

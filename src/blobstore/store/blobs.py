@@ -1,0 +1,295 @@
+"""The blobs of a store: create, open, close, delete, iterate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final
+
+from blobstore.alloc.cluster_map import LEAF_SIZE, ClusterMap
+from blobstore.blob.attributes import check_xattr
+from blobstore.blob.resize import check_cluster_count
+from blobstore.errors import (
+    BlobstoreError,
+    BusyError,
+    CorruptError,
+    InvalidArgumentError,
+    NotFoundError,
+)
+from blobstore.format.descriptors import THIN_PROV, Flags
+from blobstore.format.geometry import blob_id_of, root_of
+from blobstore.format.page import PAGE_SIZE
+from blobstore.format.root import TAIL_OFFSET, Layout, RootState, encode_tombstone_tail
+from blobstore.format.super_block import NO_BLOB
+from blobstore.metadata.begin import poisoning, write_super_block
+from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
+from blobstore.metadata.outcome import begin_change
+from blobstore.metadata.persist import free_clusters_for, persist, persist_new
+from blobstore.metadata.read import check_flags, fetch_from_device, read_blob
+from blobstore.metadata.space import (
+    claim_root,
+    claim_zeroed_clusters,
+    mark_owned,
+    release_clusters,
+    release_pages,
+    release_root,
+    spare_pages,
+)
+from blobstore.metadata.store_state import StoreState
+from blobstore.operations import Read, Write
+from blobstore.units import BlobId, PageIndex, ceil_div
+
+_EINVAL: Final = 22
+
+
+class ClearMethod(IntEnum):
+    """How a blob's clusters are cleared when it gives them up."""
+
+    DEFAULT = 0
+    NONE = 1
+    UNMAP = 2
+    ZEROES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BlobOptions:
+    """What a new blob is like."""
+
+    cluster_count: int = 0
+    thin: bool = False
+    extent_table: bool = True
+    clear_method: ClearMethod = ClearMethod.DEFAULT
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+
+
+async def create_blob(store: StoreState, options: BlobOptions) -> BlobId:
+    """Create a blob and return its id.
+
+    Durability: on return.
+
+    Raises:
+        InvalidArgumentError: An attribute without name or value, a size that cannot be.
+        NoSpaceError: No metadata page (ENOMEM) or not enough clusters (ENOSPC).
+        DeviceError: The device failed; the store is poisoned.
+    """
+    _check_options(options)
+    async with store.mutex:
+        store.check_writable()
+        claimed = 0 if options.thin else options.cluster_count
+        if claimed > store.free_clusters:
+            raise store.clusters.exhausted(claimed)
+        blob = _new_blob(options)
+        _check_pages(store, blob, claimed)
+        await begin_change(store)
+        await free_clusters_for(store, claimed)
+        blob.root = await claim_root(store)
+        blob.blob_id = blob_id_of(blob.root)
+        for index, cluster in enumerate(await _claim_clusters(store, blob, claimed)):
+            blob.clusters.set(index, cluster)
+        blob.is_root_dirty = True
+        await persist_new(store, blob)
+        store.used_ids[blob.root] = True
+        _disown(store, blob)
+        return blob.blob_id
+
+
+async def _claim_clusters(store: StoreState, blob: BlobState, count: int) -> list[int]:
+    """Claim a thick blob's clusters; give back the root page when the device fails."""
+    try:
+        return await claim_zeroed_clusters(store, count)
+    except BlobstoreError:
+        store.pages.free([blob.root])
+        raise
+
+
+def _check_options(options: BlobOptions) -> None:
+    check_cluster_count(options.cluster_count)
+    for name, value in options.xattrs.items():
+        if not value:
+            raise InvalidArgumentError(f"xattr {name!r}: no value")
+        check_xattr(name, value)
+
+
+def _new_blob(options: BlobOptions) -> BlobState:
+    """Return the state of a blob that has no place on the device yet."""
+    leaves = ceil_div(options.cluster_count, LEAF_SIZE)
+    return BlobState(
+        blob_id=NO_BLOB,
+        root=PageIndex(0),
+        root_state=RootState(Layout.COMPACT, 0),
+        flags=Flags(THIN_PROV if options.thin else 0, 0, int(options.clear_method)),
+        xattrs={name: bytes(value) for name, value in options.xattrs.items()},
+        extent_pages=[ABSENT_PAGE] * leaves if options.extent_table else None,
+        clusters=ClusterMap(options.cluster_count),
+    )
+
+
+def _check_pages(store: StoreState, blob: BlobState, claimed: int) -> None:
+    """Refuse a blob whose pages are not there; the root may take page 0, others not."""
+    if blob.extent_pages is None:
+        pairs, extent_pages = max(1, claimed), 0
+    else:
+        extent_pages = ceil_div(claimed, LEAF_SIZE)
+        pairs = max(1, extent_pages)
+    wanted = extent_pages + blob.chain_pages_bound(store.layout, pairs) - 1
+    wanted += 1 if store.pages.used[0] else 0
+    if wanted > spare_pages(store):
+        raise store.pages.exhausted(wanted)
+
+
+def _disown(store: StoreState, blob: BlobState) -> None:
+    for cluster in blob.clusters.allocated():
+        store.owned_clusters[cluster] = False
+
+
+async def open_blob(store: StoreState, blob_id: BlobId) -> BlobState:
+    """Open a blob, and the snapshots below it; opening it again counts.
+
+    Raises:
+        NotFoundError: There is no such blob, or its parent is missing (ENOENT).
+        CorruptError: It cannot be read.
+    """
+    async with store.mutex:
+        store.check_open()
+        blob = await _open_chain(store, blob_id)
+        blob.open_count += 1
+        return blob
+
+
+async def _open_chain(store: StoreState, blob_id: BlobId) -> BlobState:
+    """Read the blob and its ancestors as far as they are not open yet."""
+    opened: list[BlobState] = []
+    seen: set[BlobId] = set()
+    wanted: BlobId | None = blob_id
+    parent: BlobState | None = None
+    while wanted is not None:
+        if wanted in seen:
+            raise CorruptError(f"blob {blob_id:#x}: is its own ancestor", errno=_EINVAL)
+        seen.add(wanted)
+        parent = store.open_blobs.get(wanted)
+        if parent is not None:
+            break
+        opened.append(await _read_checked(store, wanted))
+        wanted = opened[-1].parent_id
+    for blob in reversed(opened):
+        _adopt(store, blob, parent)
+        parent = blob
+    return store.open_blobs[blob_id]
+
+
+async def _read_checked(store: StoreState, blob_id: BlobId) -> BlobState:
+    """Read a blob that is not open, as loading left it.
+
+    Raises:
+        NotFoundError, CorruptError: As `open_blob`.
+    """
+    known = store.errors.get(blob_id)
+    if known is not None:
+        raise type(known)(known.message, errno=known.errno)
+    if not store.geometry.names_root(blob_id) or not store.used_ids[root_of(blob_id)]:
+        raise NotFoundError(f"blob {blob_id:#x}: no such blob")
+    for changed in store.outcome.changed:
+        if changed.blob_id == blob_id:
+            return changed
+    blob = await read_blob(store.geometry, blob_id, fetch_from_device(store.geometry))
+    check_flags(blob)
+    _check_ownership(store, blob)
+    return blob
+
+
+def _check_ownership(store: StoreState, blob: BlobState) -> None:
+    """Compare the blob's clusters with the masks, and with the other open blobs.
+
+    A clean store's masks are believed. Where they are wrong, nothing may be
+    allocated any more.
+    """
+    clusters = blob.clusters.allocated()
+    if store.clusters.used[clusters].all() and not store.owned_clusters[clusters].any():
+        return
+    error = CorruptError(
+        f"blob {blob.blob_id:#x}: owns a cluster that is marked free, or another blob's",
+        errno=_EINVAL,
+    )
+    store.refuse_changes(error.message)
+    if not store.forced:
+        raise error
+
+
+def _adopt(store: StoreState, blob: BlobState, parent: BlobState | None) -> None:
+    blob.parent = parent
+    if parent is not None:
+        parent.pin_count += 1
+    store.open_blobs[blob.blob_id] = blob
+    mark_owned(store, blob.clusters.allocated())
+
+
+async def close_blob(store: StoreState, blob: BlobState) -> None:
+    """Close the blob once; the last time, what is dirty becomes durable.
+
+    Raises:
+        DeviceError: It could not be written; the blob stays open and the store is poisoned.
+    """
+    async with store.mutex:
+        if blob.open_count == 1 and blob.is_dirty and store.poison is None and not store.read_only:
+            await begin_change(store)
+            await persist(store, blob)
+        blob.open_count -= 1
+        _let_go(store, blob)
+
+
+def _let_go(store: StoreState, blob: BlobState) -> None:
+    """Drop a blob that nobody has open, and its ancestors with it."""
+    child: BlobState | None = blob
+    while child is not None and child.open_count == 0 and child.pin_count == 0:
+        _disown(store, child)
+        del store.open_blobs[child.blob_id]
+        parent = child.parent
+        child.parent = None
+        if parent is not None:
+            parent.pin_count -= 1
+        child = parent
+
+
+async def delete_blob(store: StoreState, blob_id: BlobId) -> None:
+    """Delete a blob that nobody has open.
+
+    Durability: on return. Takes no space. A super blob is cleared first.
+
+    Raises:
+        NotFoundError: There is no such blob.
+        BusyError: It is open, or has clones.
+        CorruptError: It cannot be read, so its clusters are not known.
+    """
+    async with store.mutex:
+        store.check_writable()
+        if blob_id in store.open_blobs:
+            raise BusyError(f"blob {blob_id:#x}: is open")
+        if store.children.get(blob_id):
+            raise BusyError(f"blob {blob_id:#x}: has {len(store.children[blob_id])} clones")
+        await begin_change(store)
+        blob = await _read_checked(store, blob_id)
+        with poisoning(store):
+            if store.super_block.super_blob == blob_id:
+                await write_super_block(store, store.super_block.with_changes(super_blob=NO_BLOB))
+            await _write_tombstone(store, blob)
+            _forget(store, blob)
+            await release_clusters(store, blob.clusters.allocated(), clear_method=blob.clear_method)
+
+
+async def _write_tombstone(store: StoreState, blob: BlobState) -> None:
+    offset = store.geometry.page_offset(blob.root)
+    page = await Read(offset, PAGE_SIZE)
+    tail = encode_tombstone_tail(page)
+    if store.layout is Layout.SECTOR:
+        await Write(offset + TAIL_OFFSET, tail)
+    else:
+        await Write(offset, page[:TAIL_OFFSET] + tail)
+    await store.flush_device()
+
+
+def _forget(store: StoreState, blob: BlobState) -> None:
+    """Drop a deleted blob from memory, and give back its pages."""
+    store.used_ids[blob.root] = False
+    if blob.parent_id is not None:
+        store.children[blob.parent_id].remove(blob.blob_id)
+    release_root(store, blob.root)
+    release_pages(store, blob.metadata_pages)

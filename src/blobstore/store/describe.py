@@ -1,0 +1,111 @@
+"""What a store and its blobs look like from outside, as plain values."""
+
+from dataclasses import dataclass
+
+from blobstore.format.super_block import NO_BLOB
+from blobstore.metadata.blob_state import EXTERNAL, BlobState
+from blobstore.metadata.store_state import StoreState
+from blobstore.units import BlobId
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """A store as a whole; sizes in bytes, `bstype` 16 bytes padded with zeroes."""
+
+    version: int
+    clean: bool
+    size: int
+    cluster_size: int
+    page_size: int
+    io_unit_size: int
+    total_clusters: int
+    data_clusters: int
+    free_clusters: int
+    md_start: int
+    md_len: int
+    bstype: bytes
+    super_blob: BlobId | None
+    blob_count: int
+    max_growable_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """One blob: its size, what it is, its relations, and where its metadata stands.
+
+    `extents` are (first cluster, or 0 for unallocated, count), in order.
+    """
+
+    blob_id: BlobId
+    cluster_count: int
+    size: int
+    allocated_clusters: int
+    thin: bool
+    read_only: bool
+    snapshot: bool
+    parent: BlobId | None
+    clones: list[BlobId]
+    external_snapshot: bytes | None
+    extent_table: bool
+    clear_method: int
+    xattrs: dict[str, bytes]
+    internal_xattrs: dict[str, bytes]
+    extents: list[tuple[int, int]]
+    metadata_pages: list[int]
+    extent_pages: list[int]
+    invalid_flags: int
+    data_ro_flags: int
+    md_ro_flags: int
+
+
+def describe_store(store: StoreState) -> StoreInfo:
+    """Return what the store is now."""
+    super_block, geometry = store.super_block, store.geometry
+    return StoreInfo(
+        version=super_block.version,
+        clean=super_block.clean,
+        size=geometry.size_bytes,
+        cluster_size=geometry.cluster_size,
+        page_size=geometry.page_size,
+        io_unit_size=geometry.io_unit_size,
+        total_clusters=geometry.total_clusters,
+        data_clusters=geometry.data_clusters,
+        free_clusters=store.free_clusters,
+        md_start=geometry.md_start,
+        md_len=geometry.md_len,
+        bstype=store.bstype,
+        super_blob=_none_if_unset(super_block.super_blob),
+        blob_count=store.used_ids.count(),
+        max_growable_size=geometry.max_growable_size,
+    )
+
+
+def _none_if_unset(blob_id: BlobId) -> BlobId | None:
+    return None if blob_id == NO_BLOB else blob_id
+
+
+def describe_blob(store: StoreState, blob: BlobState) -> BlobInfo:
+    """Return what an open blob is now, changes included that are not durable yet."""
+    flags = blob.flags_to_write()
+    return BlobInfo(
+        blob_id=blob.blob_id,
+        cluster_count=blob.clusters.count,
+        size=blob.clusters.count * store.geometry.cluster_size,
+        allocated_clusters=blob.clusters.allocated_count,
+        thin=blob.is_thin,
+        read_only=blob.data_read_only,
+        snapshot=bool(blob.data_read_only and store.children.get(blob.blob_id)),
+        parent=blob.parent_id,
+        clones=list(store.children.get(blob.blob_id, ())),
+        external_snapshot=blob.internal_xattrs.get(EXTERNAL) if blob.has_external_parent else None,
+        extent_table=blob.extent_pages is not None,
+        clear_method=blob.clear_method,
+        xattrs=dict(blob.xattrs),
+        internal_xattrs=dict(blob.internal_xattrs),
+        extents=blob.clusters.runs(),
+        metadata_pages=[blob.root, *blob.chain],
+        extent_pages=list(blob.extent_pages or []),
+        invalid_flags=flags.invalid,
+        data_ro_flags=flags.data_ro,
+        md_ro_flags=flags.md_ro,
+    )

@@ -1,0 +1,142 @@
+"""Making a new store on a device (FORMAT 2, CRASH-SAFETY 3)."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from bitarray import bitarray
+
+from blobstore.errors import InvalidArgumentError
+from blobstore.format.geometry import DEFAULT_PAGE_SIZE, Geometry
+from blobstore.format.super_block import (
+    NEWEST_VERSION,
+    NO_BLOB,
+    SUPER_BLOCK_SIZE,
+    TYPE_SIZE,
+    SuperBlock,
+)
+from blobstore.metadata.begin import poisoning
+from blobstore.metadata.store_state import DeviceTraits, StoreState
+from blobstore.operations import Batch, Flush, Unmap, Write, WriteZeroes
+from blobstore.units import MIB
+
+DEFAULT_CLUSTER_SIZE: Final = 1 * MIB
+
+
+class Clear(Enum):
+    """What happens to a new store's data area."""
+
+    UNMAP = "unmap"
+    ZEROES = "zeroes"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class InitOptions:
+    """How to lay out a new store; sizes in bytes, None for the original's default."""
+
+    cluster_size: int = DEFAULT_CLUSTER_SIZE
+    md_pages: int | None = None
+    md_page_size: int | None = None
+    bstype: bytes = bytes(TYPE_SIZE)
+    clear: Clear = Clear.UNMAP
+
+
+def plan_store(traits: DeviceTraits, options: InitOptions) -> Geometry:
+    """Lay out the store without touching the device.
+
+    Raises:
+        InvalidArgumentError: Sizes that do not fit each other (EINVAL).
+        NoSpaceError: The device is too small (ENOSPC), or for the metadata (ENOMEM).
+    """
+    if traits.physical_block_size % traits.block_size or DEFAULT_PAGE_SIZE % traits.block_size:
+        raise InvalidArgumentError(
+            f"device: blocks of {traits.block_size} and {traits.physical_block_size} bytes, "
+            f"expected divisors of {DEFAULT_PAGE_SIZE} and multiples of each other"
+        )
+    wish = options.md_page_size or DEFAULT_PAGE_SIZE
+    return Geometry.compute(
+        size_bytes=traits.size_bytes,
+        cluster_size=options.cluster_size,
+        page_size=max(wish, traits.physical_block_size, DEFAULT_PAGE_SIZE),
+        io_unit_size=traits.block_size,
+        md_pages=options.md_pages,
+    )
+
+
+def padded_type(bstype: bytes) -> bytes:
+    """Return a store type as it stands in the super block.
+
+    Raises:
+        InvalidArgumentError: It is longer than 16 bytes.
+    """
+    if len(bstype) > TYPE_SIZE:
+        raise InvalidArgumentError(f"store type {bstype!r}: expected at most {TYPE_SIZE} bytes")
+    return bytes(bstype).ljust(TYPE_SIZE, b"\0")
+
+
+async def init_store(traits: DeviceTraits, options: InitOptions) -> StoreState:
+    """Make an empty store; whatever was on the device is lost.
+
+    Durability: on return. A crash leaves no store, or an empty one.
+
+    Raises:
+        InvalidArgumentError, NoSpaceError: As `plan_store`; nothing was written.
+        DeviceError: The device failed.
+    """
+    geometry = plan_store(traits, options)
+    super_block = _new_super_block(geometry, padded_type(options.bstype))
+    used_clusters = bitarray(geometry.total_clusters, endian="little")
+    used_clusters[: geometry.md_clusters] = True
+    store = StoreState(
+        traits=traits,
+        super_block=super_block,
+        geometry=geometry,
+        used_pages=bitarray(geometry.md_len, endian="little"),
+        used_clusters=used_clusters,
+        used_ids=bitarray(geometry.md_len, endian="little"),
+    )
+    with poisoning(store):
+        await Write(0, bytes(SUPER_BLOCK_SIZE))
+        await Flush()
+        await _clear_device(store, options.clear)
+        await Flush()
+        await Write(0, super_block.encode())
+        await Flush()
+    store.prepared_pages.setall(True)
+    store.zeroed_clusters.setall(_is_zeroed(traits, options.clear))
+    return store
+
+
+def _new_super_block(geometry: Geometry, bstype: bytes) -> SuperBlock:
+    return SuperBlock(
+        version=NEWEST_VERSION,
+        clean=False,
+        super_blob=NO_BLOB,
+        cluster_size=geometry.cluster_size,
+        used_pages=geometry.used_pages,
+        used_clusters=geometry.used_clusters,
+        md_start=geometry.md_start,
+        md_len=geometry.md_len,
+        bstype=bstype,
+        used_blob_ids=geometry.used_blob_ids,
+        size_bytes=geometry.size_bytes,
+        io_unit_size=geometry.io_unit_size,
+        md_page_size=geometry.page_size,
+    )
+
+
+async def _clear_device(store: StoreState, clear: Clear) -> None:
+    """Zero the metadata, and clear the rest up to the device's very end."""
+    end = store.geometry.metadata_end
+    rest = store.geometry.size_bytes - end
+    parts: list[WriteZeroes | Unmap] = [WriteZeroes(0, end)]
+    if rest and clear is Clear.ZEROES:
+        parts.append(WriteZeroes(end, rest))
+    elif rest and clear is Clear.UNMAP:
+        parts.append(Unmap(end, rest))
+    await Batch(parts)
+
+
+def _is_zeroed(traits: DeviceTraits, clear: Clear) -> bool:
+    return clear is Clear.ZEROES or (clear is Clear.UNMAP and traits.unmap_zeroes)

@@ -1,0 +1,136 @@
+"""The store as a whole: flush, unload, super blob, type, destroy."""
+
+from bitarray import bitarray
+
+from blobstore.errors import BusyError, NotFoundError
+from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES, encode_mask
+from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE, MaskRegion
+from blobstore.metadata.begin import poisoning, write_super_block
+from blobstore.metadata.outcome import begin_change
+from blobstore.metadata.persist import persist
+from blobstore.metadata.store_state import StoreState
+from blobstore.operations import Flush, Operation, Write, WriteZeroes
+from blobstore.store.init import padded_type
+from blobstore.units import BlobId
+
+
+async def flush_store(store: StoreState) -> None:
+    """Make all that was written to any open blob durable, data and metadata.
+
+    Raises:
+        DeviceError: The device failed; the store is poisoned.
+    """
+    store.check_open()
+    if store.read_only:
+        return
+    if not any(blob.is_dirty for blob in store.open_blobs.values()):
+        await store.flush_device()
+        return
+    async with store.mutex:
+        await begin_change(store)
+        for blob in list(store.open_blobs.values()):
+            await persist(store, blob)
+
+
+async def unload(store: StoreState) -> None:
+    """Leave the store clean on the device, and end it.
+
+    A store that was only looked at, or clean and not changed, is not written to.
+
+    Raises:
+        BusyError: A blob is open.
+        DeviceError: The device failed; the store stays dirty, and is ended all the same.
+    """
+    async with store.mutex:
+        store.check_open()
+        if any(blob.open_count for blob in store.open_blobs.values()):
+            raise BusyError(f"store: {len(store.open_blobs)} blobs are open")
+        try:
+            if store.poison is None and not store.read_only:
+                await _write_clean(store)
+        finally:
+            store.is_closed = True
+
+
+async def _write_clean(store: StoreState) -> None:
+    if not store.is_marked_dirty and not store.outcome:
+        return
+    await begin_change(store)
+    with poisoning(store):
+        while store.riders:
+            await store.flush_device()
+        for write in _mask_writes(store):
+            await write
+        await store.flush_device()
+        size = store.super_block.size_bytes or store.geometry.size_bytes
+        clean = store.super_block.with_changes(clean=True, size_bytes=size)
+        await write_super_block(store, clean)
+
+
+def _mask_writes(store: StoreState) -> list[Operation[None]]:
+    """Return the writes of all masks; nothing is on its way back any more."""
+    geometry = store.geometry
+    writes = [
+        _mask_write(store, MASK_PAGES, geometry.used_pages, store.pages.used),
+        _mask_write(store, MASK_CLUSTERS, geometry.used_clusters, store.clusters.used),
+    ]
+    if geometry.used_blob_ids.length:
+        ids = _mask_write(store, MASK_BLOB_IDS, geometry.used_blob_ids, store.used_ids)
+        writes.insert(1, ids)
+    return writes
+
+
+def _mask_write(
+    store: StoreState, kind: int, region: MaskRegion, bits: bitarray
+) -> Operation[None]:
+    data = encode_mask(kind, bits, store.geometry.region_bytes(region))
+    return Write(store.geometry.region_offset(region), data)
+
+
+def get_super_blob(store: StoreState) -> BlobId:
+    """Return the id of the application's entry blob.
+
+    Raises:
+        NotFoundError: None was set.
+    """
+    store.check_open()
+    if store.super_block.super_blob == NO_BLOB:
+        raise NotFoundError("store: no super blob is set")
+    return store.super_block.super_blob
+
+
+async def set_super_blob(store: StoreState, blob_id: BlobId | None) -> None:
+    """Set or clear the application's entry blob; nothing is checked, as in the original.
+
+    Durability: on return.
+    """
+    async with store.mutex:
+        store.check_writable()
+        wanted = NO_BLOB if blob_id is None else blob_id
+        with poisoning(store):
+            await write_super_block(store, store.super_block.with_changes(super_blob=wanted))
+
+
+def set_type(store: StoreState, bstype: bytes) -> None:
+    """Change the store's type in memory; it reaches the device with the next super block."""
+    store.check_writable()
+    store.bstype = padded_type(bstype)
+
+
+async def destroy(store: StoreState) -> None:
+    """Make the device hold no store any more, and end this one.
+
+    Durability: on return.
+
+    Raises:
+        BusyError: A blob is open.
+    """
+    async with store.mutex:
+        store.check_open()
+        if any(blob.open_count for blob in store.open_blobs.values()):
+            raise BusyError(f"store: {len(store.open_blobs)} blobs are open")
+        store.check_writable()
+        with poisoning(store):
+            await WriteZeroes(0, SUPER_BLOCK_SIZE)
+            await Flush()
+        store.is_closed = True
