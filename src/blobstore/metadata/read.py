@@ -41,7 +41,6 @@ Fetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes]]
 MAX_CLUSTERS: Final = 1 << 31
 """The largest blob, in clusters: what the map of an empty one may cost is bounded."""
 
-_ENOENT: Final = 2
 _EINVAL: Final = 22
 _SNAP_SIZE: Final = 8
 
@@ -252,7 +251,7 @@ async def _read_extent_page(
     try:
         page = MetadataPage.decode(await fetch(at), at=at)
     except CorruptError as error:
-        raise CorruptError(f"{place}: extent {error.message}", errno=_ENOENT) from error
+        raise CorruptError(f"{place}: extent {error.message}", errno=_EINVAL) from error
     extents = _only_descriptor(page, at, place)
     if extents.first != count or page.next_page != NO_PAGE or not extents.clusters:
         raise CorruptError(
@@ -278,7 +277,7 @@ def _only_descriptor(page: MetadataPage, at: PageIndex, place: str) -> ExtentPag
     """Return an extent page's content: the only descriptor of a page of its own."""
     found = list(split_descriptors(page.body, place=f"{place}: extent page {at}"))
     if page.sequence != 0 or len(found) != 1 or found[0][0] != EXTENT_PAGE:
-        raise CorruptError(f"{place}: page {at} is not an extent page", errno=_ENOENT)
+        raise CorruptError(f"{place}: page {at} is not an extent page", errno=_EINVAL)
     return decode_extent_page(found[0][1], place=f"{place}: extent page {at}")
 
 

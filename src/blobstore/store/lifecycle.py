@@ -62,9 +62,7 @@ async def _write_clean(store: StoreState) -> None:
         for write in _mask_writes(store):
             await write
         await store.flush_device()
-        size = store.super_block.size_bytes or store.geometry.size_bytes
-        clean = store.super_block.with_changes(clean=True, size_bytes=size)
-        await write_super_block(store, clean)
+        await write_super_block(store, store.super_block.with_changes(clean=True))
 
 
 def _mask_writes(store: StoreState) -> list[Operation[None]]:

@@ -1,0 +1,1 @@
+"""The on-disk format: bytes to frozen values and back, one module per structure."""

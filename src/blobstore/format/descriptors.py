@@ -1,0 +1,256 @@
+"""Descriptors: the typed records inside a metadata page (FORMAT 4)."""
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final, TypeAlias
+
+from blobstore.errors import CorruptError
+from blobstore.operations import Buffer
+
+PADDING: Final = 0
+RUNS: Final = 1
+XATTR: Final = 2
+FLAGS: Final = 3
+INTERNAL_XATTR: Final = 4
+EXTENT_TABLE: Final = 5
+EXTENT_PAGE: Final = 6
+
+THIN_PROV: Final = 1 << 0
+HAS_INTERNAL_XATTRS: Final = 1 << 1
+HAS_EXTENT_TABLE: Final = 1 << 2
+EXTERNAL_SNAPSHOT: Final = 1 << 3
+KNOWN_INVALID: Final = THIN_PROV | HAS_INTERNAL_XATTRS | HAS_EXTENT_TABLE | EXTERNAL_SNAPSHOT
+READ_ONLY: Final = 1 << 0
+KNOWN_DATA_RO: Final = READ_ONLY
+CLEAR_METHOD_MASK: Final = 0b11
+KNOWN_MD_RO: Final = CLEAR_METHOD_MASK
+
+HEADER: Final = struct.Struct("<BI")  # type, length of what follows
+_FLAGS_BODY: Final = struct.Struct("<QQQ")
+_XATTR_HEAD: Final = struct.Struct("<HH")
+_PAIR: Final = struct.Struct("<II")
+_U32: Final = struct.Struct("<I")
+_U64: Final = struct.Struct("<Q")
+
+PAIR_SIZE: Final = _PAIR.size
+RUNS_HEAD_SIZE: Final = HEADER.size
+TABLE_HEAD_SIZE: Final = HEADER.size + _U64.size
+XATTR_OVERHEAD: Final = HEADER.size + _XATTR_HEAD.size
+FLAGS_SIZE: Final = HEADER.size + _FLAGS_BODY.size
+CLUSTERS_PER_EXTENT_PAGE: Final = 512
+assert (RUNS_HEAD_SIZE, TABLE_HEAD_SIZE, XATTR_OVERHEAD, FLAGS_SIZE) == (5, 13, 9, 29)
+
+_EINVAL: Final = 22
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What a reader must understand, and what it may not change."""
+
+    invalid: int = 0
+    data_ro: int = 0
+    md_ro: int = 0
+
+    def encode(self) -> bytes:
+        return HEADER.pack(FLAGS, _FLAGS_BODY.size) + _FLAGS_BODY.pack(
+            self.invalid, self.data_ro, self.md_ro
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Xattr:
+    """A named value; internal ones belong to the blobstore itself."""
+
+    name: str
+    value: bytes
+    internal: bool = False
+
+    @property
+    def encoded_size(self) -> int:
+        return XATTR_OVERHEAD + len(encode_name(self.name)) + len(self.value)
+
+    def encode(self) -> bytes:
+        name = encode_name(self.name)
+        kind = INTERNAL_XATTR if self.internal else XATTR
+        head = HEADER.pack(kind, _XATTR_HEAD.size + len(name) + len(self.value))
+        return head + _XATTR_HEAD.pack(len(name), len(self.value)) + name + self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Run-length extents: (first cluster, or 0 for unallocated, count)."""
+
+    runs: tuple[tuple[int, int], ...]
+
+    def encode(self) -> bytes:
+        return HEADER.pack(RUNS, PAIR_SIZE * len(self.runs)) + _encode_pairs(self.runs)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtentTable:
+    """(extent page, or 0 for absent, count of pages), and the blob's number of clusters."""
+
+    cluster_count: int
+    entries: tuple[tuple[int, int], ...]
+
+    def encode(self) -> bytes:
+        head = HEADER.pack(EXTENT_TABLE, _U64.size + PAIR_SIZE * len(self.entries))
+        return head + _U64.pack(self.cluster_count) + _encode_pairs(self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtentPage:
+    """The clusters of up to 512 places of a blob, as little-endian u32."""
+
+    first: int
+    clusters: bytes
+
+    def encode(self) -> bytes:
+        head = HEADER.pack(EXTENT_PAGE, _U32.size + len(self.clusters))
+        return head + _U32.pack(self.first) + self.clusters
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """Bytes that mean nothing."""
+
+    body: bytes
+
+    def encode(self) -> bytes:
+        return HEADER.pack(PADDING, len(self.body)) + self.body
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A descriptor of a type that this version does not know."""
+
+    kind: int
+    body: bytes
+    known: ClassVar[bool] = False
+
+    def encode(self) -> bytes:
+        return HEADER.pack(self.kind, len(self.body)) + self.body
+
+
+Descriptor: TypeAlias = Flags | Xattr | Runs | ExtentTable | ExtentPage | Padding | Unknown
+
+
+def encode_name(name: str) -> bytes:
+    """Return an attribute's name as on disk; bytes that are no UTF-8 survive a round trip."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def decode_name(name: bytes) -> str:
+    """Return an attribute's name as text."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def encode_descriptors(descriptors: Iterable[Descriptor]) -> bytes:
+    """Return the descriptors one after the other."""
+    return b"".join(descriptor.encode() for descriptor in descriptors)
+
+
+def split_descriptors(body: Buffer, *, place: str) -> Iterator[tuple[int, memoryview]]:
+    """Yield (type, content) of every descriptor up to the end mark, padding included.
+
+    Raises:
+        CorruptError: A descriptor that reaches beyond the page.
+    """
+    view = memoryview(body)
+    end = len(view)
+    at = 0
+    while at + HEADER.size <= end:
+        kind, length = HEADER.unpack_from(view, at)
+        if kind == PADDING and length == 0:
+            return
+        at += HEADER.size
+        if length > end - at:
+            raise CorruptError(
+                f"{place}: descriptor {kind} of {length} bytes, but {end - at} are left",
+                errno=_EINVAL,
+            )
+        yield kind, view[at : at + length]
+        at += length
+
+
+def decode_descriptors(body: Buffer, *, place: str) -> list[Descriptor]:
+    """Decode all descriptors of one page's body.
+
+    Raises:
+        CorruptError: A descriptor whose content does not add up (EINVAL).
+    """
+    return [_decode(kind, view, place) for kind, view in split_descriptors(body, place=place)]
+
+
+def _decode(kind: int, view: memoryview, place: str) -> Descriptor:
+    match kind:
+        case 0:
+            return Padding(bytes(view))
+        case 1:
+            return decode_runs(view, place=place)
+        case 2 | 4:
+            return decode_xattr(view, internal=kind == INTERNAL_XATTR, place=place)
+        case 3:
+            return decode_flags(view, place=place)
+        case 5:
+            return decode_extent_table(view, place=place)
+        case 6:
+            return decode_extent_page(view, place=place)
+        case _:
+            return Unknown(kind, bytes(view))
+
+
+def decode_flags(view: memoryview, *, place: str) -> Flags:
+    """Decode the content of a flags descriptor."""
+    if len(view) != _FLAGS_BODY.size:
+        raise CorruptError(
+            f"{place}: flags of {len(view)} bytes, expected {_FLAGS_BODY.size}", errno=_EINVAL
+        )
+    return Flags(*_FLAGS_BODY.unpack(view))
+
+
+def decode_xattr(view: memoryview, *, internal: bool, place: str) -> Xattr:
+    """Decode the content of an xattr descriptor."""
+    if len(view) < _XATTR_HEAD.size:
+        raise CorruptError(f"{place}: xattr of {len(view)} bytes", errno=_EINVAL)
+    name_length, value_length = _XATTR_HEAD.unpack_from(view)
+    if _XATTR_HEAD.size + name_length + value_length != len(view):
+        raise CorruptError(
+            f"{place}: xattr of {len(view)} bytes, but name {name_length} and value {value_length}",
+            errno=_EINVAL,
+        )
+    end_of_name = _XATTR_HEAD.size + name_length
+    name = decode_name(bytes(view[_XATTR_HEAD.size : end_of_name]))
+    return Xattr(name, bytes(view[end_of_name:]), internal)
+
+
+def decode_runs(view: memoryview, *, place: str) -> Runs:
+    """Decode run-length extents; the counts are not yet bounded by anything."""
+    if len(view) == 0 or len(view) % PAIR_SIZE:
+        raise CorruptError(
+            f"{place}: extents of {len(view)} bytes, expected a multiple of {PAIR_SIZE}",
+            errno=_EINVAL,
+        )
+    return Runs(tuple(_PAIR.iter_unpack(view)))
+
+
+def decode_extent_table(view: memoryview, *, place: str) -> ExtentTable:
+    """Decode (one part of) an extent table."""
+    if len(view) < _U64.size or len(view) % PAIR_SIZE:
+        raise CorruptError(f"{place}: extent table of {len(view)} bytes", errno=_EINVAL)
+    (cluster_count,) = _U64.unpack_from(view)
+    return ExtentTable(cluster_count, tuple(_PAIR.iter_unpack(view[_U64.size :])))
+
+
+def decode_extent_page(view: memoryview, *, place: str) -> ExtentPage:
+    """Decode an extent page's only descriptor."""
+    size = len(view) - _U32.size
+    if size < 0 or size % _U32.size or size > CLUSTERS_PER_EXTENT_PAGE * _U32.size:
+        raise CorruptError(f"{place}: extent page of {len(view)} bytes", errno=_EINVAL)
+    (first,) = _U32.unpack_from(view)
+    return ExtentPage(first, bytes(view[_U32.size :]))
+
+
+def _encode_pairs(pairs: tuple[tuple[int, int], ...]) -> bytes:
+    return b"".join(_PAIR.pack(*pair) for pair in pairs)

@@ -1,0 +1,279 @@
+"""Geometry: where everything lies on the device, and conversions between its units (FORMAT 1, 2).
+
+An index, a count and bytes never mix elsewhere: they are converted here.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+from blobstore.errors import CorruptError, InvalidArgumentError, NoSpaceError
+from blobstore.format.mask import MASK_HEAD_SIZE, mask_pages
+from blobstore.format.super_block import MaskRegion, SuperBlock
+from blobstore.units import BlobId, ClusterIndex, PageIndex, ceil_div
+
+DEFAULT_PAGE_SIZE: Final = 4096
+LARGEST_PAGE_SIZE: Final = 1 << 30
+DEFAULT_IO_UNIT_SIZE: Final = 4096
+BLOB_ID_BASE: Final = 0x1_0000_0000
+MAX_CLUSTERS: Final = 0xFFFF_FFFE
+"""More could not be counted in 32 bits, nor a metadata page be given to each."""
+
+_ENOMEM: Final = 12
+
+
+def blob_id_of(root: PageIndex) -> BlobId:
+    """Return the id of the blob whose root page is `root`."""
+    return BlobId(BLOB_ID_BASE | root)
+
+
+def root_of(blob_id: BlobId) -> PageIndex:
+    """Return the root page that the id names; the caller checks that it lies in the region."""
+    return PageIndex(blob_id - BLOB_ID_BASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The layout of one store; all fields are checked against each other."""
+
+    size_bytes: int
+    cluster_size: int
+    page_size: int
+    io_unit_size: int
+    used_pages: MaskRegion
+    used_clusters: MaskRegion
+    used_blob_ids: MaskRegion
+    md_start: int
+    md_len: int
+
+    @classmethod
+    def compute(
+        cls,
+        *,
+        size_bytes: int,
+        cluster_size: int,
+        page_size: int,
+        io_unit_size: int,
+        md_pages: int | None,
+    ) -> Self:
+        """Lay out a new store.
+
+        Raises:
+            InvalidArgumentError: Sizes that do not fit each other (EINVAL).
+            NoSpaceError: A cluster larger than the device (ENOSPC), or metadata that
+                does not fit (ENOMEM).
+        """
+        _check_new_sizes(size_bytes, cluster_size, page_size, md_pages)
+        if io_unit_size <= 0 or page_size % io_unit_size:
+            raise InvalidArgumentError(
+                f"io unit size {io_unit_size}: does not divide the page size {page_size}"
+            )
+        total = size_bytes // cluster_size
+        md_len = total if md_pages is None else md_pages
+        page_mask = mask_pages(md_len, page_size)
+        cluster_mask = mask_pages(total, page_size)
+        cluster_start = 1 + page_mask
+        id_start = cluster_start + max(cluster_mask, page_mask)
+        layout = cls(
+            size_bytes=size_bytes,
+            cluster_size=cluster_size,
+            page_size=page_size,
+            io_unit_size=io_unit_size,
+            used_pages=MaskRegion(1, page_mask),
+            used_clusters=MaskRegion(cluster_start, cluster_mask),
+            used_blob_ids=MaskRegion(id_start, page_mask),
+            md_start=id_start + page_mask,
+            md_len=md_len,
+        )
+        if layout.md_clusters > total:
+            raise NoSpaceError(
+                f"metadata: {layout.md_clusters} clusters, but the device has {total}",
+                errno=_ENOMEM,
+            )
+        return layout
+
+    @classmethod
+    def of(cls, super_block: SuperBlock, *, device_size: int) -> Self:
+        """Take the layout from a super block.
+
+        Raises:
+            CorruptError: A field that cannot be, naming it.
+        """
+        layout = cls(
+            size_bytes=super_block.size_bytes or device_size,
+            cluster_size=super_block.cluster_size,
+            page_size=super_block.md_page_size or DEFAULT_PAGE_SIZE,
+            io_unit_size=super_block.io_unit_size or DEFAULT_IO_UNIT_SIZE,
+            used_pages=super_block.used_pages,
+            used_clusters=super_block.used_clusters,
+            used_blob_ids=super_block.used_blob_ids,
+            md_start=super_block.md_start,
+            md_len=super_block.md_len,
+        )
+        layout._check(device_size)
+        return layout
+
+    @property
+    def total_clusters(self) -> int:
+        """Clusters of the whole device, those of the metadata included."""
+        return self.size_bytes // self.cluster_size
+
+    @property
+    def pages_per_cluster(self) -> int:
+        return self.cluster_size // self.page_size
+
+    @property
+    def md_clusters(self) -> int:
+        """Clusters, counted from 0, that the metadata takes."""
+        return ceil_div(self.md_start + self.md_len, self.pages_per_cluster)
+
+    @property
+    def data_clusters(self) -> int:
+        return self.total_clusters - self.md_clusters
+
+    @property
+    def metadata_end(self) -> int:
+        """The first byte after the metadata region."""
+        return (self.md_start + self.md_len) * self.page_size
+
+    @property
+    def max_growable_size(self) -> int:
+        """The size in bytes that the store can ever be grown to, as the original counts it."""
+        return self._mask_bytes(self.used_pages.length) * 8 * self.cluster_size
+
+    @property
+    def cluster_mask_room(self) -> int:
+        """Pages from the cluster mask's start to what follows it."""
+        follower = self.used_blob_ids.start if self.used_blob_ids.length else self.md_start
+        return follower - self.used_clusters.start
+
+    def page_offset(self, page: PageIndex) -> int:
+        """Return the byte at which a metadata page lies."""
+        return (self.md_start + page) * self.page_size
+
+    def cluster_offset(self, cluster: ClusterIndex) -> int:
+        """Return the byte at which a cluster lies."""
+        return cluster * self.cluster_size
+
+    def region_offset(self, region: MaskRegion) -> int:
+        return region.start * self.page_size
+
+    def region_bytes(self, region: MaskRegion) -> int:
+        return region.length * self.page_size
+
+    def names_root(self, blob_id: int) -> bool:
+        """Tell whether the id names a page of the metadata region."""
+        return BLOB_ID_BASE <= blob_id < BLOB_ID_BASE + self.md_len
+
+    def grown_to(self, size_bytes: int) -> "Geometry":
+        """Return the layout after the device has grown.
+
+        Raises:
+            CorruptError: The device is smaller than the store (EILSEQ).
+            NoSpaceError: The cluster mask has no room for so many clusters (ENOSPC).
+        """
+        if size_bytes < self.size_bytes:
+            raise CorruptError(f"device: {size_bytes} bytes, but the store has {self.size_bytes}")
+        length = mask_pages(size_bytes // self.cluster_size, self.page_size)
+        if length > self.cluster_mask_room:
+            raise NoSpaceError(
+                f"cluster mask: {length} pages needed, "
+                f"but there is room for {self.cluster_mask_room}"
+            )
+        if size_bytes // self.cluster_size > MAX_CLUSTERS:
+            raise NoSpaceError(f"device: {size_bytes} bytes, too many clusters")
+        return Geometry(
+            size_bytes=size_bytes,
+            cluster_size=self.cluster_size,
+            page_size=self.page_size,
+            io_unit_size=self.io_unit_size,
+            used_pages=self.used_pages,
+            used_clusters=MaskRegion(self.used_clusters.start, length),
+            used_blob_ids=self.used_blob_ids,
+            md_start=self.md_start,
+            md_len=self.md_len,
+        )
+
+    def _mask_bytes(self, pages: int) -> int:
+        return pages * self.page_size - MASK_HEAD_SIZE
+
+    def _check(self, device_size: int) -> None:
+        """Refuse what cannot be, before anything is computed from it (invariants 3 to 7)."""
+        _expect_page_size("super block: metadata page size", self.page_size)
+        if not 0 < self.io_unit_size <= self.page_size or self.page_size % self.io_unit_size:
+            raise CorruptError(
+                f"super block: io unit size {self.io_unit_size} does not divide {self.page_size}"
+            )
+        if self.cluster_size == 0 or self.cluster_size % self.page_size:
+            raise CorruptError(
+                f"super block: cluster size {self.cluster_size}, "
+                f"expected a multiple of {self.page_size}"
+            )
+        if self.size_bytes > device_size:
+            raise CorruptError(
+                f"super block: the store has {self.size_bytes} bytes, the device {device_size}"
+            )
+        if self.total_clusters > MAX_CLUSTERS:
+            raise CorruptError(f"super block: {self.total_clusters} clusters")
+        self._check_regions()
+
+    def _check_regions(self) -> None:
+        metadata = MaskRegion(self.md_start, self.md_len)
+        regions = [("used page mask", self.used_pages), ("used cluster mask", self.used_clusters)]
+        if self.used_blob_ids.length:
+            regions.append(("used blob id mask", self.used_blob_ids))
+        at = 1
+        for name, region in [*regions, ("metadata", metadata)]:
+            if region.length == 0:
+                raise CorruptError(f"super block: {name} is empty")
+            if region.start < at:
+                raise CorruptError(
+                    f"super block: {name} starts at page {region.start}, before {at}"
+                )
+            at = region.start + region.length
+        if at * self.page_size > self.size_bytes or self.md_clusters > self.total_clusters:
+            raise CorruptError(
+                f"super block: metadata ends at {at * self.page_size}, "
+                f"the store at {self.size_bytes}"
+            )
+        self._check_masks()
+
+    def _check_masks(self) -> None:
+        for name, region, bits in (
+            ("used page mask", self.used_pages, self.md_len),
+            ("used cluster mask", self.used_clusters, self.total_clusters),
+            ("used blob id mask", self.used_blob_ids, self.md_len),
+        ):
+            if region.length and region.length < mask_pages(bits, self.page_size):
+                raise CorruptError(f"super block: {name} of {region.length} pages for {bits} bits")
+
+
+def _check_new_sizes(size: int, cluster_size: int, page_size: int, md_pages: int | None) -> None:
+    if not _can_be_page_size(page_size):
+        raise InvalidArgumentError(
+            f"metadata page size {page_size}: expected a power of two from {DEFAULT_PAGE_SIZE} up"
+        )
+    if cluster_size < page_size or cluster_size % page_size or cluster_size >= 1 << 32:
+        raise InvalidArgumentError(
+            f"cluster size {cluster_size}: "
+            f"expected a multiple of the page size {page_size} below 4 GiB"
+        )
+    if md_pages is not None and not 0 < md_pages < 0xFFFF_FFFF:
+        raise InvalidArgumentError(f"metadata pages {md_pages}: expected at least 1")
+    if cluster_size > size:
+        raise NoSpaceError(f"cluster size {cluster_size}: the device has {size} bytes")
+    if size // cluster_size > MAX_CLUSTERS:
+        raise InvalidArgumentError(
+            f"cluster size {cluster_size}: {size // cluster_size} clusters, "
+            f"expected at most {MAX_CLUSTERS}"
+        )
+
+
+def _can_be_page_size(size: int) -> bool:
+    return DEFAULT_PAGE_SIZE <= size <= LARGEST_PAGE_SIZE and size & (size - 1) == 0
+
+
+def _expect_page_size(what: str, page_size: int) -> None:
+    if not _can_be_page_size(page_size):
+        raise CorruptError(
+            f"{what} {page_size}: expected a power of two from {DEFAULT_PAGE_SIZE} up"
+        )
