@@ -51,7 +51,8 @@ async def load(
     geometry = Geometry.of(super_block, device_size=traits.size_bytes)
     is_clean = super_block.clean and bool(super_block.used_blob_ids.length) and not force_recovery
     found = await (_believe_masks(geometry) if is_clean else recover(geometry))
-    await resolve_markers(geometry, found, fetch_from_device(geometry), are_masks_clean=is_clean)
+    fetch = fetch_from_device(geometry, found.outcome.restored)
+    await resolve_markers(geometry, found, fetch, are_masks_clean=is_clean)
     store = StoreState(
         traits=traits,
         super_block=super_block,

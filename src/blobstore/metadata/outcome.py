@@ -31,7 +31,7 @@ async def begin_change(store: StoreState) -> None:
 async def _restore_roots(store: StoreState, outcome: Outcome) -> None:
     """Complete torn conversions from their copies; then erase all copies."""
     if outcome.restored:
-        await Batch([_write(store, page, data) for page, data in outcome.restored])
+        await Batch([_write(store, page, data) for page, data in outcome.restored.items()])
         await store.flush_device()
     if outcome.copies:
         await Batch([_write(store, page, bytes(PAGE_SIZE)) for page in outcome.copies])

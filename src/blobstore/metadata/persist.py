@@ -35,7 +35,6 @@ from blobstore.metadata.space import (
     rereserve,
     settle_clusters,
     spare_pages,
-    zero_page,
 )
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Batch, Operation, Read, Write
@@ -314,9 +313,7 @@ async def _rewrite_root(
     await Batch([Write(offset, new[:SECTOR_SIZE]), Write(offset + TAIL_OFFSET, tail)])
     await store.flush_device()
     blob.root_state = RootState(Layout.SECTOR, head_crc)
-    await zero_page(store, copy)
-    await store.flush_device()
-    store.pages.free([copy])
+    release_pages(store, [copy])
 
 
 def _write_page(store: StoreState, page: PageIndex, data: bytes) -> Write:

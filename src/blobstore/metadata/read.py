@@ -6,7 +6,7 @@ that names the place.
 """
 
 from array import array
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -54,10 +54,15 @@ class BlobOnDisk:
     content: ChainContent
 
 
-def fetch_from_device(geometry: Geometry) -> Fetch:
-    """Return a `Fetch` that asks the device for each page."""
+def fetch_from_device(
+    geometry: Geometry, instead: Mapping[PageIndex, bytes] | None = None
+) -> Fetch:
+    """Return a `Fetch` that asks the device for each page, but for those in `instead`."""
+    known = instead or {}
 
     async def fetch(page: PageIndex) -> bytes:
+        if page in known:
+            return known[page]
         return await Read(geometry.page_offset(page), PAGE_SIZE)
 
     return fetch

@@ -6,9 +6,10 @@ on the device is put down in the store's `Outcome`.
 """
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from bitarray import bitarray
 
 from blobstore.errors import BlobstoreError, CorruptError
@@ -20,8 +21,12 @@ from blobstore.format.root import is_tombstone, is_torn_conversion, is_uncommitt
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.read import Fetch, fetch_from_device, read_blob
 from blobstore.metadata.store_state import Outcome
-from blobstore.operations import ReadInto
+from blobstore.metadata.survey import Numbers, PlainBlobs, survey_plain_blobs
+from blobstore.operations import Buffer, ReadInto
 from blobstore.units import BlobId, PageIndex
+
+Chunk: TypeAlias = npt.NDArray[np.uint8]
+"""Neighbouring pages, one in each row."""
 
 _CHUNK_BYTES: Final = 1 << 20
 _EINVAL: Final = 22
@@ -44,7 +49,7 @@ class Recovered:
 class Scan:
     """Every page of the region that can belong to a blob, and which of them look like roots."""
 
-    pages: dict[int, bytes] = field(default_factory=dict)
+    pages: dict[int, memoryview] = field(default_factory=dict)
     roots: list[PageIndex] = field(default_factory=list)
     strangers: list[PageIndex] = field(default_factory=list)
 
@@ -53,57 +58,89 @@ async def scan_region(geometry: Geometry) -> Scan:
     """Read the metadata region in large pieces, and keep what names a place in it."""
     scan = Scan()
     step = max(1, _CHUNK_BYTES // geometry.page_size)
-    buffer = memoryview(bytearray(min(step, geometry.md_len) * geometry.page_size))
+    chunk = _new_chunk(geometry, min(step, geometry.md_len))
     for first in range(0, geometry.md_len, step):
-        count = min(step, geometry.md_len - first)
-        view = buffer[: count * geometry.page_size]
-        await ReadInto(geometry.page_offset(PageIndex(first)), [view])
-        _sort_pages(geometry, scan, view, first)
+        chunk = chunk[: min(step, geometry.md_len - first)]
+        await ReadInto(geometry.page_offset(PageIndex(first)), [chunk.data.cast("B")])
+        if _sort_pages(geometry, scan, chunk, first):
+            chunk = _new_chunk(geometry, step)
     return scan
 
 
-def _sort_pages(geometry: Geometry, scan: Scan, view: memoryview, first: int) -> None:
-    """Keep the pages of one piece whose header names a blob of this region."""
-    heads = np.frombuffer(view, dtype="<u8").reshape(-1, geometry.page_size // 8)[:, :2]
-    ids = heads[:, 0]
+def _new_chunk(geometry: Geometry, page_count: int) -> Chunk:
+    return np.empty((page_count, geometry.page_size), dtype=np.uint8)
+
+
+def _sort_pages(geometry: Geometry, scan: Scan, chunk: Chunk, first: int) -> bool:
+    """Keep the pages whose header names a blob of this region; return whether in the chunk itself.
+
+    A chunk that is mostly of such pages is not copied, so the caller must not use it again.
+    """
+    ids = chunk.view("<u8")[:, 0]
     plausible = (ids >= BLOB_ID_BASE) & (ids < BLOB_ID_BASE + geometry.md_len)
-    for at in np.flatnonzero(plausible).tolist():
-        offset = at * geometry.page_size
-        data = bytes(view[offset : offset + PAGE_SIZE])
-        blob_id, sequence, _reserved = HEAD.unpack_from(data)
-        page = PageIndex(first + at)
-        scan.pages[page] = data
-        if sequence == 0:
-            if blob_id == blob_id_of(page):
-                scan.roots.append(page)
-            elif data[HEAD.size] != EXTENT_PAGE:
-                scan.strangers.append(page)
+    found = np.flatnonzero(plausible)
+    if not len(found):
+        return False
+    is_chunk_kept = 2 * len(found) >= len(chunk)
+    kept = (chunk if is_chunk_kept else chunk[found]).data.cast("B")
+    rows = found if is_chunk_kept else np.arange(len(found))
+    offsets = (rows * geometry.page_size).tolist()
+    numbers = found + first
+    for number, offset in zip(numbers.tolist(), offsets, strict=True):
+        scan.pages[number] = kept[offset : offset + PAGE_SIZE]
+    is_head = chunk.view("<u4")[found, 2] == 0
+    is_root = is_head & (ids[found] == (numbers + BLOB_ID_BASE).astype(np.uint64))
+    is_stranger = is_head & ~is_root & (chunk[found, HEAD.size] != EXTENT_PAGE)
+    scan.roots += [PageIndex(root) for root in numbers[is_root].tolist()]
+    scan.strangers += [PageIndex(page) for page in numbers[is_stranger].tolist()]
+    return is_chunk_kept
 
 
 async def recover(geometry: Geometry) -> Recovered:
     """Rebuild the masks from the chains.
 
     One bad blob is listed in `errors`; everything else is found all the same.
+    Plain blobs are taken all at once, unless anything is wrong: which of two
+    blobs that own the same place is the bad one depends on their order.
     """
     scan = await scan_region(geometry)
+    torn = Outcome()
+    copies = _restore_torn_roots(scan, torn)
+    plain = survey_plain_blobs(geometry, scan.roots, scan.pages)
+    found = await _follow_roots(geometry, scan, torn, plain)
+    if plain is not None and found.errors:
+        found = await _follow_roots(geometry, scan, torn, None)
+    for stranger in scan.strangers:
+        if not found.used_pages[stranger] and stranger not in copies:
+            found.outcome.copies.append(stranger)
+    return found
+
+
+async def _follow_roots(
+    geometry: Geometry, scan: Scan, torn: Outcome, plain: PlainBlobs | None
+) -> Recovered:
+    """Take the plain blobs, and follow every other root."""
     found = Recovered(
         used_pages=_zeroes(geometry.md_len),
         used_clusters=_zeroes(geometry.total_clusters),
         used_ids=_zeroes(geometry.md_len),
     )
     found.used_clusters[: geometry.md_clusters] = True
+    found.outcome = Outcome(copies=list(torn.copies), restored=dict(torn.restored))
+    if plain is not None:
+        found.used_ids |= _bits(plain.roots, geometry.md_len)
+        found.used_pages |= _bits(plain.pages, geometry.md_len)
+        found.used_clusters |= _bits(plain.clusters, geometry.total_clusters)
+    taken = set(plain.roots.tolist()) if plain is not None else set()
     from_device = fetch_from_device(geometry)
 
     async def fetch(page: PageIndex) -> bytes:
         data = scan.pages.get(page)
-        return await from_device(page) if data is None else data
+        return await from_device(page) if data is None else bytes(data)
 
-    copies = _restore_torn_roots(scan, found)
     for root in scan.roots:
-        await _recover_root(geometry, found, root, scan.pages[root], fetch)
-    for stranger in scan.strangers:
-        if not found.used_pages[stranger] and stranger not in copies:
-            found.outcome.copies.append(stranger)
+        if root not in taken:
+            await _recover_root(geometry, found, root, bytes(scan.pages[root]), fetch)
     return found
 
 
@@ -111,7 +148,16 @@ def _zeroes(count: int) -> bitarray:
     return bitarray(count, endian="little")
 
 
-def _restore_torn_roots(scan: Scan, found: Recovered) -> set[PageIndex]:
+def _bits(numbers: Numbers, count: int) -> bitarray:
+    """Return a mask in which just these bits are set."""
+    flags = np.zeros(-(-count // 8) * 8, dtype=np.uint8)
+    flags[numbers] = 1
+    bits = bitarray(np.packbits(flags, bitorder="little").tobytes(), endian="little")
+    del bits[count:]
+    return bits
+
+
+def _restore_torn_roots(scan: Scan, outcome: Outcome) -> set[PageIndex]:
     """Put copies in the place of roots that a conversion left torn.
 
     A copy is used only where its root is broken and could have come from it;
@@ -127,13 +173,13 @@ def _restore_torn_roots(scan: Scan, found: Recovered) -> set[PageIndex]:
             continue
         if not is_tombstone(torn) and is_torn_conversion(torn, copy):
             scan.pages[root] = copy
-            found.outcome.restored.append((root, copy))
-            found.outcome.copies.append(stranger)
+            outcome.restored[root] = bytes(copy)
+            outcome.copies.append(stranger)
             used.add(stranger)
     return used
 
 
-def has_right_crc(page: bytes) -> bool:
+def has_right_crc(page: Buffer) -> bool:
     """Tell whether the page's checksum matches its content."""
     return int.from_bytes(page[CRC_OFFSET:], "little") == crc32c(memoryview(page)[:CRC_OFFSET])
 

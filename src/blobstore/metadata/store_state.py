@@ -56,13 +56,13 @@ class Outcome:
 
     `changed` are blobs to rewrite, `deleted` are half-made or half-deleted
     roots to erase, `copies` stale pages that could be taken for a root's copy,
-    `restored` roots to be rewritten from a copy (page, content).
+    `restored` the content of roots to be rewritten from a copy.
     """
 
     changed: list[BlobState] = field(default_factory=list)
     deleted: list[PageIndex] = field(default_factory=list)
     copies: list[PageIndex] = field(default_factory=list)
-    restored: list[tuple[PageIndex, bytes]] = field(default_factory=list)
+    restored: dict[PageIndex, bytes] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.changed or self.deleted or self.copies or self.restored)

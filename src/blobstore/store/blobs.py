@@ -190,7 +190,8 @@ async def _read_checked(store: StoreState, blob_id: BlobId) -> BlobState:
     for changed in store.outcome.changed:
         if changed.blob_id == blob_id:
             return changed
-    blob = await read_blob(store.geometry, blob_id, fetch_from_device(store.geometry))
+    fetch = fetch_from_device(store.geometry, store.outcome.restored)
+    blob = await read_blob(store.geometry, blob_id, fetch)
     check_flags(blob)
     _check_ownership(store, blob)
     return blob

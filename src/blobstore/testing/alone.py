@@ -1,0 +1,59 @@
+"""The simplest driver: one coroutine of the core, on a medium that answers at once."""
+
+from types import CoroutineType
+from typing import Any, TypeVar
+
+from blobstore.operations import Core, Flush, Park, Quiesce
+from blobstore.testing.simulated_disk import SimulatedDisk
+
+T = TypeVar("T")
+
+
+class Deadlock(Exception):
+    """The only task there is waits for another one."""
+
+
+def run_alone(core: Core[T], disk: SimulatedDisk) -> T:
+    """Run the coroutine to its end; an operation's failure is raised inside it.
+
+    Raises:
+        Deadlock: It waits for something that nobody will do.
+    """
+    value: object = None
+    failure: Exception | None = None
+    while True:
+        try:
+            operation = core.send(value) if failure is None else core.throw(failure)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        value, failure = None, None
+        if isinstance(operation, Park) and not operation.wakeup.fired:
+            raise Deadlock("parked, and nobody is there to fire")
+        if isinstance(operation, Quiesce) and not operation.is_quiet():
+            raise Deadlock("waits for a channel that nobody clears")
+        if isinstance(operation, Flush):
+            disk.site = lambda: site_of(core)
+        if not isinstance(operation, (Park, Quiesce)):
+            try:
+                value = operation.perform(disk)
+            except Exception as error:
+                failure = error
+
+
+_PLUMBING = frozenset({"SharedFlush", "StoreState", "Flush", "Operation", "Batch"})
+
+
+def site_of(core: Core[Any]) -> str:
+    """Return the place in the core that waits: the innermost function that asked for it.
+
+    How a flush is shared is plumbing; who needs it is above that.
+    """
+    site = "?"
+    awaiting: object = core
+    while isinstance(awaiting, CoroutineType):
+        name = awaiting.cr_code.co_qualname
+        if name.split(".")[0] not in _PLUMBING and awaiting.cr_frame is not None:
+            site = f"{name}:{awaiting.cr_frame.f_lineno}"
+        awaiting = awaiting.cr_await
+    return site

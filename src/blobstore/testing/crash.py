@@ -1,0 +1,101 @@
+"""`python -m blobstore.testing.crash`: explore crash states, and print what was looked at."""
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from blobstore.testing.crash_states import Limits
+from blobstore.testing.explorer import Explorer, Tally
+from blobstore.testing.scenarios import (
+    Scenario,
+    random_scenarios,
+    run_scenario,
+    scenarios,
+    special_scenarios,
+)
+
+_FULL = Limits()
+_PAIRS = Limits(subsets=256, samples=32, torn_masks=32)
+_SHORT = Limits(subsets=32, samples=8, torn_masks=6)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Explore until so many states were judged; the exit code is 1 if one was bad."""
+    parser = argparse.ArgumentParser(prog="python -m blobstore.testing.crash")
+    parser.add_argument("--states", type=int, default=100_000, help="how many states to reach")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
+    options = parser.parse_args(arguments)
+    began = time.monotonic()
+    totals: dict[bool, Tally] = {True: Tally(), False: Tally()}
+    failed: list[tuple[Scenario, Tally]] = []
+    with multiprocessing.Pool(options.jobs) as pool:
+        for scenario, tally in pool.imap(_explore, _plan(options.seed), chunksize=4):
+            totals[scenario.sector].add(tally)
+            if tally.findings:
+                failed.append((scenario, tally))
+            if sum(tally.total for tally in totals.values()) >= options.states or len(failed) > 20:
+                pool.terminate()
+                break
+    _print_table(totals)
+    _print_failures(failed)
+    states = sum(tally.total for tally in totals.values())
+    loaded = sum(tally.loaded for tally in totals.values())
+    bad = sum(len(tally.findings) for tally in totals.values())
+    print(
+        f"{states} states, {loaded} of them distinct and loaded, {bad} bad, "
+        f"seed {options.seed}, {time.monotonic() - began:.0f} s"
+    )
+    return 1 if bad else 0
+
+
+def _plan(seed: int) -> Iterator[tuple[Scenario, Limits]]:
+    """Yield scenarios, the shortest first, so that the first failure is the simplest."""
+    ones = ((scenario, _FULL) for scenario in chain(special_scenarios(), scenarios(1)))
+    long = ((scenario, _SHORT) for scenario in random_scenarios(16, seed))
+    twos = ((scenario, _PAIRS) for scenario in scenarios(2))
+    threes = ((scenario, _SHORT) for scenario in scenarios(3))
+    rest = ((scenario, _SHORT) for scenario in random_scenarios(1 << 30, seed + 1000))
+    return chain(ones, long, twos, threes, rest)
+
+
+def _explore(job: tuple[Scenario, Limits]) -> tuple[Scenario, Tally]:
+    scenario, limits = job
+    ran = run_scenario(scenario)
+    if ran is None:
+        return scenario, Tally()
+    record, first = ran
+    atomic = record.disk.traits.atomic_write_size
+    limits = Limits(limits.subsets, limits.samples, limits.torn_masks, atomic)
+    explorer = Explorer(limits=limits, seed=scenario.seed, second_crash=97)
+    return scenario, explorer.explore(record, first_event=first)
+
+
+def _print_table(totals: dict[bool, Tally]) -> None:
+    print(f"{'layout':8} {'operation':14} " + " ".join(f"{model:>8}" for model in "ABCDEF"))
+    for sector, tally in totals.items():
+        layout = "sector" if sector else "compact"
+        by_operation: dict[str, Counter[str]] = {}
+        for (model, operation), count in tally.states.items():
+            by_operation.setdefault(operation, Counter())[model] += count
+        for operation, counts in sorted(by_operation.items()):
+            cells = " ".join(f"{counts[model]:8}" for model in "ABCDEF")
+            print(f"{layout:8} {operation:14} {cells}")
+
+
+def _print_failures(failed: Sequence[tuple[Scenario, Tally]]) -> None:
+    for scenario, tally in failed:
+        finding = tally.findings[0]
+        print(
+            f"BAD {scenario} (seed {scenario.seed}): model {finding.model}, during "
+            f"{finding.operation}, event {finding.event}: {finding.problem} "
+            f"({len(tally.findings)} bad states)"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
