@@ -9,7 +9,7 @@ from blobstore.testing.simulated_disk import SimulatedDisk
 T = TypeVar("T")
 
 
-class Deadlock(Exception):
+class DeadlockError(Exception):
     """The only task there is waits for another one."""
 
 
@@ -17,7 +17,7 @@ def run_alone(core: Core[T], disk: SimulatedDisk) -> T:
     """Run the coroutine to its end; an operation's failure is raised inside it.
 
     Raises:
-        Deadlock: It waits for something that nobody will do.
+        DeadlockError: It waits for something that nobody will do.
     """
     value: object = None
     failure: Exception | None = None
@@ -29,9 +29,9 @@ def run_alone(core: Core[T], disk: SimulatedDisk) -> T:
             return result
         value, failure = None, None
         if isinstance(operation, Park) and not operation.wakeup.fired:
-            raise Deadlock("parked, and nobody is there to fire")
+            raise DeadlockError("parked, and nobody is there to fire")
         if isinstance(operation, Quiesce) and not operation.is_quiet():
-            raise Deadlock("waits for a channel that nobody clears")
+            raise DeadlockError("waits for a channel that nobody clears")
         if isinstance(operation, Flush):
             disk.site = lambda: site_of(core)
         if not isinstance(operation, (Park, Quiesce)):

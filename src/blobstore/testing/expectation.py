@@ -97,7 +97,7 @@ def _short(meta: Meta) -> str:
 
 @dataclass(slots=True)
 class Expectation:
-    """All blobs of a store, and what else is promised; `sizes` are those that the store may have."""
+    """All blobs of a store, and what else is promised: its super blob, its size in bytes."""
 
     blobs: dict[int, ExpectedBlob] = field(default_factory=dict)
     super_blobs: set[int | None] = field(default_factory=lambda: {None})

@@ -16,10 +16,10 @@ from blobstore.format.geometry import blob_id_of
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.blobs import BlobOptions, create_blob
 from blobstore.store.lifecycle import unload
-from blobstore.testing.alone import Deadlock, run_alone
+from blobstore.testing.alone import DeadlockError, run_alone
 from blobstore.testing.crash_states import CrashState, Limits, apply, crash_states, whole
 from blobstore.testing.expectation import Expectation, FoundStore
-from blobstore.testing.inspect_store import Broken, load_checked
+from blobstore.testing.inspect_store import BrokenStoreError, load_checked
 from blobstore.testing.original import original_problem
 from blobstore.testing.simulated_disk import Event, Flushed, SimulatedDisk
 from blobstore.testing.workload import Record
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Tally:
-    """What was looked at: states by (model, operation), how many were distinct, and the bad ones."""
+    """States by (model, operation), how many were distinct and loaded, and the bad ones."""
 
     states: Counter[tuple[str, str]] = field(default_factory=Counter)
     loaded: int = 0
@@ -77,7 +77,7 @@ class Explorer:
     def explore(
         self, record: Record, *, first_event: int = 0, without_site: str | None = None
     ) -> Tally:
-        """Judge all states from `first_event` on, as if the flushes of a site had not been there."""
+        """Judge all states from `first_event` on, without the flushes of a site if one is named."""
         durable = bytearray(record.base)
         for pending in epochs(record.disk.events, without_site):
             if pending and pending[-1][0] >= first_event:
@@ -195,7 +195,7 @@ def judge(disk: SimulatedDisk, expected: Expectation) -> str | None:
         excused = [blob_id_of(root) for root in store.outcome.restored]
         problem = expected.problem(found) or original_problem(image, found, excused=excused)
         return problem or _use(disk, store, found)
-    except (Broken, BlobstoreError, Deadlock, AssertionError) as error:
+    except (BrokenStoreError, BlobstoreError, DeadlockError, AssertionError) as error:
         return f"{type(error).__name__}: {error}"
 
 
@@ -216,7 +216,7 @@ def _use(disk: SimulatedDisk, store: StoreState, found: FoundStore) -> str | Non
 def _compare_again(disk: SimulatedDisk, found: FoundStore) -> str | None:
     try:
         again = load_checked(disk)
-    except (Broken, BlobstoreError) as error:
+    except (BrokenStoreError, BlobstoreError) as error:
         return f"{type(error).__name__}: {error}"
     return "there is no store" if again is None else _difference(again[1], found)
 

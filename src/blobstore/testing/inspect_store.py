@@ -14,7 +14,7 @@ from blobstore.testing.expectation import FoundBlob, FoundStore, Meta
 from blobstore.testing.simulated_disk import SimulatedDisk
 
 
-class Broken(Exception):
+class BrokenStoreError(Exception):
     """A store that loads, but does not add up."""
 
 
@@ -25,14 +25,14 @@ def load_checked(disk: SimulatedDisk) -> tuple[StoreState, FoundStore] | None:
         The store and what is in it, or None where there is no store.
 
     Raises:
-        Broken: Something contradicts an invariant.
+        BrokenStoreError: Something contradicts an invariant.
     """
     try:
         store = run_alone(load(disk.traits), disk)
     except CorruptError:
         return None
     if store.errors:
-        raise Broken(f"in quarantine: {list(store.errors.values())[0]}")
+        raise BrokenStoreError(f"in quarantine: {next(iter(store.errors.values()))}")
     used_pages = bitarray(len(store.pages.used), endian="little")
     used_clusters = bitarray(len(store.clusters.used), endian="little")
     used_clusters[: store.geometry.md_clusters] = True
@@ -41,13 +41,13 @@ def load_checked(disk: SimulatedDisk) -> tuple[StoreState, FoundStore] | None:
         try:
             blob = run_alone(open_blob(store, blob_id), disk)
         except BlobstoreError as error:
-            raise Broken(f"blob {blob_id:#x} does not open: {error}") from error
+            raise BrokenStoreError(f"blob {blob_id:#x} does not open: {error}") from error
         _mark(used_pages, [blob.root, *blob.metadata_pages], "page", blob)
         _mark(used_clusters, blob.clusters.allocated(), "cluster", blob)
         blobs[blob_id] = FoundBlob(_meta_of(blob), _content_of(store, blob, disk))
         run_alone(close_blob(store, blob), disk)
     if used_pages != store.pages.used or used_clusters != store.clusters.used:
-        raise Broken("the masks differ from what the chains say")
+        raise BrokenStoreError("the masks differ from what the chains say")
     super_blob = store.super_block.super_blob
     found = None if super_blob == NO_BLOB else super_blob
     return store, FoundStore(blobs, found, store.geometry.size_bytes)
@@ -56,7 +56,7 @@ def load_checked(disk: SimulatedDisk) -> tuple[StoreState, FoundStore] | None:
 def _mark(used: bitarray, indices: list[int], what: str, blob: BlobState) -> None:
     for index in indices:
         if used[index]:
-            raise Broken(f"blob {blob.blob_id:#x}: {what} {index} is owned twice")
+            raise BrokenStoreError(f"blob {blob.blob_id:#x}: {what} {index} is owned twice")
         used[index] = True
 
 

@@ -125,7 +125,7 @@ def _make_base(name: str, sector: bool) -> Base:
 
 
 def _leave_remains(content: bytearray) -> None:
-    """Put into free pages what the original leaves there: half-made and deleted roots, old pages."""
+    """Put into free pages what the original leaves: half-made and deleted roots, old pages."""
     for page in range(7, 24):
         at = PageIndex(page)
         root = MetadataPage(blob_id_of(at), 0, b"\3" * 4000, NO_PAGE).encode()
@@ -161,7 +161,7 @@ def random_scenarios(count: int, seed: int) -> Iterator[Scenario]:
 
 
 def run_scenario(scenario: Scenario) -> tuple[Record, int] | None:
-    """Run it; return the record and the event from which to explore, or None if it makes no sense."""
+    """Run it; return the record and the event to explore from, or None if it makes no sense."""
     if scenario.base not in BASES:
         return _run_special(scenario)
     workload = make_base(scenario.base, sector=scenario.sector).start()
