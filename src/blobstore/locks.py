@@ -141,5 +141,6 @@ class InFlight:
         limit = self.epoch
         while any(epoch < limit for epoch in self._counts):
             await park(self._waiting)
-        if any(IDLE < channel.mark < limit for channel in self.channels):
-            await Quiesce(lambda: not any(IDLE < channel.mark < limit for channel in self.channels))
+        channels = list(self.channels)  # in one step: threads come and go
+        if any(IDLE < channel.mark < limit for channel in channels):
+            await Quiesce(lambda: not any(IDLE < channel.mark < limit for channel in channels))

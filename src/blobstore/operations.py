@@ -45,6 +45,24 @@ class Medium(Protocol):
         """Make every completed write durable."""
 
 
+class ExternalSource(Protocol):
+    """What an external snapshot's id stands for: something to read, of a fixed size in bytes.
+
+    Beyond its end there are zeroes. `block_size` is the unit that it is read in.
+    """
+
+    @property
+    def size_bytes(self) -> int:
+        """How much there is to read."""
+
+    @property
+    def block_size(self) -> int:
+        """The source's block."""
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Fill the buffers one after the other."""
+
+
 class Operation(Generic[T]):
     """One request to the driver; awaiting it gives the result."""
 
@@ -87,6 +105,34 @@ class ReadInto(Operation[None]):
 
     def perform(self, medium: Medium) -> None:
         medium.read_into(self.offset, self.buffers)
+
+
+class ReadExternal(Operation[None]):
+    """Read at `offset` of an external source into a buffer."""
+
+    __slots__ = ("buffer", "offset", "source")
+
+    def __init__(self, source: ExternalSource, offset: int, buffer: memoryview) -> None:
+        self.source = source
+        self.offset = offset
+        self.buffer = buffer
+
+    def perform(self, medium: Medium) -> None:
+        self.source.read_into(self.offset, [self.buffer])
+
+
+class WriteExternal(Operation[None]):
+    """Write to another device than the store's, when something is copied out."""
+
+    __slots__ = ("data", "offset", "target")
+
+    def __init__(self, target: Medium, offset: int, data: Buffer) -> None:
+        self.target = target
+        self.offset = offset
+        self.data = data
+
+    def perform(self, medium: Medium) -> None:
+        self.target.write(self.offset, [self.data])
 
 
 class Write(Operation[None]):

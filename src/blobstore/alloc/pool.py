@@ -47,6 +47,8 @@ class Pool:
 
     def claim_many(self, count: int, *, start: int = 0) -> list[int]:
         """Take the lowest free numbers from `start` on, all of them or none."""
+        if count == 1 and start <= self._low:
+            return [self.claim()]
         found = self.lowest_free(count, start=start)
         if len(found) < count:
             raise self.exhausted(count)

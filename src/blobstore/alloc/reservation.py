@@ -36,6 +36,10 @@ class Reservations:
         lasting = self._lasting - (old.lasting if old else 0) + need.lasting
         return lasting + max(self._passing, need.passing)
 
+    def holds(self, blob_id: int) -> bool:
+        """Tell whether the blob was promised anything."""
+        return blob_id in self._needs
+
     def set(self, blob_id: int, need: Need) -> None:
         """Replace the blob's need."""
         self._lasting += need.lasting

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from blobstore.blob.resolve import check_range, resolve_owner, split
+from blobstore.blob.resolve import check_open, check_range, resolve_owner, split
+from blobstore.errors import UnsupportedError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import StoreState
-from blobstore.operations import Batch, Operation, ReadInto
+from blobstore.operations import Batch, Operation, ReadExternal, ReadInto
 from blobstore.units import ClusterIndex
 
 
@@ -16,6 +17,7 @@ async def read_into(store: StoreState, blob: BlobState, view: memoryview, offset
         InvalidArgumentError: The range reaches beyond the blob.
         DeviceError: The device failed; `view` holds anything.
     """
+    check_open(blob)
     check_range(blob, store.geometry.cluster_size, offset, len(view))
     token = store.in_flight.enter()
     try:
@@ -33,11 +35,14 @@ def plan_read(
 ) -> list[Operation[Any]]:
     """Return the reads that fill `view`, neighbours merged; holes are filled at once."""
     geometry = store.geometry
+    reads: list[Operation[Any]] = []
     spans: list[tuple[int, int, int]] = []
     for piece in split(geometry.cluster_size, offset, len(view)):
-        cluster = resolve_owner(blob, piece.index)
+        cluster, clone = resolve_owner(blob, piece.index)
         if not cluster:
-            view[piece.at : piece.at + piece.length] = bytes(piece.length)
+            part = view[piece.at : piece.at + piece.length]
+            place = piece.index * geometry.cluster_size + piece.start
+            reads += _read_outside(clone, part, place)
             continue
         place = geometry.cluster_offset(ClusterIndex(cluster)) + piece.start
         if spans and _follows(spans[-1], place, piece.at):
@@ -45,7 +50,26 @@ def plan_read(
             spans[-1] = (start, at, length + piece.length)
         else:
             spans.append((place, piece.at, piece.length))
-    return [ReadInto(place, [view[at : at + length]]) for place, at, length in spans]
+    return reads + [ReadInto(place, [view[at : at + length]]) for place, at, length in spans]
+
+
+def _read_outside(clone: BlobState | None, part: memoryview, offset: int) -> list[Operation[Any]]:
+    """Fill what no cluster of the store holds: zeroes, or an external snapshot's bytes.
+
+    Raises:
+        UnsupportedError: Nobody has said what the external snapshot is.
+    """
+    if clone is None:
+        part[:] = bytes(len(part))
+        return []
+    source = clone.external
+    if source is None:
+        raise UnsupportedError(
+            f"blob {clone.blob_id:#x}: its external snapshot {clone.external_id!r} is not available"
+        )
+    there = max(0, min(len(part), source.size_bytes - offset))
+    part[there:] = bytes(len(part) - there)
+    return [ReadExternal(source, offset, part[:there])] if there else []
 
 
 def _follows(span: tuple[int, int, int], place: int, at: int) -> bool:

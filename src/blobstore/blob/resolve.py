@@ -1,13 +1,12 @@
 """From a range of a blob to the places on the device that hold it. Pure."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from blobstore.errors import InvalidArgumentError, UnsupportedError
+from blobstore.errors import ClosedError, InvalidArgumentError
 from blobstore.metadata.blob_state import BlobState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Piece:
     """The part of a request that lies in one cluster: `length` bytes from `start` in it.
 
@@ -20,6 +19,18 @@ class Piece:
     at: int
 
 
+def check_open(blob: BlobState) -> None:
+    """Refuse a request that arrives after the last handle was closed.
+
+    From then on the blob's clusters may become another's, and its map stays as it was.
+
+    Raises:
+        ClosedError: Nobody has the blob open.
+    """
+    if not blob.open_count:
+        raise ClosedError(f"blob {blob.blob_id:#x}: closed")
+
+
 def check_range(blob: BlobState, cluster_size: int, offset: int, length: int) -> None:
     """Refuse a request that reaches beyond the blob; one of no bytes is always right.
 
@@ -27,44 +38,54 @@ def check_range(blob: BlobState, cluster_size: int, offset: int, length: int) ->
         InvalidArgumentError: The range is not inside the blob.
     """
     size = blob.clusters.count * cluster_size
-    if length and not 0 <= offset <= size - length:
+    if length < 0 or (length and not 0 <= offset <= size - length):
         raise InvalidArgumentError(
             f"blob {blob.blob_id:#x}: {length} bytes at {offset}: outside of {size} bytes"
         )
 
 
-def split(cluster_size: int, offset: int, length: int) -> Iterator[Piece]:
+def split(cluster_size: int, offset: int, length: int) -> list[Piece]:
     """Cut a range at the clusters' borders."""
+    index, start = divmod(offset, cluster_size)
+    if 0 < length <= cluster_size - start:
+        return [Piece(index, start, length, 0)]
+    pieces: list[Piece] = []
     at = 0
     while at < length:
-        index, start = divmod(offset + at, cluster_size)
         step = min(length - at, cluster_size - start)
-        yield Piece(index, start, step, at)
+        pieces.append(Piece(index, start, step, at))
         at += step
+        index, start = index + 1, 0
+    return pieces
 
 
-def resolve_owner(blob: BlobState, index: int) -> int:
-    """Return the cluster that a read of place `index` finds, or 0 for zeroes.
+def resolve_owner(blob: BlobState, index: int) -> tuple[int, BlobState | None]:
+    """Find what a read of place `index` reads.
 
     A clone asks its parent, that one its own, and so on; beyond a parent's end
-    there are zeroes.
+    there are zeroes. A cluster that was found far up is remembered.
 
-    Raises:
-        UnsupportedError: The search ends at an external snapshot that nobody has registered.
+    Returns:
+        The cluster, or 0; then the clone whose external snapshot is read, or None for zeroes.
     """
-    owner: BlobState | None = blob
-    while owner is not None:
-        if index >= owner.clusters.count:
-            return 0
+    cluster = blob.clusters.get(index)
+    if cluster:
+        return cluster, None
+    if blob.parent is None:
+        return 0, blob if blob.has_external_parent else None
+    known = blob.owner_cache.get(index)
+    if known is not None:
+        return known, None
+    owner: BlobState | None = blob.parent
+    while owner is not None and index < owner.clusters.count:
         cluster = owner.clusters.get(index)
         if cluster:
-            return cluster
+            blob.owner_cache[index] = cluster
+            return cluster, None
         if owner.has_external_parent:
-            raise UnsupportedError(
-                f"blob {owner.blob_id:#x}: its external snapshot is not available"
-            )
+            return 0, owner
         owner = owner.parent
-    return 0
+    return 0, None
 
 
 def has_backing(blob: BlobState) -> bool:

@@ -6,18 +6,18 @@ the parent's content or zeroes, merged with the new data, before the map names i
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from blobstore.alloc.cluster_map import LEAF_SHIFT
+from blobstore.blob.exclusive import wait_until_thawed
 from blobstore.blob.read import plan_read
-from blobstore.blob.resolve import Piece, check_range, has_backing, split
+from blobstore.blob.resolve import Piece, check_open, check_range, has_backing, split
 from blobstore.errors import InvalidArgumentError, NoSpaceError, ReadOnlyError
 from blobstore.locks import fire_all, park
 from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for, persist
-from blobstore.metadata.space import mark_owned, reserve
+from blobstore.metadata.space import mark_owned, rereserve, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Batch, Buffer, Operation, Write, WriteZeroes
 from blobstore.units import ClusterIndex
@@ -26,8 +26,7 @@ _INLINE_ZEROES: Final = 256 * 1024
 """Up to here zeroes around new data are written with it; beyond, asked of the device."""
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
+class Allocation(NamedTuple):
     """A cluster claimed for a place of the blob that had none."""
 
     piece: Piece
@@ -68,7 +67,7 @@ async def _change(
 ) -> None:
     check_data_writable(store, blob)
     check_range(blob, store.geometry.cluster_size, offset, length)
-    pieces = list(split(store.geometry.cluster_size, offset, length))
+    pieces = split(store.geometry.cluster_size, offset, length)
     while pieces:
         pieces = await _try_pieces(store, blob, pieces, data)
     if store.write_through:
@@ -83,13 +82,18 @@ async def _try_pieces(
     The request is not in flight while it waits: for another writer that
     allocates one of its clusters, or for clusters to come free.
     """
+    check_open(blob)
     if pieces[-1].index >= blob.clusters.count:
         raise InvalidArgumentError(f"blob {blob.blob_id:#x}: shrunk below a write in progress")
-    for piece in pieces:
-        waiting = blob.allocating.get(piece.index)
-        if waiting is not None:
-            await park(waiting)
-            return pieces
+    if blob.allocating:
+        for piece in pieces:
+            waiting = blob.allocating.get(piece.index)
+            if waiting is not None:
+                await park(waiting)
+                return pieces
+    if blob.frozen_count:
+        await wait_until_thawed(blob)
+        return pieces
     holes = [piece for piece in pieces if not blob.clusters.get(piece.index)]
     if len(holes) > store.clusters.free_count:
         await _make_room(store, len(holes))
@@ -99,6 +103,25 @@ async def _try_pieces(
         return await _write_pieces(store, blob, pieces, holes, data)
     finally:
         store.in_flight.leave(token)
+
+
+async def allocate_clusters(store: StoreState, blob: BlobState, indices: Sequence[int]) -> None:
+    """Give the blob clusters of its own at these places, with what it reads there now.
+
+    Raises:
+        NoSpaceError: As `write`.
+        DeviceError: The device failed; no cluster was allocated.
+    """
+    nothing = memoryview(b"")
+    pieces = [Piece(index, 0, 0, 0) for index in indices]
+    while pieces:
+        pieces = [
+            piece
+            for piece in pieces
+            if piece.index < blob.clusters.count and not blob.clusters.get(piece.index)
+        ]
+        if pieces:
+            pieces = await _try_pieces(store, blob, pieces, nothing)
 
 
 async def _make_room(store: StoreState, count: int) -> None:
@@ -118,9 +141,12 @@ async def _write_pieces(
     new = _allocate(store, blob, holes)
     done = False
     try:
-        operations = _write_owned(store, blob, pieces, data)
+        operations = _write_owned(store, blob, pieces, data) if len(new) < len(pieces) else []
         for allocation in new:
-            operations += await _make_whole(store, blob, allocation, data)
+            if has_backing(blob):
+                operations.append(await _merge_with_backing(store, blob, allocation, data))
+            else:
+                operations += _make_whole(store, allocation, data)
         await (operations[0] if len(operations) == 1 else Batch(operations))
         done = True
     finally:
@@ -134,7 +160,8 @@ def _allocate(store: StoreState, blob: BlobState, holes: Sequence[Piece]) -> lis
     if not holes:
         return []
     new_pairs, new_leaves = allocation_cost(blob, [piece.index for piece in holes])
-    reserve(store, blob, new_pairs=new_pairs, new_leaves=new_leaves)
+    if new_pairs or new_leaves or not store.reservations.holds(blob.blob_id):
+        reserve(store, blob, new_pairs=new_pairs, new_leaves=new_leaves)
     clusters = store.clusters.claim_many(len(holes))
     for piece in holes:
         blob.allocating[piece.index] = deque()
@@ -148,18 +175,9 @@ def allocation_cost(blob: BlobState, indices: Sequence[int]) -> tuple[int, int]:
     """Return how many runs or table entries, and extent pages, allocating there can add."""
     if blob.extent_pages is None:
         return 2 * len(indices), 0
-    leaves = {index >> LEAF_SHIFT for index in indices}
-    new = [
-        leaf
-        for leaf in leaves
-        if blob.extent_pages[leaf] == ABSENT_PAGE and leaf not in blob.clusters.dirty_leaves
-    ]
-    touched = [
-        leaf
-        for leaf in leaves
-        if blob.extent_pages[leaf] != ABSENT_PAGE and leaf not in blob.clusters.dirty_leaves
-    ]
-    return 2 * len(new), len(new) + min(2, len(touched))
+    leaves = {index >> LEAF_SHIFT for index in indices} - blob.clusters.dirty_leaves
+    new_count = sum(blob.extent_pages[leaf] == ABSENT_PAGE for leaf in leaves)
+    return 2 * new_count, new_count + min(2, len(leaves) - new_count)
 
 
 def _write_owned(
@@ -185,19 +203,27 @@ def _write_owned(
     return [Write(place, data[at : at + length]) for place, at, length in spans]
 
 
-async def _make_whole(
+async def _merge_with_backing(
     store: StoreState, blob: BlobState, new: Allocation, data: memoryview | None
+) -> Write:
+    """Return the write that gives a new cluster what the blob shows there, and the new data."""
+    piece = new.piece
+    rest = store.geometry.cluster_size - piece.start - piece.length
+    begin = piece.index * store.geometry.cluster_size
+    head = await _read_backing(store, blob, begin, piece.start)
+    tail = await _read_backing(store, blob, begin + piece.start + piece.length, rest)
+    middle = bytes(piece.length) if data is None else data[piece.at : piece.at + piece.length]
+    return Write(store.geometry.cluster_offset(new.cluster), head, middle, tail)
+
+
+def _make_whole(
+    store: StoreState, new: Allocation, data: memoryview | None
 ) -> list[Operation[Any]]:
-    """Return the writes that give a new cluster all of its content."""
+    """Return the writes that give a new cluster all of its content, where all else is zeroes."""
     piece = new.piece
     place = store.geometry.cluster_offset(new.cluster)
     rest = store.geometry.cluster_size - piece.start - piece.length
     middle = None if data is None else data[piece.at : piece.at + piece.length]
-    if has_backing(blob):
-        begin = piece.index * store.geometry.cluster_size
-        head = await _read_backing(store, blob, begin, piece.start)
-        tail = await _read_backing(store, blob, begin + piece.start + piece.length, rest)
-        return [Write(place, head, bytes(piece.length) if middle is None else middle, tail)]
     if store.zeroed_clusters[new.cluster]:
         return [] if middle is None else [Write(place + piece.start, middle)]
     if middle is None:
@@ -231,6 +257,7 @@ async def _read_backing(store: StoreState, blob: BlobState, offset: int, length:
 def _publish(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> list[Piece]:
     """Let the map name the new clusters; return the pieces whose place has changed meanwhile."""
     again: list[Piece] = []
+    dirty_before = len(blob.clusters.dirty_leaves)
     for allocation in new:
         index = allocation.piece.index
         if index < blob.clusters.count and not blob.clusters.get(index):
@@ -241,6 +268,8 @@ def _publish(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> l
             if index < blob.clusters.count:
                 again.append(allocation.piece)
         _wake(blob, index)
+    if len(blob.clusters.dirty_leaves) != dirty_before:
+        rereserve(store, blob)  # a commit in between may have given the promise back
     return again
 
 
@@ -272,8 +301,10 @@ async def unmap(store: StoreState, blob: BlobState, offset: int, length: int) ->
         InvalidArgumentError: The range reaches beyond the blob.
         DeviceError: The device failed; the range holds anything.
     """
+    check_open(blob)
     check_data_writable(store, blob)
     check_range(blob, store.geometry.cluster_size, offset, length)
+    await wait_until_thawed(blob)
     token = store.in_flight.enter()
     try:
         zeroed = [
@@ -294,6 +325,8 @@ def _release(store: StoreState, blob: BlobState, piece: Piece) -> bool:
     """Make a hole of a whole cluster, if the blob may have one there; return whether."""
     if piece.length < store.geometry.cluster_size or not blob.is_thin or has_backing(blob):
         return False
+    if blob.blob_id in store.exclusive:
+        return False  # an inflate counts on every cluster that is there
     try:
         new_pairs, new_leaves = allocation_cost(blob, [piece.index])
         reserve(store, blob, new_pairs=new_pairs, new_leaves=new_leaves)

@@ -28,32 +28,34 @@ class BlockingDriver:
         An exception that is not an operation's failure (KeyboardInterrupt)
         is raised inside the coroutine as well, so that it can clean up.
         """
+        lock, medium = self._lock, self.medium
         value: object = None
         failure: BaseException | None = None
         try:
             while True:
-                with self._lock:
-                    try:
-                        operation = core.send(value) if failure is None else core.throw(failure)
-                    except StopIteration as stop:
-                        result: T = stop.value
-                        return result
-                value, failure = self._perform(operation)
-        finally:
-            with self._lock:
+                with lock:
+                    operation = core.send(value) if failure is None else core.throw(failure)
+                value = failure = None
+                try:
+                    if isinstance(operation, (Park, Quiesce)):
+                        self._wait(operation)
+                    else:
+                        value = operation.perform(medium)
+                except BaseException as error:
+                    failure = error
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        except BaseException:
+            with lock:
                 core.close()
+            raise
 
-    def _perform(self, operation: Operation[Any]) -> tuple[object, BaseException | None]:
-        try:
-            if isinstance(operation, Park):
-                self._park(operation)
-            elif isinstance(operation, Quiesce):
-                _wait_until_quiet(operation)
-            else:
-                return operation.perform(self.medium), None
-            return None, None
-        except BaseException as error:
-            return None, error
+    def _wait(self, operation: Operation[Any]) -> None:
+        if isinstance(operation, Park):
+            self._park(operation)
+        elif isinstance(operation, Quiesce):
+            _wait_until_quiet(operation)
 
     def _park(self, operation: Park) -> None:
         event = threading.Event()

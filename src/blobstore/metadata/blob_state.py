@@ -22,7 +22,7 @@ from blobstore.format.descriptors import (
     Xattr,
 )
 from blobstore.format.root import Layout, RootState
-from blobstore.operations import Wakeup
+from blobstore.operations import ExternalSource, Wakeup
 from blobstore.units import BlobId, PageIndex
 
 ABSENT_PAGE: Final = 0
@@ -40,7 +40,10 @@ class BlobState:
 
     `root`, `chain`, `extent_pages` and `disk_count` (of clusters) say what is
     on disk; everything else is what should be, dirty or not. `extent_pages` is
-    None for a blob with run-length extents. `pin_count` counts open clones.
+    None for a blob with run-length extents. `pin_count` counts open clones;
+    `owner_cache` knows clusters of ancestors by place; `frozen_count` operations
+    that writers wait for. `external` is what an external snapshot's id stands for,
+    if the caller has said so.
     `cut_clusters` were given up by a shrink, `unmapped_clusters` by an unmap;
     both wait for the commit that says so.
     `pair_bound` is at least the number of runs or table entries to write.
@@ -56,6 +59,7 @@ class BlobState:
     extent_pages: list[int] | None = None
     chain: list[PageIndex] = field(default_factory=list)
     parent: "BlobState | None" = None
+    external: ExternalSource | None = None
 
     unknown_kinds: list[int] = field(default_factory=list)
     open_count: int = 0
@@ -68,6 +72,9 @@ class BlobState:
     unmapped_clusters: list[int] = field(default_factory=list)
     cut_extent_pages: list[int] = field(default_factory=list)
     allocating: dict[int, deque[Wakeup]] = field(default_factory=dict)
+    owner_cache: dict[int, int] = field(default_factory=dict)
+    frozen_count: int = 0
+    thawing: deque[Wakeup] = field(default_factory=deque)
     size_before_extents: dict[Layout, ChainSize] = field(default_factory=dict)
     pair_bound: int = 0
     disk_count: int = 0
@@ -138,6 +145,29 @@ class BlobState:
         """Note that flags or attributes changed."""
         self.is_root_dirty = True
         self.size_before_extents.clear()
+
+    def set_parent(self, parent_id: BlobId | None, external_id: bytes | None = None) -> None:
+        """Say whose clone this blob is: a snapshot's, something's outside, or nobody's.
+
+        The attribute keeps its place where there was one.
+        """
+        if parent_id is None:
+            self.internal_xattrs.pop(SNAP, None)
+        else:
+            self.internal_xattrs[SNAP] = parent_id.to_bytes(8, "little")
+        invalid = self.flags.invalid & ~EXTERNAL_SNAPSHOT
+        if external_id is None:
+            self.internal_xattrs.pop(EXTERNAL, None)
+        else:
+            self.internal_xattrs[EXTERNAL] = external_id
+            invalid |= EXTERNAL_SNAPSHOT
+        self.flags = Flags(invalid, self.flags.data_ro, self.flags.md_ro)
+        self.touch_attributes()
+
+    @property
+    def external_id(self) -> bytes | None:
+        """The id of the external snapshot that this blob is a clone of."""
+        return self.internal_xattrs.get(EXTERNAL) if self.has_external_parent else None
 
     def table_entries(self, pages: list[int]) -> list[tuple[int, int]]:
         """Return the extent table that names these pages."""

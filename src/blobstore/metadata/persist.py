@@ -74,8 +74,13 @@ async def free_clusters_for(store: StoreState, count: int) -> None:
     await settle_clusters(store, count)
 
 
-async def persist(store: StoreState, blob: BlobState) -> None:
+async def persist(
+    store: StoreState, blob: BlobState, *, at_once: bool = False, last_flush: bool = True
+) -> None:
     """Make all that is dirty in the blob durable; the caller holds the mutex.
+
+    `at_once` asks for a single round, for which the pages must be there.
+    Without `last_flush` a root alone may wait for the next flush.
 
     Raises:
         DeviceError: A write or a flush failed; the store is poisoned.
@@ -86,7 +91,11 @@ async def persist(store: StoreState, blob: BlobState) -> None:
     with poisoning(store):
         await _convert_in_place(store, blob)
         while blob.is_dirty:
-            await _persist_round(store, blob)
+            if _one_page_decides(store, blob):
+                await _rewrite_extent_page(store, blob)
+            else:
+                this = _begin_round(store, blob, at_once=at_once)
+                await _finish_round(store, blob, this, last_flush=last_flush)
 
 
 async def persist_new(store: StoreState, blob: BlobState) -> None:
@@ -103,14 +112,9 @@ async def persist_new(store: StoreState, blob: BlobState) -> None:
         await _finish_round(store, blob, this)
 
 
-async def _persist_round(store: StoreState, blob: BlobState) -> None:
-    if _one_page_decides(store, blob):
-        await _rewrite_extent_page(store, blob)
-    else:
-        await _finish_round(store, blob, _begin_round(store, blob))
-
-
-async def _finish_round(store: StoreState, blob: BlobState, this: Round) -> None:
+async def _finish_round(
+    store: StoreState, blob: BlobState, this: Round, *, last_flush: bool = True
+) -> None:
     """Write what the round says: everything new first, then the root that names it."""
     await _place(store, blob, this)
     if this.writes:
@@ -118,7 +122,8 @@ async def _finish_round(store: StoreState, blob: BlobState, this: Round) -> None
     if this.writes or this.leaves:
         await store.flush_device()
     await write_root(store, blob, this.bodies[0], next_page=_first(this.chain), copy=this.copy)
-    await store.flush_device()
+    if last_flush or this.writes or this.leaves or blob.chain:
+        await store.flush_device()
     await _commit(store, blob, this)
 
 
@@ -147,9 +152,9 @@ async def _rewrite_extent_page(store: StoreState, blob: BlobState) -> None:
     await _commit(store, blob, this)
 
 
-def _begin_round(store: StoreState, blob: BlobState) -> Round:
+def _begin_round(store: StoreState, blob: BlobState, *, at_once: bool = False) -> Round:
     """Take over what this round will say; what changes from now on is the next one's."""
-    leaves = _choose_leaves(store, blob)
+    leaves = sorted(blob.clusters.dirty_leaves) if at_once else _choose_leaves(store, blob)
     this = Round(
         leaves=leaves,
         flags=blob.flags_to_write(),

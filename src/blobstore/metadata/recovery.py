@@ -6,10 +6,9 @@ on the device is put down in the store's `Outcome`.
 """
 
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from bitarray import bitarray
 
 from blobstore.errors import BlobstoreError, CorruptError
@@ -21,20 +20,21 @@ from blobstore.format.root import is_tombstone, is_torn_conversion, is_uncommitt
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.read import Fetch, fetch_from_device, read_blob
 from blobstore.metadata.store_state import Outcome
-from blobstore.metadata.survey import Numbers, PlainBlobs, survey_plain_blobs
-from blobstore.operations import Buffer, ReadInto
+from blobstore.metadata.survey import Chunk, Numbers, PlainBlobs, Survey
+from blobstore.operations import ReadInto
 from blobstore.units import BlobId, PageIndex
 
-Chunk: TypeAlias = npt.NDArray[np.uint8]
-"""Neighbouring pages, one in each row."""
-
 _CHUNK_BYTES: Final = 1 << 20
+_SEQUENCE_WORD: Final = 2
 _EINVAL: Final = 22
 
 
 @dataclass(slots=True)
 class Recovered:
-    """The masks as they follow from the chains, and all that loading must know beside them."""
+    """The masks as they follow from the chains, and all that loading must know beside them.
+
+    `is_contested` tells that two blobs named the same place.
+    """
 
     used_pages: bitarray
     used_clusters: bitarray
@@ -43,72 +43,73 @@ class Recovered:
     parents: dict[BlobId, BlobId] = field(default_factory=dict)
     marked: dict[BlobId, BlobState] = field(default_factory=dict)
     errors: dict[BlobId, BlobstoreError] = field(default_factory=dict)
+    is_contested: bool = False
 
 
 @dataclass(slots=True)
 class Scan:
-    """Every page of the region that can belong to a blob, and which of them look like roots."""
+    """What the region holds: every page that can belong to a blob, and which look like roots.
 
-    pages: dict[int, memoryview] = field(default_factory=dict)
+    Of the pages that the survey understood, only what it says is kept.
+    """
+
+    pages: dict[int, bytes] = field(default_factory=dict)
     roots: list[PageIndex] = field(default_factory=list)
     strangers: list[PageIndex] = field(default_factory=list)
+    survey: Survey = field(default_factory=Survey)
 
 
 async def scan_region(geometry: Geometry) -> Scan:
     """Read the metadata region in large pieces, and keep what names a place in it."""
     scan = Scan()
     step = max(1, _CHUNK_BYTES // geometry.page_size)
-    chunk = _new_chunk(geometry, min(step, geometry.md_len))
+    buffer = np.empty((min(step, geometry.md_len), geometry.page_size), dtype=np.uint8)
     for first in range(0, geometry.md_len, step):
-        chunk = chunk[: min(step, geometry.md_len - first)]
+        chunk = buffer[: min(step, geometry.md_len - first)]
         await ReadInto(geometry.page_offset(PageIndex(first)), [chunk.data.cast("B")])
-        if _sort_pages(geometry, scan, chunk, first):
-            chunk = _new_chunk(geometry, step)
+        _sort_pages(geometry, scan, chunk, first)
     return scan
 
 
-def _new_chunk(geometry: Geometry, page_count: int) -> Chunk:
-    return np.empty((page_count, geometry.page_size), dtype=np.uint8)
-
-
-def _sort_pages(geometry: Geometry, scan: Scan, chunk: Chunk, first: int) -> bool:
-    """Keep the pages whose header names a blob of this region; return whether in the chunk itself.
-
-    A chunk that is mostly of such pages is not copied, so the caller must not use it again.
-    """
+def _sort_pages(geometry: Geometry, scan: Scan, chunk: Chunk, first: int) -> None:
+    """Keep the pages of one piece whose header names a blob of this region."""
     ids = chunk.view("<u8")[:, 0]
-    plausible = (ids >= BLOB_ID_BASE) & (ids < BLOB_ID_BASE + geometry.md_len)
-    found = np.flatnonzero(plausible)
-    if not len(found):
-        return False
-    is_chunk_kept = 2 * len(found) >= len(chunk)
-    kept = (chunk if is_chunk_kept else chunk[found]).data.cast("B")
-    rows = found if is_chunk_kept else np.arange(len(found))
-    offsets = (rows * geometry.page_size).tolist()
-    numbers = found + first
-    for number, offset in zip(numbers.tolist(), offsets, strict=True):
-        scan.pages[number] = kept[offset : offset + PAGE_SIZE]
-    is_head = chunk.view("<u4")[found, 2] == 0
-    is_root = is_head & (ids[found] == (numbers + BLOB_ID_BASE).astype(np.uint64))
-    is_stranger = is_head & ~is_root & (chunk[found, HEAD.size] != EXTENT_PAGE)
-    scan.roots += [PageIndex(root) for root in numbers[is_root].tolist()]
-    scan.strangers += [PageIndex(page) for page in numbers[is_stranger].tolist()]
-    return is_chunk_kept
+    rows = np.flatnonzero((ids >= BLOB_ID_BASE) & (ids < BLOB_ID_BASE + geometry.md_len))
+    if not len(rows):
+        return
+    words = chunk.view("<u4")
+    data = chunk.data.cast("B")
+    starts = (rows * geometry.page_size).tolist()
+    checksums = [crc32c(data[start : start + CRC_OFFSET]) for start in starts]
+    is_right = words[rows, CRC_OFFSET // 4] == np.array(checksums, dtype=np.uint32)
+    is_head = words[rows, _SEQUENCE_WORD] == 0
+    is_root = is_head & (ids[rows] == (rows + (BLOB_ID_BASE + first)).astype(np.uint64))
+    is_extent_page = is_head & ~is_root & (chunk[rows, HEAD.size] == EXTENT_PAGE)
+
+    is_plain = is_root & is_right
+    is_plain[is_plain] = scan.survey.add_roots(chunk, rows[is_plain], first=first)
+    is_known = is_extent_page & is_right
+    is_known[is_known] = scan.survey.add_extent_pages(chunk, rows[is_known], first=first)
+    for row in rows[~(is_plain | is_known)].tolist():
+        scan.pages[first + row] = bytes(data[row * geometry.page_size :][:PAGE_SIZE])
+    scan.roots += [PageIndex(first + row) for row in rows[is_root].tolist()]
+    is_stranger = is_head & ~is_root & ~is_extent_page
+    scan.strangers += [PageIndex(first + row) for row in rows[is_stranger].tolist()]
 
 
 async def recover(geometry: Geometry) -> Recovered:
     """Rebuild the masks from the chains.
 
     One bad blob is listed in `errors`; everything else is found all the same.
-    Plain blobs are taken all at once, unless anything is wrong: which of two
-    blobs that own the same place is the bad one depends on their order.
+    Plain blobs are taken all at once, unless one place has two owners: which of
+    them is the bad one depends on their order.
     """
     scan = await scan_region(geometry)
     torn = Outcome()
     copies = _restore_torn_roots(scan, torn)
-    plain = survey_plain_blobs(geometry, scan.roots, scan.pages)
+    plain = scan.survey.plain_blobs(geometry)
     found = await _follow_roots(geometry, scan, torn, plain)
-    if plain is not None and found.errors:
+    if plain is not None and found.is_contested:
         found = await _follow_roots(geometry, scan, torn, None)
     for stranger in scan.strangers:
         if not found.used_pages[stranger] and stranger not in copies:
@@ -135,12 +136,12 @@ async def _follow_roots(
     from_device = fetch_from_device(geometry)
 
     async def fetch(page: PageIndex) -> bytes:
-        data = scan.pages.get(page)
-        return await from_device(page) if data is None else bytes(data)
+        data = scan.pages.get(page) or scan.survey.extent_page(page)
+        return await from_device(page) if data is None else data
 
     for root in scan.roots:
         if root not in taken:
-            await _recover_root(geometry, found, root, bytes(scan.pages[root]), fetch)
+            await _recover_root(geometry, found, root, await fetch(root), fetch)
     return found
 
 
@@ -173,13 +174,13 @@ def _restore_torn_roots(scan: Scan, outcome: Outcome) -> set[PageIndex]:
             continue
         if not is_tombstone(torn) and is_torn_conversion(torn, copy):
             scan.pages[root] = copy
-            outcome.restored[root] = bytes(copy)
+            outcome.restored[root] = copy
             outcome.copies.append(stranger)
             used.add(stranger)
     return used
 
 
-def has_right_crc(page: Buffer) -> bool:
+def has_right_crc(page: bytes) -> bool:
     """Tell whether the page's checksum matches its content."""
     return int.from_bytes(page[CRC_OFFSET:], "little") == crc32c(memoryview(page)[:CRC_OFFSET])
 
@@ -229,6 +230,7 @@ def _refuse_unknown(state: BlobState) -> None:
 def _quarantine(found: Recovered, blob_id: BlobId, error: BlobstoreError) -> None:
     """Keep the id and the root page; what else the blob owns cannot be known."""
     root = blob_id - BLOB_ID_BASE
+    found.is_contested |= bool(found.used_pages[root])
     found.used_pages[root] = True
     found.used_ids[root] = True
     found.errors[blob_id] = error
@@ -254,6 +256,7 @@ def take_pages(found: Recovered, state: BlobState) -> None:
     """
     pages = [state.root, *state.metadata_pages]
     if len(set(pages)) != len(pages) or found.used_pages[pages].any():
+        found.is_contested = True
         raise CorruptError(
             f"blob {state.blob_id:#x}: a metadata page belongs to two places", errno=_EINVAL
         )
@@ -268,6 +271,7 @@ def take_clusters(found: Recovered, state: BlobState) -> None:
     """
     clusters = state.clusters.allocated()
     if len(set(clusters)) != len(clusters) or found.used_clusters[clusters].any():
+        found.is_contested = True
         raise CorruptError(
             f"blob {state.blob_id:#x}: owns a cluster that another place owns", errno=_EINVAL
         )

@@ -50,6 +50,17 @@ def reserve(store: StoreState, blob: BlobState, *, new_pairs: int = 0, new_leave
     blob.pair_bound += new_pairs
 
 
+def check_room_for_root(store: StoreState, blob: BlobState) -> None:
+    """Refuse a change of attributes for which the chain could not be written anew.
+
+    Raises:
+        NoSpaceError: Too few metadata pages are left (ENOMEM); nothing changed.
+    """
+    wanted = blob.chain_pages_bound(store.layout, blob.pair_bound) + 2
+    if wanted > spare_pages(store):
+        raise store.pages.exhausted(wanted)
+
+
 def rereserve(store: StoreState, blob: BlobState) -> None:
     """Replace the blob's promise by what it still needs."""
     if blob.is_dirty:

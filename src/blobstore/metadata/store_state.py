@@ -15,7 +15,7 @@ from blobstore.format.root import Layout
 from blobstore.format.super_block import SuperBlock
 from blobstore.locks import InFlight, Mutex, SharedFlush
 from blobstore.metadata.blob_state import BlobState
-from blobstore.operations import Batch, Flush, Operation
+from blobstore.operations import Batch, ExternalSource, Flush, Operation
 from blobstore.units import BlobId, PageIndex
 
 ENOMEM: Final = 12
@@ -72,6 +72,8 @@ class StoreState:
     """A loaded store, as the core works on it.
 
     `super_block` is the one on the device; `bstype` goes into the next one.
+    `exclusive` names the operation that a blob is under; `externals` is what the
+    caller has registered for the ids of external snapshots.
     """
 
     def __init__(
@@ -108,6 +110,8 @@ class StoreState:
         self.outcome = Outcome()
 
         self.open_blobs: dict[BlobId, BlobState] = {}
+        self.exclusive: dict[BlobId, str] = {}
+        self.externals: dict[bytes, ExternalSource] = {}
         self.children: defaultdict[BlobId, list[BlobId]] = defaultdict(list)
         self.errors: dict[BlobId, BlobstoreError] = {}
         self.owned_clusters = bitarray(len(used_clusters), endian="little")
@@ -147,6 +151,11 @@ class StoreState:
         """Make the store read-only, unless the caller forced it open."""
         if not self.forced and not self.read_only_reason:
             self.read_only_reason = reason
+
+    def forget_owners(self) -> None:
+        """Let every open clone look again for who owns what it reads: a relation has changed."""
+        for blob in self.open_blobs.values():
+            blob.owner_cache.clear()
 
     def ride(self, operations: Sequence[Operation[Any]], then: Callable[[], None]) -> None:
         """Let the operations happen before the next flush, and `then` after it."""

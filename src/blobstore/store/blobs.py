@@ -10,17 +10,14 @@ from blobstore.blob.attributes import check_xattr
 from blobstore.blob.resize import check_cluster_count
 from blobstore.errors import (
     BlobstoreError,
-    BusyError,
     CorruptError,
     InvalidArgumentError,
     NotFoundError,
 )
 from blobstore.format.descriptors import THIN_PROV, Flags
 from blobstore.format.geometry import blob_id_of, root_of
-from blobstore.format.page import PAGE_SIZE
-from blobstore.format.root import TAIL_OFFSET, Layout, RootState, encode_tombstone_tail
+from blobstore.format.root import Layout, RootState
 from blobstore.format.super_block import NO_BLOB
-from blobstore.metadata.begin import poisoning, write_super_block
 from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for, persist, persist_new
@@ -29,13 +26,9 @@ from blobstore.metadata.space import (
     claim_root,
     claim_zeroed_clusters,
     mark_owned,
-    release_clusters,
-    release_pages,
-    release_root,
     spare_pages,
 )
 from blobstore.metadata.store_state import StoreState
-from blobstore.operations import Read, Write
 from blobstore.units import BlobId, PageIndex, ceil_div
 
 _EINVAL: Final = 22
@@ -59,6 +52,8 @@ class BlobOptions:
     extent_table: bool = True
     clear_method: ClearMethod = ClearMethod.DEFAULT
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    parent_id: BlobId | None = None
+    external_id: bytes | None = None
 
 
 async def create_blob(store: StoreState, options: BlobOptions) -> BlobId:
@@ -88,6 +83,9 @@ async def create_blob(store: StoreState, options: BlobOptions) -> BlobId:
         blob.is_root_dirty = True
         await persist_new(store, blob)
         store.used_ids[blob.root] = True
+        if options.parent_id is not None:
+            store.children[options.parent_id].append(blob.blob_id)
+            store.children[options.parent_id].sort()
         _disown(store, blob)
         return blob.blob_id
 
@@ -103,7 +101,17 @@ async def _claim_clusters(store: StoreState, blob: BlobState, count: int) -> lis
 
 def _check_options(options: BlobOptions) -> None:
     check_cluster_count(options.cluster_count)
-    for name, value in options.xattrs.items():
+    check_xattrs(options.xattrs)
+
+
+def check_xattrs(xattrs: Mapping[str, bytes]) -> None:
+    """Refuse attributes that a new blob cannot have.
+
+    Raises:
+        InvalidArgumentError: One without name or value.
+        NoSpaceError: One that does not fit into a page (ENOMEM).
+    """
+    for name, value in xattrs.items():
         if not value:
             raise InvalidArgumentError(f"xattr {name!r}: no value")
         check_xattr(name, value)
@@ -112,7 +120,7 @@ def _check_options(options: BlobOptions) -> None:
 def _new_blob(options: BlobOptions) -> BlobState:
     """Return the state of a blob that has no place on the device yet."""
     leaves = ceil_div(options.cluster_count, LEAF_SIZE)
-    return BlobState(
+    blob = BlobState(
         blob_id=NO_BLOB,
         root=PageIndex(0),
         root_state=RootState(Layout.COMPACT, 0),
@@ -121,6 +129,9 @@ def _new_blob(options: BlobOptions) -> BlobState:
         extent_pages=[ABSENT_PAGE] * leaves if options.extent_table else None,
         clusters=ClusterMap(options.cluster_count),
     )
+    if options.parent_id is not None or options.external_id is not None:
+        blob.set_parent(options.parent_id, options.external_id)
+    return blob
 
 
 def _check_pages(store: StoreState, blob: BlobState, claimed: int) -> None:
@@ -150,13 +161,16 @@ async def open_blob(store: StoreState, blob_id: BlobId) -> BlobState:
     """
     async with store.mutex:
         store.check_open()
-        blob = await _open_chain(store, blob_id)
+        blob = await open_chain(store, blob_id)
         blob.open_count += 1
         return blob
 
 
-async def _open_chain(store: StoreState, blob_id: BlobId) -> BlobState:
-    """Read the blob and its ancestors as far as they are not open yet."""
+async def open_chain(store: StoreState, blob_id: BlobId) -> BlobState:
+    """Read the blob and its ancestors as far as they are not open yet; the caller holds the mutex.
+
+    Who does not count itself as a user lets go of the blob again.
+    """
     opened: list[BlobState] = []
     seen: set[BlobId] = set()
     wanted: BlobId | None = blob_id
@@ -168,16 +182,16 @@ async def _open_chain(store: StoreState, blob_id: BlobId) -> BlobState:
         parent = store.open_blobs.get(wanted)
         if parent is not None:
             break
-        opened.append(await _read_checked(store, wanted))
+        opened.append(await read_checked(store, wanted))
         wanted = opened[-1].parent_id
     for blob in reversed(opened):
-        _adopt(store, blob, parent)
+        _link(store, blob, parent)
         parent = blob
     return store.open_blobs[blob_id]
 
 
-async def _read_checked(store: StoreState, blob_id: BlobId) -> BlobState:
-    """Read a blob that is not open, as loading left it.
+async def read_checked(store: StoreState, blob_id: BlobId) -> BlobState:
+    """Read a blob that is not open, as loading left it; the caller holds the mutex.
 
     Raises:
         NotFoundError, CorruptError: As `open_blob`.
@@ -215,8 +229,10 @@ def _check_ownership(store: StoreState, blob: BlobState) -> None:
         raise error
 
 
-def _adopt(store: StoreState, blob: BlobState, parent: BlobState | None) -> None:
+def _link(store: StoreState, blob: BlobState, parent: BlobState | None) -> None:
     blob.parent = parent
+    if blob.external_id is not None:
+        blob.external = store.externals.get(blob.external_id)
     if parent is not None:
         parent.pin_count += 1
     store.open_blobs[blob.blob_id] = blob
@@ -234,10 +250,10 @@ async def close_blob(store: StoreState, blob: BlobState) -> None:
             await begin_change(store)
             await persist(store, blob)
         blob.open_count -= 1
-        _let_go(store, blob)
+        let_go(store, blob)
 
 
-def _let_go(store: StoreState, blob: BlobState) -> None:
+def let_go(store: StoreState, blob: BlobState) -> None:
     """Drop a blob that nobody has open, and its ancestors with it."""
     child: BlobState | None = blob
     while child is not None and child.open_count == 0 and child.pin_count == 0:
@@ -248,49 +264,3 @@ def _let_go(store: StoreState, blob: BlobState) -> None:
         if parent is not None:
             parent.pin_count -= 1
         child = parent
-
-
-async def delete_blob(store: StoreState, blob_id: BlobId) -> None:
-    """Delete a blob that nobody has open.
-
-    Durability: on return. Takes no space. A super blob is cleared first.
-
-    Raises:
-        NotFoundError: There is no such blob.
-        BusyError: It is open, or has clones.
-        CorruptError: It cannot be read, so its clusters are not known.
-    """
-    async with store.mutex:
-        store.check_writable()
-        if blob_id in store.open_blobs:
-            raise BusyError(f"blob {blob_id:#x}: is open")
-        if store.children.get(blob_id):
-            raise BusyError(f"blob {blob_id:#x}: has {len(store.children[blob_id])} clones")
-        await begin_change(store)
-        blob = await _read_checked(store, blob_id)
-        with poisoning(store):
-            if store.super_block.super_blob == blob_id:
-                await write_super_block(store, store.super_block.with_changes(super_blob=NO_BLOB))
-            await _write_tombstone(store, blob)
-            _forget(store, blob)
-            await release_clusters(store, blob.clusters.allocated(), clear_method=blob.clear_method)
-
-
-async def _write_tombstone(store: StoreState, blob: BlobState) -> None:
-    offset = store.geometry.page_offset(blob.root)
-    page = await Read(offset, PAGE_SIZE)
-    tail = encode_tombstone_tail(page)
-    if store.layout is Layout.SECTOR:
-        await Write(offset + TAIL_OFFSET, tail)
-    else:
-        await Write(offset, page[:TAIL_OFFSET] + tail)
-    await store.flush_device()
-
-
-def _forget(store: StoreState, blob: BlobState) -> None:
-    """Drop a deleted blob from memory, and give back its pages."""
-    store.used_ids[blob.root] = False
-    if blob.parent_id is not None:
-        store.children[blob.parent_id].remove(blob.blob_id)
-    release_root(store, blob.root)
-    release_pages(store, blob.metadata_pages)

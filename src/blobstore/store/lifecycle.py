@@ -2,7 +2,7 @@
 
 from bitarray import bitarray
 
-from blobstore.errors import BusyError, NotFoundError
+from blobstore.errors import BusyError, InvalidArgumentError, NotFoundError
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES, encode_mask
 from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE, MaskRegion
 from blobstore.metadata.begin import poisoning, write_super_block
@@ -53,7 +53,7 @@ async def unload(store: StoreState) -> None:
 
 
 async def _write_clean(store: StoreState) -> None:
-    if not store.is_marked_dirty and not store.outcome:
+    if not (store.is_marked_dirty or store.outcome or _has_news(store)):
         return
     await begin_change(store)
     with poisoning(store):
@@ -63,6 +63,16 @@ async def _write_clean(store: StoreState) -> None:
             await write
         await store.flush_device()
         await write_super_block(store, store.super_block.with_changes(clean=True))
+
+
+def _has_news(store: StoreState) -> bool:
+    """Tell whether a clean store on the device lacks something: its new type, or right masks.
+
+    A recovery that was asked for may have found other masks. A store without a
+    mask of blob ids is recovered every time, and needs none.
+    """
+    is_rebuilt = store.was_recovered and bool(store.geometry.used_blob_ids.length)
+    return is_rebuilt or store.bstype != store.super_block.bstype
 
 
 def _mask_writes(store: StoreState) -> list[Operation[None]]:
@@ -98,10 +108,15 @@ def get_super_blob(store: StoreState) -> BlobId:
 
 
 async def set_super_blob(store: StoreState, blob_id: BlobId | None) -> None:
-    """Set or clear the application's entry blob; nothing is checked, as in the original.
+    """Set or clear the application's entry blob; whether it exists is not checked.
 
     Durability: on return.
+
+    Raises:
+        InvalidArgumentError: The id does not fit into 64 bits.
     """
+    if blob_id is not None and not 0 <= blob_id <= NO_BLOB:
+        raise InvalidArgumentError(f"super blob {blob_id:#x}: expected an id of 64 bits")
     async with store.mutex:
         store.check_writable()
         wanted = NO_BLOB if blob_id is None else blob_id

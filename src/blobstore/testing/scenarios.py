@@ -15,7 +15,7 @@ from typing import Final
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.format.root import TAIL_OFFSET, encode_tombstone_tail
-from blobstore.testing.expectation import Expectation
+from blobstore.testing.expectation import Expectation, ExpectedBlob
 from blobstore.testing.simulated_disk import SimulatedDisk
 from blobstore.testing.workload import CLUSTER, Record, Step, Workload, new_disk
 from blobstore.units import BlobId, PageIndex
@@ -45,6 +45,33 @@ OPERATIONS: Final[dict[str, list[Step]]] = {
     "reload": [("unload",), ("load",)],
 }
 """Operations on a base with blobs a (thin, table), r (thick, runs, chain) and t (thin, runs)."""
+
+SNAPSHOT_OPERATIONS: Final[dict[str, list[Step]]] = {
+    "snapshot": [("snapshot", "a", "n")],
+    "snapshot runs": [("snapshot", "r", "n")],
+    "snapshot unsynced": [("write", "a", 1, 9), ("xattr", "a", "k", 900), ("snapshot", "a", "n")],
+    "clone": [("clone", "s0", "d")],
+    "clone runs": [("clone", "t0", "d")],
+    "delete middle": [("delete", "s1")],
+    "delete shared": [("delete", "c"), ("delete", "s0")],
+    "delete runs": [("delete", "t0")],
+    "delete clone": [("delete", "c")],
+    "copy on write": [("write", "a", 20, 7), ("sync", "a")],
+    "copy on write runs": [("write", "t", 5, 13), ("sync", "t")],
+    "inflate": [("inflate", "a")],
+    "inflate runs": [("inflate", "t")],
+    "decouple": [("decouple", "a")],
+    "set parent": [("set_parent", "e", "s0")],
+    "move": [("set_parent", "c", "s1")],
+    "grow clone": [("resize", "a", 6), ("write", "a", 42, 3), ("sync", "a")],
+    "shrink clone": [("resize", "t", 1), ("sync", "t")],
+    "unmap clone": [("unmap", "a", 0, 16), ("sync", "a")],
+    "create": [("create", "x", 2, "", 40)],
+    "reload": [("unload",), ("load",)],
+}
+"""Operations on a base with chains: s0 <- s1 <- a, s0 <- c; t0 <- t; e thin, r thick."""
+
+ALL_OPERATIONS: Final = OPERATIONS | SNAPSHOT_OPERATIONS
 
 _LONG: Final = 200
 _GROWTH: Final = 4
@@ -93,26 +120,45 @@ def make_base(name: str, *, sector: bool) -> Base:
 
 
 BASES: Final = ("dirty", "clean", "original", "leftovers")
+SNAPSHOT_BASES: Final = ("snapshots", "snapshots by the original")
+_COMPACT_BASES: Final = ("original", "leftovers", "snapshots by the original")
+
+_PLAIN: Final[list[Step]] = [
+    ("init",),
+    ("create", "a", 4, "thin"),
+    ("create", "r", 2, "runs", 3000),
+    ("create", "t", 3, "thin runs", 600),
+    ("write", "a", 0, 10),
+    ("write", "r", 0, 16),
+    ("write", "t", 8, 8),
+    ("xattr", "a", "k", 20),
+    ("unload",),
+]
+_CHAINS: Final[list[Step]] = [
+    ("init",),
+    ("create", "a", 4, "thin"),
+    ("write", "a", 0, 17),
+    ("snapshot", "a", "s0"),
+    ("write", "a", 6, 4),
+    ("snapshot", "a", "s1"),
+    ("write", "a", 9, 2),
+    ("clone", "s0", "c"),
+    ("create", "t", 2, "runs", 300),
+    ("write", "t", 0, 9),
+    ("snapshot", "t", "t0"),
+    ("write", "t", 2, 2),
+    ("create", "e", 4, "thin"),
+    ("create", "r", 1, "", 60),
+    ("unload",),
+]
 
 
 @cache
 def _make_base(name: str, sector: bool) -> Base:
     """Build the base; `original` and `leftovers` were written in the compact layout."""
-    compact = name in ("original", "leftovers")
+    compact = name in _COMPACT_BASES
     workload = Workload(new_disk(sector=sector and not compact))
-    workload.run(
-        [
-            ("init",),
-            ("create", "a", 4, "thin"),
-            ("create", "r", 2, "runs", 3000),
-            ("create", "t", 3, "thin runs", 600),
-            ("write", "a", 0, 10),
-            ("write", "r", 0, 16),
-            ("write", "t", 8, 8),
-            ("xattr", "a", "k", 20),
-            ("unload",),
-        ]
-    )
+    workload.run(_CHAINS if name in SNAPSHOT_BASES else _PLAIN)
     content = workload.disk.content
     if name == "leftovers":
         _leave_remains(content)
@@ -141,10 +187,11 @@ def _leave_remains(content: bytearray) -> None:
 
 def scenarios(length: int) -> Iterator[Scenario]:
     """Yield every sequence of so many operations, on every base, in both layouts."""
-    for operations in product(OPERATIONS, repeat=length):
-        for base in BASES:
-            for sector in (True, False):
-                yield Scenario(base, sector, operations)
+    for names, bases in ((OPERATIONS, BASES), (SNAPSHOT_OPERATIONS, SNAPSHOT_BASES)):
+        for operations in product(names, repeat=length):
+            for base in bases:
+                for sector in (True, False):
+                    yield Scenario(base, sector, operations)
 
 
 def special_scenarios() -> Iterator[Scenario]:
@@ -157,12 +204,13 @@ def special_scenarios() -> Iterator[Scenario]:
 def random_scenarios(count: int, seed: int) -> Iterator[Scenario]:
     """Yield long random sequences, by seed."""
     for number in range(count):
-        yield Scenario(BASES[number % 4], number % 8 < 6, (), seed + number)
+        base = (*BASES, *SNAPSHOT_BASES)[number % 6]
+        yield Scenario(base, number % 12 < 9, (), seed + number)
 
 
 def run_scenario(scenario: Scenario) -> tuple[Record, int] | None:
     """Run it; return the record and the event to explore from, or None if it makes no sense."""
-    if scenario.base not in BASES:
+    if scenario.base not in (*BASES, *SNAPSHOT_BASES):
         return _run_special(scenario)
     workload = make_base(scenario.base, sector=scenario.sector).start()
     workload.step("load")
@@ -171,7 +219,7 @@ def run_scenario(scenario: Scenario) -> tuple[Record, int] | None:
     first = 0
     for name in scenario.operations:
         first = len(workload.disk.events)
-        for step in OPERATIONS[name]:
+        for step in ALL_OPERATIONS[name]:
             if not is_possible(workload, step):
                 return None
             workload.step(*step)
@@ -196,9 +244,9 @@ def _run_special(scenario: Scenario) -> tuple[Record, int]:
 
 def _run_random(workload: Workload, rng: random.Random) -> tuple[Record, int]:
     """Run random operations; those that make no sense just then are left out."""
-    names = [name for name in OPERATIONS for _ in range(1 if name == "reload" else 3)]
+    names = [name for name in ALL_OPERATIONS for _ in range(1 if name == "reload" else 3)]
     for number in range(rng.randrange(50, _LONG)):
-        steps = OPERATIONS[rng.choice(names)]
+        steps = ALL_OPERATIONS[rng.choice(names)]
         renamed = [_rename(step, rng, number) for step in steps]
         for step in renamed:
             if is_possible(workload, step):
@@ -224,6 +272,8 @@ def is_possible(workload: Workload, step: Step) -> bool:
     if step[1] not in workload.ids:
         return False
     expected = workload.expected.blobs[workload.ids[step[1]]]
+    if name in ("snapshot", "clone", "set_parent", "decouple", "delete"):
+        return _is_relation_possible(workload, step, expected)
     if expected.meta.read_only and name in (
         "write", "zero", "unmap", "resize", "xattr", "read_only"
     ):  # fmt: skip
@@ -231,3 +281,19 @@ def is_possible(workload: Workload, step: Step) -> bool:
     if name in ("write", "zero", "unmap"):
         return int(step[2]) + int(step[3]) <= len(expected.current)
     return True
+
+
+def _is_relation_possible(workload: Workload, step: Step, expected: ExpectedBlob) -> bool:
+    name, blob_id = step[0], workload.ids[step[1]]
+    if name in ("snapshot", "clone"):
+        return step[2] not in workload.ids and expected.meta.read_only == (name == "clone")
+    if name == "delete":
+        clones = [b for b in workload.expected.blobs.values() if b.meta.parent == blob_id]
+        return len(clones) <= 1
+    if name == "decouple":
+        return expected.meta.parent is not None
+    parent_id = workload.ids.get(step[2])
+    if parent_id is None or parent_id in (blob_id, expected.meta.parent):
+        return False
+    parent = workload.expected.blobs[parent_id]
+    return parent.meta.read_only and parent.meta.cluster_count == expected.meta.cluster_count

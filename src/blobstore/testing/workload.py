@@ -5,6 +5,7 @@ an `Expectation` of what a crash just then may leave.
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -14,10 +15,14 @@ from blobstore.errors import NoSpaceError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.load import load
 from blobstore.metadata.store_state import StoreState
-from blobstore.store.blobs import BlobOptions, close_blob, create_blob, delete_blob, open_blob
+from blobstore.store.blobs import BlobOptions, close_blob, create_blob, open_blob
+from blobstore.store.delete import delete_blob
 from blobstore.store.grow import grow_closed, grow_open
+from blobstore.store.inflate import decouple, inflate
 from blobstore.store.init import Clear, InitOptions, init_store
 from blobstore.store.lifecycle import flush_store, set_super_blob, unload
+from blobstore.store.relations import set_parent
+from blobstore.store.snapshots import create_clone, create_snapshot
 from blobstore.testing.alone import run_alone
 from blobstore.testing.expectation import (
     BLOCK,
@@ -171,9 +176,18 @@ class Workload:
             self._do_close(name)
         blob_id = self.ids[name]
         run_alone(delete_blob(self._loaded, blob_id), self.disk)
+        self._hand_over(blob_id)
         del self.expected.blobs[blob_id], self.ids[name]
         if blob_id in self.expected.super_blobs:
             self.expected.super_blobs = {None}
+
+    def _hand_over(self, snapshot_id: int) -> None:
+        """Expect the only clone of a deleted snapshot below that one's parent."""
+        parent = self.expected.blobs[snapshot_id].meta.parent
+        for expected in self.expected.blobs.values():
+            if expected.meta.parent == snapshot_id:
+                expected.versions.append(replace(expected.meta, parent=parent))
+                expected.flushed()
 
     def _do_sync(self, name: str) -> None:
         run_alone(blob_write.flush_blob(self._loaded, self._blob(name)), self.disk)
@@ -211,6 +225,54 @@ class Workload:
         self._note_blocks(name, block, [ZERO_BLOCK] * count)
         core = blob_write.unmap(self._loaded, self._blob(name), block * BLOCK, count * BLOCK)
         run_alone(core, self.disk)
+
+    # Relations
+
+    def _do_snapshot(self, name: str, snapshot: str) -> None:
+        blob = self._blob(name)
+        snapshot_id = run_alone(create_snapshot(self._loaded, blob, {}), self.disk)
+        self.ids[snapshot] = snapshot_id
+        expected = self.expected.blobs[blob.blob_id]
+        expected.flushed()
+        copy = deepcopy(expected)
+        copy.versions = [replace(expected.meta, xattrs=(), read_only=True)]
+        self.expected.blobs[snapshot_id] = copy
+        expected.versions = [replace(expected.meta, parent=snapshot_id)]
+
+    def _do_clone(self, parent: str, name: str) -> None:
+        parent_id = self.ids[parent]
+        clone_id = run_alone(create_clone(self._loaded, parent_id, {}), self.disk)
+        self.ids[name] = clone_id
+        copy = deepcopy(self.expected.blobs[parent_id])
+        copy.versions = [replace(copy.meta, xattrs=(), read_only=False, parent=parent_id)]
+        self.expected.blobs[clone_id] = copy
+
+    def _do_inflate(self, name: str) -> None:
+        run_alone(inflate(self._loaded, self._blob(name)), self.disk)
+        self._new_parent(name, None)
+
+    def _do_decouple(self, name: str) -> None:
+        blob = self._blob(name)
+        assert blob.parent is not None
+        grandparent = blob.parent.parent_id
+        run_alone(decouple(self._loaded, blob), self.disk)
+        self._new_parent(name, grandparent)
+
+    def _do_set_parent(self, name: str, parent: str) -> None:
+        blob, parent_id = self._blob(name), self.ids[parent]
+        owned = [blob.clusters.get(index) != 0 for index in range(blob.clusters.count)]
+        run_alone(set_parent(self._loaded, blob, parent_id), self.disk)
+        source = self.expected.blobs[parent_id].current
+        expected = self.expected.blobs[blob.blob_id]
+        for at, block in enumerate(source):
+            if not owned[at // BLOCKS_PER_CLUSTER]:
+                expected.write(at, block)
+        self._new_parent(name, parent_id)
+
+    def _new_parent(self, name: str, parent: int | None) -> None:
+        expected = self.expected.blobs[self.ids[name]]
+        expected.versions.append(replace(expected.meta, parent=parent))
+        expected.flushed()
 
     # Helpers
 

@@ -1,0 +1,238 @@
+"""Plain blobs, all at once: what recovery can say of them without following each (FORMAT 4).
+
+A plain blob's root says everything in one page: flags, and an extent table of
+one page. Most blobs are plain, and thousands of them are looked at with a few
+array operations while their pages are in the cache. Whatever is not exactly so
+is left for `read_blob`, which says what is wrong.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from blobstore.alloc.cluster_map import LEAF_SIZE, UNALLOCATED
+from blobstore.format.checksum import SECTOR_SIZE, crc32c
+from blobstore.format.descriptors import (
+    EXTENT_TABLE,
+    FLAGS,
+    FLAGS_SIZE,
+    HEADER,
+    PAIR_SIZE,
+    TABLE_HEAD_SIZE,
+    THIN_PROV,
+)
+from blobstore.format.geometry import Geometry
+from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.root import TAIL_OFFSET, encode_sector_head
+from blobstore.metadata.blob_state import ABSENT_PAGE
+from blobstore.units import BlobId
+
+Numbers: TypeAlias = npt.NDArray[np.int64]
+Flagged: TypeAlias = npt.NDArray[np.bool_]
+Records: TypeAlias = npt.NDArray[Any]
+Chunk: TypeAlias = npt.NDArray[np.uint8]
+"""Neighbouring pages, one in each row."""
+
+_CONTENT: Final = np.dtype(
+    [
+        ("flags_kind", "u1"), ("flags_length", "<u4"),
+        ("invalid", "<u8"), ("data_ro", "<u8"), ("md_ro", "<u8"),
+        ("table_kind", "u1"), ("table_length", "<u4"), ("cluster_count", "<u8"),
+        ("page", "<u4"), ("repeat", "<u4"),
+        ("end", "V5"),
+    ]
+)  # fmt: skip
+"""The descriptors of a plain root, and the mark that nothing follows them."""
+
+_EXTENT_HEAD: Final = np.dtype(
+    [
+        ("blob_id", "<u8"), ("sequence", "<u4"), ("reserved", "<u4"),
+        ("kind", "u1"), ("length", "<u4"), ("first", "<u4"),
+    ]
+)  # fmt: skip
+
+_NOTHING: Final = bytes(HEADER.size)
+_END: Final = np.void(_NOTHING)
+_SECTOR_MARK: Final = np.frombuffer(
+    encode_sector_head(BlobId(0))[HEAD.size : HEAD.size + HEADER.size], dtype=np.uint8
+)
+_ENTRY_SIZE: Final = 4
+_ENTRIES_AT: Final = _EXTENT_HEAD.itemsize
+_LINK_WORD: Final = (PAGE_SIZE - TAIL.size) // 4
+assert _CONTENT.itemsize == FLAGS_SIZE + TABLE_HEAD_SIZE + PAIR_SIZE + len(_NOTHING)
+assert _ENTRIES_AT == HEAD.size + HEADER.size + _ENTRY_SIZE
+assert SECTOR_SIZE >= _CONTENT.itemsize + TAIL.size
+
+
+@dataclass(frozen=True, slots=True)
+class PlainBlobs:
+    """The roots of plain blobs, and all pages and clusters they own, each named once."""
+
+    roots: Numbers
+    pages: Numbers
+    clusters: Numbers
+
+
+@dataclass(slots=True)
+class Survey:
+    """What was seen of plain blobs so far: roots, and the extent pages they may name.
+
+    An extent page may belong to a blob that is not plain; `beginnings` keeps
+    all of it that means something.
+    """
+
+    roots: list[Numbers] = field(default_factory=list)
+    contents: list[Records] = field(default_factory=list)
+    extent_pages: list[Numbers] = field(default_factory=list)
+    counts: list[Numbers] = field(default_factory=list)
+    entries: list[Numbers] = field(default_factory=list)
+    beginnings: dict[int, bytes] = field(default_factory=dict)
+
+    def add_roots(self, chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
+        """Take the plain ones among roots with right checksums; tell which they are."""
+        content = _contents(chunk, rows)
+        is_plain: Flagged = _is_plain_root(content) & _is_last(chunk, rows)
+        self.roots.append(rows[is_plain] + first)
+        self.contents.append(content[is_plain])
+        return is_plain
+
+    def add_extent_pages(self, chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
+        """Take those extent pages with right checksums that can be a plain blob's only one."""
+        heads = _records(chunk[rows, : _EXTENT_HEAD.itemsize], _EXTENT_HEAD)
+        length = heads["length"].astype(np.int64)
+        is_plain: Flagged = (
+            _is_last(chunk, rows)
+            & (heads["first"] == 0)
+            & (length % _ENTRY_SIZE == 0)
+            & (length > _ENTRY_SIZE)
+            & (length <= _ENTRY_SIZE * (LEAF_SIZE + 1))
+        )
+        ends = _ENTRIES_AT + np.where(is_plain, length - _ENTRY_SIZE, 0)
+        followers = chunk[rows[:, None], ends[:, None] + np.arange(len(_NOTHING))]
+        is_plain &= ~followers.any(axis=1)
+        rows, ends = rows[is_plain], ends[is_plain]
+        counts = (ends - _ENTRIES_AT) // _ENTRY_SIZE
+        self.extent_pages.append(rows + first)
+        self.counts.append(counts)
+        self.entries.append(_entries(chunk, rows, counts))
+        for row, end in zip(rows.tolist(), ends.tolist(), strict=True):
+            self.beginnings[first + row] = chunk[row, :end].tobytes()
+        return is_plain
+
+    def extent_page(self, number: int) -> bytes | None:
+        """Return a page that was taken, as good as it was: what follows its end is left out."""
+        beginning = self.beginnings.get(number)
+        if beginning is None:
+            return None
+        content = beginning.ljust(PAGE_SIZE - TAIL.size, b"\0") + NO_PAGE.to_bytes(4, "little")
+        return content + crc32c(content).to_bytes(4, "little")
+
+    def plain_blobs(self, geometry: Geometry) -> PlainBlobs | None:
+        """Put roots and extent pages together; None when two name the same page or cluster."""
+        roots, content = _joined(self.roots), np.concatenate(self.contents or [_NO_CONTENT])
+        pages, counts = _joined(self.extent_pages), _joined(self.counts)
+        entries = _joined(self.entries)
+        place_of = np.full(geometry.md_len, -1, dtype=np.int64)
+        place_of[pages] = np.arange(len(pages))
+
+        named = content["page"].astype(np.int64)
+        is_plain = named < geometry.md_len
+        places = np.where(is_plain, place_of[np.where(is_plain, named, 0)], -1)
+        is_plain &= places >= 0
+        roots, content = roots[is_plain], content[is_plain]
+        named, places = named[is_plain], places[is_plain]
+        if _has_repeats(np.concatenate((roots, named))):
+            return None
+        return _with_clusters(
+            geometry,
+            roots,
+            named,
+            is_thin=content["invalid"] & THIN_PROV != 0,
+            clusters=_parts(entries, counts, places),
+            counts=counts[places],
+        )
+
+
+_NO_CONTENT: Final = np.empty(0, dtype=_CONTENT)
+
+
+def _with_clusters(
+    geometry: Geometry,
+    roots: Numbers,
+    extent_pages: Numbers,
+    *,
+    is_thin: Flagged,
+    clusters: Numbers,
+    counts: Numbers,
+) -> PlainBlobs | None:
+    """Leave out the blobs with a cluster that cannot be; `counts` says how many each has."""
+    owners = np.repeat(np.arange(len(roots)), counts)
+    is_hole = clusters == UNALLOCATED
+    is_outside = (clusters < geometry.md_clusters) | (clusters >= geometry.total_clusters)
+    is_right = np.ones(len(roots), dtype=np.bool_)
+    is_right[owners[np.where(is_hole, ~is_thin[owners], is_outside)]] = False
+    found = clusters[is_right[owners] & ~is_hole]
+    if _has_repeats(found):
+        return None
+    pages = np.concatenate((roots[is_right], extent_pages[is_right]))
+    return PlainBlobs(roots[is_right], pages, found)
+
+
+def _contents(chunk: Chunk, rows: Numbers) -> Records:
+    """Return the roots' first descriptors, wherever their layout has them."""
+    marks = chunk[rows, HEAD.size : HEAD.size + HEADER.size]
+    is_sector = (marks == _SECTOR_MARK).all(axis=1)
+    start = np.where(is_sector, TAIL_OFFSET, HEAD.size)
+    return _records(chunk[rows[:, None], start[:, None] + np.arange(_CONTENT.itemsize)], _CONTENT)
+
+
+def _is_plain_root(content: Records) -> Flagged:
+    is_plain: Flagged = (
+        (content["flags_kind"] == FLAGS)
+        & (content["flags_length"] == FLAGS_SIZE - HEADER.size)
+        & (content["table_kind"] == EXTENT_TABLE)
+        & (content["table_length"] == TABLE_HEAD_SIZE - HEADER.size + PAIR_SIZE)
+        & (content["page"] != ABSENT_PAGE)
+        & (content["repeat"] == 1)
+        & (content["end"] == _END)
+    )
+    return is_plain
+
+
+def _entries(chunk: Chunk, rows: Numbers, counts: Numbers) -> Numbers:
+    """Return the entries of extent pages, one page after the other."""
+    longest = int(counts.max(initial=0))
+    table = np.ascontiguousarray(chunk[rows, _ENTRIES_AT : _ENTRIES_AT + longest * _ENTRY_SIZE])
+    is_entry = np.arange(longest) < counts[:, None]
+    entries: Numbers = table.view("<u4").reshape(len(rows), longest)[is_entry].astype(np.int64)
+    return entries
+
+
+def _parts(values: Numbers, counts: Numbers, places: Numbers) -> Numbers:
+    """Return the values of the parts at these places, one part after the other."""
+    starts = np.cumsum(counts) - counts
+    wanted = counts[places]
+    offsets = np.arange(wanted.sum()) - np.repeat(np.cumsum(wanted) - wanted, wanted)
+    parts: Numbers = values[np.repeat(starts[places], wanted) + offsets]
+    return parts
+
+
+def _records(rows: Chunk, fields: "np.dtype[np.void]") -> Records:
+    records: Records = np.ascontiguousarray(rows).view(fields)[:, 0]
+    return records
+
+
+def _is_last(chunk: Chunk, rows: Numbers) -> Flagged:
+    """Tell which pages name no next one."""
+    is_last: Flagged = chunk.view("<u4")[rows, _LINK_WORD] == NO_PAGE
+    return is_last
+
+
+def _joined(parts: list[Numbers]) -> Numbers:
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def _has_repeats(numbers: Numbers) -> bool:
+    return bool(len(numbers) and np.bincount(numbers).max() > 1)

@@ -1,0 +1,188 @@
+"""Deleting blobs, and merging a snapshot that is deleted into its only clone (CRASH-SAFETY 3).
+
+A plain delete is one write: the tombstone. A snapshot with one clone first
+hands its clusters over. The clone's root decides: it gets the merged map and
+the new parent in one write.
+"""
+
+from blobstore.alloc.cluster_map import ABSENT, LEAF_SHIFT, LEAF_SIZE
+from blobstore.blob.exclusive import exclusive, frozen
+from blobstore.errors import BusyError
+from blobstore.format.page import PAGE_SIZE
+from blobstore.format.root import TAIL_OFFSET, Layout, encode_tombstone_tail
+from blobstore.format.super_block import NO_BLOB
+from blobstore.metadata.begin import poisoning, write_super_block
+from blobstore.metadata.blob_state import ABSENT_PAGE, SNAPSHOT_REMOVAL, BlobState
+from blobstore.metadata.outcome import begin_change
+from blobstore.metadata.persist import persist
+from blobstore.metadata.space import (
+    check_room_for_root,
+    mark_owned,
+    release_clusters,
+    release_pages,
+    release_root,
+    reserve,
+    spare_pages,
+)
+from blobstore.metadata.store_state import StoreState
+from blobstore.operations import Read, Write
+from blobstore.store.blobs import let_go, open_chain, read_checked
+from blobstore.store.relations import change_parent
+from blobstore.units import BlobId, PageIndex
+
+
+async def delete_blob(store: StoreState, blob_id: BlobId) -> None:
+    """Delete a blob that nobody has open; a snapshot with one clone is merged into it.
+
+    Durability: on return. Without a clone it takes no space. A super blob is cleared first.
+
+    Raises:
+        NotFoundError: There is no such blob.
+        BusyError: It is open, has several clones, or is under another operation.
+        CorruptError: It cannot be read, so its clusters are not known.
+        NoSpaceError: No pages to write the clone's merged metadata to; nothing changed.
+    """
+    store.check_writable()
+    clones = store.children.get(blob_id, [])
+    with exclusive(store, blob_id, *clones[:1], what="delete"):
+        async with store.mutex:
+            store.check_writable()
+            _refuse_users(store, blob_id)
+            await begin_change(store)
+            clones = store.children.get(blob_id, [])
+            if clones:
+                await _delete_under_clone(store, blob_id, clones[0])
+            else:
+                await _delete_alone(store, await read_checked(store, blob_id))
+
+
+def _refuse_users(store: StoreState, blob_id: BlobId) -> None:
+    blob = store.open_blobs.get(blob_id)
+    if blob is not None and blob.open_count:
+        raise BusyError(f"blob {blob_id:#x}: is open")
+    count = len(store.children.get(blob_id, ()))
+    if count > 1:
+        raise BusyError(f"blob {blob_id:#x}: has {count} clones")
+
+
+async def _delete_alone(store: StoreState, blob: BlobState) -> None:
+    with poisoning(store):
+        await _clear_super_blob(store, blob)
+        await _write_tombstone(store, blob)
+        if blob.parent_id is not None:
+            store.children[blob.parent_id].remove(blob.blob_id)
+        _forget(store, blob, blob.metadata_pages)
+        await release_clusters(store, blob.clusters.allocated(), clear_method=blob.clear_method)
+
+
+async def _clear_super_blob(store: StoreState, blob: BlobState) -> None:
+    if store.super_block.super_blob == blob.blob_id:
+        await write_super_block(store, store.super_block.with_changes(super_blob=NO_BLOB))
+
+
+async def _delete_under_clone(store: StoreState, blob_id: BlobId, clone_id: BlobId) -> None:
+    """Open the clone for as long as it takes, and merge."""
+    clone = await open_chain(store, clone_id)
+    clone.pin_count += 1
+    try:
+        snapshot = clone.parent
+        assert snapshot is not None
+        assert snapshot.blob_id == blob_id
+        async with frozen(store, clone):
+            await persist(store, clone)
+            _check_room(store, snapshot, clone)
+            with poisoning(store):
+                await _merge(store, snapshot, clone)
+    finally:
+        clone.pin_count -= 1
+        let_go(store, clone)
+
+
+async def _merge(store: StoreState, snapshot: BlobState, clone: BlobState) -> None:
+    snapshot.internal_xattrs[SNAPSHOT_REMOVAL] = clone.blob_id.to_bytes(8, "little")
+    snapshot.touch_attributes()
+    await persist(store, snapshot)
+    await _clear_super_blob(store, snapshot)
+    pages = set(snapshot.metadata_pages)
+    pages -= _take_over_pages(snapshot, clone)
+    _take_over_clusters(snapshot, clone)
+    snapshot.pin_count += 1
+    change_parent(store, clone, snapshot.parent, snapshot.external_id)
+    reserve(store, clone)
+    await persist(store, clone, at_once=True)
+    await _write_tombstone(store, snapshot)
+    left = set(snapshot.clusters.allocated()) - set(clone.clusters.allocated())
+    if snapshot.parent_id is not None:
+        store.children[snapshot.parent_id].remove(snapshot.blob_id)
+    snapshot.pin_count -= 1
+    let_go(store, snapshot)
+    mark_owned(store, clone.clusters.allocated())
+    store.children.pop(snapshot.blob_id, None)
+    _forget(store, snapshot, sorted(pages))
+    await release_clusters(store, sorted(left), clear_method=snapshot.clear_method)
+
+
+def _check_room(store: StoreState, snapshot: BlobState, clone: BlobState) -> None:
+    """Refuse before anything is written: the merge must fit into one round.
+
+    Raises:
+        NoSpaceError: Too few metadata pages are left.
+    """
+    check_room_for_root(store, snapshot)
+    leaves = 0
+    pairs = clone.pair_bound + snapshot.pair_bound + 2
+    if clone.extent_pages is not None:
+        leaves = sum(leaf is not ABSENT for leaf in snapshot.clusters.leaves)
+        pairs = len(clone.extent_pages) + 2
+    elif snapshot.clusters.allocated_count:
+        pairs += 2 * clone.clusters.allocated_count
+    wanted = leaves + clone.chain_pages_bound(store.layout, pairs) + len(snapshot.chain) + 3
+    if wanted > spare_pages(store):
+        raise store.pages.exhausted(wanted)
+
+
+def _take_over_pages(snapshot: BlobState, clone: BlobState) -> set[PageIndex]:
+    """Hand whole extent pages to a clone that has nothing there; return which."""
+    taken: set[PageIndex] = set()
+    if clone.extent_pages is None or snapshot.extent_pages is None:
+        return taken
+    for number, page in enumerate(snapshot.extent_pages[: len(clone.extent_pages)]):
+        if page == ABSENT_PAGE or clone.extent_pages[number] != ABSENT_PAGE:
+            continue
+        entries = snapshot.clusters.entries(number)
+        if len(entries) == len(clone.clusters.entries(number)):
+            clone.clusters.fill_leaf(number, entries)
+            clone.extent_pages[number] = page
+            taken.add(PageIndex(page))
+    return taken
+
+
+def _take_over_clusters(snapshot: BlobState, clone: BlobState) -> None:
+    """Let the clone name every cluster that it has read from the snapshot so far."""
+    for number, leaf in enumerate(snapshot.clusters.leaves[: len(clone.clusters.leaves)]):
+        if leaf is ABSENT:
+            continue
+        first = number << LEAF_SHIFT
+        for index in range(first, min(first + LEAF_SIZE, clone.clusters.count)):
+            cluster = snapshot.clusters.get(index) if index < snapshot.clusters.count else 0
+            if cluster and not clone.clusters.get(index):
+                clone.clusters.set(index, cluster)
+
+
+async def _write_tombstone(store: StoreState, blob: BlobState) -> None:
+    offset = store.geometry.page_offset(blob.root)
+    page = await Read(offset, PAGE_SIZE)
+    tail = encode_tombstone_tail(page)
+    if store.layout is Layout.SECTOR:
+        await Write(offset + TAIL_OFFSET, tail)
+    else:
+        await Write(offset, page[:TAIL_OFFSET] + tail)
+    await store.flush_device()
+
+
+def _forget(store: StoreState, blob: BlobState, pages: list[PageIndex]) -> None:
+    """Drop a deleted blob from memory, and give back its root and these pages."""
+    store.used_ids[blob.root] = False
+    store.reservations.clear(blob.blob_id)
+    release_root(store, blob.root)
+    release_pages(store, pages)

@@ -1,0 +1,112 @@
+"""Inflate and decouple: a clone gets clusters of its own (CRASH-SAFETY 3).
+
+The clusters are allocated like any others, beside the blob's readers and
+writers; each step is a valid state. The root with the new flags and parent
+comes last.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from blobstore.alloc.cluster_map import UNALLOCATED
+from blobstore.blob.exclusive import exclusive, frozen
+from blobstore.blob.write import allocate_clusters
+from blobstore.errors import InvalidArgumentError
+from blobstore.format.descriptors import THIN_PROV, Flags
+from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.outcome import begin_change
+from blobstore.metadata.persist import persist
+from blobstore.metadata.space import check_room_for_root, reserve
+from blobstore.metadata.store_state import StoreState
+from blobstore.store.relations import change_parent
+
+_AT_ONCE_BYTES: Final = 4 << 20
+
+
+async def inflate(store: StoreState, blob: BlobState) -> None:
+    """Allocate every cluster of the blob, with what it reads as now; it is thick then.
+
+    Durability: on return.
+
+    Raises:
+        NoSpaceError: There are not as many clusters; nothing changed.
+        BusyError: The blob is under another such operation.
+    """
+    store.check_writable()
+    with exclusive(store, blob.blob_id, what="inflate"):
+        await _allocate_all(store, blob, lambda _index: True)
+        async with store.mutex:
+            await begin_change(store)
+            async with frozen(store, blob):
+                await _finish(store, blob, parent=None, external_id=None, thin=False)
+
+
+async def decouple(store: StoreState, blob: BlobState) -> None:
+    """Copy what the blob reads from its parent, and make it its grandparent's clone, if any.
+
+    A clone of an external snapshot is inflated, as in the original.
+
+    Durability: on return.
+
+    Raises:
+        InvalidArgumentError: The blob has no parent.
+        NoSpaceError: There are not enough clusters; nothing changed.
+        BusyError: The blob is under another such operation.
+    """
+    store.check_writable()
+    if blob.has_external_parent:
+        await inflate(store, blob)
+        return
+    parent = blob.parent
+    if parent is None:
+        raise InvalidArgumentError(f"blob {blob.blob_id:#x}: has no parent")
+    with exclusive(store, blob.blob_id, what="decouple"):
+        await _allocate_all(store, blob, lambda index: _has_cluster(parent, index))
+        async with store.mutex:
+            await begin_change(store)
+            async with frozen(store, blob):
+                await _finish(
+                    store, blob, parent=parent.parent, external_id=parent.external_id, thin=True
+                )
+
+
+def _has_cluster(parent: BlobState, index: int) -> bool:
+    return index < parent.clusters.count and parent.clusters.get(index) != UNALLOCATED
+
+
+async def _allocate_all(
+    store: StoreState, blob: BlobState, is_wanted: Callable[[int], bool]
+) -> None:
+    """Allocate the wanted clusters in groups, as a writer does, until none is missing."""
+    missing = list(_missing(blob, is_wanted))
+    if len(missing) > store.free_clusters:
+        raise store.clusters.exhausted(len(missing))
+    group = max(1, _AT_ONCE_BYTES // store.geometry.cluster_size)
+    while missing:
+        for first in range(0, len(missing), group):
+            await allocate_clusters(store, blob, missing[first : first + group])
+        missing = list(_missing(blob, is_wanted))
+
+
+def _missing(blob: BlobState, is_wanted: Callable[[int], bool]) -> Iterator[int]:
+    for index in range(blob.clusters.count):
+        if blob.clusters.get(index) == UNALLOCATED and is_wanted(index):
+            yield index
+
+
+async def _finish(
+    store: StoreState,
+    blob: BlobState,
+    *,
+    parent: BlobState | None,
+    external_id: bytes | None,
+    thin: bool,
+) -> None:
+    check_room_for_root(store, blob)
+    change_parent(store, blob, parent, external_id)
+    if not thin:
+        flags = blob.flags
+        blob.flags = Flags(flags.invalid & ~THIN_PROV, flags.data_ro, flags.md_ro)
+    blob.touch_attributes()
+    reserve(store, blob)
+    await persist(store, blob)

@@ -1,0 +1,170 @@
+"""Snapshots and clones (CRASH-SAFETY 3).
+
+A snapshot is a new root that takes over the blob's map; the blob itself goes
+on as its clone, with an empty one. No data are copied. The blob's root decides:
+before it is written the new root is marked as half-made, and a crash removes it.
+"""
+
+from collections.abc import Mapping
+
+from blobstore.alloc.cluster_map import ABSENT, ClusterMap
+from blobstore.blob.exclusive import exclusive, frozen
+from blobstore.errors import InvalidArgumentError
+from blobstore.format.descriptors import READ_ONLY, THIN_PROV, Flags
+from blobstore.format.geometry import blob_id_of
+from blobstore.format.root import Layout, RootState
+from blobstore.metadata.begin import poisoning
+from blobstore.metadata.blob_state import ABSENT_PAGE, SNAPSHOT_IN_PROGRESS, BlobState
+from blobstore.metadata.outcome import begin_change
+from blobstore.metadata.persist import persist, persist_new
+from blobstore.metadata.space import claim_root, spare_pages
+from blobstore.metadata.store_state import StoreState
+from blobstore.store.blobs import (
+    BlobOptions,
+    check_xattrs,
+    close_blob,
+    create_blob,
+    open_blob,
+)
+from blobstore.units import BlobId, PageIndex
+
+
+async def create_snapshot(
+    store: StoreState, blob: BlobState, xattrs: Mapping[str, bytes]
+) -> BlobId:
+    """Make a read-only snapshot of an open blob, and return its id.
+
+    What was written before the call is in the snapshot, synced or not.
+
+    Durability: on return.
+
+    Raises:
+        InvalidArgumentError: The blob is read-only, or an attribute has no value.
+        NoSpaceError: There are not enough metadata pages; nothing changed.
+        BusyError: The blob is under another such operation.
+    """
+    check_xattrs(xattrs)
+    store.check_writable()
+    if blob.data_read_only:
+        raise InvalidArgumentError(f"blob {blob.blob_id:#x}: read-only; clone it instead")
+    with exclusive(store, blob.blob_id, what="snapshot"):
+        async with store.mutex:
+            await begin_change(store)
+            async with frozen(store, blob):
+                await persist(store, blob)
+                return await _hand_over(store, blob, xattrs)
+
+
+async def _hand_over(store: StoreState, blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobId:
+    snapshot = _snapshot_of(blob, xattrs)
+    _check_pages(store, blob, snapshot)
+    snapshot.root = await claim_root(store)
+    snapshot.blob_id = blob_id_of(snapshot.root)
+    with poisoning(store):
+        await persist_new(store, snapshot)
+        store.used_ids[snapshot.root] = True
+        _relate(store, blob, snapshot)
+        _empty(blob)
+        await persist(store, blob)
+        _complete(snapshot)
+        await persist(store, snapshot, last_flush=False)
+    return snapshot.blob_id
+
+
+def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
+    """Return the state of the new root: the blob's own map, parent and kind, half-made."""
+    clusters = ClusterMap(blob.clusters.count)
+    clusters.leaves = list(blob.clusters.leaves)
+    clusters.allocated_count = blob.clusters.allocated_count
+    marker = {SNAPSHOT_IN_PROGRESS: blob.blob_id.to_bytes(8, "little")}
+    return BlobState(
+        blob_id=blob.blob_id,
+        root=PageIndex(0),
+        root_state=RootState(Layout.COMPACT, 0),
+        flags=Flags(blob.flags.invalid, 0, 0),
+        xattrs={name: bytes(value) for name, value in xattrs.items()},
+        internal_xattrs=marker | blob.internal_xattrs,
+        clusters=clusters,
+        extent_pages=None if blob.extent_pages is None else list(blob.extent_pages),
+        pair_bound=blob.pair_bound,
+        disk_count=blob.disk_count,
+        is_root_dirty=True,
+    )
+
+
+def _check_pages(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
+    """Refuse before anything is written: the new root and chain, and the blob's chain anew.
+
+    The blob's attributes grow by its parent's id, which can begin one page more.
+    """
+    wanted = snapshot.chain_pages_bound(store.layout, max(1, snapshot.pair_bound)) - 1
+    wanted += 1 if store.pages.used[0] else 0
+    wanted += blob.chain_pages_bound(store.layout, 1) + 1
+    if wanted > spare_pages(store):
+        raise store.pages.exhausted(wanted)
+
+
+def _relate(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
+    """Put the snapshot between the blob and the parent that it had."""
+    snapshot.parent, snapshot.external = blob.parent, blob.external
+    if blob.parent_id is not None:
+        siblings = store.children[blob.parent_id]
+        siblings[siblings.index(blob.blob_id)] = snapshot.blob_id
+        siblings.sort()
+    store.children[snapshot.blob_id] = [blob.blob_id]
+    snapshot.pin_count = 1
+    store.open_blobs[snapshot.blob_id] = snapshot
+    blob.parent, blob.external = snapshot, None
+    store.forget_owners()
+
+
+def _empty(blob: BlobState) -> None:
+    """Make the blob a thin clone of its snapshot, without a cluster of its own.
+
+    The list of leaves stays the same object: the fast lane looks into it.
+    """
+    assert blob.parent is not None
+    blob.clusters.leaves[:] = [ABSENT] * len(blob.clusters.leaves)
+    blob.clusters.allocated_count = 0
+    blob.clusters.dirty_leaves.clear()
+    if blob.extent_pages is not None:
+        blob.extent_pages = [ABSENT_PAGE] * len(blob.extent_pages)
+    blob.flags = Flags(blob.flags.invalid | THIN_PROV, blob.flags.data_ro, blob.flags.md_ro)
+    blob.set_parent(blob.parent.blob_id)
+    blob.pair_bound = 1
+
+
+def _complete(snapshot: BlobState) -> None:
+    del snapshot.internal_xattrs[SNAPSHOT_IN_PROGRESS]
+    flags = snapshot.flags
+    snapshot.flags = Flags(flags.invalid, flags.data_ro | READ_ONLY, flags.md_ro)
+    snapshot.apply_read_only_flags(snapshot.flags)
+    snapshot.touch_attributes()
+
+
+async def create_clone(store: StoreState, parent_id: BlobId, xattrs: Mapping[str, bytes]) -> BlobId:
+    """Make a thin clone of a snapshot or of any other read-only blob, and return its id.
+
+    Durability: on return.
+
+    Raises:
+        NotFoundError: There is no such blob.
+        InvalidArgumentError: It can be written to, or an attribute has no value.
+        NoSpaceError: No metadata page is left.
+    """
+    check_xattrs(xattrs)
+    with exclusive(store, parent_id, what="clone"):
+        parent = await open_blob(store, parent_id)
+        try:
+            if not parent.data_read_only:
+                raise InvalidArgumentError(f"blob {parent_id:#x}: not read-only; snapshot it first")
+            options = BlobOptions(
+                cluster_count=parent.clusters.count,
+                thin=True,
+                extent_table=parent.extent_pages is not None,
+                xattrs=xattrs,
+                parent_id=parent_id,
+            )
+            return await create_blob(store, options)
+        finally:
+            await close_blob(store, parent)
