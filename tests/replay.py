@@ -1,0 +1,569 @@
+"""The script language of the golden images, run against the library.
+
+A script is a list of lines, one command each; `Replay.run` performs a line and
+returns what the original's tool records for it: `rc`, a negative errno, the
+number of `free` clusters while a store is loaded, and what the command answers.
+One function per command: `COMMANDS` is the whole language as far as it is spoken here.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from blobstore import (
+    Blob,
+    BlobInfo,
+    Blobstore,
+    BlobstoreError,
+    BusyError,
+    ClosedError,
+    DeviceError,
+    MemoryDevice,
+    NotFoundError,
+    grow,
+)
+from blobstore.operations import Buffer
+
+COMPACT: Final = 4096
+SECTOR: Final = 512
+INVALID_ID: Final = 2**64 - 1
+
+Result = dict[str, Any]
+
+_PATTERN_BLOCK: Final = 512
+_GOLDEN_RATIO: Final = np.uint64(0x9E3779B97F4A7C15)
+_OPTIONS: Final = frozenset(
+    {
+        "as",
+        "bstype",
+        "blocklen",
+        "clear",
+        "cluster_sz",
+        "copy",
+        "et",
+        "file",
+        "force_recover",
+        "max_channel_ops",
+        "max_md_ops",
+        "md_page_size",
+        "mem",
+        "mode",
+        "n",
+        "num_clusters",
+        "num_md_pages",
+        "phys",
+        "sha",
+        "size",
+        "thin",
+        "torn",
+        "unmap",
+        "xattrs",
+    }
+)
+
+
+# --- pattern(SEED) ---------------------------------------------------------------------------
+
+
+def pattern(seed: int, length: int, *, offset: int = 0) -> bytes:
+    """Return `length` bytes of pattern(seed) from byte `offset`, which is a multiple of 512."""
+    first, rest = divmod(offset, _PATTERN_BLOCK)
+    assert rest == 0
+    count = -(-length // _PATTERN_BLOCK)
+    with np.errstate(over="ignore"):
+        numbers = np.arange(count, dtype=np.uint64) + np.uint64((first + 1) % 2**64)
+        words = _splitmix64(np.uint64(seed % 2**64) + _GOLDEN_RATIO * numbers)
+    return np.repeat(words.astype("<u8"), _PATTERN_BLOCK // 8).tobytes()[:length]
+
+
+def _splitmix64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    z = x + _GOLDEN_RATIO
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+# --- the device ------------------------------------------------------------------------------
+
+
+class ReplayDevice(MemoryDevice):
+    """A memory device that outlives its stores, counts changes, and fails when told to.
+
+    While `changes_left` is a number, that many writes, zeroes and unmaps are
+    done; then, in the mode `drop`, later ones are forgotten, and in the mode
+    `fail` everything fails.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        block_size: int = 4096,
+        *,
+        atomic_write_size: int = COMPACT,
+        physical_block_size: int | None = None,
+    ) -> None:
+        super().__init__(size, block_size, atomic_write_size=atomic_write_size)
+        self.physical_block_size = physical_block_size or block_size
+        self.change_count = 0
+        self.changes_left: int | None = None
+        self.fails = False
+        self.torn = 0
+
+    @classmethod
+    def of(
+        cls, image: bytes, *, block_size: int = 512, atomic_write_size: int = COMPACT
+    ) -> "ReplayDevice":
+        device = cls(len(image), block_size, atomic_write_size=atomic_write_size)
+        device._content[:] = image
+        return device
+
+    def content(self) -> bytes:
+        return bytes(self._content)
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._check_alive()
+        return super().read(offset, length)
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        self._check_alive()
+        super().read_into(offset, buffers)
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        if self._is_done():
+            super().write(offset, buffers)
+        elif self.torn:
+            data = b"".join(bytes(buffer) for buffer in buffers)
+            super().write(offset, [data[: self.torn]])
+            self.torn = 0
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        if self._is_done():
+            super().write_zeroes(offset, length)
+        elif self.torn:
+            super().write_zeroes(offset, min(length, self.torn))
+            self.torn = 0
+
+    def flush(self) -> None:
+        self._check_alive()
+        super().flush()
+
+    def close(self) -> None:
+        """Stay open: the script loads the store again."""
+
+    def _check_alive(self) -> None:
+        if self.fails and self.changes_left == 0:
+            raise DeviceError("replay: the device fails, as it was told to")
+
+    def _is_done(self) -> bool:
+        self.change_count += 1
+        self._check_alive()
+        if self.changes_left is None:
+            return True
+        if self.changes_left == 0:
+            return False
+        self.changes_left -= 1
+        return True
+
+
+# --- facts, in the words of the manifests ----------------------------------------------------
+
+
+def store_facts(store: Blobstore) -> Result:
+    """Return what the original's tool says of a loaded store."""
+    info = store.info
+    return {
+        "cluster_size": info.cluster_size,
+        "page_size": info.page_size,
+        "io_unit_size": info.io_unit_size,
+        "free_clusters": info.free_clusters,
+        "total_data_clusters": info.data_clusters,
+        "total_clusters": info.total_clusters,
+        "max_growable_size": info.max_growable_size,
+        "md_start": info.md_start,
+        "md_len": info.md_len,
+        "bstype": info.bstype.hex(),
+        "super_blob": info.super_blob,
+        "used_md_pages": store.state.pages.used.count(),
+        "used_cluster_bits": store.state.clusters.used.count(),
+    }
+
+
+def blob_facts(store: Blobstore, blob: Blob) -> Result:
+    """Return what the original's tool says of an open blob."""
+    info = blob.info()
+    md_read_only = store.state.open_blobs[blob.id].md_read_only
+    return {
+        "id": info.blob_id,
+        "num_clusters": info.cluster_count,
+        "num_allocated_clusters": info.allocated_clusters,
+        "num_io_units": info.size // store.info.io_unit_size,
+        "is_thin": info.thin,
+        "is_snapshot": info.snapshot,
+        "is_clone": info.parent is not None,
+        "is_esnap_clone": info.external_snapshot is not None,
+        "is_read_only": info.read_only or md_read_only,
+        "parent": _parent_fact(info),
+        "parent_snapshot": info.parent,
+        "clones": info.clones,
+        "invalid_flags": info.invalid_flags,
+        "data_ro_flags": info.data_ro_flags,
+        "md_ro_flags": info.md_ro_flags,
+        "data_ro": info.read_only,
+        "md_ro": md_read_only,
+        "clear_method": info.clear_method,
+        "use_extent_table": info.extent_table,
+        "md_pages": info.metadata_pages,
+        "extent_pages": info.extent_pages,
+        "cluster_runs": [list(run) for run in info.extents],
+        "xattrs": [[name, value.hex()] for name, value in info.xattrs.items()],
+        "internal_xattrs": [[name, value.hex()] for name, value in info.internal_xattrs.items()],
+    }
+
+
+def _parent_fact(info: BlobInfo) -> int | str | None:
+    return "external" if info.external_snapshot is not None else info.parent
+
+
+# --- the language ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command, its arguments, and its options in `key=value` form."""
+
+    command: str
+    arguments: list[str]
+    options: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> "Line":
+        command, *words = text.split(" ")
+        line = cls(command, [])
+        for word in words:
+            key, equals, value = word.partition("=")
+            if equals and key in _OPTIONS:
+                line.options[key] = value
+            else:
+                line.arguments.append(word)
+        return line
+
+    def number(self, key: str) -> int | None:
+        return int(self.options[key], 0) if key in self.options else None
+
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        return bool(int(self.options[key])) if key in self.options else default
+
+
+def value_of(text: str) -> bytes:
+    """Return the bytes that a value stands for: hex, `s:text`, or `@SEED:LENGTH`."""
+    if text.startswith("s:"):
+        return text[2:].encode()
+    if text.startswith("@"):
+        seed, length = text[1:].split(":")
+        return pattern(int(seed), int(length))
+    return bytes.fromhex(text)
+
+
+def name_of(text: str) -> str:
+    """Return an attribute's name: literal, or `#N` for N letters."""
+    if not text.startswith("#"):
+        return text
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return "".join(letters[at % len(letters)] for at in range(int(text[1:])))
+
+
+def xattrs_of(line: Line) -> dict[str, bytes]:
+    pairs = (pair.partition(":") for pair in line.options.get("xattrs", "").split(",") if pair)
+    return {name_of(name): value_of(value) for name, _colon, value in pairs}
+
+
+class Replay:
+    """The state of a script: its device, its store, its open blobs and its names."""
+
+    def __init__(self, *, atomic_write_size: int = COMPACT) -> None:
+        self.atomic_write_size = atomic_write_size
+        self.device: ReplayDevice | None = None
+        self.store: Blobstore | None = None
+        self.handles: dict[int, list[Blob]] = {}
+        self.names: dict[str, int] = {}
+
+    def run(self, text: str) -> Result:
+        """Perform one line."""
+        line = Line.parse(text)
+        command = COMMANDS[line.command]
+        try:
+            result = {"rc": 0, **(command(self, line) or {})}
+        except BlobstoreError as error:
+            result = {"rc": -error.errno, "error": error}
+        if self.store is not None:
+            result["free"] = self.store.free_clusters
+        return result
+
+    def the_device(self) -> ReplayDevice:
+        if self.device is None:
+            raise ClosedError("script: no device")
+        return self.device
+
+    def the_store(self) -> Blobstore:
+        if self.store is None:
+            raise ClosedError("script: no store is loaded")
+        return self.store
+
+    def blob_id(self, text: str) -> int:
+        if text == "invalid":
+            return INVALID_ID
+        return self.names[text] if text in self.names else int(text, 0)
+
+    def blob(self, text: str) -> Blob:
+        """Return the handle of a blob that the script has opened."""
+        handles = self.handles.get(self.blob_id(text))
+        if not handles:
+            raise ClosedError(f"script: {text} is not open")
+        return handles[-1]
+
+    def io_units(self, text: str) -> int:
+        return int(text, 0) * self.the_store().info.io_unit_size
+
+
+Command = Callable[[Replay, Line], Result | None]
+
+
+def _dev(replay: Replay, line: Line) -> Result:
+    size = line.number("size") or 0
+    replay.device = ReplayDevice(
+        size,
+        line.number("blocklen") or 512,
+        atomic_write_size=replay.atomic_write_size,
+        physical_block_size=line.number("phys"),
+    )
+    return {"size": size}
+
+
+def _devsize(replay: Replay, line: Line) -> None:
+    replay.the_device().resize(int(line.arguments[0]))
+
+
+def _powerfail(replay: Replay, line: Line) -> None:
+    device = replay.the_device()
+    device.changes_left = None if line.options.get("mode") == "off" else line.number("n")
+    device.fails = line.options.get("mode") == "fail"
+    device.torn = line.number("torn") or 0
+
+
+def _init(replay: Replay, line: Line) -> Result:
+    _refuse_loaded(replay)
+    options: dict[str, Any] = {}
+    for key, name in (
+        ("cluster_sz", "cluster_size"),
+        ("num_md_pages", "md_pages"),
+        ("md_page_size", "md_page_size"),
+    ):
+        if key in line.options:
+            options[name] = line.number(key)
+    replay.store = Blobstore.create(
+        replay.the_device(),
+        bstype=line.options.get("bstype", "").encode(),
+        clear=line.options.get("clear", "unmap"),
+        overwrite=True,
+        **options,
+    )
+    return store_facts(replay.store)
+
+
+def _load(replay: Replay, line: Line) -> Result:
+    _refuse_loaded(replay)
+    bstype = line.options.get("bstype")
+    replay.store = Blobstore.open(
+        replay.the_device(),
+        bstype=None if bstype is None else bstype.encode(),
+        force_recovery=line.flag("force_recover"),
+    )
+    return store_facts(replay.store)
+
+
+def _grow(replay: Replay, line: Line) -> Result:
+    _refuse_loaded(replay)
+    grow(replay.the_device())
+    return _load(replay, line)
+
+
+def _refuse_loaded(replay: Replay) -> None:
+    if replay.store is not None:
+        raise BusyError("script: a store is loaded already")
+
+
+def _grow_live(replay: Replay, _line: Line) -> Result:
+    replay.the_store().grow()
+    return store_facts(replay.the_store())
+
+
+def _unload(replay: Replay, _line: Line) -> None:
+    replay.the_store().unload()
+    replay.store = None
+
+
+def _destroy(replay: Replay, _line: Line) -> None:
+    replay.the_store().destroy()
+    replay.store = None
+
+
+def _crash(replay: Replay, _line: Line) -> None:
+    replay.store = None
+    replay.handles.clear()
+
+
+def _bsinfo(replay: Replay, _line: Line) -> Result:
+    return store_facts(replay.the_store())
+
+
+def _set_super(replay: Replay, line: Line) -> None:
+    wanted = replay.blob_id(line.arguments[0])
+    replay.the_store().set_super_blob(None if wanted == INVALID_ID else wanted)
+
+
+def _get_super(replay: Replay, _line: Line) -> Result:
+    return {"id": replay.the_store().super_blob}
+
+
+def _create(replay: Replay, line: Line) -> Result:
+    store = replay.the_store()
+    clear = {"default": 0, "none": 1, "unmap": 2, "zeroes": 3}[line.options.get("clear", "default")]
+    with store.create_blob(
+        (line.number("num_clusters") or 0) * store.cluster_size,
+        thin=line.flag("thin"),
+        extent_table=line.flag("et", default=True),
+        clear_method=clear,
+        xattrs=xattrs_of(line),
+    ) as blob:
+        blob_id = blob.id
+    if "as" in line.options:
+        replay.names[line.options["as"]] = blob_id
+    return {"id": blob_id}
+
+
+def _open(replay: Replay, line: Line) -> Result:
+    blob_id = replay.blob_id(line.arguments[0])
+    handles = replay.handles.setdefault(blob_id, [])
+    handles.append(replay.the_store().open_blob(blob_id))
+    return {"open_ref": len(handles)}
+
+
+def _close(replay: Replay, line: Line) -> None:
+    blob = replay.blob(line.arguments[0])
+    try:
+        blob.close()
+    finally:
+        replay.handles[blob.id].remove(blob)
+
+
+def _delete(replay: Replay, line: Line) -> None:
+    replay.the_store().delete_blob(replay.blob_id(line.arguments[0]))
+
+
+def _resize(replay: Replay, line: Line) -> None:
+    count = int(line.arguments[1])
+    replay.blob(line.arguments[0]).resize(count * replay.the_store().cluster_size)
+
+
+def _sync(replay: Replay, line: Line) -> None:
+    replay.blob(line.arguments[0]).sync_md()
+
+
+def _set_ro(replay: Replay, line: Line) -> None:
+    replay.blob(line.arguments[0]).set_read_only()
+
+
+def _info(replay: Replay, line: Line) -> Result:
+    blob = replay.blob(line.arguments[0])
+    facts = blob_facts(replay.the_store(), blob)
+    if line.flag("sha"):
+        facts["sha256"] = hashlib.sha256(blob.read(blob.size)).hexdigest()
+    return facts
+
+
+def _write(replay: Replay, line: Line) -> None:
+    name, offset, length, seed = line.arguments
+    at = replay.io_units(offset)
+    data = pattern(int(seed), replay.io_units(length), offset=at)
+    replay.blob(name).write(data, at)
+
+
+def _read(replay: Replay, line: Line) -> Result:
+    name, offset, length = line.arguments
+    data = replay.blob(name).read(replay.io_units(length), replay.io_units(offset))
+    return {"sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _write_zeroes(replay: Replay, line: Line) -> None:
+    name, offset, length = line.arguments
+    replay.blob(name).write_zeroes(replay.io_units(offset), replay.io_units(length))
+
+
+def _unmap(replay: Replay, line: Line) -> None:
+    name, offset, length = line.arguments
+    replay.blob(name).unmap(replay.io_units(offset), replay.io_units(length))
+
+
+def _set_xattr(replay: Replay, line: Line) -> None:
+    name, key, value = line.arguments
+    replay.blob(name).set_xattr(name_of(key), value_of(value))
+
+
+def _get_xattr(replay: Replay, line: Line) -> Result:
+    name, key = line.arguments
+    return {"value": replay.blob(name).get_xattr(name_of(key)).hex()}
+
+
+def _get_ixattr(replay: Replay, line: Line) -> Result:
+    name, key = line.arguments
+    internal = replay.blob(name).info().internal_xattrs
+    if key not in internal:
+        raise NotFoundError(f"script: no internal attribute {key}")
+    return {"value": internal[key].hex()}
+
+
+def _rm_xattr(replay: Replay, line: Line) -> None:
+    name, key = line.arguments
+    replay.blob(name).remove_xattr(name_of(key))
+
+
+def _list_xattr(replay: Replay, line: Line) -> Result:
+    return {"names": list(replay.blob(line.arguments[0]).xattrs)}
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "bsinfo": _bsinfo,
+    "close": _close,
+    "crash": _crash,
+    "create": _create,
+    "delete": _delete,
+    "destroy": _destroy,
+    "dev": _dev,
+    "devsize": _devsize,
+    "get_ixattr": _get_ixattr,
+    "get_super": _get_super,
+    "get_xattr": _get_xattr,
+    "grow": _grow,
+    "grow_live": _grow_live,
+    "info": _info,
+    "init": _init,
+    "list_xattr": _list_xattr,
+    "load": _load,
+    "open": _open,
+    "powerfail": _powerfail,
+    "read": _read,
+    "resize": _resize,
+    "rm_xattr": _rm_xattr,
+    "set_ro": _set_ro,
+    "set_super": _set_super,
+    "set_xattr": _set_xattr,
+    "sync": _sync,
+    "unload": _unload,
+    "unmap": _unmap,
+    "write": _write,
+    "write_zeroes": _write_zeroes,
+}
