@@ -23,7 +23,6 @@ from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.testing.expectation import FoundStore
 from blobstore.units import PageIndex
 
-
 _MARKERS = frozenset({"SNAPTMP", "SNAPRM"})
 
 
