@@ -1,1 +1,99 @@
-"""SPDK's Blobstore in Python: blobs in one file or device, safe in any power cut."""
+"""SPDK's Blobstore in Python: blobs in one file or device, safe in any power cut.
+
+The names are imported when they are first used: `blobstore --version` needs none.
+"""
+
+from importlib import import_module
+
+TYPE_CHECKING = False  # type checkers take it for typing's, which costs a third of the start
+if TYPE_CHECKING:
+    from blobstore.api.blob import Blob, Xattrs
+    from blobstore.api.blobstore import Blobstore, dump, grow
+    from blobstore.api.file import BlobFile
+    from blobstore.device.base import Device
+    from blobstore.device.file import FileDevice
+    from blobstore.device.memory import MemoryDevice
+    from blobstore.device.zeroes import ZeroesDevice
+    from blobstore.errors import (
+        BlobstoreError,
+        BusyError,
+        ClosedError,
+        CorruptError,
+        DeviceError,
+        ExistsError,
+        InvalidArgumentError,
+        NoSpaceError,
+        NotFoundError,
+        PoisonedError,
+        ReadOnlyError,
+        UnsupportedError,
+        WrongTypeError,
+    )
+    from blobstore.store.blobs import ClearMethod
+    from blobstore.store.describe import BlobInfo, StoreInfo
+    from blobstore.store.init import Clear
+    from blobstore.units import BlobId
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Blob",
+    "BlobFile",
+    "BlobId",
+    "BlobInfo",
+    "Blobstore",
+    "BlobstoreError",
+    "BusyError",
+    "Clear",
+    "ClearMethod",
+    "ClosedError",
+    "CorruptError",
+    "Device",
+    "DeviceError",
+    "ExistsError",
+    "FileDevice",
+    "InvalidArgumentError",
+    "MemoryDevice",
+    "NoSpaceError",
+    "NotFoundError",
+    "PoisonedError",
+    "ReadOnlyError",
+    "StoreInfo",
+    "UnsupportedError",
+    "WrongTypeError",
+    "Xattrs",
+    "ZeroesDevice",
+    "dump",
+    "grow",
+]
+
+_HOMES = {
+    "api.blob": ("Blob", "Xattrs"),
+    "api.blobstore": ("Blobstore", "dump", "grow"),
+    "api.file": ("BlobFile",),
+    "device.base": ("Device",),
+    "device.file": ("FileDevice",),
+    "device.memory": ("MemoryDevice",),
+    "device.zeroes": ("ZeroesDevice",),
+    "store.blobs": ("ClearMethod",),
+    "store.describe": ("BlobInfo", "StoreInfo"),
+    "store.init": ("Clear",),
+    "units": ("BlobId",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+if not TYPE_CHECKING:  # with this in sight type checkers would believe in every name
+
+    def __getattr__(name: str) -> object:
+        """Import a public name; those that `_HOMES` leaves out are errors."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        home = import_module(f"{__name__}.{_HOME_OF.get(name, 'errors')}")
+        found = getattr(home, name)
+        globals()[name] = found
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

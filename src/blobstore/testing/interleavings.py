@@ -110,6 +110,17 @@ class Arena:
         await close_blob(self.store, self.b)
         await delete_blob(self.store, self.b.blob_id)
 
+    async def unmap_and_reuse(self) -> None:
+        """Give a's first cluster back, and write another blob's bytes to it."""
+        await self.unmap(0)
+        await self.flush()
+        await flush_store(self.store)
+        other = await open_blob(
+            self.store, await create_blob(self.store, BlobOptions(1, thin=True))
+        )
+        await blob_write.write(self.store, other, memoryview(b"\xbb" * CLUSTER), 0)
+        await close_blob(self.store, other)
+
     async def clone_of(self, snapshot_id: int) -> None:
         """Clone a snapshot and read the clone."""
         clone_id = await create_clone(self.store, self.a.blob_id.__class__(snapshot_id), {})
@@ -147,6 +158,11 @@ def _delete_with_reads(arena: Arena) -> list[Act]:
     return [*acts, arena.unmap(0), flush_store(arena.store)]
 
 
+def _reuse_with_reads(arena: Arena) -> list[Act]:
+    reads = [arena.read(arena.a) for _ in range(3)]
+    return [arena.unmap_and_reuse(), *reads, arena.write_somewhere()]
+
+
 def _clone_while_deleting(arena: Arena) -> list[Act]:
     snapshot_id = arena._run(create_snapshot(arena.store, arena.a, {}))
     acts = [arena.clone_of(snapshot_id), delete_blob(arena.store, snapshot_id)]
@@ -175,6 +191,7 @@ SCRIPTS: Final[dict[str, Callable[[Arena], list[Act]]]] = {
     "snapshot with allocation in flight": _snapshot_in_flight,
     "resize with writes in flight": _resize_in_flight,
     "delete with reads in flight": _delete_with_reads,
+    "reuse of a cluster with reads in flight": _reuse_with_reads,
     "clone while its parent is being deleted": _clone_while_deleting,
     "snapshot merged with writes in flight": _merge_in_flight,
     "inflate with unmap in flight": _inflate_in_flight,

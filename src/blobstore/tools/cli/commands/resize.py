@@ -1,0 +1,18 @@
+"""`resize`: give a blob another size."""
+
+import click
+
+from blobstore.tools.cli.options import StoreOptions, blob_argument, size, store_command
+from blobstore.tools.cli.output import print_result
+
+
+@store_command("resize")
+@blob_argument
+@click.argument("size_bytes", metavar="SIZE", type=size)
+def command(options: StoreOptions, *, blob_id: int, size_bytes: int) -> None:
+    """Give a blob SIZE, rounded up to whole clusters; what lies beyond is lost."""
+    with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
+        blob.resize(size_bytes)
+        info = blob.info()
+    fields = {"id": blob_id, "size": info.size, "clusters": info.cluster_count}
+    print_result(fields, "", as_json=options.as_json)

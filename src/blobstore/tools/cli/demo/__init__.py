@@ -1,0 +1,1 @@
+"""The demo: a process is killed while it writes, and nothing it was promised is lost."""

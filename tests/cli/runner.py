@@ -1,0 +1,110 @@
+"""Running commands as their users do: as processes."""
+
+import hashlib
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+COMMAND: Final = (sys.executable, "-P", "-m", "blobstore.tools.cli")
+_TIMEOUT_S: Final = 60
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended, and what it said."""
+
+    status: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode()
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one value on standard output, of a command that succeeded."""
+        assert (self.status, self.stderr) == (0, "")
+        return _versioned(self.stdout)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error on standard error, of a command that printed nothing else."""
+        assert self.stdout == b""
+        found: dict[str, Any] = _versioned(self.stderr.encode())["error"]
+        assert sorted(found) == ["errno", "message"]
+        return found
+
+
+def _versioned(text: bytes) -> dict[str, Any]:
+    text.decode("ascii")
+    found: dict[str, Any] = json.loads(text)
+    assert found.pop("schema_version") == 1
+    return found
+
+
+def run(
+    *arguments: str | bytes | os.PathLike[str],
+    stdin: bytes = b"",
+    environment: Mapping[str, str] | None = None,
+) -> Result:
+    """Run one command, not on a terminal."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
+    return Result(done.returncode, done.stdout, done.stderr.decode())
+
+
+def run_on_terminal(
+    *arguments: str | os.PathLike[str],
+    typed: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> Result:
+    """Run one command whose standard input and error are a terminal, on which `typed` is typed."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=theirs,
+        stderr=theirs,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
+    ) as process:
+        os.close(theirs)
+        os.write(ours, typed.encode())
+        shown = _drain(ours)
+        stdout, _none = process.communicate(timeout=_TIMEOUT_S)
+    os.close(ours)
+    return Result(process.returncode, stdout, shown.decode())
+
+
+def _drain(terminal: int) -> bytes:
+    """Read what is shown until the other side is closed."""
+    shown = b""
+    while select.select([terminal], [], [], _TIMEOUT_S)[0]:
+        try:
+            shown += os.read(terminal, 65536)
+        except OSError:  # EIO: the last user of the other side is gone
+            break
+    return shown
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def unchanged(path: Path) -> Callable[[], bool]:
+    """Return a question: is the file as it is now, byte for byte?"""
+    before = sha256(path)
+    return lambda: sha256(path) == before

@@ -1,0 +1,68 @@
+"""read and write."""
+
+from pathlib import Path
+
+from blobstore import Blobstore
+from tests.cli.conftest import CLUSTER, Image
+from tests.cli.runner import run, unchanged
+
+
+def content(image: Image, blob_id: int) -> bytes:
+    with Blobstore.open(image.path, read_only=True) as store, store.open_blob(blob_id) as blob:
+        return blob.read(blob.size)
+
+
+def test_write_takes_standard_input_and_an_offset(image: Image) -> None:
+    done = run("write", image.path, str(image.thin), "--offset", "64K", stdin=b"hello")
+    assert (done.status, done.stdout) == (0, b"")
+    assert content(image, image.thin)[CLUSTER : CLUSTER + 6] == b"hello\0"
+
+
+def test_write_takes_a_dash_for_standard_input(image: Image) -> None:
+    done = run("write", image.path, str(image.thin), "-", "--json", stdin=b"hello").json
+    assert done == {"id": image.thin, "offset": 0, "length": 5}
+    assert content(image, image.thin)[:6] == b"hello\0"
+
+
+def test_write_takes_a_file_of_any_length(image: Image, tmp_path: Path) -> None:
+    data = bytes(range(251)) * 4000
+    (tmp_path / "data").write_bytes(data)
+    done = run("write", image.path, str(image.thin), tmp_path / "data", "--offset", "7", "--json")
+    assert done.json["length"] == len(data)
+    assert content(image, image.thin)[7 : 7 + len(data)] == data
+
+
+def test_write_beyond_the_end_is_refused(image: Image) -> None:
+    offset = str(4 * CLUSTER - 2)
+    done = run("write", image.path, str(image.thick), "--offset", offset, "--json", stdin=b"hello")
+    assert (done.status, done.error["errno"]) == (1, "EINVAL")
+    assert content(image, image.thick)[-2:] == b"\0\0"
+
+
+def test_write_from_a_file_that_is_not_there_is_a_usage_error(image: Image) -> None:
+    same = unchanged(image.path)
+    assert run("write", image.path, str(image.thick), "/no/such/file").status == 2
+    assert same()
+
+
+def test_read_gives_the_whole_blob_unless_told(image: Image) -> None:
+    assert run("read", image.path, str(image.thin)).stdout == content(image, image.thin)
+
+
+def test_read_gives_a_part(image: Image) -> None:
+    part = ("--offset", str(2 * CLUSTER), "--length", "6")
+    assert run("read", image.path, str(image.thin), *part).stdout == b"thinth"
+    assert run("read", image.path, str(image.thick), "--length", "0").stdout == b""
+    assert run("read", image.path, str(image.thick), "--offset", "262140").stdout == bytes(4)
+
+
+def test_read_as_json_is_hex(image: Image) -> None:
+    done = run("read", image.path, str(image.thick), "--offset", "1", "--length", "4", "--json")
+    assert done.json == {
+        "id": image.thick, "offset": 1, "length": 4, "data": b"hick".hex(),
+    }  # fmt: skip
+
+
+def test_read_beyond_the_end_is_refused(image: Image) -> None:
+    done = run("read", image.path, str(image.thick), "--length", "1G", "--json")
+    assert (done.status, done.error["errno"]) == (1, "EINVAL")

@@ -1,0 +1,163 @@
+"""What holds for every command: help, usage, errors, exit statuses, and a quick start."""
+
+import importlib
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import blobstore
+from blobstore.tools.cli.group import COMMANDS
+from tests.cli.conftest import Image
+from tests.cli.runner import run
+
+
+def modules_after(code: str) -> set[str]:
+    code = f"import sys; {code}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, check=True, text=True
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert run("--version").text == f"blobstore {importlib.metadata.version('blobstore')}\n"
+
+
+def test_the_version_is_also_answered_among_other_options() -> None:
+    assert run("--version", "--help").text.startswith("blobstore ")
+
+
+def test_the_version_needs_neither_click_nor_numpy_nor_rich_nor_any_command() -> None:
+    code = "from blobstore.tools.cli.main import main; main(['--version'])"
+    loaded = modules_after(code)
+    assert not {"click", "numpy", "rich", "typing", "blobstore.api.blobstore"} & loaded
+    assert not [name for name in loaded if name.startswith("blobstore.tools.cli.commands")]
+
+
+def test_help_needs_no_command_and_no_store() -> None:
+    loaded = modules_after("from blobstore.tools.cli.group import run; run(['--help'])")
+    assert not {"numpy", "rich", "blobstore.api.blobstore"} & loaded
+    assert not [name for name in loaded if name.startswith("blobstore.tools.cli.commands")]
+
+
+def test_the_installed_script_runs_the_same() -> None:
+    script = Path(sys.executable).with_name("blobstore")
+    done = subprocess.run([script, "--version"], capture_output=True, check=True)
+    assert done.stdout == run("--version").stdout
+
+
+def test_help_lists_every_command() -> None:
+    shown = run("--help")
+    assert shown.status == 0
+    listed = shown.text.split("Commands:\n")[1]
+    assert [line.split()[0] for line in listed.splitlines()] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_own_module_and_help(name: str) -> None:
+    module = {"import": "import_"}.get(name, name)
+    command = importlib.import_module(f"blobstore.tools.cli.commands.{module}").command
+    assert isinstance(command, click.Command)
+    assert command.name == name
+    assert command.help
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("xattr", "demo")])
+def test_every_command_that_opens_a_store_has_the_same_options(name: str) -> None:
+    module = {"import": "import_"}.get(name, name)
+    command = importlib.import_module(f"blobstore.tools.cli.commands.{module}").command
+    options = {option for param in command.params for option in param.opts}
+    assert {"store", "--json", "--force", "--atomic-write"} <= options
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param([], id="no command"),
+        pytest.param(["fly"], id="unknown command"),
+        pytest.param(["info"], id="no store"),
+        pytest.param(["info", "disk.img", "more"], id="too many arguments"),
+        pytest.param(["info", "disk.img", "--long"], id="unknown option"),
+        pytest.param(["show", "disk.img", "beta"], id="a name where an id is needed"),
+        pytest.param(["show", "disk.img", "0xfffffffffffffffff"], id="an id of more than 64 bits"),
+        pytest.param(["create", "disk.img"], id="no size"),
+        pytest.param(["create", "disk.img", "--size", "12X"], id="no such unit"),
+        pytest.param(["create", "disk.img", "--size", "1.5M"], id="a fraction"),
+        pytest.param(["info", "disk.img", "--atomic-write", "1024"], id="no such atomic write"),
+    ],
+)
+def test_a_usage_error_ends_with_status_2(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert (done.status, done.stdout) == (2, b"")
+    assert "Usage: blobstore" in done.stderr
+
+
+def test_a_usage_error_is_json_when_json_was_asked_for() -> None:
+    done = run("create", "disk.img", "--size", "12X", "--json")
+    assert done.status == 2
+    assert done.error["errno"] == "EINVAL"
+    assert "'12X'" in done.error["message"]
+
+
+def test_an_argument_called_json_behind_two_dashes_is_not_the_option(image: Image) -> None:
+    done = run("xattr", "get", image.path, str(image.thin), "--", "--json")
+    assert done.status == 1
+    assert done.stderr == f"blob {image.thin:#x}: no xattr '--json'\n"
+
+
+def test_a_failure_is_one_line_what_and_why_and_status_1(tmp_path: Path) -> None:
+    done = run("info", tmp_path / "missing.img")
+    assert (done.status, done.stdout) == (1, b"")
+    assert done.stderr == f"{tmp_path}/missing.img: no such file or directory\n"
+
+
+def test_a_failure_names_its_errno_in_json(tmp_path: Path) -> None:
+    done = run("info", tmp_path / "missing.img", "--json")
+    assert done.status == 1
+    assert done.error == {
+        "errno": "ENOENT",
+        "message": f"{tmp_path}/missing.img: no such file or directory",
+    }
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(b"text" * 10000)
+    assert run("info", path, "--json").error["errno"] == "EILSEQ"
+
+
+def test_an_unknown_kind_of_address_is_refused() -> None:
+    assert run("info", "tape:1", "--json").error["errno"] == "ENOTSUP"
+
+
+def test_a_store_that_somebody_writes_is_busy(image: Image) -> None:
+    with blobstore.Blobstore.open(image.path):
+        assert run("info", image.path, "--json").error["errno"] == "EBUSY"
+
+
+def test_a_path_cannot_disturb_the_terminal(tmp_path: Path) -> None:
+    name = str(tmp_path).encode() + b"/\x1b[31m\n\xff"
+    done = run("info", name)
+    assert done.stderr == f"{tmp_path}/\\x1b[31m\\n\\xff: no such file or directory\n"
+
+
+def test_the_systems_own_errors_are_reported_like_all_others(image: Image) -> None:
+    done = run("xattr", "set", image.path, str(image.thin), "key", "@/no/such/file", "--json")
+    assert done.status == 1
+    assert done.error == {"errno": "ENOENT", "message": "/no/such/file: No such file or directory"}
+
+
+def test_a_full_standard_output_is_a_failure(image: Image) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "blobstore.tools.cli", "read", image.path, str(image.thin)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"No space left on device\n"
