@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Final
 
 from blobstore.format.checksum import SECTOR_SIZE, balance_sector, crc32c
-from blobstore.format.descriptors import HEADER, PADDING
+from blobstore.format.descriptors import HEADER, PADDING, split_descriptors
 from blobstore.format.page import BODY_SIZE, CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL
 from blobstore.operations import Buffer
 from blobstore.units import BlobId, PageIndex
@@ -46,11 +46,19 @@ class RootState:
     """What must be known of a root page on disk to update it in place.
 
     `head_crc` is the checksum of what really stands before the last sector;
-    only a page in the sector layout has it.
+    only a page in the sector layout has it. A page in the compact layout with
+    more to say than a sector holds `needs_copy` to be converted.
     """
 
     layout: Layout
     head_crc: int
+    needs_copy: bool = False
+
+
+def descriptors_length(page: Buffer) -> int:
+    """Return how many bytes the descriptors of a page take, up to the end mark."""
+    body = memoryview(page)[HEAD.size : HEAD.size + BODY_SIZE]
+    return sum(HEADER.size + len(view) for _kind, view in split_descriptors(body, place="root"))
 
 
 def layout_of(page: Buffer) -> Layout:
@@ -60,9 +68,9 @@ def layout_of(page: Buffer) -> Layout:
 
 def root_state_of(page: Buffer) -> RootState:
     """Take from a root page what updates of it need."""
-    layout = layout_of(page)
-    head_crc = crc32c(memoryview(page)[:TAIL_OFFSET]) if layout is Layout.SECTOR else 0
-    return RootState(layout, head_crc)
+    if layout_of(page) is Layout.SECTOR:
+        return RootState(Layout.SECTOR, crc32c(memoryview(page)[:TAIL_OFFSET]))
+    return RootState(Layout.COMPACT, 0, descriptors_length(page) > SECTOR_CAPACITY)
 
 
 def encode_sector_head(blob_id: BlobId) -> bytes:

@@ -195,7 +195,8 @@ class BlobState:
         pages, than `pair_bound` and the dirty leaves account for already.
         """
         chain = self.chain_pages_bound(layout, self.pair_bound + new_pairs) - 1
-        copies = len(self.chain) + (1 if self.root_state.layout is not layout else 0)
+        needs_copy = layout is Layout.SECTOR and self.root_state.needs_copy
+        copies = len(self.chain) + (1 if needs_copy else 0)
         added = new_leaves
         if self.extent_pages is not None:
             rewritten = [leaf for leaf in self.clusters.dirty_leaves if self._page_of(leaf)]

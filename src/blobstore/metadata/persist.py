@@ -13,15 +13,15 @@ from typing import Any
 from blobstore.alloc.cluster_map import LEAF_SHIFT
 from blobstore.format.chain import pack_chain
 from blobstore.format.checksum import SECTOR_SIZE, crc32c
-from blobstore.format.descriptors import HEADER, ExtentPage, Flags, split_descriptors
-from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, MetadataPage
+from blobstore.format.descriptors import ExtentPage, Flags
+from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.format.root import (
-    SECTOR_CAPACITY,
     TAIL_OFFSET,
     Layout,
     RootState,
     convert_step_one,
     convert_step_two,
+    descriptors_length,
     encode_sector_head,
     encode_sector_tail,
     rewritten_from_copy,
@@ -355,13 +355,12 @@ async def _convert_in_place(store: StoreState, blob: BlobState) -> None:
     Two atomic writes, and the page says the same before, between and after
     them. A root with more to say is converted by way of a copy.
     """
-    if store.layout is Layout.COMPACT or blob.root_state.layout is Layout.SECTOR:
+    state = blob.root_state
+    if store.layout is Layout.COMPACT or state.layout is Layout.SECTOR or state.needs_copy:
         return
     offset = store.geometry.page_offset(blob.root)
     page = await Read(offset, PAGE_SIZE)
     length = descriptors_length(page)
-    if length > SECTOR_CAPACITY:
-        return
     tail = convert_step_one(page, page[HEAD.size : HEAD.size + length])
     await Write(offset + TAIL_OFFSET, tail)
     await store.flush_device()
@@ -370,8 +369,3 @@ async def _convert_in_place(store: StoreState, blob: BlobState) -> None:
     await store.flush_device()
     blob.root_state = RootState(Layout.SECTOR, crc32c(first + page[SECTOR_SIZE:TAIL_OFFSET]))
 
-
-def descriptors_length(page: bytes) -> int:
-    """Return how many bytes the descriptors of a page take, up to the end mark."""
-    body = page[HEAD.size : HEAD.size + BODY_SIZE]
-    return sum(HEADER.size + len(view) for _kind, view in split_descriptors(body, place="root"))

@@ -134,6 +134,11 @@ class StoreState:
         """Tell whether nothing may be changed."""
         return bool(self.read_only_reason)
 
+    @property
+    def is_writable(self) -> bool:
+        """Tell whether changes can still reach the device."""
+        return self.poison is None and not self.read_only_reason
+
     def check_open(self) -> None:
         """Raise `ClosedError` when the store was closed."""
         if self.is_closed:

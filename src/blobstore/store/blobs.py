@@ -243,14 +243,16 @@ async def close_blob(store: StoreState, blob: BlobState) -> None:
     """Close the blob once; the last time, what is dirty becomes durable.
 
     Raises:
-        DeviceError: It could not be written; the blob stays open and the store is poisoned.
+        DeviceError: It could not be written; the store is poisoned, the blob closed all the same.
     """
     async with store.mutex:
-        if blob.open_count == 1 and blob.is_dirty and store.poison is None and not store.read_only:
-            await begin_change(store)
-            await persist(store, blob)
-        blob.open_count -= 1
-        let_go(store, blob)
+        try:
+            if blob.open_count == 1 and blob.is_dirty and store.is_writable:
+                await begin_change(store)
+                await persist(store, blob)
+        finally:
+            blob.open_count -= 1
+            let_go(store, blob)
 
 
 def let_go(store: StoreState, blob: BlobState) -> None:
