@@ -3,20 +3,28 @@
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from io import BufferedRandom, BufferedReader
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
 
+from blobstore.alloc.cluster_map import LEAF_MASK, LEAF_SHIFT
+from blobstore.api.file import BlobFile, FileObject, ReadMode, UpdateMode, open_file
 from blobstore.blob import attributes, seek
 from blobstore.blob import read as blob_read
 from blobstore.blob import resize as blob_resize
 from blobstore.blob import write as blob_write
+from blobstore.device.base import Device
 from blobstore.errors import ClosedError, NotFoundError
 from blobstore.locks import IDLE, Channel
 from blobstore.metadata.blob_state import BlobState
 from blobstore.operations import Buffer, Core
 from blobstore.store.blobs import close_blob
 from blobstore.store.describe import BlobInfo, describe_blob
+from blobstore.store.inflate import decouple, inflate
+from blobstore.store.relations import set_external_parent, set_parent
+from blobstore.store.shallow_copy import CopyTarget, shallow_copy
+from blobstore.store.snapshots import create_clone, create_snapshot
 from blobstore.units import BlobId, ceil_div, parse_size
 
 if TYPE_CHECKING:
@@ -28,22 +36,25 @@ _NO_LEAVES: Final[list[Any]] = []
 _NO_DESCRIPTOR: Final = -1
 
 
-class Channels:
-    """The calling threads' channels of one store: each says that its thread is in the fast lane."""
+class Channels(threading.local):
+    """The channels of one store: `mine` is the calling thread's, registered while it lives."""
 
     def __init__(self, registered: list[Channel]) -> None:
-        self._registered = registered
-        self._local = threading.local()
+        """Run once in every thread that looks at `mine`."""
+        self.mine = Channel()
+        self._seat = Seat(registered, self.mine)
 
-    def mine(self) -> Channel:
-        """Return the calling thread's channel."""
-        try:
-            channel: Channel = self._local.channel
-        except AttributeError:
-            channel = Channel()
-            self._local.channel = channel
-            self._registered.append(channel)
-        return channel
+
+class Seat:
+    """Keeps a channel registered until its thread has ended."""
+
+    def __init__(self, registered: list[Channel], channel: Channel) -> None:
+        self._registered = registered
+        self._channel = channel
+        registered.append(channel)
+
+    def __del__(self) -> None:
+        self._registered.remove(self._channel)
 
 
 class Xattrs(MutableMapping[str, bytes]):
@@ -95,7 +106,7 @@ class Blob:
         self._core = core
         self._cluster_size = core.geometry.cluster_size
         self._in_flight = core.in_flight
-        self._channel = store.channels.mine
+        self._channels = store.channels
         self._leaves = state.clusters.leaves
         descriptor = store.device.fast_descriptor
         self._descriptor = _NO_DESCRIPTOR if descriptor is None else descriptor
@@ -128,8 +139,7 @@ class Blob:
 
     def info(self) -> BlobInfo:
         """Return what the blob is now, changes included that are not durable yet."""
-        self._check_open()
-        return describe_blob(self._core, self._state)
+        return self._look(lambda: describe_blob(self._core, self._state))
 
     def extents(self) -> list[tuple[int, int, bool]]:
         """Return (offset, length, allocated) of the blob's parts in bytes, in order.
@@ -150,13 +160,29 @@ class Blob:
 
     def next_allocated(self, offset: int) -> int | None:
         """Return the first byte from `offset` on that the blob itself holds, or None."""
-        self._check_open()
-        return seek.next_boundary(self._state, self._cluster_size, offset, allocated=True)
+        size = self._cluster_size
+        return self._look(lambda: seek.next_boundary(self._state, size, offset, allocated=True))
 
     def next_unallocated(self, offset: int) -> int | None:
         """Return the first byte from `offset` on that the blob itself does not hold, or None."""
-        self._check_open()
-        return seek.next_boundary(self._state, self._cluster_size, offset, allocated=False)
+        size = self._cluster_size
+        return self._look(lambda: seek.next_boundary(self._state, size, offset, allocated=False))
+
+    def next_data(self, offset: int) -> int | None:
+        """Return the first byte from `offset` on that the blob or a parent holds, or None.
+
+        An external snapshot may have data anywhere.
+        """
+        index = self._look(lambda: seek.next_data(self._state, offset // self._cluster_size))
+        return None if index is None else max(offset, index * self._cluster_size)
+
+    def next_hole(self, offset: int) -> int:
+        """Return the first byte from `offset` on that nobody holds: it reads as zero.
+
+        The end of the blob counts as a hole.
+        """
+        index = self._look(lambda: seek.next_hole(self._state, offset // self._cluster_size))
+        return min(max(offset, index * self._cluster_size), self.size)
 
     # Data
 
@@ -167,8 +193,24 @@ class Blob:
             InvalidArgumentError: The range reaches beyond the blob.
             DeviceError: The device failed.
         """
+        channel = self._channels.mine
+        channel.mark = self._in_flight.epoch
+        try:
+            size = self._cluster_size
+            index = offset // size
+            start = offset % size
+            if index >= 0 and start + length <= size:
+                cluster = self._leaves[index >> LEAF_SHIFT][index & LEAF_MASK]
+                if cluster:
+                    data = os.pread(self._descriptor, length, cluster * size + start)
+                    if len(data) == length:
+                        return data
+        except (IndexError, OSError):
+            pass  # the full path says what is wrong
+        finally:
+            channel.mark = IDLE
         buffer = bytearray(length)
-        self.read_into(buffer, offset)
+        self._run(blob_read.read_into(self._core, self._state, memoryview(buffer), offset))
         return bytes(buffer)
 
     def read_into(self, buffer: Any, offset: int = 0) -> int:
@@ -178,14 +220,16 @@ class Blob:
             As `read`.
         """
         length = len(buffer) if buffer.__class__ is bytearray else memoryview(buffer).nbytes
-        channel = self._channel()
+        channel = self._channels.mine
         channel.mark = self._in_flight.epoch
         try:
-            index, start = divmod(offset, self._cluster_size)
-            if index >= 0 and start + length <= self._cluster_size:
-                cluster = self._leaves[index >> 9][index & 511]
+            size = self._cluster_size
+            index = offset // size
+            start = offset % size
+            if index >= 0 and start + length <= size:
+                cluster = self._leaves[index >> LEAF_SHIFT][index & LEAF_MASK]
                 if cluster:
-                    place = cluster * self._cluster_size + start
+                    place = cluster * size + start
                     if os.preadv(self._descriptor, (buffer,), place) == length:
                         return length
         except (IndexError, OSError):
@@ -214,20 +258,26 @@ class Blob:
             DeviceError: The device failed; the range holds anything.
         """
         length = len(data) if data.__class__ is bytes else memoryview(data).nbytes
-        channel = self._channel()
+        channel = self._channels.mine
         channel.mark = self._in_flight.epoch
         try:
-            index, start = divmod(offset, self._cluster_size)
+            size = self._cluster_size
+            index = offset // size
+            start = offset % size
+            core = self._core
+            state = self._state
             if (
                 index >= 0
-                and start + length <= self._cluster_size
-                and self._core.poison is None
-                and not self._state.data_read_only
+                and start + length <= size
+                and core.poison is None
+                and not core.read_only_reason
+                and not state.data_read_only
+                and not state.frozen_count
             ):
-                cluster = self._writable_leaves[index >> 9][index & 511]
+                cluster = self._writable_leaves[index >> LEAF_SHIFT][index & LEAF_MASK]
                 if cluster:
-                    place = cluster * self._cluster_size + start
-                    if os.pwritev(self._descriptor, (data,), place) == length:
+                    place = cluster * size + start
+                    if os.pwrite(self._descriptor, data, place) == length:
                         return length
         except (IndexError, OSError):
             pass  # the full path says what is wrong
@@ -271,6 +321,35 @@ class Blob:
         """Make size, attributes and allocations durable; the original's name for `flush`."""
         self.flush()
 
+    @overload
+    def open(self, mode: ReadMode = "rb", buffering: Literal[-1] = -1) -> BufferedReader: ...
+
+    @overload
+    def open(self, mode: UpdateMode, buffering: Literal[-1] = -1) -> BufferedRandom: ...
+
+    @overload
+    def open(self, mode: ReadMode | UpdateMode = "rb", *, buffering: Literal[0]) -> BlobFile: ...
+
+    @overload
+    def open(self, mode: str = "rb", buffering: int = -1) -> FileObject: ...
+
+    def open(self, mode: str = "rb", buffering: int = -1) -> FileObject:
+        """Return a file object on this blob; it is of use until one of both is closed.
+
+        `mode` is ``rb`` or ``r+b``; `buffering` is the buffer's size in bytes, -1 for a
+        good one, 0 for none. The size is the blob's: a write stops at the end, and beyond
+        it is `NoSpaceError`. The guide, docs/guide-files.md, has the rest.
+
+        Durability: `flush` and `close` of a file object hand bytes to the blob; the blob's
+        own `flush` makes them durable.
+
+        Raises:
+            InvalidArgumentError: Not such a mode or buffer.
+            ReadOnlyError: ``r+b``, and the blob or the store is read-only.
+        """
+        self._check_open()
+        return open_file(self, self._state, self._cluster_size, mode, buffering)
+
     # Metadata
 
     def resize(self, size: int | str) -> None:
@@ -296,8 +375,7 @@ class Blob:
         Raises:
             NotFoundError: There is no such attribute.
         """
-        self._check_open()
-        return attributes.get_xattr(self._state, name)
+        return self._look(lambda: attributes.get_xattr(self._state, name))
 
     def set_xattr(self, name: str, value: Buffer) -> None:
         """Set an attribute.
@@ -322,6 +400,110 @@ class Blob:
         """Make the blob read-only for good; it takes effect with the next `sync_md`."""
         self._change(lambda: attributes.set_read_only(self._core, self._state))
 
+    # Relations
+
+    def snapshot(self, xattrs: Mapping[str, bytes] | None = None) -> "Blob":
+        """Make a read-only snapshot of what the blob holds now, and return it, open.
+
+        The blob goes on as the snapshot's clone. No data are copied.
+
+        Durability: on return.
+
+        Raises:
+            InvalidArgumentError: The blob is read-only: clone it instead.
+            NoSpaceError: Not enough metadata pages; nothing changed.
+            BusyError: The blob is under another such operation.
+        """
+        core = create_snapshot(self._core, self._state, dict(xattrs or {}))
+        return self._store.open_blob(self._run(core))
+
+    def clone(self, xattrs: Mapping[str, bytes] | None = None) -> "Blob":
+        """Make a thin, writable clone of this snapshot or read-only blob, and return it, open.
+
+        Durability: on return.
+
+        Raises:
+            InvalidArgumentError: The blob can be written to: snapshot it first.
+            NoSpaceError: No metadata page is left.
+        """
+        core = create_clone(self._core, self.id, dict(xattrs or {}))
+        return self._store.open_blob(self._run(core))
+
+    def inflate(self) -> None:
+        """Give the blob every cluster of its own; it is thick then, and nobody's clone.
+
+        Durability: on return.
+
+        Raises:
+            NoSpaceError: There are not as many clusters; nothing changed.
+            BusyError: The blob is under another such operation.
+        """
+        self._run(inflate(self._core, self._state))
+
+    def decouple(self) -> None:
+        """Copy what the blob reads from its parent; the grandparent, if any, is its parent then.
+
+        Durability: on return.
+
+        Raises:
+            InvalidArgumentError: The blob has no parent.
+            NoSpaceError: There are not as many clusters; nothing changed.
+        """
+        self._run(decouple(self._core, self._state))
+
+    def set_parent(self, parent_id: int) -> None:
+        """Make this thin blob a clone of a snapshot of its size.
+
+        Durability: on return.
+
+        Raises:
+            NotFoundError: There is no such snapshot.
+            InvalidArgumentError: The two do not fit.
+            ExistsError: It is its parent already.
+        """
+        self._run(set_parent(self._core, self._state, BlobId(parent_id)))
+
+    def set_external_parent(self, external_id: bytes) -> None:
+        """Make this thin blob a clone of an external snapshot that the store knows.
+
+        Durability: on return.
+
+        Raises:
+            NotFoundError: Nothing is registered for that id.
+            InvalidArgumentError: The two do not fit.
+            ExistsError: It is its parent already.
+        """
+        self._run(set_external_parent(self._core, self._state, external_id))
+
+    def shallow_copy(
+        self, target: Device, progress: Callable[[int, int], None] | None = None
+    ) -> int:
+        """Write this read-only blob's own clusters to the same places of another device.
+
+        What the blob reads from its parents is left alone. `progress` is
+        called with the clusters copied, and to copy. Returns how many there were.
+
+        Raises:
+            ReadOnlyError: The blob can be written to (EPERM).
+            InvalidArgumentError: The target is smaller, or its block does not fit.
+            DeviceError: One of the two devices failed.
+        """
+        core = shallow_copy(
+            self._core,
+            self._state,
+            CopyTarget(target, target.size_bytes, target.block_size),
+            progress,
+        )
+        return self._run(core)
+
+    def _look(self, look: Callable[[], T]) -> T:
+        """Look at the blob in one step: nobody changes it meanwhile."""
+
+        async def step() -> T:
+            return look()
+
+        return self._run(step())
+
     def _change(self, change: Callable[[], None]) -> None:
         async def locked() -> None:
             async with self._core.mutex:
@@ -342,7 +524,12 @@ class Blob:
         self._leave_lane()
         self._open = False
         self._store.forget(self)
-        self._store.run(close_blob(self._core, self._state))
+        self._store.run(self._end())
+
+    async def _end(self) -> None:
+        """Close when no request is in flight: the descriptor may be closed next."""
+        await self._in_flight.drain()
+        await close_blob(self._core, self._state)
 
     def _leave_lane(self) -> None:
         self._leaves = self._writable_leaves = _NO_LEAVES
@@ -377,9 +564,15 @@ _handles: "weakref.WeakSet[Blob]" = weakref.WeakSet()
 
 
 def _leave_all_lanes() -> None:
-    """In a forked child the descriptors are closed, and their numbers may be anybody's."""
+    """In a forked child the descriptors are closed, and their numbers may be anybody's.
+
+    The threads that could end what they had in flight are not there either:
+    nothing may wait for them.
+    """
     for handle in list(_handles):
         handle._leave_lane()
+        handle._open = False
+        handle._core.is_closed = True
 
 
 os.register_at_fork(after_in_child=_leave_all_lanes)

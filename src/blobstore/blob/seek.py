@@ -1,4 +1,4 @@
-"""Where a blob's own data is: the next allocated or unallocated cluster."""
+"""Where a blob's data is: the next cluster that it, or one of its parents, holds or does not."""
 
 from blobstore.errors import InvalidArgumentError
 from blobstore.metadata.blob_state import BlobState
@@ -16,3 +16,42 @@ def next_boundary(
         raise InvalidArgumentError(f"blob {blob.blob_id:#x}: offset {offset}")
     index = blob.clusters.find(offset // cluster_size, allocated=allocated)
     return None if index is None else max(offset, index * cluster_size)
+
+
+def next_data(blob: BlobState, start: int) -> int | None:
+    """Return the first cluster from `start` on that the blob or a parent holds.
+
+    As with reading, what lies beyond the end of one parent is not looked for in the next.
+    An external snapshot may have data anywhere.
+    """
+    nearest: int | None = None
+    limit = blob.clusters.count
+    owner: BlobState | None = blob
+    while owner is not None:
+        limit = min(limit, owner.clusters.count)
+        index = start if owner.has_external_parent else owner.clusters.find(start, allocated=True)
+        if index is not None and index < limit:
+            nearest = limit = index
+        owner = owner.parent
+    return nearest
+
+
+def next_hole(blob: BlobState, start: int) -> int:
+    """Return the first cluster from `start` on that neither the blob nor a parent holds.
+
+    Without one it is the number of the blob's clusters, or larger.
+    """
+    index = start
+    while True:
+        before = index
+        owner: BlobState | None = blob
+        while owner is not None and index < owner.clusters.count:
+            index = _end_of_data(owner, index)
+            owner = owner.parent
+        if index == before:
+            return index
+
+
+def _end_of_data(owner: BlobState, start: int) -> int:
+    hole = None if owner.has_external_parent else owner.clusters.find(start, allocated=False)
+    return owner.clusters.count if hole is None else hole

@@ -199,13 +199,13 @@ async def _place(store: StoreState, blob: BlobState, this: Round) -> None:
     either said by this round as well, or marked for the next one, or both.
     """
     needs_copy = store.layout is Layout.SECTOR and blob.root_state.layout is Layout.COMPACT
-    pages: list[PageIndex] = []
-    while len(pages) < (wanted := _count_pages(store, blob, this) + needs_copy):
-        pages += await claim_chain_pages(store, wanted - len(pages))
     if needs_copy:
-        this.copy = pages.pop()
         root = await Read(store.geometry.page_offset(blob.root), PAGE_SIZE)
+        (this.copy,) = await claim_chain_pages(store, 1)
         this.writes.append(_write_page(store, this.copy, root))
+    pages: list[PageIndex] = []
+    while len(pages) < (wanted := _count_pages(store, blob, this)):
+        pages += await claim_chain_pages(store, wanted - len(pages))
     for leaf in _leaves_with_page(blob, this):
         _place_leaf(store, blob, this, leaf=leaf, page=pages.pop(0))
     _pack(store, blob, this)

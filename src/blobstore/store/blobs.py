@@ -240,14 +240,14 @@ def _link(store: StoreState, blob: BlobState, parent: BlobState | None) -> None:
 
 
 async def close_blob(store: StoreState, blob: BlobState) -> None:
-    """Close the blob once; the last time, what is dirty becomes durable.
+    """Close the blob once; what is dirty becomes durable, whoever else has it open.
 
     Raises:
         DeviceError: It could not be written; the store is poisoned, the blob closed all the same.
     """
     async with store.mutex:
         try:
-            if blob.open_count == 1 and blob.is_dirty and store.is_writable:
+            if blob.is_dirty and store.is_writable:
                 await begin_change(store)
                 await persist(store, blob)
         finally:

@@ -81,7 +81,7 @@ def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
         blob_id=blob.blob_id,
         root=PageIndex(0),
         root_state=RootState(Layout.COMPACT, 0),
-        flags=Flags(blob.flags.invalid, 0, 0),
+        flags=Flags(blob.flags.invalid, 0, blob.clear_method),
         xattrs={name: bytes(value) for name, value in xattrs.items()},
         internal_xattrs=marker | blob.internal_xattrs,
         clusters=clusters,

@@ -1,0 +1,48 @@
+"""What external snapshots are, as a program says it: a device, a path, or another store's blob."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias, Union
+
+from blobstore.device.address import open_device
+from blobstore.device.base import Device
+from blobstore.operations import ExternalSource
+
+if TYPE_CHECKING:
+    from blobstore.api.blob import Blob
+
+External: TypeAlias = Union[str, "os.PathLike[str]", Device, "Blob"]
+
+
+class BlobSource:
+    """A blob, usually of another store, as something to read."""
+
+    def __init__(self, blob: "Blob") -> None:
+        self._blob = blob
+
+    @property
+    def size_bytes(self) -> int:
+        """The blob's size."""
+        return self._blob.size
+
+    @property
+    def block_size(self) -> int:
+        """Blobs are read at any byte."""
+        return 1
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Fill the buffers one after the other."""
+        self._blob.readv(buffers, offset)
+
+
+def open_external(what: External) -> tuple[ExternalSource, Device | None]:
+    """Return the source, and the device to close with the store if it was opened here.
+
+    A path is opened read-only. Nothing found inside an image is ever opened.
+    """
+    if isinstance(what, Device):
+        return what, None
+    if isinstance(what, (str, os.PathLike)):
+        device = open_device(what, read_only=True)
+        return device, device
+    return BlobSource(what), None
