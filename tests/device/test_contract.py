@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from blobstore.device.base import Device
+from blobstore.device.block import BlockDevice
 from blobstore.device.file import FileDevice
 from blobstore.device.memory import MemoryDevice
 from blobstore.device.zeroes import ZeroesDevice
-from blobstore.errors import ClosedError, InvalidArgumentError, ReadOnlyError
+from blobstore.errors import ClosedError, InvalidArgumentError, ReadOnlyError, UnsupportedError
 from blobstore.testing.device_contract import CHANGES, MINIMUM_SIZE, DeviceContract
+from tests.device.loops import Loop, attached
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -63,6 +65,70 @@ class TestFileDeviceWithoutFallocate(FileDeviceContract):
         monkeypatch.setattr("blobstore.device.fallocate._libc_fallocate", lambda: None)
         with FileDevice.create(directory / "disk.img", MINIMUM_SIZE) as device:
             yield device
+
+
+class TestDirectFileDevice(DeviceContract):
+    @pytest.fixture
+    def device(self, tmp_path: Path) -> Iterator[Device]:
+        with direct_file(tmp_path) as device:
+            yield device
+
+    @pytest.fixture
+    def read_only_device(self, tmp_path: Path) -> Iterator[Device]:
+        direct_file(tmp_path).close()
+        with FileDevice.open(tmp_path / "disk.img", read_only=True, direct=True) as device:
+            yield device
+
+
+def direct_file(directory: Path) -> FileDevice:
+    try:
+        return FileDevice.create(directory / "disk.img", MINIMUM_SIZE, direct=True)
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+
+
+class TestDirectFileDeviceInPages(TestDirectFileDevice):
+    """On a host that does not say what direct I/O needs, whose disk has 4096-byte blocks."""
+
+    @pytest.fixture(autouse=True)
+    def blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("blobstore.device.alignment._libc_statx", lambda: None)
+        monkeypatch.setattr("blobstore.device.alignment._logical_block_below", lambda _: 4096)
+
+
+@pytest.fixture(scope="module", params=[512, 4096])
+def loop(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Loop]:
+    backing = tmp_path_factory.mktemp("loop") / "backing.img"
+    with attached(backing, block_size=request.param, size=MINIMUM_SIZE) as loop:
+        yield loop
+
+
+class TestBlockDevice(DeviceContract):
+    IS_DIRECT = False
+
+    @pytest.fixture
+    def device(self, loop: Loop) -> Iterator[Device]:
+        with BlockDevice.open(loop.path, direct=self.IS_DIRECT) as device:
+            yield device
+
+    @pytest.fixture
+    def read_only_device(self, loop: Loop) -> Iterator[Device]:
+        with BlockDevice.open(loop.path, read_only=True, direct=self.IS_DIRECT) as device:
+            yield device
+
+
+class TestDirectBlockDevice(TestBlockDevice):
+    IS_DIRECT = True
+
+
+class TestBlockDeviceWithoutZeroing(TestBlockDevice):
+    """On a device that can neither discard nor zero a range."""
+
+    @pytest.fixture(autouse=True)
+    def requests(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(BlockDevice, "_try_range", lambda *_: False)
 
 
 # The memory device

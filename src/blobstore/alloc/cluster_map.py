@@ -7,7 +7,7 @@ nothing. Readers outside the core index `leaves` directly.
 
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Final, TypeAlias
 
@@ -22,6 +22,9 @@ Leaf: TypeAlias = "array[int] | bytes"
 
 ABSENT: Final = bytes(LEAF_SIZE)
 """A leaf without clusters; bytes, because nobody can change them."""
+
+_NONE_DIRTY: Final[frozenset[int]] = frozenset()
+"""Shared by all maps that are as on disk: most blobs never change while they are open."""
 
 _EINVAL: Final = 22
 
@@ -38,7 +41,7 @@ class ClusterMap:
         self.count = count
         self.allocated_count = 0
         self.leaves: list[Leaf] = [ABSENT] * _leaves_for(count)
-        self.dirty_leaves: set[int] = set()
+        self.dirty_leaves: set[int] | frozenset[int] = _NONE_DIRTY
 
     def get(self, index: int) -> int:
         """Return the cluster at `index`, or 0."""
@@ -50,7 +53,7 @@ class ClusterMap:
         old = leaf[index & LEAF_MASK]
         leaf[index & LEAF_MASK] = cluster
         self.allocated_count += (cluster != UNALLOCATED) - (old != UNALLOCATED)
-        self.dirty_leaves.add(index >> LEAF_SHIFT)
+        self._mark_dirty(index >> LEAF_SHIFT)
 
     def put_run(self, index: int, first: int, count: int) -> None:
         """Put `count` neighbouring clusters into empty places of one leaf."""
@@ -58,7 +61,19 @@ class ClusterMap:
         at = index & LEAF_MASK
         leaf[at : at + count] = array("I", range(first, first + count))
         self.allocated_count += count
-        self.dirty_leaves.add(index >> LEAF_SHIFT)
+        self._mark_dirty(index >> LEAF_SHIFT)
+
+    def clean(self, leaves: Iterable[int] | None = None) -> None:
+        """Take note that these leaves, or all, are as on disk."""
+        left = self.dirty_leaves.difference(leaves) if leaves is not None else _NONE_DIRTY
+        self.dirty_leaves = left or _NONE_DIRTY
+
+    def _mark_dirty(self, number: int) -> None:
+        dirty = self.dirty_leaves
+        if isinstance(dirty, set):
+            dirty.add(number)
+        else:
+            self.dirty_leaves = {number}
 
     def resize(self, count: int) -> list[int]:
         """Change the number of clusters; return the clusters that were cut off."""
@@ -69,7 +84,8 @@ class ClusterMap:
         self.leaves.extend([ABSENT] * (leaf_count - len(self.leaves)))
         self.count = count
         self.allocated_count -= len(cut)
-        self.dirty_leaves = {n for n in self.dirty_leaves | boundary if n < leaf_count}
+        kept = (n for n in self.dirty_leaves | boundary if n < leaf_count)
+        self.dirty_leaves = set(kept)
         if leaf_count and self.leaves[-1] is not ABSENT:
             self._fit(leaf_count - 1)
         for number in boundary:
@@ -169,7 +185,7 @@ def cluster_map_of_runs(runs: Sequence[tuple[int, int]], *, limit: int, place: s
         if first != UNALLOCATED:
             _fill(clusters, at, first, count)
         at += count
-    clusters.dirty_leaves.clear()
+    clusters.clean()
     return clusters
 
 

@@ -2,7 +2,6 @@
 
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from io import BufferedRandom, BufferedReader
 from types import TracebackType
@@ -98,6 +97,20 @@ class Blob:
     `flush`; requests of one owned cluster take a fast lane.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_channels",
+        "_cluster_size",
+        "_core",
+        "_descriptor",
+        "_in_flight",
+        "_leaves",
+        "_open",
+        "_state",
+        "_store",
+        "_writable_leaves",
+    )
+
     def __init__(self, store: "Blobstore", state: BlobState) -> None:
         self._store = store
         self._state = state
@@ -113,7 +126,6 @@ class Blob:
         if descriptor is None:
             self._leaves = _NO_LEAVES
         self._writable_leaves = _NO_LEAVES if core.write_through else self._leaves
-        _handles.add(self)
 
     # What it is
 
@@ -534,6 +546,11 @@ class Blob:
     def _leave_lane(self) -> None:
         self._leaves = self._writable_leaves = _NO_LEAVES
 
+    def abandon(self) -> None:
+        """Be closed, without a word to the store: it belongs to another process."""
+        self._leave_lane()
+        self._open = False
+
     def __enter__(self) -> Self:
         return self
 
@@ -558,24 +575,6 @@ class Blob:
             core.close()
             self._check_open()
         return self._store.run(core)
-
-
-_handles: "weakref.WeakSet[Blob]" = weakref.WeakSet()
-
-
-def _leave_all_lanes() -> None:
-    """In a forked child the descriptors are closed, and their numbers may be anybody's.
-
-    The threads that could end what they had in flight are not there either:
-    nothing may wait for them.
-    """
-    for handle in list(_handles):
-        handle._leave_lane()
-        handle._open = False
-        handle._core.is_closed = True
-
-
-os.register_at_fork(after_in_child=_leave_all_lanes)
 
 
 def _bytes_of(buffer: Any) -> memoryview:

@@ -1,22 +1,28 @@
 """A store, for programs that block."""
 
 import os
+import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from blobstore.api.blob import Blob, Channels
+from blobstore.api.external import External, open_external
 from blobstore.device.address import open_device
 from blobstore.device.base import Device
 from blobstore.device.file import FileDevice
+from blobstore.device.signature import BLOBSTORE, SIGNATURES_SPAN, find_signature
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, ExistsError
-from blobstore.format.super_block import SUPER_BLOCK_SIZE
+from blobstore.format.super_block import SUPER_BLOCK_FIELDS, SUPER_BLOCK_SIZE
+from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.load import known_ids, load
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.operations import Core
 from blobstore.store import lifecycle
-from blobstore.store.blobs import BlobOptions, ClearMethod, create_blob, delete_blob, open_blob
+from blobstore.store.blobs import BlobOptions, ClearMethod, create_open_blob, open_blob
+from blobstore.store.delete import delete_blob
 from blobstore.store.describe import BlobInfo, StoreInfo, describe_store
 from blobstore.store.dump import dump_store
 from blobstore.store.grow import grow_closed, grow_open
@@ -28,6 +34,7 @@ from blobstore.store.init import (
     padded_type,
     plan_store,
 )
+from blobstore.store.relations import register_external
 from blobstore.units import BlobId, ceil_div, parse_size
 
 T = TypeVar("T")
@@ -51,6 +58,8 @@ class Blobstore:
         self.channels = Channels(state.in_flight.channels)
         self._driver = driver
         self._handles: set[Blob] = set()
+        self._externals: list[Device] = []
+        _stores.add(self)
 
     # Making and opening
 
@@ -68,13 +77,15 @@ class Blobstore:
         clear: Clear | str = Clear.UNMAP,
         overwrite: bool = False,
         atomic_write_size: int | None = None,
+        direct: bool = False,
         write_through: bool = False,
     ) -> Self:
         """Make a store, and open it.
 
         With `size` a file that is not there is made, one that is there gets
         that size. `atomic_write_size` 4096 says that the device never tears
-        such a write, and gives the original's compact layout.
+        such a write, and gives the original's compact layout. `direct` goes
+        past the page cache.
 
         Durability: on return. A crash leaves no store, or an empty one.
 
@@ -82,7 +93,8 @@ class Blobstore:
             ExistsError: The device holds something, and `overwrite` was not given.
             InvalidArgumentError: Sizes that do not fit each other.
             NoSpaceError: The device is too small, or for its metadata (ENOMEM).
-            BusyError: Somebody else has it open.
+            BusyError: Somebody else has it open, or it is mounted or part of something else.
+            UnsupportedError: There is no direct I/O there.
         """
         options = InitOptions(
             cluster_size=parse_size(cluster_size),
@@ -91,15 +103,21 @@ class Blobstore:
             bstype=padded_type(bstype),
             clear=Clear(clear),
         )
-        device = _device_to_fill(source, size, block_size, atomic_write_size, overwrite)
+        is_new = size is not None and _is_missing_file(source)
+        device = _device_to_fill(
+            source, size, block_size, atomic_write_size, overwrite, is_new, direct
+        )
         try:
             traits = _traits_of(device)
             geometry = plan_store(traits, options)
             driver = BlockingDriver(device)
+            _erase_signature(device)
             state = driver.run(init_store(traits, options))
             device.allocate(0, geometry.metadata_end)
         except BaseException:
             device.close()
+            if is_new:
+                os.unlink(device.name)
             raise
         state.write_through = write_through
         return cls(device, driver, state)
@@ -114,19 +132,24 @@ class Blobstore:
         force_recovery: bool = False,
         force: bool = False,
         atomic_write_size: int | None = None,
+        direct: bool = False,
         write_through: bool = False,
     ) -> Self:
         """Open a store; one that was not unloaded is recovered in memory first.
 
         `bstype` is compared with the store's type; None or zeroes fit every
         one. `force` keeps the store writable although a blob is in quarantine.
+        `direct` goes past the page cache.
 
         Raises:
             CorruptError: There is no store, or one that makes no sense (EILSEQ).
             WrongTypeError: It is of another type (ENXIO).
-            BusyError: Somebody else has it open.
+            BusyError: Somebody else has it open, or it is mounted or part of something else.
+            UnsupportedError: There is no direct I/O there.
         """
-        device = _open_source(source, read_only=read_only, atomic_write_size=atomic_write_size)
+        device = _open_source(
+            source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
+        )
         try:
             driver = BlockingDriver(device)
             state = driver.run(
@@ -187,6 +210,7 @@ class Blobstore:
         extent_table: bool = True,
         clear_method: ClearMethod | int = ClearMethod.DEFAULT,
         xattrs: Mapping[str, bytes] | None = None,
+        external_snapshot: bytes | None = None,
     ) -> Blob:
         """Create a blob of `size` bytes, rounded up to whole clusters, and open it.
 
@@ -197,12 +221,13 @@ class Blobstore:
         """
         options = BlobOptions(
             cluster_count=ceil_div(parse_size(size), self.cluster_size),
-            thin=thin,
+            thin=thin or external_snapshot is not None,
             extent_table=extent_table,
             clear_method=ClearMethod(clear_method),
             xattrs=dict(xattrs or {}),
+            external_id=external_snapshot,
         )
-        return self.open_blob(self.run(create_blob(self.state, options)))
+        return self._handle(self.run(create_open_blob(self.state, options)))
 
     def open_blob(self, blob_id: int) -> Blob:
         """Open a blob; the same blob may be open any number of times.
@@ -211,18 +236,40 @@ class Blobstore:
             NotFoundError: There is no such blob, or its parent is missing.
             CorruptError: It cannot be read.
         """
-        handle = Blob(self, self.run(open_blob(self.state, BlobId(blob_id))))
+        return self._handle(self.run(open_blob(self.state, BlobId(blob_id))))
+
+    def _handle(self, blob: BlobState) -> Blob:
+        handle = Blob(self, blob)
         self._handles.add(handle)
         return handle
 
+    def register_external(self, external_id: bytes, what: External | None) -> None:
+        """Say what an external snapshot's id stands for: a path, a device, another store's blob.
+
+        Clones of it that are open see it at once; None takes it back. Nothing
+        that is named inside the store itself is ever opened.
+
+        Raises:
+            InvalidArgumentError: It is read in larger blocks than the store.
+        """
+        source, opened = (None, None) if what is None else open_external(what)
+        try:
+            register_external(self.state, external_id, source)
+        except BlobstoreError:
+            if opened is not None:
+                opened.close()
+            raise
+        if opened is not None:
+            self._externals.append(opened)
+
     def delete_blob(self, blob_id: int) -> None:
-        """Delete a blob that nobody has open.
+        """Delete a blob that nobody has open; a snapshot with one clone is merged into it.
 
         Durability: on return.
 
         Raises:
             NotFoundError: There is no such blob.
-            BusyError: It is open, or has clones.
+            BusyError: It is open, or has several clones.
         """
         self.run(delete_blob(self.state, BlobId(blob_id)))
 
@@ -260,7 +307,7 @@ class Blobstore:
         self.run(lifecycle.set_super_blob(self.state, wanted))
 
     def set_type(self, bstype: bytes) -> None:
-        """Change the store's type in memory; it becomes durable with the super block's next write."""
+        """Change the store's type in memory; durable with the super block's next write."""
         lifecycle.set_type(self.state, bstype)
 
     def flush(self) -> None:
@@ -285,7 +332,7 @@ class Blobstore:
 
     def dump(self) -> bytes:
         """Return the metadata on the device as text, as the original prints it."""
-        return self.run(dump_store(_traits_of(self.device)))
+        return self.run(dump_store(_traits_for_dump(self.device)))
 
     def unload(self) -> None:
         """Leave the store clean, and end it.
@@ -299,8 +346,8 @@ class Blobstore:
         try:
             self.run(lifecycle.unload(self.state))
         finally:
-            if self.closed:
-                self.device.close()
+            if self.state.is_closed:
+                self._close_devices()
 
     def close(self) -> None:
         """Close all blobs, then unload. Calling it again does nothing.
@@ -310,10 +357,11 @@ class Blobstore:
         """
         try:
             self._close_handles()
-            self.unload()
+            if self.state.poison is None:
+                self.unload()
         finally:
             self.state.is_closed = True
-            self.device.close()
+            self._close_devices()
 
     def destroy(self) -> None:
         """Make the device hold no store any more.
@@ -322,7 +370,11 @@ class Blobstore:
             BusyError: A blob is open.
         """
         self.run(lifecycle.destroy(self.state))
-        self.device.close()
+        self._close_devices()
+
+    def _close_devices(self) -> None:
+        for device in (self.device, *self._externals):
+            device.close()
 
     def _close_handles(self) -> None:
         failure: BlobstoreError | None = None
@@ -333,6 +385,12 @@ class Blobstore:
                 failure = failure or error
         if failure is not None:
             raise failure
+
+    def abandon(self) -> None:
+        """Be closed, with all blobs, without touching the device: it is another process's."""
+        self.state.is_closed = True
+        for handle in self._handles:
+            handle.abandon()
 
     def forget(self, handle: Blob) -> None:
         """Take note that a handle was closed."""
@@ -377,7 +435,19 @@ def grow(source: Source, *, atomic_write_size: int | None = None) -> int:
 def dump(source: Source) -> bytes:
     """Return a device's metadata as text, as the original prints it, whatever state it is in."""
     with _open_source(source, read_only=True, atomic_write_size=None) as device:
-        return BlockingDriver(device).run(dump_store(_traits_of(device)))
+        return BlockingDriver(device).run(dump_store(_traits_for_dump(device)))
+
+
+def _traits_for_dump(device: Device) -> DeviceTraits:
+    """Take the block size that a dump counts addresses in from the super block.
+
+    An image file does not say what blocks the device it was written on had.
+    """
+    traits = _traits_of(device)
+    if traits.size_bytes < SUPER_BLOCK_FIELDS.size:
+        return traits
+    io_unit_size = SUPER_BLOCK_FIELDS.unpack(device.read(0, SUPER_BLOCK_FIELDS.size))[16]
+    return replace(traits, block_size=io_unit_size or traits.block_size)
 
 
 def _traits_of(device: Device) -> DeviceTraits:
@@ -390,10 +460,14 @@ def _traits_of(device: Device) -> DeviceTraits:
     )
 
 
-def _open_source(source: Source, *, read_only: bool, atomic_write_size: int | None) -> Device:
+def _open_source(
+    source: Source, *, read_only: bool, atomic_write_size: int | None, direct: bool = False
+) -> Device:
     if isinstance(source, Device):
         return source
-    return open_device(source, read_only=read_only, atomic_write_size=atomic_write_size)
+    return open_device(
+        source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
+    )
 
 
 def _device_to_fill(
@@ -402,20 +476,27 @@ def _device_to_fill(
     block_size: int | None,
     atomic_write_size: int | None,
     overwrite: bool,
+    is_new: bool,
+    direct: bool,
 ) -> Device:
     """Open or make the device that a new store goes to."""
     if isinstance(source, Device):
         device = source
-    elif size is not None and _is_missing_file(source):
+    elif size is not None and is_new:
         return FileDevice.create(
             source,
             parse_size(size),
             atomic_write_size=atomic_write_size or 512,
             block_size=block_size or 512,
+            direct=direct,
         )
     else:
         device = open_device(
-            source, read_only=False, atomic_write_size=atomic_write_size, block_size=block_size
+            source,
+            read_only=False,
+            atomic_write_size=atomic_write_size,
+            block_size=block_size,
+            direct=direct,
         )
     try:
         if not overwrite:
@@ -428,16 +509,48 @@ def _device_to_fill(
     return device
 
 
-def _is_missing_file(source: str | os.PathLike[str]) -> bool:
+def _is_missing_file(source: Source) -> bool:
+    if isinstance(source, Device):
+        return False
     return not (isinstance(source, str) and ":" in source) and not os.path.exists(source)
 
 
 def _refuse_content(device: Device) -> None:
-    """Refuse a device whose beginning is not all zeroes.
+    """Refuse a device that carries a signature, or whose beginning is not all zeroes.
 
     Raises:
         ExistsError: It holds something.
     """
+    found = find_signature(device.read, device.size_bytes)
     start = device.read(0, min(device.size_bytes, 16 * SUPER_BLOCK_SIZE))
-    if any(start):
-        raise ExistsError(f"{device.name}: holds something; it is kept unless told to overwrite")
+    if found or any(start):
+        raise ExistsError(
+            f"{device.name}: holds {found or 'something'}; it is kept unless told to overwrite"
+        )
+
+
+def _erase_signature(device: Device) -> None:
+    """Zero both ends of a device that carries a signature: a new store does not reach all of it.
+
+    What is left of an array or a partition table could have the host write to it.
+    """
+    size = device.size_bytes
+    if find_signature(device.read, size) not in (None, BLOBSTORE):
+        for at in (0, max(0, size - SIGNATURES_SPAN)):
+            device.write_zeroes(at, min(size, SIGNATURES_SPAN))
+
+
+_stores: "weakref.WeakSet[Blobstore]" = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    """In a forked child the descriptors are closed, and their numbers may be anybody's.
+
+    The threads that could end what they had in flight are not there either:
+    nothing may wait for them.
+    """
+    for store in list(_stores):
+        store.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

@@ -74,12 +74,12 @@ def get_xattr(blob: BlobState, name: str) -> bytes:
 def _replace_xattrs(store: StoreState, blob: BlobState, xattrs: dict[str, bytes]) -> None:
     before = blob.xattrs
     blob.xattrs = xattrs
-    blob.size_before_extents.clear()
+    blob.size_before_extents = None
     try:
         reserve(store, blob)
     except NoSpaceError:
         blob.xattrs = before
-        blob.size_before_extents.clear()
+        blob.size_before_extents = None
         raise
     blob.touch_attributes()
 

@@ -39,10 +39,10 @@ async def frozen(store: StoreState, blob: BlobState) -> AsyncIterator[None]:
     finally:
         blob.frozen_count -= 1
         if not blob.frozen_count:
-            fire_all(blob.thawing)
+            fire_all(store.thawing)
 
 
-async def wait_until_thawed(blob: BlobState) -> None:
+async def wait_until_thawed(store: StoreState, blob: BlobState) -> None:
     """Wait, out of flight, until nothing freezes the blob."""
     while blob.frozen_count:
-        await park(blob.thawing)
+        await park(store.thawing)

@@ -2,7 +2,6 @@
 
 from blobstore.alloc.cluster_map import LEAF_SIZE
 from blobstore.blob.attributes import check_metadata_writable
-from blobstore.blob.write import allocation_cost
 from blobstore.errors import InvalidArgumentError, NoSpaceError
 from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
 from blobstore.metadata.outcome import begin_change
@@ -71,7 +70,7 @@ def _reserve_growth(store: StoreState, blob: BlobState, added: "range | list[int
     if table is not None:
         blob.extent_pages = table + [ABSENT_PAGE] * (leaves - len(table))
     try:
-        new_pairs, new_leaves = allocation_cost(blob, added)
+        new_pairs, new_leaves = blob.allocation_cost(added)
         ends = 1 if table and blob.clusters.count % LEAF_SIZE else 0
         reserve(store, blob, new_pairs=new_pairs + 2, new_leaves=new_leaves + ends)
     except NoSpaceError:
@@ -81,7 +80,7 @@ def _reserve_growth(store: StoreState, blob: BlobState, added: "range | list[int
 
 def _shrink(store: StoreState, blob: BlobState, cluster_count: int) -> None:
     reserve(store, blob, new_pairs=1, new_leaves=2 if blob.extent_pages is not None else 0)
-    blob.cut_clusters += _change_count(blob, cluster_count)
+    blob.cut_clusters = [*blob.cut_clusters, *_change_count(blob, cluster_count)]
 
 
 def _change_count(blob: BlobState, cluster_count: int) -> list[int]:
@@ -90,7 +89,8 @@ def _change_count(blob: BlobState, cluster_count: int) -> list[int]:
     pages = blob.extent_pages
     if pages is not None:
         leaves = ceil_div(cluster_count, LEAF_SIZE)
-        blob.cut_extent_pages += [page for page in pages[leaves:] if page != ABSENT_PAGE]
+        cut_pages = (page for page in pages[leaves:] if page != ABSENT_PAGE)
+        blob.cut_extent_pages = [*blob.cut_extent_pages, *cut_pages]
         blob.extent_pages = pages[:leaves] + [ABSENT_PAGE] * (leaves - len(pages))
     blob.is_root_dirty = True
     return cut

@@ -73,14 +73,17 @@ def resolve_owner(blob: BlobState, index: int) -> tuple[int, BlobState | None]:
         return cluster, None
     if blob.parent is None:
         return 0, blob if blob.has_external_parent else None
-    known = blob.owner_cache.get(index)
+    cache = blob.owner_cache
+    if cache is None:
+        cache = blob.owner_cache = {}
+    known = cache.get(index)
     if known is not None:
         return known, None
     owner: BlobState | None = blob.parent
     while owner is not None and index < owner.clusters.count:
         cluster = owner.clusters.get(index)
         if cluster:
-            blob.owner_cache[index] = cluster
+            cache[index] = cluster
             return cluster, None
         if owner.has_external_parent:
             return 0, owner

@@ -8,16 +8,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from blobstore.alloc.cluster_map import LEAF_SHIFT
 from blobstore.blob.exclusive import wait_until_thawed
 from blobstore.blob.read import plan_read
 from blobstore.blob.resolve import Piece, check_open, check_range, has_backing, split
 from blobstore.errors import InvalidArgumentError, NoSpaceError, ReadOnlyError
 from blobstore.locks import fire_all, park
-from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
+from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for, persist
-from blobstore.metadata.space import mark_owned, rereserve, reserve
+from blobstore.metadata.space import mark_owned, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Batch, Buffer, Operation, Write, WriteZeroes
 from blobstore.units import ClusterIndex
@@ -85,14 +84,14 @@ async def _try_pieces(
     check_open(blob)
     if pieces[-1].index >= blob.clusters.count:
         raise InvalidArgumentError(f"blob {blob.blob_id:#x}: shrunk below a write in progress")
-    if blob.allocating:
+    if store.allocating:
         for piece in pieces:
-            waiting = blob.allocating.get(piece.index)
+            waiting = store.allocating.get((blob.blob_id, piece.index))
             if waiting is not None:
                 await park(waiting)
                 return pieces
     if blob.frozen_count:
-        await wait_until_thawed(blob)
+        await wait_until_thawed(store, blob)
         return pieces
     holes = [piece for piece in pieces if not blob.clusters.get(piece.index)]
     if len(holes) > store.clusters.free_count:
@@ -159,25 +158,16 @@ def _allocate(store: StoreState, blob: BlobState, holes: Sequence[Piece]) -> lis
     """Claim clusters and promise the pages that persisting them can take: all or nothing."""
     if not holes:
         return []
-    new_pairs, new_leaves = allocation_cost(blob, [piece.index for piece in holes])
+    new_pairs, new_leaves = blob.allocation_cost([piece.index for piece in holes])
     if new_pairs or new_leaves or not store.reservations.holds(blob.blob_id):
         reserve(store, blob, new_pairs=new_pairs, new_leaves=new_leaves)
     clusters = store.clusters.claim_many(len(holes))
     for piece in holes:
-        blob.allocating[piece.index] = deque()
+        store.allocating[blob.blob_id, piece.index] = deque()
     return [
         Allocation(piece, ClusterIndex(cluster))
         for piece, cluster in zip(holes, clusters, strict=True)
     ]
-
-
-def allocation_cost(blob: BlobState, indices: Sequence[int]) -> tuple[int, int]:
-    """Return how many runs or table entries, and extent pages, allocating there can add."""
-    if blob.extent_pages is None:
-        return 2 * len(indices), 0
-    leaves = {index >> LEAF_SHIFT for index in indices} - blob.clusters.dirty_leaves
-    new_count = sum(blob.extent_pages[leaf] == ABSENT_PAGE for leaf in leaves)
-    return 2 * new_count, new_count + min(2, len(leaves) - new_count)
 
 
 def _write_owned(
@@ -257,7 +247,6 @@ async def _read_backing(store: StoreState, blob: BlobState, offset: int, length:
 def _publish(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> list[Piece]:
     """Let the map name the new clusters; return the pieces whose place has changed meanwhile."""
     again: list[Piece] = []
-    dirty_before = len(blob.clusters.dirty_leaves)
     for allocation in new:
         index = allocation.piece.index
         if index < blob.clusters.count and not blob.clusters.get(index):
@@ -267,9 +256,7 @@ def _publish(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> l
             _return_cluster(store, allocation.cluster)
             if index < blob.clusters.count:
                 again.append(allocation.piece)
-        _wake(blob, index)
-    if len(blob.clusters.dirty_leaves) != dirty_before:
-        rereserve(store, blob)  # a commit in between may have given the promise back
+        _wake(store, blob, index)
     return again
 
 
@@ -277,7 +264,7 @@ def _give_up(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> N
     """Take back what was claimed for a write that failed."""
     for allocation in new:
         _return_cluster(store, allocation.cluster)
-        _wake(blob, allocation.piece.index)
+        _wake(store, blob, allocation.piece.index)
 
 
 def _return_cluster(store: StoreState, cluster: ClusterIndex) -> None:
@@ -287,8 +274,8 @@ def _return_cluster(store: StoreState, cluster: ClusterIndex) -> None:
     store.ride([], lambda: store.clusters.free_returning([cluster]))
 
 
-def _wake(blob: BlobState, index: int) -> None:
-    fire_all(blob.allocating.pop(index))
+def _wake(store: StoreState, blob: BlobState, index: int) -> None:
+    fire_all(store.allocating.pop((blob.blob_id, index)))
 
 
 async def unmap(store: StoreState, blob: BlobState, offset: int, length: int) -> None:
@@ -304,7 +291,7 @@ async def unmap(store: StoreState, blob: BlobState, offset: int, length: int) ->
     check_open(blob)
     check_data_writable(store, blob)
     check_range(blob, store.geometry.cluster_size, offset, length)
-    await wait_until_thawed(blob)
+    await wait_until_thawed(store, blob)
     token = store.in_flight.enter()
     try:
         zeroed = [
@@ -328,11 +315,11 @@ def _release(store: StoreState, blob: BlobState, piece: Piece) -> bool:
     if blob.blob_id in store.exclusive:
         return False  # an inflate counts on every cluster that is there
     try:
-        new_pairs, new_leaves = allocation_cost(blob, [piece.index])
+        new_pairs, new_leaves = blob.allocation_cost([piece.index])
         reserve(store, blob, new_pairs=new_pairs, new_leaves=new_leaves)
     except NoSpaceError:
         return False  # without a page to note the hole, zeroes in place say the same
-    blob.unmapped_clusters.append(blob.clusters.get(piece.index))
+    store.unmapped[blob.blob_id].append(blob.clusters.get(piece.index))
     blob.clusters.set(piece.index, 0)
     store.unmapped_count += 1
     return True

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Final, TypeAlias
 
 from blobstore.errors import CorruptError
@@ -207,7 +208,13 @@ def decode_flags(view: memoryview, *, place: str) -> Flags:
         raise CorruptError(
             f"{place}: flags of {len(view)} bytes, expected {_FLAGS_BODY.size}", errno=_EINVAL
         )
-    return Flags(*_FLAGS_BODY.unpack(view))
+    return _shared_flags(*_FLAGS_BODY.unpack(view))
+
+
+@lru_cache(maxsize=64)
+def _shared_flags(invalid: int, data_ro: int, md_ro: int) -> Flags:
+    """Return one value for all blobs with the same flags: there are few."""
+    return Flags(invalid, data_ro, md_ro)
 
 
 def decode_xattr(view: memoryview, *, internal: bool, place: str) -> Xattr:

@@ -1,10 +1,10 @@
 """One blob in memory: what its metadata says, and what of it is not on disk yet."""
 
-from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from blobstore.alloc.cluster_map import ClusterMap
+from blobstore.alloc.cluster_map import LEAF_SHIFT, ClusterMap
 from blobstore.alloc.reservation import Need
 from blobstore.format.chain import ChainSize
 from blobstore.format.descriptors import (
@@ -22,7 +22,7 @@ from blobstore.format.descriptors import (
     Xattr,
 )
 from blobstore.format.root import Layout, RootState
-from blobstore.operations import ExternalSource, Wakeup
+from blobstore.operations import ExternalSource
 from blobstore.units import BlobId, PageIndex
 
 ABSENT_PAGE: Final = 0
@@ -44,8 +44,8 @@ class BlobState:
     `owner_cache` knows clusters of ancestors by place; `frozen_count` operations
     that writers wait for. `external` is what an external snapshot's id stands for,
     if the caller has said so.
-    `cut_clusters` were given up by a shrink, `unmapped_clusters` by an unmap;
-    both wait for the commit that says so.
+    `cut_clusters` and `cut_extent_pages` were given up by a shrink, and wait for
+    the commit that says so.
     `pair_bound` is at least the number of runs or table entries to write.
     """
 
@@ -57,25 +57,22 @@ class BlobState:
     internal_xattrs: dict[str, bytes] = field(default_factory=dict)
     clusters: ClusterMap = field(default_factory=ClusterMap)
     extent_pages: list[int] | None = None
-    chain: list[PageIndex] = field(default_factory=list)
+    chain: Sequence[PageIndex] = ()
     parent: "BlobState | None" = None
     external: ExternalSource | None = None
 
-    unknown_kinds: list[int] = field(default_factory=list)
+    unknown_kinds: tuple[int, ...] = ()
     open_count: int = 0
     pin_count: int = 0
     data_read_only: bool = False
     md_read_only: bool = False
 
     is_root_dirty: bool = False
-    cut_clusters: list[int] = field(default_factory=list)
-    unmapped_clusters: list[int] = field(default_factory=list)
-    cut_extent_pages: list[int] = field(default_factory=list)
-    allocating: dict[int, deque[Wakeup]] = field(default_factory=dict)
-    owner_cache: dict[int, int] = field(default_factory=dict)
+    cut_clusters: Sequence[int] = ()
+    cut_extent_pages: Sequence[int] = ()
+    owner_cache: dict[int, int] | None = None
     frozen_count: int = 0
-    thawing: deque[Wakeup] = field(default_factory=deque)
-    size_before_extents: dict[Layout, ChainSize] = field(default_factory=dict)
+    size_before_extents: ChainSize | None = None
     pair_bound: int = 0
     disk_count: int = 0
 
@@ -117,7 +114,7 @@ class BlobState:
     def metadata_pages(self) -> list[PageIndex]:
         """All pages on disk but the root: the chain, then the extent pages."""
         extents = [PageIndex(page) for page in self.extent_pages or [] if page != ABSENT_PAGE]
-        return self.chain + extents
+        return [*self.chain, *extents]
 
     def apply_read_only_flags(self, on_disk: Flags) -> None:
         """Let the flags that are on disk take effect."""
@@ -144,7 +141,7 @@ class BlobState:
     def touch_attributes(self) -> None:
         """Note that flags or attributes changed."""
         self.is_root_dirty = True
-        self.size_before_extents.clear()
+        self.size_before_extents = None
 
     def set_parent(self, parent_id: BlobId | None, external_id: bytes | None = None) -> None:
         """Say whose clone this blob is: a snapshot's, something's outside, or nobody's.
@@ -181,12 +178,20 @@ class BlobState:
 
     def chain_pages_bound(self, layout: Layout, pair_count: int) -> int:
         """Return how many pages a chain with so many runs or table entries takes, at most."""
-        size = self.size_before_extents.get(layout)
+        size = self.size_before_extents
         if size is None:
             size = ChainSize.before_extents(self.xattrs_to_write(), root_capacity=layout.capacity)
-            self.size_before_extents[layout] = size
+            self.size_before_extents = size
         head = RUNS_HEAD_SIZE if self.extent_pages is None else TABLE_HEAD_SIZE
         return size.pages_with_pairs(pair_count, head_size=head)
+
+    def allocation_cost(self, indices: Iterable[int]) -> tuple[int, int]:
+        """Return how many runs or table entries, and extent pages, allocating there can add."""
+        if self.extent_pages is None:
+            return 2 * sum(1 for _ in indices), 0
+        leaves = {index >> LEAF_SHIFT for index in indices} - self.clusters.dirty_leaves
+        new_count = sum(self.extent_pages[leaf] == ABSENT_PAGE for leaf in leaves)
+        return 2 * new_count, new_count + min(2, len(leaves) - new_count)
 
     def need(self, layout: Layout, *, new_pairs: int, new_leaves: int) -> Need:
         """Return the metadata pages that persisting the blob can take.

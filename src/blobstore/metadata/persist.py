@@ -49,13 +49,13 @@ class Round:
     flags: Flags
     extent_pages: list[int] | None
     replaced: list[PageIndex]
-    chain: list[PageIndex] = field(default_factory=list)
+    chain: Sequence[PageIndex] = ()
     bodies: list[bytes] = field(default_factory=list)
     writes: list[Operation[Any]] = field(default_factory=list)
     pair_count: int = 0
     copy: PageIndex | None = None
-    cut_clusters: list[int] = field(default_factory=list)
-    unmapped_clusters: list[int] = field(default_factory=list)
+    released: list[int] = field(default_factory=list)
+    unmapped: list[int] = field(default_factory=list)
 
 
 async def free_clusters_for(store: StoreState, count: int) -> None:
@@ -67,8 +67,8 @@ async def free_clusters_for(store: StoreState, count: int) -> None:
         NoSpaceError: There are not as many.
     """
     if store.clusters.available < count:
-        for blob in [blob for blob in store.open_blobs.values() if blob.unmapped_clusters]:
-            await persist(store, blob)
+        for blob_id in list(store.unmapped):
+            await persist(store, store.open_blobs[blob_id])
     if store.clusters.available < count:
         raise store.clusters.exhausted(count)
     await settle_clusters(store, count)
@@ -143,7 +143,7 @@ async def _rewrite_extent_page(store: StoreState, blob: BlobState) -> None:
     """Rewrite one extent page in place, on a device that writes it whole."""
     this = _begin_round(store, blob)
     (leaf,) = this.leaves
-    write = _write_extent_page(store, blob, leaf, PageIndex(_page_at(blob, leaf)))
+    write = _write_page(store, PageIndex(_page_at(blob, leaf)), _encode_extents(blob, leaf))
     await store.flush_device()
     await write
     await store.flush_device()
@@ -161,11 +161,11 @@ def _begin_round(store: StoreState, blob: BlobState, *, at_once: bool = False) -
         extent_pages=None if blob.extent_pages is None else list(blob.extent_pages),
         replaced=[PageIndex(page) for page in blob.cut_extent_pages],
     )
-    this.cut_clusters, blob.cut_clusters = blob.cut_clusters, []
-    blob.cut_extent_pages = []
+    this.released += blob.cut_clusters
+    blob.cut_clusters = blob.cut_extent_pages = ()
     if len(leaves) == len(blob.clusters.dirty_leaves):
-        this.unmapped_clusters, blob.unmapped_clusters = blob.unmapped_clusters, []
-    blob.clusters.dirty_leaves.difference_update(leaves)
+        this.unmapped = store.unmapped.pop(blob.blob_id, [])
+    blob.clusters.clean(leaves)
     blob.is_root_dirty = False
     return this
 
@@ -193,37 +193,28 @@ def _page_at(blob: BlobState, leaf: int) -> int:
 
 
 async def _place(store: StoreState, blob: BlobState, this: Round) -> None:
-    """Claim new places and encode what goes there, in one step once there are enough.
+    """Encode what the round says, and claim the places that it goes to.
 
-    While pages are claimed the data path may go on; what it changes is then
-    either said by this round as well, or marked for the next one, or both.
+    What the clusters are is taken down before anything is waited for: the data
+    path may go on meanwhile, and what it changes is the next round's.
     """
-    needs_copy = store.layout is Layout.SECTOR and blob.root_state.layout is Layout.COMPACT
-    if needs_copy:
-        root = await Read(store.geometry.page_offset(blob.root), PAGE_SIZE)
-        (this.copy,) = await claim_chain_pages(store, 1)
-        this.writes.append(_write_page(store, this.copy, root))
-    pages: list[PageIndex] = []
-    while len(pages) < (wanted := _count_pages(store, blob, this)):
-        pages += await claim_chain_pages(store, wanted - len(pages))
-    for leaf in _leaves_with_page(blob, this):
-        _place_leaf(store, blob, this, leaf=leaf, page=pages.pop(0))
-    _pack(store, blob, this)
-    this.chain = pages[: len(this.bodies) - 1]
-    store.pages.free(pages[len(this.chain) :])
-    this.writes += chain_writes(store, blob, this.bodies, this.chain)
+    leaves = [(leaf, _encode_extents(blob, leaf)) for leaf in _leaves_with_page(blob, this)]
+    runs = blob.clusters.runs() if this.extent_pages is None else None
+    if store.layout is Layout.SECTOR and blob.root_state.layout is Layout.COMPACT:
+        await _place_copy(store, blob, this)
+    places = await claim_chain_pages(store, len(leaves))
+    for (leaf, page), place in zip(leaves, places, strict=True):
+        _place_leaf(this, leaf, place)
+        this.writes.append(_write_page(store, place, page))
+    _pack(store, blob, this, runs)
+    this.chain = await claim_chain_pages(store, len(this.bodies) - 1)
+    this.writes += _chain_writes(store, blob, this)
 
 
-def _count_pages(store: StoreState, blob: BlobState, this: Round) -> int:
-    """Return how many extent and chain pages this round writes."""
-    if this.extent_pages is None:
-        return blob.chain_pages_bound(store.layout, len(blob.clusters.runs())) - 1
-    pages = list(this.extent_pages)
-    placed = _leaves_with_page(blob, this)
-    for leaf in placed:
-        pages[leaf] = NO_PAGE
-    entries = blob.table_entries(pages)
-    return len(placed) + blob.chain_pages_bound(store.layout, len(entries)) - 1
+async def _place_copy(store: StoreState, blob: BlobState, this: Round) -> None:
+    root = await Read(store.geometry.page_offset(blob.root), PAGE_SIZE)
+    (this.copy,) = await claim_chain_pages(store, 1)
+    this.writes.append(_write_page(store, this.copy, root))
 
 
 def _leaves_with_page(blob: BlobState, this: Round) -> list[int]:
@@ -241,24 +232,20 @@ def _leaves_with_page(blob: BlobState, this: Round) -> list[int]:
     ]
 
 
-def _place_leaf(
-    store: StoreState, blob: BlobState, this: Round, *, leaf: int, page: PageIndex
-) -> None:
+def _place_leaf(this: Round, leaf: int, place: PageIndex) -> None:
     assert this.extent_pages is not None
     if this.extent_pages[leaf] != ABSENT_PAGE:
         this.replaced.append(PageIndex(this.extent_pages[leaf]))
-    this.extent_pages[leaf] = page
-    this.writes.append(_write_extent_page(store, blob, leaf, page))
+    this.extent_pages[leaf] = place
 
 
-def _pack(store: StoreState, blob: BlobState, this: Round) -> None:
-    runs = table = None
-    if this.extent_pages is None:
-        runs = blob.clusters.runs()
-        this.pair_count = len(runs)
-    else:
+def _pack(
+    store: StoreState, blob: BlobState, this: Round, runs: list[tuple[int, int]] | None
+) -> None:
+    table = None
+    if this.extent_pages is not None:
         table = (blob.clusters.count, blob.table_entries(this.extent_pages))
-        this.pair_count = len(table[1])
+    this.pair_count = len(runs or (table[1] if table else ()))
     this.bodies = pack_chain(
         flags=this.flags,
         xattrs=blob.xattrs_to_write(),
@@ -268,15 +255,13 @@ def _pack(store: StoreState, blob: BlobState, this: Round) -> None:
     )
 
 
-def chain_writes(
-    store: StoreState, blob: BlobState, bodies: Sequence[bytes], chain: Sequence[PageIndex]
-) -> list[Operation[Any]]:
-    """Return the writes of all pages of a chain but its root."""
-    following = [*chain[1:], NO_PAGE]
+def _chain_writes(store: StoreState, blob: BlobState, this: Round) -> list[Operation[Any]]:
+    """Return the writes of all pages of the round's chain but its root."""
+    following = [*this.chain[1:], NO_PAGE]
     return [
         _write_page(store, at, MetadataPage(blob.blob_id, sequence, body, next_page).encode())
         for sequence, (at, body, next_page) in enumerate(
-            zip(chain, bodies[1:], following, strict=False), start=1
+            zip(this.chain, this.bodies[1:], following, strict=False), start=1
         )
     ]
 
@@ -325,10 +310,11 @@ def _write_page(store: StoreState, page: PageIndex, data: bytes) -> Write:
     return Write(store.geometry.page_offset(page), data)
 
 
-def _write_extent_page(store: StoreState, blob: BlobState, leaf: int, page: PageIndex) -> Write:
+def _encode_extents(blob: BlobState, leaf: int) -> bytes:
+    """Return the extent page of a leaf; its id is always the blob's that writes it."""
     entries = blob.clusters.entries(leaf)
     body = ExtentPage(leaf << LEAF_SHIFT, entries.tobytes()).encode()
-    return _write_page(store, page, MetadataPage(blob.blob_id, 0, body, NO_PAGE).encode())
+    return MetadataPage(blob.blob_id, 0, body, NO_PAGE).encode()
 
 
 def _first(chain: Sequence[PageIndex]) -> PageIndex:
@@ -338,14 +324,14 @@ def _first(chain: Sequence[PageIndex]) -> PageIndex:
 async def _commit(store: StoreState, blob: BlobState, this: Round) -> None:
     """Take note that the round is durable, and give back what it replaced."""
     release_pages(store, this.replaced + [page for page in blob.chain if page not in this.chain])
-    blob.chain = this.chain
+    blob.chain = this.chain or ()
     blob.extent_pages = this.extent_pages
     blob.pair_bound = this.pair_count
     blob.disk_count = blob.clusters.count
     blob.apply_read_only_flags(this.flags)
     rereserve(store, blob)
-    store.unmapped_count -= len(this.unmapped_clusters)
-    released = this.cut_clusters + this.unmapped_clusters
+    store.unmapped_count -= len(this.unmapped)
+    released = this.released + this.unmapped
     await release_clusters(store, released, clear_method=blob.clear_method)
 
 
@@ -368,4 +354,3 @@ async def _convert_in_place(store: StoreState, blob: BlobState) -> None:
     await Write(offset, first)
     await store.flush_device()
     blob.root_state = RootState(Layout.SECTOR, crc32c(first + page[SECTOR_SIZE:TAIL_OFFSET]))
-

@@ -134,13 +134,13 @@ async def read_blob(geometry: Geometry, blob_id: BlobId, fetch: Fetch) -> BlobSt
         flags=content.flags or Flags(),
         xattrs=content.xattrs,
         internal_xattrs=content.internal_xattrs,
-        chain=found.chain,
-        unknown_kinds=content.unknown_kinds,
+        chain=found.chain or (),
+        unknown_kinds=tuple(content.unknown_kinds),
     )
     if state.parent_id is not None and len(content.internal_xattrs[SNAP]) != _SNAP_SIZE:
         raise CorruptError(f"blob {blob_id:#x}: parent id is not 8 bytes", errno=_EINVAL)
     await _read_clusters(geometry, state, content, fetch)
-    state.clusters.dirty_leaves.clear()
+    state.clusters.clean()
     state.disk_count = state.clusters.count
     state.apply_read_only_flags(state.flags)
     return state

@@ -15,7 +15,7 @@ from blobstore.format.root import Layout
 from blobstore.format.super_block import SuperBlock
 from blobstore.locks import InFlight, Mutex, SharedFlush
 from blobstore.metadata.blob_state import BlobState
-from blobstore.operations import Batch, ExternalSource, Flush, Operation
+from blobstore.operations import Batch, ExternalSource, Flush, Operation, Wakeup
 from blobstore.units import BlobId, PageIndex
 
 ENOMEM: Final = 12
@@ -73,7 +73,10 @@ class StoreState:
 
     `super_block` is the one on the device; `bstype` goes into the next one.
     `exclusive` names the operation that a blob is under; `externals` is what the
-    caller has registered for the ids of external snapshots.
+    caller has registered for the ids of external snapshots. `unmapped` are clusters
+    that blobs gave up by unmaps and no commit has said so yet; `thawing` are
+    writers that wait for a frozen blob, `allocating` those that wait for a cluster
+    that another one is just making, by blob and place.
     """
 
     def __init__(
@@ -117,7 +120,10 @@ class StoreState:
         self.owned_clusters = bitarray(len(used_clusters), endian="little")
         self.zeroed_clusters = bitarray(len(used_clusters), endian="little")
         self.prepared_pages = bitarray(len(used_pages), endian="little")
+        self.unmapped: defaultdict[BlobId, list[int]] = defaultdict(list)
         self.unmapped_count = 0
+        self.thawing: deque[Wakeup] = deque()
+        self.allocating: dict[tuple[BlobId, int], deque[Wakeup]] = {}
 
         self.mutex = Mutex()
         self.in_flight = InFlight()
@@ -160,7 +166,7 @@ class StoreState:
     def forget_owners(self) -> None:
         """Let every open clone look again for who owns what it reads: a relation has changed."""
         for blob in self.open_blobs.values():
-            blob.owner_cache.clear()
+            blob.owner_cache = None
 
     def ride(self, operations: Sequence[Operation[Any]], then: Callable[[], None]) -> None:
         """Let the operations happen before the next flush, and `then` after it."""

@@ -66,6 +66,17 @@ async def create_blob(store: StoreState, options: BlobOptions) -> BlobId:
         NoSpaceError: No metadata page (ENOMEM) or not enough clusters (ENOSPC).
         DeviceError: The device failed; the store is poisoned.
     """
+    blob = await create_open_blob(store, options)
+    blob.open_count -= 1
+    let_go(store, blob)
+    return blob.blob_id
+
+
+async def create_open_blob(store: StoreState, options: BlobOptions) -> BlobState:
+    """Create a blob, and leave it open; the parent of a clone must be open already.
+
+    Durability and errors: as `create_blob`.
+    """
     _check_options(options)
     async with store.mutex:
         store.check_writable()
@@ -82,12 +93,17 @@ async def create_blob(store: StoreState, options: BlobOptions) -> BlobId:
             blob.clusters.set(index, cluster)
         blob.is_root_dirty = True
         await persist_new(store, blob)
-        store.used_ids[blob.root] = True
-        if options.parent_id is not None:
-            store.children[options.parent_id].append(blob.blob_id)
-            store.children[options.parent_id].sort()
-        _disown(store, blob)
-        return blob.blob_id
+        _welcome(store, blob, options.parent_id)
+        return blob
+
+
+def _welcome(store: StoreState, blob: BlobState, parent_id: BlobId | None) -> None:
+    """Take a new blob into the store, open."""
+    store.used_ids[blob.root] = True
+    if parent_id is not None:
+        store.children[parent_id] = sorted([*store.children[parent_id], blob.blob_id])
+    _link(store, blob, None if parent_id is None else store.open_blobs[parent_id])
+    blob.open_count = 1
 
 
 async def _claim_clusters(store: StoreState, blob: BlobState, count: int) -> list[int]:

@@ -126,7 +126,7 @@ def _empty(blob: BlobState) -> None:
     assert blob.parent is not None
     blob.clusters.leaves[:] = [ABSENT] * len(blob.clusters.leaves)
     blob.clusters.allocated_count = 0
-    blob.clusters.dirty_leaves.clear()
+    blob.clusters.clean()
     if blob.extent_pages is not None:
         blob.extent_pages = [ABSENT_PAGE] * len(blob.extent_pages)
     blob.flags = Flags(blob.flags.invalid | THIN_PROV, blob.flags.data_ro, blob.flags.md_ro)

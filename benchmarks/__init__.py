@@ -1,0 +1,1 @@
+"""Measurements next to a yardstick: `python -m benchmarks`, or `make bench`."""

@@ -1,0 +1,445 @@
+"""The fast lane: equal to the full path, and never in the way of a cluster that is freed."""
+
+import contextlib
+import os
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blobstore import (
+    Blob,
+    Blobstore,
+    BlobstoreError,
+    ClosedError,
+    DeviceError,
+    InvalidArgumentError,
+    PoisonedError,
+    ReadOnlyError,
+)
+from blobstore.device.file import FileDevice
+from blobstore.drivers import blocking
+from blobstore.locks import IDLE, Channel
+from blobstore.units import KIB, MIB
+
+STALE: Final = 0xDD
+CLUSTER: Final = 4 * KIB
+TIMEOUT: Final = 60.0
+"""Ends a test that hangs; no result depends on it."""
+
+
+def stale_store(path: Path, *, cluster_size: int = CLUSTER, size: int = 4 * MIB) -> Blobstore:
+    """Make a store on a file full of bytes that nobody may ever see."""
+    path.write_bytes(bytes([STALE]) * size)
+    device = FileDevice.open(path)
+    return Blobstore.create(
+        device, cluster_size=cluster_size, md_pages=64, clear="none", overwrite=True
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Blobstore]:
+    with stale_store(tmp_path / "disk.img") as store:
+        yield store
+
+
+# Equal to the full path
+
+
+BLOB_CLUSTERS: Final = 6
+OFFSETS: Final = st.integers(-CLUSTER - 1, (BLOB_CLUSTERS + 1) * CLUSTER) | st.sampled_from(
+    [number * CLUSTER for number in range(-1, BLOB_CLUSTERS + 1)]
+)
+LENGTHS: Final = st.integers(0, 3 * CLUSTER) | st.sampled_from([0, 1, 512, CLUSTER, 2 * CLUSTER])
+DATA: Final = st.builds(lambda value, length: bytes([value]) * length, st.integers(1, 255), LENGTHS)
+CALLS: Final = st.one_of(
+    st.tuples(st.just("write"), DATA, OFFSETS),
+    st.tuples(st.just("read"), LENGTHS, OFFSETS),
+    st.tuples(st.just("read_into"), LENGTHS.map(bytearray), OFFSETS),
+    st.tuples(st.sampled_from(["write_zeroes", "unmap"]), OFFSETS, LENGTHS),
+    st.tuples(st.just("resize"), st.integers(0, BLOB_CLUSTERS).map(lambda count: count * CLUSTER)),
+    st.tuples(st.just("flush")),
+)
+
+
+def outcome_of(blob: Blob, name: str, *arguments: Any) -> object:
+    """Call the method; return what a caller sees of it."""
+    try:
+        result = getattr(blob, name)(*arguments)
+    except BlobstoreError as error:
+        return type(error), error.errno
+    return result, bytes(arguments[0]) if name == "read_into" else b""
+
+
+@pytest.mark.parametrize("cluster_size", [CLUSTER, 3 * CLUSTER])
+@settings(max_examples=40)
+@given(thin=st.booleans(), calls=st.lists(CALLS, max_size=20))
+def test_both_lanes_give_the_same_answers(
+    cluster_size: int, thin: bool, calls: list[tuple[Any, ...]]
+) -> None:
+    with (
+        TemporaryDirectory() as directory,
+        stale_store(Path(directory, "disk.img"), cluster_size=cluster_size, size=MIB) as store,
+    ):
+        fast, full = (store.create_blob(BLOB_CLUSTERS * CLUSTER, thin=thin) for _ in range(2))
+        full._leave_lane()
+        for call in calls:
+            assert outcome_of(fast, *call) == outcome_of(full, *call)
+        assert fast.read(fast.size) == full.read(full.size)
+
+
+# What the lane must leave to the full path
+
+
+@pytest.fixture
+def blob(store: Blobstore) -> Blob:
+    blob = store.create_blob(3 * CLUSTER)
+    blob.write(b"A" * 3 * CLUSTER)
+    return blob
+
+
+@pytest.mark.parametrize("offset", [-1, -CLUSTER, -3 * CLUSTER, -512 * CLUSTER])
+def test_a_negative_offset_does_not_count_from_the_end(blob: Blob, offset: int) -> None:
+    with pytest.raises(InvalidArgumentError):
+        blob.read(1, offset)
+    with pytest.raises(InvalidArgumentError):
+        blob.read_into(bytearray(1), offset)
+    with pytest.raises(InvalidArgumentError):
+        blob.write(b"x", offset)
+    assert blob.read(blob.size) == b"A" * blob.size
+
+
+@pytest.mark.parametrize("length", [2, CLUSTER + 1, 2 * CLUSTER])
+def test_a_request_across_clusters_is_one_request(blob: Blob, length: int) -> None:
+    blob.write(b"B" * length, CLUSTER - 1)
+    buffer = bytearray(length)
+    assert blob.read_into(buffer, CLUSTER - 1) == length
+    assert buffer == blob.read(length, CLUSTER - 1) == b"B" * length
+    assert blob.read(CLUSTER - 1) == b"A" * (CLUSTER - 1)
+
+
+def test_a_request_past_the_end_is_refused_whole(blob: Blob) -> None:
+    with pytest.raises(InvalidArgumentError):
+        blob.write(b"xx", blob.size - 1)
+    with pytest.raises(InvalidArgumentError):
+        blob.read(2, blob.size - 1)
+    assert blob.read(1, blob.size - 1) == b"A"
+
+
+def test_a_view_of_larger_items_counts_its_bytes(blob: Blob) -> None:
+    buffer = memoryview(bytearray(16)).cast("Q")
+    assert blob.write(memoryview(b"12345678" * 2).cast("Q"), 8) == 16
+    assert blob.read_into(buffer, 8) == 16
+    assert bytes(buffer) == b"12345678" * 2
+    with pytest.raises(InvalidArgumentError):
+        blob.read_into(buffer, blob.size - 8)
+
+
+def test_a_closed_handle_does_nothing_although_another_is_open(
+    store: Blobstore, blob: Blob
+) -> None:
+    other = store.open_blob(blob.id)
+    blob.close()
+    with pytest.raises(ClosedError):
+        blob.read(1)
+    with pytest.raises(ClosedError):
+        blob.read_into(bytearray(1))
+    with pytest.raises(ClosedError):
+        blob.write(b"x")
+    assert other.read(1) == b"A"
+
+
+def test_a_poisoned_store_is_read_but_not_written(store: Blobstore, blob: Blob) -> None:
+    store.state.poison = RuntimeError("a flush failed")
+    with pytest.raises(PoisonedError):
+        blob.write(b"x")
+    assert blob.read(1) == b"A"
+
+
+def test_a_read_only_blob_is_read_but_not_written(blob: Blob) -> None:
+    blob.set_read_only()
+    blob.sync_md()
+    with pytest.raises(ReadOnlyError):
+        blob.write(b"x")
+    assert blob.read(1) == b"A"
+
+
+def test_a_store_that_turned_read_only_is_not_written(store: Blobstore, blob: Blob) -> None:
+    """A blob in quarantine makes the store read-only while others are open for writing."""
+    store.state.refuse_changes("blob 0x1: is in quarantine")
+    with pytest.raises(ReadOnlyError):
+        blob.write(b"x")
+    assert blob.read(1) == b"A"
+
+
+def test_a_store_opened_read_only_on_a_writable_device_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    with Blobstore.create(path, size="4MiB", cluster_size=CLUSTER, md_pages=64) as store:
+        blob_id = store.create_blob(CLUSTER).id
+    with Blobstore.open(FileDevice.open(path), read_only=True) as store:
+        blob = store.open_blob(blob_id)
+        with pytest.raises(ReadOnlyError):
+            blob.write(b"x")
+        assert blob.read(1) == b"\0"
+
+
+def test_a_file_that_became_shorter_is_an_error_and_not_zeroes(
+    store: Blobstore, blob: Blob
+) -> None:
+    os.truncate(store.device.name, 64 * KIB)
+    with pytest.raises(DeviceError):
+        blob.read(CLUSTER)
+    with pytest.raises(DeviceError):
+        blob.read_into(bytearray(CLUSTER))
+    os.truncate(store.device.name, 4 * MIB)
+
+
+def test_a_buffer_that_cannot_be_filled_leaves_no_mark(store: Blobstore, blob: Blob) -> None:
+    with pytest.raises((TypeError, BufferError)):
+        blob.read_into(b"immutable")
+    assert store.channels.mine.mark == IDLE
+
+
+def test_a_forked_child_finds_its_blob_closed(blob: Blob) -> None:
+    def errors() -> Iterator[str]:
+        for call in (lambda: blob.read(1), lambda: blob.write(b"child"), blob.close):
+            try:
+                call()
+                yield "nothing"
+            except Exception as error:
+                yield type(error).__name__
+
+    answer_end, answer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(answer, " ".join(errors()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(answer_end, 100) == b"ClosedError ClosedError nothing"
+    os.close(answer)
+    os.close(answer_end)
+    assert blob.read(5) == b"AAAAA"
+
+
+# Against freeing and reuse
+
+
+def test_a_channel_is_registered_while_its_thread_lives(store: Blobstore, blob: Blob) -> None:
+    blob.read(1)
+    before = len(store.state.in_flight.channels)
+    in_thread(lambda: blob.read(1)).join()
+    assert len(store.state.in_flight.channels) == before
+
+
+def in_thread(action: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    return thread
+
+
+class Unmarked(Channel):
+    """A channel on which the lane's mark is lost."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, IDLE)
+
+
+class Interrupted:
+    """A read that has looked into the map and is stopped right before it reads."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, store: Blobstore, blob: Blob, *, marked: bool
+    ) -> None:
+        self.buffer = bytearray(CLUSTER)
+        self._store, self._blob, self._marked = store, blob, marked
+        self._has_looked = threading.Event()
+        self._may_go_on = threading.Event()
+        self._preadv = os.preadv
+        monkeypatch.setattr(os, "preadv", self._stopped_preadv)
+        self._reader = 0
+        self._thread = in_thread(self._read)
+        assert self._has_looked.wait(TIMEOUT)
+
+    def _read(self) -> None:
+        self._reader = threading.get_ident()
+        if not self._marked:
+            self._store.channels.mine = Unmarked()
+        self._blob.read_into(self.buffer)
+
+    def _stopped_preadv(self, descriptor: int, buffers: Any, offset: int) -> int:
+        if threading.get_ident() == self._reader:
+            self._has_looked.set()
+            self._may_go_on.wait(TIMEOUT)
+        return self._preadv(descriptor, buffers, offset)
+
+    def go_on(self) -> None:
+        self._may_go_on.set()
+        self._thread.join()
+
+
+def give_up_clusters(blob: Blob) -> None:
+    """Shrink the blob to nothing; durable, so that its clusters may be another's."""
+    blob.resize(0)
+    blob.flush()
+    blob.flush()
+
+
+@pytest.fixture
+def filler(store: Blobstore) -> Blob:
+    """A blob that has room for all clusters."""
+    return store.create_blob(4 * MIB, thin=True)
+
+
+def fill_free_clusters(store: Blobstore, filler: Blob) -> None:
+    """Write to every cluster that is free now."""
+    first = filler.next_unallocated(0)
+    assert first is not None
+    filler.write(b"F" * CLUSTER * store.state.clusters.free_count, first)
+
+
+@pytest.fixture
+def victim(store: Blobstore) -> Blob:
+    blob = store.create_blob(CLUSTER, thin=True, clear_method=1)
+    blob.write(b"V" * CLUSTER)
+    return blob
+
+
+def test_a_cluster_is_not_freed_under_a_marked_read(
+    store: Blobstore, victim: Blob, filler: Blob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_waiting = threading.Event()
+    wait_until_quiet = blocking._wait_until_quiet
+
+    def noted(operation: Any) -> None:
+        is_waiting.set()
+        wait_until_quiet(operation)
+
+    monkeypatch.setattr(blocking, "_wait_until_quiet", noted)
+    read = Interrupted(monkeypatch, store, victim, marked=True)
+    freeing = in_thread(lambda: give_up_clusters(victim))
+    assert is_waiting.wait(TIMEOUT)
+    fill_free_clusters(store, filler)
+    read.go_on()
+    freeing.join()
+    assert read.buffer == b"V" * CLUSTER
+
+
+def test_without_its_mark_a_read_would_see_foreign_bytes(
+    store: Blobstore, victim: Blob, filler: Blob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the test above is able to fail."""
+    read = Interrupted(monkeypatch, store, victim, marked=False)
+    give_up_clusters(victim)
+    fill_free_clusters(store, filler)
+    read.go_on()
+    assert read.buffer == b"F" * CLUSTER
+
+
+def test_a_handle_is_closed_only_when_no_request_is_in_flight(
+    store: Blobstore, victim: Blob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The descriptor is closed next, and its number may then be any other file's."""
+    is_waiting = threading.Event()
+    wait_until_quiet = blocking._wait_until_quiet
+
+    def noted(operation: Any) -> None:
+        is_waiting.set()
+        wait_until_quiet(operation)
+
+    monkeypatch.setattr(blocking, "_wait_until_quiet", noted)
+    read = Interrupted(monkeypatch, store, victim, marked=True)
+    closing = in_thread(store.close)
+    assert is_waiting.wait(TIMEOUT)
+    was_closed = store.device.closed
+    read.go_on()
+    closing.join()
+    assert (was_closed, store.device.closed) == (False, True)
+    assert read.buffer == b"V" * CLUSTER
+
+
+def test_a_request_that_was_on_its_way_when_the_blob_closed_is_refused(
+    store: Blobstore, victim: Blob, filler: Blob
+) -> None:
+    """Its map still names clusters that are another's by now."""
+    victim_id = victim.id
+    victim.close()
+    store.delete_blob(victim_id)
+    store.flush()
+    fill_free_clusters(store, filler)
+    victim._open = True  # as a thread saw it before the close
+    with pytest.raises(ClosedError):
+        victim.read(CLUSTER)
+    with pytest.raises(ClosedError):
+        victim.write(b"V")
+    victim._open = False
+
+
+class Crowd:
+    """Threads that use blobs, each with a byte of its own, while another takes clusters away."""
+
+    def __init__(self, store: Blobstore) -> None:
+        self.store = store
+        self.blobs = {value: self._new(value) for value in (1, 2, 3)}
+        self.seen_foreign: set[int] = set()
+        self.read_count = 0
+        self._is_over = False
+
+    def _new(self, value: int) -> Blob:
+        blob = self.store.create_blob(32 * CLUSTER, thin=True)
+        blob.write(bytes([value]) * 32 * CLUSTER)
+        return blob
+
+    def use_blobs(self, seed: int) -> None:
+        choice = random.Random(seed)
+        buffer = bytearray(CLUSTER)
+        while not self._is_over:
+            value, blob = choice.choice(list(self.blobs.items()))
+            offset = choice.randrange(32) * CLUSTER
+            with contextlib.suppress(InvalidArgumentError):
+                if choice.random() < 0.3:
+                    blob.write(bytes([value]) * CLUSTER, offset)
+                else:
+                    blob.read_into(buffer, offset)
+                    self.read_count += 1
+                    self.seen_foreign |= set(buffer) - {0, value}
+
+    def take_clusters_away(self, rounds: int) -> None:
+        choice = random.Random(rounds)
+        try:
+            for number in range(rounds):
+                blob = choice.choice(list(self.blobs.values()))
+                blob.resize(choice.randrange(32) * CLUSTER)
+                blob.flush()
+                other = self._new(100 + number % 100)
+                blob.resize(32 * CLUSTER)
+                blob.unmap(choice.randrange(16) * CLUSTER, 8 * CLUSTER)
+                self.store.flush()
+                other.close()
+                self.store.delete_blob(other.id)
+        finally:
+            self._is_over = True
+
+
+def test_no_reader_ever_sees_what_was_not_written_to_its_blob(store: Blobstore) -> None:
+    crowd = Crowd(store)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        users = [in_thread(partial(crowd.use_blobs, seed)) for seed in range(3)]
+        crowd.take_clusters_away(20)
+        for user in users:
+            user.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert crowd.seen_foreign == set()
+    assert crowd.read_count > 0
