@@ -3,12 +3,18 @@
 A script is a list of lines, one command each; `Replay.run` performs a line and
 returns what the original's tool records for it: `rc`, a negative errno, the
 number of `free` clusters while a store is loaded, and what the command answers.
-One function per command: `COMMANDS` is the whole language as far as it is spoken here.
+One function per command: `COMMANDS` is the whole language.
+
+As a program, `python -m tests.replay [TRACE...]`, it compares traces of the original with
+what happens here: see `tests.traces.comparison`.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -16,16 +22,21 @@ import numpy.typing as npt
 
 from blobstore import (
     Blob,
+    BlobId,
     BlobInfo,
     Blobstore,
     BlobstoreError,
     BusyError,
     ClosedError,
     DeviceError,
+    InvalidArgumentError,
     MemoryDevice,
     NotFoundError,
+    dump,
     grow,
 )
+from blobstore.format.checksum import crc32c
+from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.operations import Buffer
 
 COMPACT: Final = 4096
@@ -44,6 +55,8 @@ _OPTIONS: Final = frozenset(
         "clear",
         "cluster_sz",
         "copy",
+        "default",
+        "esnap",
         "et",
         "file",
         "force_recover",
@@ -95,7 +108,8 @@ class ReplayDevice(MemoryDevice):
 
     While `changes_left` is a number, that many writes, zeroes and unmaps are
     done; then, in the mode `drop`, later ones are forgotten, and in the mode
-    `fail` everything fails.
+    `fail` everything fails. While `reads_left` is a number, that many reads are
+    done, and later ones fail.
     """
 
     def __init__(
@@ -105,11 +119,14 @@ class ReplayDevice(MemoryDevice):
         *,
         atomic_write_size: int = COMPACT,
         physical_block_size: int | None = None,
+        unmap_zeroes: bool = True,
     ) -> None:
         super().__init__(size, block_size, atomic_write_size=atomic_write_size)
         self.physical_block_size = physical_block_size or block_size
+        self.unmap_zeroes = unmap_zeroes
         self.change_count = 0
         self.changes_left: int | None = None
+        self.reads_left: int | None = None
         self.fails = False
         self.torn = 0
 
@@ -125,11 +142,11 @@ class ReplayDevice(MemoryDevice):
         return bytes(self._content)
 
     def read(self, offset: int, length: int) -> bytes:
-        self._check_alive()
+        self._check_readable()
         return super().read(offset, length)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
-        self._check_alive()
+        self._check_readable()
         super().read_into(offset, buffers)
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
@@ -147,12 +164,25 @@ class ReplayDevice(MemoryDevice):
             super().write_zeroes(offset, min(length, self.torn))
             self.torn = 0
 
+    def unmap(self, offset: int, length: int) -> None:
+        if self.unmap_zeroes:
+            self.write_zeroes(offset, length)
+        else:
+            self._is_done()
+
     def flush(self) -> None:
         self._check_alive()
         super().flush()
 
     def close(self) -> None:
         """Stay open: the script loads the store again."""
+
+    def _check_readable(self) -> None:
+        self._check_alive()
+        if self.reads_left is not None:
+            if self.reads_left == 0:
+                raise DeviceError("replay: a read fails, as it was told to")
+            self.reads_left -= 1
 
     def _check_alive(self) -> None:
         if self.fails and self.changes_left == 0:
@@ -167,6 +197,28 @@ class ReplayDevice(MemoryDevice):
             return False
         self.changes_left -= 1
         return True
+
+
+class PatternDevice(MemoryDevice):
+    """An external snapshot: `pat:SEED:SIZE:BLOCKLEN` is pattern(SEED)."""
+
+    def __init__(self, external_id: bytes) -> None:
+        _kind, seed, size, block_size = external_id.decode().split(":")
+        super().__init__(0, int(block_size), read_only=True, name=external_id.decode())
+        self._set_size(int(size))
+        self._content[:] = pattern(int(seed), int(size))
+
+
+def know_externals(store: Blobstore) -> None:
+    """Register every external snapshot that a blob of the store names."""
+    for found in store.list_blobs():
+        if isinstance(found, BlobInfo) and found.external_snapshot is not None:
+            know_external(store, found.external_snapshot)
+
+
+def know_external(store: Blobstore, external_id: bytes) -> None:
+    if external_id not in store.state.externals:
+        store.register_external(external_id, PatternDevice(external_id))
 
 
 # --- facts, in the words of the manifests ----------------------------------------------------
@@ -284,8 +336,9 @@ def xattrs_of(line: Line) -> dict[str, bytes]:
 class Replay:
     """The state of a script: its device, its store, its open blobs and its names."""
 
-    def __init__(self, *, atomic_write_size: int = COMPACT) -> None:
+    def __init__(self, *, atomic_write_size: int = COMPACT, write_through: bool = False) -> None:
         self.atomic_write_size = atomic_write_size
+        self.write_through = write_through
         self.device: ReplayDevice | None = None
         self.store: Blobstore | None = None
         self.handles: dict[int, list[Blob]] = {}
@@ -316,7 +369,10 @@ class Replay:
     def blob_id(self, text: str) -> int:
         if text == "invalid":
             return INVALID_ID
-        return self.names[text] if text in self.names else int(text, 0)
+        if text in self.names:
+            return self.names[text]
+        # A name that its line could not give to a blob stands for none.
+        return int(text, 0) if text[0].isdigit() else 0
 
     def blob(self, text: str) -> Blob:
         """Return the handle of a blob that the script has opened."""
@@ -324,6 +380,12 @@ class Replay:
         if not handles:
             raise ClosedError(f"script: {text} is not open")
         return handles[-1]
+
+    @contextmanager
+    def opened(self, text: str) -> Iterator[Blob]:
+        """Open a blob for one command, whether the script has it open or not."""
+        with self.the_store().open_blob(self.blob_id(text)) as blob:
+            yield blob
 
     def io_units(self, text: str) -> int:
         return int(text, 0) * self.the_store().info.io_unit_size
@@ -333,12 +395,14 @@ Command = Callable[[Replay, Line], Result | None]
 
 
 def _dev(replay: Replay, line: Line) -> Result:
+    """Make a device. None here copies by itself: `copy=1` makes no difference."""
     size = line.number("size") or 0
     replay.device = ReplayDevice(
         size,
         line.number("blocklen") or 512,
         atomic_write_size=replay.atomic_write_size,
         physical_block_size=line.number("phys"),
+        unmap_zeroes=line.options.get("unmap", "zero") == "zero",
     )
     return {"size": size}
 
@@ -352,6 +416,48 @@ def _powerfail(replay: Replay, line: Line) -> None:
     device.changes_left = None if line.options.get("mode") == "off" else line.number("n")
     device.fails = line.options.get("mode") == "fail"
     device.torn = line.number("torn") or 0
+
+
+def _readfail(replay: Replay, line: Line) -> None:
+    is_off = line.options.get("mode") == "off"
+    replay.the_device().reads_left = None if is_off else line.number("n")
+
+
+def _iolog(_replay: Replay, _line: Line) -> None:
+    """Do nothing: which operations reach the device, and when, is this project's own."""
+
+
+def _hash(replay: Replay, _line: Line) -> Result:
+    content = replay.the_device().content()
+    super_block = SuperBlock.decode(content[:SUPER_BLOCK_SIZE])
+    pages = super_block.md_start + super_block.md_len
+    metadata = content[: pages * (super_block.md_page_size or 4096)]
+    return {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "md_sha256": hashlib.sha256(metadata).hexdigest(),
+        "md_bytes": len(metadata),
+        "clean": int(super_block.clean),
+    }
+
+
+def _rawread(replay: Replay, line: Line) -> Result:
+    offset, length = (int(word, 0) for word in line.arguments)
+    return {"value": replay.the_device().read(offset, length).hex()}
+
+
+def _rawwrite(replay: Replay, line: Line) -> None:
+    offset, value = line.arguments
+    replay.the_device().write(int(offset, 0), [value_of(value)])
+
+
+def _fixcrc(replay: Replay, line: Line) -> None:
+    offset = int(line.arguments[0], 0)
+    page = replay.the_device().read(offset, 4092)
+    replay.the_device().write(offset + 4092, [crc32c(page).to_bytes(4, "little")])
+
+
+def _dump(replay: Replay, line: Line) -> None:
+    Path(line.arguments[0]).write_bytes(dump(replay.the_device()))
 
 
 def _init(replay: Replay, line: Line) -> Result:
@@ -369,6 +475,7 @@ def _init(replay: Replay, line: Line) -> Result:
         bstype=line.options.get("bstype", "").encode(),
         clear=line.options.get("clear", "unmap"),
         overwrite=True,
+        write_through=replay.write_through,
         **options,
     )
     return store_facts(replay.store)
@@ -381,7 +488,10 @@ def _load(replay: Replay, line: Line) -> Result:
         replay.the_device(),
         bstype=None if bstype is None else bstype.encode(),
         force_recovery=line.flag("force_recover"),
+        write_through=replay.write_through,
     )
+    if line.flag("esnap", default=True):
+        know_externals(replay.store)
     return store_facts(replay.store)
 
 
@@ -416,8 +526,43 @@ def _crash(replay: Replay, _line: Line) -> None:
     replay.handles.clear()
 
 
+def _bench(replay: Replay, line: Line) -> None:
+    """Only `forget`, the original's way to crash."""
+    assert line.arguments == ["forget"]
+    _crash(replay, line)
+
+
 def _bsinfo(replay: Replay, _line: Line) -> Result:
     return store_facts(replay.the_store())
+
+
+def _iterate(replay: Replay, _line: Line) -> Result:
+    """List the blobs that open; the end of the list is the original's ENOENT."""
+    found = replay.the_store().list_blobs()
+    return {"rc": -2, "ids": [blob.blob_id for blob in found if isinstance(blob, BlobInfo)]}
+
+
+def _state(replay: Replay, _line: Line) -> Result:
+    """Describe the store, and every blob with the hash of its content."""
+    store = replay.the_store()
+    return {**store_facts(store), "blobs": [_described(store, key) for key in store.blob_ids()]}
+
+
+def _described(store: Blobstore, key: int) -> Result:
+    try:
+        blob = store.open_blob(key)
+    except BlobstoreError as error:
+        return {"id": key, "open_rc": -error.errno}
+    with blob:
+        return {**blob_facts(store, blob), "sha256": _hash_of(blob)}
+
+
+def _hash_of(blob: Blob) -> str:
+    return hashlib.sha256(blob.read(blob.size)).hexdigest()
+
+
+def _set_bstype(replay: Replay, line: Line) -> None:
+    replay.the_store().set_type(line.arguments[0].encode())
 
 
 def _set_super(replay: Replay, line: Line) -> None:
@@ -432,24 +577,33 @@ def _get_super(replay: Replay, _line: Line) -> Result:
 def _create(replay: Replay, line: Line) -> Result:
     store = replay.the_store()
     clear = {"default": 0, "none": 1, "unmap": 2, "zeroes": 3}[line.options.get("clear", "default")]
+    external = line.options["esnap"].encode() if "esnap" in line.options else None
+    if external is not None:
+        know_external(replay.the_store(), external)
     with store.create_blob(
         (line.number("num_clusters") or 0) * store.cluster_size,
         thin=line.flag("thin"),
         extent_table=line.flag("et", default=True),
         clear_method=clear,
         xattrs=xattrs_of(line),
+        external_snapshot=external,
     ) as blob:
-        blob_id = blob.id
+        return _named(replay, line, blob)
+
+
+def _named(replay: Replay, line: Line, blob: Blob) -> Result:
     if "as" in line.options:
-        replay.names[line.options["as"]] = blob_id
-    return {"id": blob_id}
+        replay.names[line.options["as"]] = blob.id
+    return {"id": blob.id}
 
 
 def _open(replay: Replay, line: Line) -> Result:
     blob_id = replay.blob_id(line.arguments[0])
     handles = replay.handles.setdefault(blob_id, [])
+    assert "clear" not in line.options, "a blob's own clear method counts"
     handles.append(replay.the_store().open_blob(blob_id))
-    return {"open_ref": len(handles)}
+    state = replay.the_store().state.open_blobs[handles[-1].id]
+    return {"open_ref": state.open_count + state.pin_count}
 
 
 def _close(replay: Replay, line: Line) -> None:
@@ -481,7 +635,7 @@ def _info(replay: Replay, line: Line) -> Result:
     blob = replay.blob(line.arguments[0])
     facts = blob_facts(replay.the_store(), blob)
     if line.flag("sha"):
-        facts["sha256"] = hashlib.sha256(blob.read(blob.size)).hexdigest()
+        facts["sha256"] = _hash_of(blob)
     return facts
 
 
@@ -492,10 +646,45 @@ def _write(replay: Replay, line: Line) -> None:
     replay.blob(name).write(data, at)
 
 
+def _writev(replay: Replay, line: Line) -> None:
+    """Write as `write` does, from two buffers."""
+    name, offset, length, seed = line.arguments
+    at = replay.io_units(offset)
+    data = pattern(int(seed), replay.io_units(length), offset=at)
+    middle = len(data) // 3
+    replay.blob(name).writev([data[:middle], data[middle:]], at)
+
+
 def _read(replay: Replay, line: Line) -> Result:
     name, offset, length = line.arguments
     data = replay.blob(name).read(replay.io_units(length), replay.io_units(offset))
     return {"sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _readv(replay: Replay, line: Line) -> Result:
+    """Read as `read` does, into two buffers."""
+    name, offset, length = line.arguments
+    data = memoryview(bytearray(replay.io_units(length)))
+    middle = len(data) // 3
+    replay.blob(name).readv([data[:middle], data[middle:]], replay.io_units(offset))
+    return {"sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _next(
+    replay: Replay, line: Line, find: Callable[[Blob], Callable[[int], int | None]]
+) -> Result:
+    name, offset = line.arguments
+    found = find(replay.blob(name))(replay.io_units(offset))
+    io_unit = replay.the_store().info.io_unit_size
+    return {"io_unit": None if found is None else found // io_unit}
+
+
+def _next_alloc(replay: Replay, line: Line) -> Result:
+    return _next(replay, line, lambda blob: blob.next_allocated)
+
+
+def _next_unalloc(replay: Replay, line: Line) -> Result:
+    return _next(replay, line, lambda blob: blob.next_unallocated)
 
 
 def _write_zeroes(replay: Replay, line: Line) -> None:
@@ -535,35 +724,131 @@ def _list_xattr(replay: Replay, line: Line) -> Result:
     return {"names": list(replay.blob(line.arguments[0]).xattrs)}
 
 
+def _snapshot(replay: Replay, line: Line) -> Result:
+    with replay.opened(line.arguments[0]) as blob, blob.snapshot(xattrs_of(line)) as made:
+        return _named(replay, line, made)
+
+
+def _clone(replay: Replay, line: Line) -> Result:
+    with replay.opened(line.arguments[0]) as blob, blob.clone(xattrs_of(line)) as made:
+        return _named(replay, line, made)
+
+
+def _inflate(replay: Replay, line: Line) -> None:
+    with replay.opened(line.arguments[0]) as blob:
+        blob.inflate()
+
+
+def _decouple(replay: Replay, line: Line) -> None:
+    with replay.opened(line.arguments[0]) as blob:
+        blob.decouple()
+
+
+def _set_parent(replay: Replay, line: Line) -> None:
+    name, parent = line.arguments
+    with replay.opened(name) as blob:
+        blob.set_parent(replay.blob_id(parent))
+
+
+def _set_external_parent(replay: Replay, line: Line) -> None:
+    name, external_id = line.arguments
+    with replay.opened(name) as blob:
+        know_external(replay.the_store(), external_id.encode())
+        blob.set_external_parent(external_id.encode())
+
+
+def _get_esnap_id(replay: Replay, line: Line) -> Result:
+    found = replay.blob(line.arguments[0]).info().external_snapshot
+    if found is None:
+        raise InvalidArgumentError("script: no clone of an external snapshot")
+    return {"value": found.hex()}
+
+
+def _get_clones(replay: Replay, line: Line) -> Result:
+    """Answer for closed blobs too, as the original does, and for ids that are none."""
+    children = replay.the_store().state.children
+    return {"clones": list(children.get(BlobId(replay.blob_id(line.arguments[0])), ()))}
+
+
+def _get_parent(replay: Replay, line: Line) -> Result:
+    """Answer for closed blobs too, as the original does, and for ids that are none."""
+    wanted = replay.blob_id(line.arguments[0])
+    children = replay.the_store().state.children
+    return {"id": next((key for key, clones in children.items() if wanted in clones), None)}
+
+
+def _shallow_copy(replay: Replay, line: Line) -> Result:
+    """Copy to a new device; the answer tells how much arrived, and what is there then."""
+    io_unit = replay.the_store().info.io_unit_size
+    block_size = line.number("blocklen") or io_unit
+    target = MemoryDevice(line.number("size") or 0, block_size)
+    with replay.opened(line.arguments[0]) as blob:
+        copied = blob.shallow_copy(target)
+    blocks = copied * replay.the_store().cluster_size // block_size
+    content = hashlib.sha256(target.read(0, target.size_bytes)).hexdigest()
+    return {"sync_rc": 0, "status": copied, "sha256": content, "blocks": blocks}
+
+
 COMMANDS: Final[dict[str, Command]] = {
+    "bench": _bench,
     "bsinfo": _bsinfo,
+    "clone": _clone,
     "close": _close,
     "crash": _crash,
     "create": _create,
+    "decouple": _decouple,
     "delete": _delete,
     "destroy": _destroy,
     "dev": _dev,
     "devsize": _devsize,
+    "dump": _dump,
+    "fixcrc": _fixcrc,
+    "get_clones": _get_clones,
+    "get_esnap_id": _get_esnap_id,
     "get_ixattr": _get_ixattr,
+    "get_parent": _get_parent,
     "get_super": _get_super,
     "get_xattr": _get_xattr,
     "grow": _grow,
     "grow_live": _grow_live,
+    "hash": _hash,
+    "inflate": _inflate,
     "info": _info,
     "init": _init,
+    "iolog": _iolog,
+    "iterate": _iterate,
     "list_xattr": _list_xattr,
     "load": _load,
+    "next_alloc": _next_alloc,
+    "next_unalloc": _next_unalloc,
     "open": _open,
     "powerfail": _powerfail,
+    "rawread": _rawread,
+    "rawwrite": _rawwrite,
     "read": _read,
+    "readfail": _readfail,
+    "readv": _readv,
     "resize": _resize,
     "rm_xattr": _rm_xattr,
+    "set_bstype": _set_bstype,
+    "set_external_parent": _set_external_parent,
+    "set_parent": _set_parent,
     "set_ro": _set_ro,
     "set_super": _set_super,
     "set_xattr": _set_xattr,
+    "shallow_copy": _shallow_copy,
+    "snapshot": _snapshot,
+    "state": _state,
     "sync": _sync,
     "unload": _unload,
     "unmap": _unmap,
     "write": _write,
     "write_zeroes": _write_zeroes,
+    "writev": _writev,
 }
+
+
+if __name__ == "__main__":
+    from tests.traces.comparison import main
+
+    sys.exit(main([Path(name) for name in sys.argv[1:]]))

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from click.testing import CliRunner
+
+from blobstore.tools.cli.group import run as run_command
+
 COMMAND: Final = (sys.executable, "-P", "-m", "blobstore.tools.cli")
 _TIMEOUT_S: Final = 60
 
@@ -67,6 +71,13 @@ def run(
     return Result(done.returncode, done.stdout, done.stderr.decode())
 
 
+def run_here(*arguments: str | os.PathLike[str], stdin: bytes = b"") -> Result:
+    """Run one command in this process, which is faster; for variants of what `run` ran once."""
+    with CliRunner().isolation(input=stdin) as (stdout, stderr, _both):
+        status = run_command([os.fspath(argument) for argument in arguments])
+    return Result(status, stdout.getvalue(), stderr.getvalue().decode())
+
+
 def run_on_terminal(
     *arguments: str | os.PathLike[str],
     typed: str = "",
@@ -98,6 +109,48 @@ def _drain(terminal: int) -> bytes:
         except OSError:  # EIO: the last user of the other side is gone
             break
     return shown
+
+
+class Terminal:
+    """A command with a terminal all to itself, where somebody types and reads."""
+
+    def __init__(
+        self, *arguments: str | os.PathLike[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._ours, theirs = pty.openpty()
+        self._process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, "TERM": "xterm", "NO_COLOR": "1", **(environment or {})},
+            start_new_session=True,
+        )
+        os.close(theirs)
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._ours)
+
+    def type(self, keys: str, *, until: str) -> str:
+        """Type, then return what is shown up to and including `until`."""
+        os.write(self._ours, keys.encode())
+        shown = b""
+        while until.encode() not in shown:
+            ready, _none, _none = select.select([self._ours], [], [], _TIMEOUT_S)
+            assert ready, f"{until!r} did not appear in {shown!r}"
+            shown += os.read(self._ours, 65536)
+        return shown.decode()
+
+    def end(self, keys: str = "") -> tuple[int, str]:
+        """Type, and wait for the end; return the exit status and what was shown."""
+        os.write(self._ours, keys.encode())
+        shown = _drain(self._ours)
+        return self._process.wait(_TIMEOUT_S), shown.decode()
 
 
 def sha256(path: Path) -> str:

@@ -10,9 +10,11 @@ import click
 import pytest
 
 import blobstore
-from blobstore.tools.cli.group import COMMANDS
+from blobstore.tools.cli.group import COMMANDS, module_of
 from tests.cli.conftest import Image
-from tests.cli.runner import run
+from tests.cli.runner import run, run_here
+
+NO_STORE = ("completion", "demo")
 
 
 def modules_after(code: str) -> set[str]:
@@ -57,21 +59,28 @@ def test_help_lists_every_command() -> None:
     assert [line.split()[0] for line in listed.splitlines()] == list(COMMANDS)
 
 
+def command_called(name: str) -> click.Command:
+    module = importlib.import_module(f"blobstore.tools.cli.commands.{module_of(name)}")
+    command: click.Command = module.command
+    return command
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_its_own_module_and_help(name: str) -> None:
-    module = {"import": "import_"}.get(name, name)
-    command = importlib.import_module(f"blobstore.tools.cli.commands.{module}").command
+    command = command_called(name)
     assert isinstance(command, click.Command)
     assert command.name == name
     assert command.help
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("xattr", "demo")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in NO_STORE])
 def test_every_command_that_opens_a_store_has_the_same_options(name: str) -> None:
-    module = {"import": "import_"}.get(name, name)
-    command = importlib.import_module(f"blobstore.tools.cli.commands.{module}").command
-    options = {option for param in command.params for option in param.opts}
-    assert {"store", "--json", "--force", "--atomic-write"} <= options
+    command = command_called(name)
+    for each in command.commands.values() if isinstance(command, click.Group) else [command]:
+        options = {option for param in each.params for option in param.opts}
+        assert options >= {
+            "store", "--json", "--force", "--atomic-write", "--external", "--direct"
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -88,10 +97,18 @@ def test_every_command_that_opens_a_store_has_the_same_options(name: str) -> Non
         pytest.param(["create", "disk.img", "--size", "12X"], id="no such unit"),
         pytest.param(["create", "disk.img", "--size", "1.5M"], id="a fraction"),
         pytest.param(["info", "disk.img", "--atomic-write", "1024"], id="no such atomic write"),
+        pytest.param(["info", "disk.img", "--external", "id"], id="an external without a path"),
+        pytest.param(["info", "disk.img", "--external", "hex:0=x"], id="an id with half a byte"),
+        pytest.param(["zero", "disk.img", "1"], id="no length"),
+        pytest.param(["set-parent", "disk.img", "1"], id="no parent"),
+        pytest.param(
+            ["set-parent", "disk.img", "1", "2", "--external-snapshot", "x"], id="two parents"
+        ),
+        pytest.param(["completion", "tcsh"], id="a shell without completion"),
     ],
 )
 def test_a_usage_error_ends_with_status_2(arguments: list[str]) -> None:
-    done = run(*arguments)
+    done = run_here(*arguments)
     assert (done.status, done.stdout) == (2, b"")
     assert "Usage: blobstore" in done.stderr
 

@@ -17,6 +17,11 @@ LOOKING = {
     "export": ["export", "{store}", "{blob}", "{file}"],
     "xattr list": ["xattr", "list", "{store}", "{blob}"],
     "xattr get": ["xattr", "get", "{store}", "{blob}", "name"],
+    "map": ["map", "{store}"],
+    "map as SVG": ["map", "{store}", "--svg", "{file}"],
+    "direct": ["list", "{store}", "--sha256", "--direct"],
+    "external": ["info", "{store}", "--external", "id={store}"],
+    "a shell": ["shell", "{store}", "--read-only"],
     "dump": ["dump", "{store}"],
     "forced": ["list", "{store}", "--force", "--atomic-write", "4096"],
 }
@@ -32,6 +37,18 @@ def test_looking_changes_nothing(
         done = run(*(argument.format(**names) for argument in arguments))
         assert (done.status, done.stderr) == (0, "")
         assert same()
+
+
+def test_a_shell_that_only_looks_changes_nothing_either(image: Image, dirty_image: Image) -> None:
+    script = f"list --sha256\nmap\ndump\nread {image.thin}\nxattr list {image.thin}\n".encode()
+    same = unchanged(image.path)
+    done = run("shell", image.path, stdin=script)
+    assert (done.status, done.stderr) == (0, "")
+    assert same()
+    same = unchanged(dirty_image.path)
+    done = run("shell", dirty_image.path, "--read-only", stdin=script)
+    assert (done.status, done.stderr) == (0, "")
+    assert same()
 
 
 def test_looking_needs_no_right_to_write(image: Image) -> None:

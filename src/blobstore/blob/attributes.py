@@ -81,7 +81,7 @@ def _replace_xattrs(store: StoreState, blob: BlobState, xattrs: dict[str, bytes]
         blob.xattrs = before
         blob.size_before_extents = None
         raise
-    blob.touch_attributes()
+    blob.is_root_dirty = True
 
 
 def set_read_only(store: StoreState, blob: BlobState) -> None:

@@ -203,7 +203,7 @@ class BlobState:
         needs_copy = layout is Layout.SECTOR and self.root_state.needs_copy
         copies = len(self.chain) + (1 if needs_copy else 0)
         added = new_leaves
-        if self.extent_pages is not None:
+        if self.extent_pages is not None and (new_leaves or self.clusters.dirty_leaves):
             rewritten = [leaf for leaf in self.clusters.dirty_leaves if self._page_of(leaf)]
             copies += min(2, len(rewritten) + new_leaves)
             added += len(self.clusters.dirty_leaves) - len(rewritten)

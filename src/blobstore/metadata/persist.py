@@ -178,7 +178,7 @@ def _choose_leaves(store: StoreState, blob: BlobState) -> list[int]:
     together with its size.
     """
     dirty = sorted(blob.clusters.dirty_leaves)
-    if blob.extent_pages is None:
+    if blob.extent_pages is None or not dirty:
         return dirty
     new = [leaf for leaf in dirty if _page_at(blob, leaf) == ABSENT_PAGE]
     ends = {n >> LEAF_SHIFT for n in (blob.disk_count - 1, blob.clusters.count - 1) if n >= 0}

@@ -64,13 +64,13 @@ def check_room_for_root(store: StoreState, blob: BlobState) -> None:
 def rereserve(store: StoreState, blob: BlobState) -> None:
     """Replace the blob's promise by what it still needs, for writes in flight as well."""
     in_flight = [index for blob_id, index in store.allocating if blob_id == blob.blob_id]
+    if not (in_flight or blob.is_dirty):
+        store.reservations.clear(blob.blob_id)
+        return
     new_pairs, new_leaves = blob.allocation_cost(in_flight)
     blob.pair_bound += new_pairs
-    if blob.is_dirty or in_flight:
-        need = blob.need(store.layout, new_pairs=0, new_leaves=new_leaves)
-        store.reservations.set(blob.blob_id, need)
-    else:
-        store.reservations.clear(blob.blob_id)
+    need = blob.need(store.layout, new_pairs=0, new_leaves=new_leaves)
+    store.reservations.set(blob.blob_id, need)
 
 
 async def claim_chain_pages(store: StoreState, count: int) -> list[PageIndex]:

@@ -106,9 +106,22 @@ def xattr_fields(xattrs: dict[str, bytes]) -> dict[str, str]:
     return {unicode_text(name): value.hex() for name, value in xattrs.items()}
 
 
+def name_of(info: BlobInfo) -> str | None:
+    """Return the attribute `name` as text."""
+    name = info.xattrs.get("name")
+    return None if name is None else name.decode("utf-8", "surrogateescape")
+
+
 def is_clone(info: BlobInfo) -> bool:
     """Say whether the blob reads something else where it holds nothing itself."""
     return info.parent is not None or info.external_snapshot is not None
+
+
+def parent_fields(info: BlobInfo) -> dict[str, object]:
+    """Return what changing a blob's parent changes."""
+    fields = blob_fields(info, long=False)
+    names = ("id", "thin", "allocated_clusters", "parent", "external_snapshot")
+    return {name: fields[name] for name in names}
 
 
 def render_blob(info: BlobInfo) -> str:
@@ -118,7 +131,7 @@ def render_blob(info: BlobInfo) -> str:
             "id": f"{info.blob_id:#x}",
             "size": f"{format_size(info.size)}, {info.cluster_count} clusters",
             "allocated": f"{info.allocated_clusters} clusters",
-            "kind": _kind(info),
+            "kind": kind_of(info),
             "parent": _render_parent(info),
             "clones": " ".join(f"{clone:#x}" for clone in info.clones) or _NONE,
             "clear method": ClearMethod(info.clear_method).name.lower(),
@@ -170,7 +183,7 @@ def list_row(info: BlobInfo) -> list[str]:
         format_size(info.size),
         str(info.cluster_count),
         str(info.allocated_clusters),
-        _kind(info),
+        kind_of(info),
         _render_parent(info),
         render_bytes(info.xattrs.get("name", b"")) or _NONE,
     ]
@@ -181,7 +194,8 @@ def failed_row(blob_id: int, error: BlobstoreError) -> list[str]:
     return [f"{blob_id:#x}", _NONE, _NONE, _NONE, "error", _NONE, printable(error.message)]
 
 
-def _kind(info: BlobInfo) -> str:
+def kind_of(info: BlobInfo) -> str:
+    """Say in words what a blob is."""
     words = {
         "snapshot": info.snapshot,
         "clone": is_clone(info),

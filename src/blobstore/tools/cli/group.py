@@ -23,18 +23,39 @@ COMMANDS: Final = {
     "create": "Create a blob.",
     "delete": "Delete a blob.",
     "resize": "Give a blob another size.",
+    "rename": "Give a blob another name.",
+    "set-read-only": "Make a blob read-only for good.",
     "write": "Write to a blob from a file or standard input.",
     "read": "Read from a blob to standard output.",
+    "zero": "Make a part of a blob read as zeroes.",
+    "unmap": "Give a part of a blob back.",
     "import": "Copy a file into a blob, keeping its holes.",
     "export": "Copy a blob into a file, leaving holes for zeroes.",
     "xattr": "List, get, set and remove a blob's attributes.",
+    "super": "Get, set or clear the application's entry blob.",
+    "snapshot": "Keep what a blob holds now as a read-only blob.",
+    "clone": "Make a writable blob that begins as a snapshot.",
+    "inflate": "Give a blob every cluster of its own.",
+    "decouple": "Copy what a blob reads from its parent.",
+    "set-parent": "Make a blob a clone of another snapshot.",
+    "shallow-copy": "Copy a read-only blob's own clusters to a device.",
+    "map": "Draw who owns which clusters, and the tree of snapshots.",
     "dump": "Print the metadata as text.",
     "recover": "Leave a store clean after a dirty stop.",
-    "demo": "Kill a writing process, and show that nothing acknowledged is lost.",
+    "grow": "Use all of a device that has grown.",
+    "destroy": "Make a device hold no store any more.",
+    "shell": "Run commands on one open store, typed or from a script.",
+    "completion": "Print what makes bash, zsh or fish complete commands.",
+    "demo": "Kill a writing process; nothing acknowledged is lost.",
 }
 """Every command and its help in one line, in the order in which they are listed."""
 
 _MODULE_NAMES: Final = {"import": "import_"}  # a keyword cannot be imported by name
+
+
+def module_of(name: str) -> str:
+    """Return the name of the module that has a command."""
+    return _MODULE_NAMES.get(name, name.replace("-", "_"))
 
 
 class _LazyGroup(click.Group):
@@ -44,7 +65,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = _MODULE_NAMES.get(cmd_name, cmd_name)
+        module = module_of(cmd_name)
         command: click.Command = import_module(f"blobstore.tools.cli.commands.{module}").command
         return command
 
@@ -68,36 +89,47 @@ def group() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return 0 done, 1 failed, 2 usage."""
-    as_json = _wants_json(arguments)
+    return execute(
+        group, arguments, prog_name="blobstore", as_json=wants_json(arguments), show_usage=True
+    )
+
+
+def execute(
+    command: click.Command,
+    arguments: Sequence[str],
+    *,
+    prog_name: str,
+    as_json: bool,
+    obj: object = None,
+    place: str = "",
+    show_usage: bool = False,
+) -> int:
+    """Run a command and report what fails, as `run`; a message begins with `place`."""
     try:
-        status = group.main(list(arguments), prog_name="blobstore", standalone_mode=False)
+        status = command.main(list(arguments), prog_name=prog_name, standalone_mode=False, obj=obj)
         sys.stdout.flush()
     except click.Abort:
-        print_error("aborted: nothing more was done", errno.ECANCELED, as_json=as_json)
-        return 1
+        message, number = "aborted: nothing more was done", errno.ECANCELED
     except click.ClickException as error:
-        return _report_usage(error, as_json=as_json)
+        if show_usage and not as_json:
+            error.show()
+        else:
+            print_error(place + error.format_message(), errno.EINVAL, as_json=as_json)
+        return error.exit_code
     except BlobstoreError as error:
-        print_error(error.message, error.errno, as_json=as_json)
-        return 1
+        message, number = error.message, error.errno
     except OSError as error:
-        print_error(_describe_os_error(error), error.errno or errno.EIO, as_json=as_json)
-        return 1
-    return status if isinstance(status, int) else 0
+        message, number = _describe_os_error(error), error.errno or errno.EIO
+    else:
+        return status if isinstance(status, int) else 0
+    print_error(place + message, number, as_json=as_json)
+    return 1
 
 
-def _wants_json(arguments: Sequence[str]) -> bool:
+def wants_json(arguments: Sequence[str]) -> bool:
     """Look for the option without a parser: a usage error is reported as asked for, too."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     return "--json" in arguments[:end]
-
-
-def _report_usage(error: click.ClickException, *, as_json: bool) -> int:
-    if as_json:
-        print_error(error.format_message(), errno.EINVAL, as_json=True)
-    else:
-        error.show()
-    return error.exit_code
 
 
 def _describe_os_error(error: OSError) -> str:

@@ -4,16 +4,19 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
 from blobstore.errors import BlobstoreError, InvalidArgumentError, ReadOnlyError
+from blobstore.tools.cli.completing import complete_blob
 from blobstore.units import parse_size
 
 if TYPE_CHECKING:
     from blobstore import Blobstore
+    from blobstore.device.base import Device
 
 CommandFunction: TypeAlias = Callable[..., int | None]
 
@@ -40,7 +43,50 @@ def blob_id(text: str) -> int:
     return number
 
 
-blob_argument: Final = click.argument("blob_id", metavar="BLOB", type=blob_id)
+def external(text: str) -> tuple[bytes, str]:
+    """Parse ID=PATH; the name is what help shows."""
+    name, equals, path = text.partition("=")
+    if not (equals and name and path):
+        raise click.BadParameter(f"{text!r}: expected ID=PATH")
+    return external_id(name), path
+
+
+def external_id(text: str) -> bytes:
+    """Parse the ID of an external snapshot, text or hex:...; the name is what help shows."""
+    try:
+        return parse_bytes(text)
+    except InvalidArgumentError as error:
+        raise click.BadParameter(error.message) from error
+
+
+class InputFile(click.File):
+    """A file to read, or ``-``; a shell's standard input is its own."""
+
+    def __init__(self) -> None:
+        super().__init__("rb")
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> IO[Any]:
+        """Open the file."""
+        if value == "-" and ctx is not None and ctx.find_object(StoreOptions) is not None:
+            self.fail("standard input is the shell's: name a FILE", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+blob_argument: Final = click.argument(
+    "blob_id", metavar="BLOB", type=blob_id, shell_complete=complete_blob
+)
+name_argument: Final = click.argument("name", required=False)
+offset_option: Final = click.option("--offset", type=size, default="0", show_default=True)
+length_option: Final = click.option("--length", type=size, required=True)
+external_snapshot_option: Final = click.option(
+    "--external-snapshot",
+    "external_parent",
+    metavar="ID",
+    type=external_id,
+    help="What it reads where it holds nothing itself: text, or hex:...",
+)
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 yes_option: Final = click.option("--yes", is_flag=True, help="Do not ask.")
 thin_option: Final = click.option(
@@ -50,27 +96,79 @@ thin_option: Final = click.option(
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """The store a command works on, how to open it, and how to print the result."""
+    """The store a command works on, how to open it, and how to print the result.
+
+    `kept_open` is the store that a shell has open, which all its commands share.
+    """
 
     address: str
     force: bool
     atomic_write: int | None
+    direct: bool
+    externals: tuple[tuple[bytes, str], ...]
     as_json: bool
+    kept_open: "Blobstore | None" = None
 
-    def open(self, *, read_only: bool) -> "Blobstore":
-        """Open the store; read-only no byte of it changes.
+    def open(self, *, read_only: bool) -> "AbstractContextManager[Blobstore]":
+        """Open the store until the `with` ends; read-only no byte of it changes.
 
         Raises:
-            As `Blobstore.open`.
+            As `Blobstore.open` and `Blobstore.register_external`.
         """
         from blobstore import Blobstore
 
-        return Blobstore.open(
+        if self.kept_open is not None:
+            return nullcontext(self.kept_open)
+        store = Blobstore.open(
             self.address,
             read_only=read_only,
             force=self.force,
             atomic_write_size=self.atomic_write,
+            direct=self.direct,
         )
+        try:
+            self.register_externals(store)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def register_externals(self, store: "Blobstore") -> None:
+        """Say what the external snapshots are.
+
+        Raises:
+            As `Blobstore.register_external`.
+        """
+        for identity, path in self.externals:
+            store.register_external(identity, path)
+
+    def open_device(self, *, read_only: bool) -> "Device":
+        """Open what the store is on, without looking into it.
+
+        Raises:
+            As `blobstore.device.address.open_device`.
+        """
+        from blobstore.device.address import open_device
+
+        return open_device(
+            self.address,
+            read_only=read_only,
+            atomic_write_size=self.atomic_write,
+            direct=self.direct,
+        )
+
+
+_OPENING: Final = ("store", "force", "atomic_write", "direct", "externals")
+"""The parameters that say which store, and how to open it."""
+
+
+class StoreCommand(click.Command):
+    """A command whose first argument is a store."""
+
+    def in_shell(self) -> click.Command:
+        """Return the same without the store, which is the shell's."""
+        params = [param for param in self.params if param.name not in _OPENING]
+        return click.Command(self.name, callback=self.callback, params=params, help=self.help)
 
 
 def store_command(name: str) -> Callable[[CommandFunction], click.Command]:
@@ -78,18 +176,37 @@ def store_command(name: str) -> Callable[[CommandFunction], click.Command]:
 
     def decorate(function: CommandFunction) -> click.Command:
         @functools.wraps(function)
-        def invoke(
-            store: str, force: bool, atomic_write: str | None, as_json: bool, **rest: Any
-        ) -> int | None:
-            atomic = None if atomic_write is None else int(atomic_write)
-            return function(StoreOptions(store, force, atomic, as_json), **rest)
+        def invoke(**given: Any) -> int | None:
+            return function(_take_options(given), **given)
 
-        return click.command(name)(click.argument("store")(_with_store_options(invoke)))
+        make = click.command(name, cls=StoreCommand)
+        store = click.argument("store", type=click.Path())
+        return make(store(_with_store_options(invoke)))
 
     return decorate
 
 
+def _take_options(given: dict[str, Any]) -> StoreOptions:
+    """Take what belongs to the store from what a command was given; a shell has it already."""
+    as_json = given.pop("as_json")
+    shell = click.get_current_context().find_object(StoreOptions)
+    if shell is not None:
+        return replace(shell, as_json=shell.as_json or as_json)
+    store, force, atomic_write, direct, externals = (given.pop(name) for name in _OPENING)
+    atomic = None if atomic_write is None else int(atomic_write)
+    return StoreOptions(store, force, atomic, direct, externals, as_json)
+
+
 def _with_store_options(function: CommandFunction) -> CommandFunction:
+    externals = click.option(
+        "--external",
+        "externals",
+        metavar="ID=PATH",
+        type=external,
+        multiple=True,
+        help="What an external snapshot is; ID is text or hex:...",
+    )
+    direct = click.option("--direct", is_flag=True, help="Direct I/O, past the page cache.")
     atomic_write = click.option(
         "--atomic-write",
         type=click.Choice(["512", "4096"]),
@@ -98,7 +215,7 @@ def _with_store_options(function: CommandFunction) -> CommandFunction:
     force = click.option(
         "--force", is_flag=True, help="Open writable although a blob is quarantined."
     )
-    return atomic_write(force(json_option(function)))
+    return externals(direct(atomic_write(force(json_option(function)))))
 
 
 def parse_value(text: str) -> bytes:
@@ -109,12 +226,26 @@ def parse_value(text: str) -> bytes:
     """
     if text.startswith("@"):
         return _read_value(text[1:])
+    return parse_bytes(text)
+
+
+def parse_bytes(text: str) -> bytes:
+    """Turn text or ``hex:...`` into bytes.
+
+    Raises:
+        InvalidArgumentError: Bad hex digits.
+    """
     if not text.startswith("hex:"):
         return os.fsencode(text)
     try:
         return bytes.fromhex(text[4:])
     except ValueError as error:
         raise InvalidArgumentError(f"value {text!r}: expected pairs of hex digits") from error
+
+
+def name_xattrs(name: str | None) -> dict[str, bytes]:
+    """Return the attributes of a new blob that is called `name`, as it stands."""
+    return {} if name is None else {"name": os.fsencode(name)}
 
 
 def _read_value(path: str) -> bytes:

@@ -5,6 +5,9 @@ import click
 from blobstore import ClearMethod, InvalidArgumentError
 from blobstore.tools.cli.options import (
     StoreOptions,
+    external_snapshot_option,
+    name_argument,
+    name_xattrs,
     parse_value,
     size,
     store_command,
@@ -14,7 +17,7 @@ from blobstore.tools.cli.output import print_result
 
 
 @store_command("create")
-@click.argument("name", required=False)
+@name_argument
 @click.option("--size", "size_bytes", type=size, required=True, help="Rounded up to clusters.")
 @thin_option
 @click.option("--extents", type=click.Choice(["table", "runs"]), default="table", show_default=True)
@@ -31,6 +34,7 @@ from blobstore.tools.cli.output import print_result
     multiple=True,
     help="An attribute; VALUE is text, hex:... or @FILE.",
 )
+@external_snapshot_option
 def command(
     options: StoreOptions,
     *,
@@ -40,8 +44,12 @@ def command(
     extents: str,
     clear: str,
     assignments: tuple[str, ...],
+    external_parent: bytes | None,
 ) -> None:
-    """Create a blob, and print its id. NAME is kept as the attribute `name`."""
+    """Create a blob, and print its id. NAME is kept as the attribute `name`.
+
+    A clone of an external snapshot is thin; it is read with --external.
+    """
     xattrs = _xattrs_of(name, assignments)
     with (
         options.open(read_only=False) as store,
@@ -51,6 +59,7 @@ def command(
             extent_table=extents == "table",
             clear_method=ClearMethod[clear.upper()],
             xattrs=xattrs,
+            external_snapshot=external_parent,
         ) as blob,
     ):
         blob_id = blob.id
@@ -58,13 +67,12 @@ def command(
 
 
 def _xattrs_of(name: str | None, assignments: tuple[str, ...]) -> dict[str, bytes]:
-    pairs = [("name", name)] if name is not None else []
+    xattrs = name_xattrs(name)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise InvalidArgumentError(f"xattr {assignment!r}: expected NAME=VALUE")
-        pairs.append((key, text))
-    xattrs = {key: parse_value(text) for key, text in pairs}
-    if len(xattrs) != len(pairs):
-        raise InvalidArgumentError("xattrs: a name is given twice")
+        if key in xattrs:
+            raise InvalidArgumentError(f"xattr {key!r}: given twice")
+        xattrs[key] = parse_value(text)
     return xattrs

@@ -13,8 +13,14 @@ def command(options: StoreOptions) -> None:
 
     Text inside the store is printed as it is, bytes that are no text included.
     """
-    text = dump(options.address)
+    text = _dump(options)
     if options.as_json:
         print_json({"dump": unicode_text(text.decode("utf-8", "surrogateescape"))})
     else:
         sys.stdout.buffer.write(text)
+
+
+def _dump(options: StoreOptions) -> bytes:
+    if options.kept_open is not None:
+        return options.kept_open.dump()
+    return dump(options.open_device(read_only=True))

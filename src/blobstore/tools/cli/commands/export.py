@@ -22,7 +22,7 @@ from blobstore.tools.cli.qcow2 import to_convert
 
 @store_command("export")
 @blob_argument
-@click.argument("file")
+@click.argument("file", type=click.Path())
 @click.option("--length", type=size, help="Only the first bytes; default: the whole blob.")
 @click.option("--format", "file_format", type=click.Choice(["raw", "qcow2"]), default="raw")
 @yes_option

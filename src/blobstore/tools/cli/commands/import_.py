@@ -5,17 +5,26 @@ from contextlib import nullcontext, suppress
 import click
 
 from blobstore import Blobstore, BlobstoreError
+from blobstore.tools.cli.completing import complete_blob
 from blobstore.tools.cli.copying import fill_new, replace_content
 from blobstore.tools.cli.files import open_to_read, size_of
-from blobstore.tools.cli.options import StoreOptions, blob_id, store_command, thin_option
+from blobstore.tools.cli.options import (
+    StoreOptions,
+    blob_id,
+    name_xattrs,
+    store_command,
+    thin_option,
+)
 from blobstore.tools.cli.output import print_result
 from blobstore.tools.cli.progress import progress
 from blobstore.tools.cli.qcow2 import as_raw
 
 
 @store_command("import")
-@click.argument("file")
-@click.argument("into", metavar="[BLOB]", type=blob_id, required=False)
+@click.argument("file", type=click.Path())
+@click.argument(
+    "into", metavar="[BLOB]", type=blob_id, required=False, shell_complete=complete_blob
+)
 @click.option("--name", help="The new blob's attribute `name`.")
 @thin_option
 @click.option("--format", "file_format", type=click.Choice(["raw", "qcow2"]), default="raw")
@@ -35,11 +44,10 @@ def command(
     """
     if into is not None and (name is not None or thin):
         raise click.UsageError("--name and --thin are for a new blob")
-    xattrs = {} if name is None else {"name": name.encode("utf-8", "surrogateescape")}
     source = as_raw(file) if file_format == "qcow2" else nullcontext(file)
     with options.open(read_only=False) as store, source as path:
         done = (
-            _into_new(store, path, thin=thin, xattrs=xattrs)
+            _into_new(store, path, thin=thin, xattrs=name_xattrs(name))
             if into is None
             else _into_existing(store, path, into)
         )

@@ -49,6 +49,7 @@ def _init(options: StoreOptions, layout: dict[str, Any], *, overwrite: bool) -> 
         clear=layout["clear"],
         overwrite=overwrite,
         atomic_write_size=options.atomic_write,
+        direct=options.direct,
     )
     with store:
         info = store.info

@@ -5,13 +5,19 @@ import sys
 import click
 
 from blobstore.tools.cli.content import read_parts
-from blobstore.tools.cli.options import StoreOptions, blob_argument, size, store_command
+from blobstore.tools.cli.options import (
+    StoreOptions,
+    blob_argument,
+    offset_option,
+    size,
+    store_command,
+)
 from blobstore.tools.cli.output import print_json
 
 
 @store_command("read")
 @blob_argument
-@click.option("--offset", type=size, default="0", show_default=True)
+@offset_option
 @click.option("--length", type=size, help="Default: to the end of the blob.")
 def command(options: StoreOptions, *, blob_id: int, offset: int, length: int | None) -> None:
     """Write a part of a blob to standard output; nothing of the store changes."""

@@ -3,14 +3,20 @@
 import click
 
 from blobstore.tools.cli.content import Readable, write_stream
-from blobstore.tools.cli.options import StoreOptions, blob_argument, size, store_command
+from blobstore.tools.cli.options import (
+    InputFile,
+    StoreOptions,
+    blob_argument,
+    offset_option,
+    store_command,
+)
 from blobstore.tools.cli.output import print_result
 
 
 @store_command("write")
 @blob_argument
-@click.argument("file", type=click.File("rb"), default="-")
-@click.option("--offset", type=size, default="0", show_default=True)
+@click.argument("file", type=InputFile(), default="-")
+@offset_option
 def command(options: StoreOptions, *, blob_id: int, file: Readable, offset: int) -> None:
     """Write FILE, or standard input, into a blob at --offset; durable when done."""
     with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
