@@ -59,13 +59,6 @@ class Pool:
             self._low = found[-1] + 1
         return found
 
-    def claim_at(self, index: int) -> None:
-        """Take this very number, which is free."""
-        if self.used[index]:
-            raise AssertionError(f"{self.name} {index} is in use")
-        self.used[index] = True
-        self.free_count -= 1
-
     def lowest_free(self, count: int, *, start: int = 0) -> list[int]:
         """Return the numbers from `start` on that a claim would give, without taking them."""
         found: list[int] = []

@@ -1,0 +1,117 @@
+"""The cluster map: two levels that behave like one list."""
+
+from array import array
+from itertools import groupby
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blobstore.alloc.cluster_map import ABSENT, LEAF_SIZE, ClusterMap, cluster_map_of_runs
+from blobstore.errors import CorruptError
+
+Script = list[tuple[str, int, int]]
+SIZES = st.sampled_from([0, 1, 3, 511, 512, 513, 1024, 1500])
+STEPS = st.one_of(
+    st.tuples(st.just("set"), st.integers(0, 1499), st.integers(0, 40)),
+    st.tuples(st.just("resize"), SIZES, st.just(0)),
+)
+
+
+def listed(clusters: ClusterMap) -> list[int]:
+    return [clusters.get(index) for index in range(clusters.count)]
+
+
+def runs_of(content: list[int]) -> list[tuple[int, int]]:
+    keyed = groupby(
+        enumerate(content), key=lambda pair: (pair[1] == 0, pair[1] and pair[1] - pair[0])
+    )
+    groups = [list(group) for _key, group in keyed]
+    return [(group[0][1], len(group)) for group in groups]
+
+
+@given(SIZES, st.lists(STEPS, max_size=30))
+def test_a_map_behaves_like_a_list(size: int, script: Script) -> None:
+    clusters, model = ClusterMap(size), [0] * size
+    leaves = clusters.leaves
+    for name, first, second in script:
+        if name == "resize":
+            cut = clusters.resize(first)
+            assert cut == [cluster for cluster in model[first:] if cluster]
+            model = model[:first] + [0] * (first - len(model))
+        elif first < len(model):
+            clusters.set(first, second)
+            model[first] = second
+        assert listed(clusters) == model
+        assert clusters.allocated() == [cluster for cluster in model if cluster]
+        assert clusters.allocated_count == len(clusters.allocated())
+        assert clusters.runs() == runs_of(model)
+        assert clusters.leaves is leaves, "the fast lane looks into this very list"
+
+
+@given(SIZES, st.lists(STEPS, max_size=10), st.integers(0, 1500))
+def test_the_next_allocated_and_unallocated_places_are_found(
+    size: int, script: Script, start: int
+) -> None:
+    clusters = ClusterMap(size)
+    for name, index, cluster in script:
+        if name == "set" and index < size:
+            clusters.set(index, cluster)
+    model = listed(clusters)
+    for allocated in (True, False):
+        wanted = [at for at in range(start, size) if bool(model[at]) == allocated]
+        assert clusters.find(start, allocated=allocated) == (wanted[0] if wanted else None)
+
+
+def test_an_absent_leaf_is_shared_and_costs_nothing() -> None:
+    clusters = ClusterMap(1 << 20)
+    assert all(leaf is ABSENT for leaf in clusters.leaves)
+    clusters.set(5, 7)
+    assert [leaf is ABSENT for leaf in clusters.leaves[:2]] == [False, True]
+
+
+def test_what_changed_is_dirty_until_it_is_clean() -> None:
+    clusters = ClusterMap(3 * LEAF_SIZE)
+    clusters.set(0, 9)
+    clusters.set(1, 8)
+    clusters.set(2 * LEAF_SIZE, 7)
+    assert clusters.dirty_leaves == {0, 2}
+    clusters.clean([0])
+    assert clusters.dirty_leaves == {2}
+    clusters.clean()
+    assert clusters.dirty_leaves == set()
+
+
+def test_both_ends_of_a_resized_map_are_dirty() -> None:
+    clusters = ClusterMap(3)
+    clusters.resize(2 * LEAF_SIZE + 5)
+    assert clusters.dirty_leaves == {0, 2}
+    clusters.resize(1)
+    assert clusters.dirty_leaves == {0}
+
+
+def test_a_leaf_has_one_entry_for_each_cluster_of_the_blob() -> None:
+    clusters = ClusterMap(LEAF_SIZE + 3)
+    clusters.set(LEAF_SIZE, 4)
+    assert clusters.entries(0) == array("I", [0] * LEAF_SIZE)
+    assert clusters.entries(1) == array("I", [4, 0, 0])
+
+
+def test_a_leaf_of_the_wrong_size_is_not_taken() -> None:
+    clusters = ClusterMap(3)
+    clusters.fill_leaf(0, array("I", [1, 0, 3]))
+    assert (listed(clusters), clusters.allocated_count) == ([1, 0, 3], 2)
+    with pytest.raises(AssertionError, match="leaf 0 of 2 entries"):
+        clusters.fill_leaf(0, array("I", [1, 0]))
+
+
+def test_runs_become_a_map_and_runs_again() -> None:
+    runs = [(0, 600), (20, 700), (9, 1), (0, 2)]
+    clusters = cluster_map_of_runs(runs, limit=2000, place="blob")
+    assert clusters.runs() == runs
+    assert (clusters.allocated_count, clusters.dirty_leaves) == (701, set())
+
+
+def test_runs_that_are_too_long_are_refused_before_memory_is_taken() -> None:
+    with pytest.raises(CorruptError, match="blob: 4294967295 clusters, expected at most 10"):
+        cluster_map_of_runs([(1, 0xFFFF_FFFF)], limit=10, place="blob")

@@ -1,0 +1,40 @@
+"""Tasks against each other in seeded orders; the driver itself gives the same run twice."""
+
+import pytest
+
+from blobstore.locks import InFlight
+from blobstore.operations import Park, Wakeup
+from blobstore.testing.alone import DeadlockError
+from blobstore.testing.interleavings import SCRIPTS, run_one
+from blobstore.testing.scheduler import Scheduler
+from blobstore.testing.simulated_disk import SimulatedDisk
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_order_loses_or_leaks_a_byte(script: str) -> None:
+    problems = [problem for seed in range(60) if (problem := run_one(script, seed))]
+    assert problems == []
+
+
+def test_who_does_not_wait_for_requests_in_flight_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def drain_nothing(self: InFlight) -> None:
+        pass
+
+    monkeypatch.setattr(InFlight, "drain", drain_nothing)
+    script = "reuse of a cluster with reads in flight"
+    assert any(run_one(script, seed) for seed in range(400))
+
+
+def test_tasks_that_wait_for_each_other_are_a_deadlock() -> None:
+    async def wait() -> None:
+        await Park(Wakeup())
+
+    scheduler = Scheduler(SimulatedDisk(bytes(4096)), seed=1)
+    scheduler.spawn("one", wait())
+    scheduler.spawn("two", wait())
+    with pytest.raises(DeadlockError, match="one"):
+        scheduler.run()
+    for task in scheduler.tasks:
+        task.core.close()
