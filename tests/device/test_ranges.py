@@ -48,7 +48,7 @@ def test_a_request_waits_for_the_one_before_it_and_is_not_overtaken() -> None:
     with ranges.hold(0, 512):
         for count, thread in enumerate(threads, start=2):
             thread.start()
-            while len(ranges._requests) < count:
+            while len(ranges.requests) < count:
                 thread.join(timeout=0.001)
         assert order == []
     for thread in threads:
@@ -103,4 +103,4 @@ def test_no_two_requests_that_exclude_each_other_are_inside_at_once(seed: int) -
     for thread in threads:
         thread.join()
     sys.setswitchinterval(switch_interval)
-    assert (clashes, ranges._requests, ranges._partial_count) == ([], {}, 0)
+    assert (clashes, ranges.requests, ranges.partial_count) == ([], {}, 0)

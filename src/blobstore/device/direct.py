@@ -26,6 +26,10 @@ from blobstore.device.ranges import BlockRanges
 from blobstore.errors import InvalidArgumentError, UnsupportedError
 from blobstore.operations import Buffer
 
+# Memory counts as aligned until the host refuses some; then so many addresses are
+# looked at first. Looking costs every request what a refusal costs one.
+_SUSPICION: Final = 1000
+
 _address: Final = ctypes.addressof
 _from_buffer: Final = ctypes.c_char.from_buffer
 
@@ -48,6 +52,7 @@ class DirectRequests(DescriptorDevice):
         self._unit_mask = alignment.offset - 1
         self._memory_mask = alignment.memory - 1
         self._ranges = BlockRanges()
+        self._suspicion = 0
 
     # The measures
 
@@ -82,6 +87,8 @@ class DirectRequests(DescriptorDevice):
             return b"".join([bytes(part) for part in self._read_parts(bounce, offset, length)])
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        if len(buffers) == 1 and self._read_as_it_is(offset, buffers[0]):
+            return
         if self._passes(offset, buffers):
             super().read_into(offset, buffers)
             return
@@ -91,6 +98,21 @@ class DirectRequests(DescriptorDevice):
         with Bounce() as bounce:
             for part in self._read_parts(bounce, offset, length):
                 cursor.drain(part)
+
+    def _read_as_it_is(self, offset: int, buffer: memoryview) -> bool:
+        """Read whole blocks into memory that may be aligned; say whether it was done."""
+        length = buffer.nbytes
+        if (
+            (offset | length) & self._unit_mask
+            or not 0 <= offset <= self._read_limit - length
+            or (self._suspicion and self._is_suspect(buffer))
+        ):
+            return False
+        try:
+            return os.preadv(self._descriptor, (buffer,), offset) == length
+        except OSError as error:
+            self._suspect_memory("read", offset, length, error)
+            return False
 
     def _read_parts(self, bounce: memoryview, offset: int, length: int) -> Iterator[memoryview]:
         """Read piece by piece; yield what was asked for of each."""
@@ -107,8 +129,11 @@ class DirectRequests(DescriptorDevice):
     # Writing
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        if len(buffers) == 1 and self._write_as_it_is(offset, buffers[0]):
+            return
         if self._passes(offset, buffers):
-            self._write_blocks(offset, buffers, buffer_length(buffers))
+            with self._ranges.hold(offset, offset + buffer_length(buffers)):
+                super().write(offset, buffers)
             return
         length = buffer_length(buffers)
         self.check_write(offset, length)
@@ -118,16 +143,38 @@ class DirectRequests(DescriptorDevice):
         with Bounce() as bounce:
             piece = bounce[:length]
             Cursor(byte_views(buffers)).fill(piece)
-            self._write_blocks(offset, [piece], length)
+            if not self._write_as_it_is(offset, piece):
+                self._write_bounced(offset, [piece], length)
 
-    def _write_blocks(self, offset: int, buffers: Sequence[Buffer], length: int) -> None:
-        """Write whole blocks of aligned memory, without the cost of `hold`."""
-        number = self._ranges.number()
+    def _write_as_it_is(self, offset: int, buffer: Buffer) -> bool:
+        """Write whole blocks of memory that may be aligned; say whether it was done.
+
+        The common case, so `hold` is spelled out here.
+        """
+        if type(buffer) is not memoryview:
+            return False
+        end = offset + buffer.nbytes
+        if (
+            buffer.readonly
+            or (offset | end) & self._unit_mask
+            or not 0 <= offset <= end <= self._write_limit
+            or (self._suspicion and self._is_suspect(buffer))
+        ):
+            return False
+        ranges = self._ranges
+        number = ranges.number()
         try:
-            self._ranges.begin(number, offset, offset + length)
-            super().write(offset, buffers)
+            ranges.requests[number] = (offset, end, ())
+            if ranges.partial_count:
+                ranges.wait_for_turn(number)
+            return os.pwritev(self._descriptor, (buffer,), offset) == end - offset
+        except OSError as error:
+            self._suspect_memory("write", offset, end - offset, error)
+            return False
         finally:
-            self._ranges.end(number)
+            ranges.requests.pop(number, None)
+            if ranges.partial_count:
+                ranges.wake()
 
     def _write_bounced(self, offset: int, buffers: Sequence[Buffer], length: int) -> None:
         """Write blocks of which one or two are covered in part, or more than the memory holds."""
@@ -184,6 +231,17 @@ class DirectRequests(DescriptorDevice):
         start, end = self._covering(start, end)
         for at in range(start, end, BOUNCE_SIZE):
             yield at, min(at + BOUNCE_SIZE, end)
+
+    def _suspect_memory(self, what: str, offset: int, length: int, error: OSError) -> None:
+        """Take note that the host did not like the memory, if that is what it says."""
+        if error.errno != errno.EINVAL:
+            raise self._request_failure(what, offset, length, error) from error
+        self._suspicion = _SUSPICION
+
+    def _is_suspect(self, buffer: memoryview) -> bool:
+        """Look at the address, as the host refused one lately."""
+        self._suspicion -= 1
+        return not self._passes(0, (buffer,))
 
     def _passes(self, offset: int, buffers: Sequence[Buffer]) -> bool:
         """Tell whether the host takes the request as it is: whole blocks of aligned memory.

@@ -25,8 +25,8 @@ class BlockRanges:
 
     def __init__(self) -> None:
         self.number = itertools.count().__next__  # what the next request is known by
-        self._requests: dict[int, BlockRange] = {}  # in the order in which they came
-        self._partial_count = 0
+        self.requests: dict[int, BlockRange] = {}  # in the order in which they came
+        self.partial_count = 0  # of those, the ones for parts
         self._ended = threading.Condition(threading.Lock())
 
     @contextmanager
@@ -37,44 +37,44 @@ class BlockRanges:
             if edges:
                 self._begin_partial(number, (start, end, edges))
             else:
-                self.begin(number, start, end)
+                self.requests[number] = (start, end, ())
+                if self.partial_count:
+                    self.wait_for_turn(number)
             yield
         finally:
-            self.end(number)
+            self.requests.pop(number, None)
+            if self.partial_count:
+                self.wake()
             if edges:
                 self._end_partial()
 
-    def begin(self, number: int, start: int, end: int) -> None:
-        """Begin a change of whole blocks; `end` must follow whatever happens."""
-        self._requests[number] = (start, end, ())
-        if self._partial_count:
-            with self._ended:
-                self._wait_for_turn(number)
+    def wait_for_turn(self, number: int) -> None:
+        """Wait for what came before and must end first."""
+        with self._ended:
+            self._wait(number)
 
-    def end(self, number: int) -> None:
-        """End what was begun, or nothing."""
-        self._requests.pop(number, None)
-        if self._partial_count:
-            with self._ended:
-                self._ended.notify_all()
+    def wake(self) -> None:
+        """Let those look again that wait for a request that has ended."""
+        with self._ended:
+            self._ended.notify_all()
 
     def _begin_partial(self, number: int, mine: BlockRange) -> None:
         with self._ended:
-            self._partial_count += 1
-            self._requests[number] = mine
-            self._wait_for_turn(number)
+            self.partial_count += 1
+            self.requests[number] = mine
+            self._wait(number)
 
     def _end_partial(self) -> None:
         with self._ended:
-            self._partial_count -= 1
+            self.partial_count -= 1
 
-    def _wait_for_turn(self, number: int) -> None:
+    def _wait(self, number: int) -> None:
         while self._must_wait(number):
             self._ended.wait()
 
     def _must_wait(self, number: int) -> bool:
-        mine = self._requests[number]
-        for other, found in list(self._requests.items()):
+        mine = self.requests[number]
+        for other, found in list(self.requests.items()):
             if other == number:
                 return False
             if excludes(mine, found):
