@@ -14,7 +14,7 @@ from blobstore.blob import read as blob_read
 from blobstore.blob import resize as blob_resize
 from blobstore.blob import write as blob_write
 from blobstore.device.base import Device
-from blobstore.errors import ClosedError, NotFoundError
+from blobstore.errors import ClosedError, InvalidArgumentError, NotFoundError
 from blobstore.locks import IDLE, Channel
 from blobstore.metadata.blob_state import BlobState
 from blobstore.operations import Buffer, Core
@@ -221,8 +221,10 @@ class Blob:
             pass  # the full path says what is wrong
         finally:
             channel.mark = IDLE
+        if length < 0:
+            raise InvalidArgumentError(f"blob {self.id:#x}: read of {length} bytes")
         buffer = bytearray(length)
-        self._run(blob_read.read_into(self._core, self._state, memoryview(buffer), offset))
+        self._read_slowly(memoryview(buffer), offset)
         return bytes(buffer)
 
     def read_into(self, buffer: Any, offset: int = 0) -> int:
@@ -248,8 +250,11 @@ class Blob:
             pass  # the full path says what is wrong
         finally:
             channel.mark = IDLE
-        self._run(blob_read.read_into(self._core, self._state, _bytes_of(buffer), offset))
-        return length
+        return self._read_slowly(bytes_of(buffer), offset)
+
+    def _read_slowly(self, view: memoryview, offset: int) -> int:
+        self._run(blob_read.read_into(self._core, self._state, view, offset))
+        return len(view)
 
     def readv(self, buffers: Sequence[Any], offset: int = 0) -> int:
         """Fill several buffers one after the other; return the number of bytes."""
@@ -295,8 +300,11 @@ class Blob:
             pass  # the full path says what is wrong
         finally:
             channel.mark = IDLE
-        self._run(blob_write.write(self._core, self._state, _bytes_of(data), offset))
-        return length
+        return self._write_slowly(bytes_of(data), offset)
+
+    def _write_slowly(self, view: memoryview, offset: int) -> int:
+        self._run(blob_write.write(self._core, self._state, view, offset))
+        return len(view)
 
     def writev(self, buffers: Sequence[Buffer], offset: int = 0) -> int:
         """Write several buffers one after the other; return the number of bytes."""
@@ -577,6 +585,7 @@ class Blob:
         return self._store.run(core)
 
 
-def _bytes_of(buffer: Any) -> memoryview:
+def bytes_of(buffer: Any) -> memoryview:
+    """Look at a buffer as plain bytes."""
     view = memoryview(buffer)
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")

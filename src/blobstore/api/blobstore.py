@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from blobstore.api.blob import Blob, Channels
+from blobstore.api.device_lane import DeviceBlob
 from blobstore.api.external import External, open_external
 from blobstore.device.address import open_device
 from blobstore.device.base import Device
@@ -239,7 +240,8 @@ class Blobstore:
         return self._handle(self.run(open_blob(self.state, BlobId(blob_id))))
 
     def _handle(self, blob: BlobState) -> Blob:
-        handle = Blob(self, blob)
+        kind = Blob if self.device.fast_descriptor is not None else DeviceBlob
+        handle = kind(self, blob)
         self._handles.add(handle)
         return handle
 
