@@ -9,10 +9,11 @@ RESULTS := build/coverage.json
 PYTHON  ?=
 JOBS    ?= 2
 STATES  ?= 1000000
+RUNS    ?= 100000
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check static gate format format-check lint types layers coverage \
-        crash bench clean
+        crash mutations races system-packages bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
 
@@ -20,7 +21,8 @@ help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 chooses the interpreter, JOBS=$(JOBS) the test processes,"
-	@echo "  STATES=$(STATES) how many crash states are explored, ARGS=... what pytest is given."
+	@echo "  STATES=$(STATES) how many crash states are explored, RUNS=$(RUNS) how many orders"
+	@echo "  of tasks; ARGS=... what pytest is given."
 
 # --- the environment -----------------------------------------------------------------------
 
@@ -59,13 +61,20 @@ $(STAMP): pyproject.toml constraints.txt
 
 # --- use -----------------------------------------------------------------------------------
 
-demo: $(STAMP)  ## A tour of the package on a store in memory
+demo: $(STAMP)  ## A store in an image file, a killed writer, a recovery, every byte verified
 	@$(BIN)/blobstore demo
 
 # --- gates ---------------------------------------------------------------------------------
 
+# Tests make a file system inside a blob with mke2fs.
+system-packages:
+	@if ! PATH="$$PATH:/usr/sbin:/sbin" command -v mke2fs >/dev/null \
+	    && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -qq -y --no-install-recommends e2fsprogs; \
+	fi
+
 # The tests always measure coverage, so that no gate needs to run them a second time.
-test: $(STAMP)  ## The tests, measuring branch coverage for `make gate`
+test: $(STAMP) system-packages  ## The tests, measuring branch coverage for `make gate`
 	@mkdir -p $(dir $(RESULTS)) && rm -f $(RESULTS)
 	@$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=json:$(RESULTS) $(ARGS)
 
@@ -98,6 +107,12 @@ coverage: test  ## The tests, then every line and branch they missed
 
 crash: $(STAMP)  ## Power failures explored on the simulated disk
 	@$(BIN)/python -m blobstore.testing.crash --states $(STATES)
+
+mutations: $(STAMP)  ## Every flush of the core taken away once: the explorer must miss it
+	@$(BIN)/python -m blobstore.testing.mutation
+
+races: $(STAMP)  ## Tasks of the core against each other, in RUNS seeded orders
+	@$(BIN)/python -m blobstore.testing.interleavings --runs $(RUNS)
 
 # --- measurements --------------------------------------------------------------------------
 
