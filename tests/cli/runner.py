@@ -1,5 +1,6 @@
 """Running commands as their users do: as processes."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import pty
 import select
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from blobstore.tools.cli.group import run as run_command
 
 COMMAND: Final = (sys.executable, "-P", "-m", "blobstore.tools.cli")
 _TIMEOUT_S: Final = 60
+_ANSWER_S: Final = 20
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,10 @@ class Terminal:
             stderr=theirs,
             env={**os.environ, "TERM": "xterm", "NO_COLOR": "1", **(environment or {})},
             start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # for control-C
         )
         os.close(theirs)
+        self._unread = b""
 
     def __enter__(self) -> "Terminal":
         return self
@@ -139,17 +144,24 @@ class Terminal:
     def type(self, keys: str, *, until: str) -> str:
         """Type, then return what is shown up to and including `until`."""
         os.write(self._ours, keys.encode())
-        shown = b""
-        while until.encode() not in shown:
-            ready, _none, _none = select.select([self._ours], [], [], _TIMEOUT_S)
-            assert ready, f"{until!r} did not appear in {shown!r}"
-            shown += os.read(self._ours, 65536)
-        return shown.decode()
+        while until.encode() not in self._unread:
+            ready, _none, _none = select.select([self._ours], [], [], _ANSWER_S)
+            assert ready, f"{until!r} did not appear in {self._unread!r}"
+            self._unread += os.read(self._ours, 65536)
+        shown, found, self._unread = self._unread.partition(until.encode())
+        return (shown + found).decode()
+
+    def interrupt(self, *, until: str) -> str:
+        """Press control-C, once the command waits; a moment earlier readline would miss it."""
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        while stat.read_text().rpartition(")")[2].split()[0] != "S":
+            os.sched_yield()
+        return self.type("\x03", until=until)
 
     def end(self, keys: str = "") -> tuple[int, str]:
         """Type, and wait for the end; return the exit status and what was shown."""
         os.write(self._ours, keys.encode())
-        shown = _drain(self._ours)
+        shown = self._unread + _drain(self._ours)
         return self._process.wait(_TIMEOUT_S), shown.decode()
 
 

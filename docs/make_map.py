@@ -1,0 +1,49 @@
+"""Makes docs/map.svg: a small store with a bit of everything, drawn by `blobstore map`."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from blobstore import Blob, Blobstore
+from blobstore.tools.cli.main import main
+
+CLUSTER: Final = 64 * 1024
+
+
+def fill(blob: Blob, *indices: int) -> None:
+    """Write to some of a blob's clusters."""
+    for index in indices:
+        blob.write(b"x" * CLUSTER, index * CLUSTER)
+
+
+def make_store(path: Path) -> None:
+    """Make two machines from one installation, a swap, a sparse disk, and a clone from outside."""
+    with Blobstore.create(path, size=128 * CLUSTER, cluster_size=CLUSTER, md_pages=48) as store:
+        web = store.create_blob(24 * CLUSTER, thin=True, xattrs={"name": b"web"})
+        fill(web, *range(14))
+        store.create_blob(16 * CLUSTER, xattrs={"name": b"swap"})
+        fill(web, *range(14, 18))
+        with web.snapshot({"name": b"debian 12"}) as installed:
+            mail = installed.clone({"name": b"mail"})
+        photos = store.create_blob(
+            12 * CLUSTER, external_snapshot=b"photos", xattrs={"name": b"photos, edited"}
+        )
+        scratch = store.create_blob(20 * CLUSTER, thin=True, xattrs={"name": b"scratch"})
+        fill(web, 2, 3, 4, 18, 19)
+        fill(scratch, 0, 1)
+        fill(mail, 3, 9, 18, 19, 20)
+        web.snapshot({"name": b"web, monday"}).close()
+        fill(scratch, 8, 9, 10)
+        fill(web, 3, 19, 20)
+        fill(mail, 21, 22)
+        fill(photos, 5)
+        fill(scratch, 15)
+
+
+if __name__ == "__main__":
+    target = sys.argv[1] if len(sys.argv) > 1 else str(Path(__file__).with_name("map.svg"))
+    with tempfile.TemporaryDirectory() as directory:
+        image = Path(directory, "disk.img")
+        make_store(image)
+        sys.exit(main(["map", str(image), "--svg", target]))

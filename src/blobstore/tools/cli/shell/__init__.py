@@ -1,0 +1,1 @@
+"""The shell: the commands on one store that stays open."""
