@@ -135,6 +135,18 @@ class WriteExternal(Operation[None]):
         self.target.write(self.offset, [self.data])
 
 
+class FlushExternal(Operation[None]):
+    """Make durable what was written to another device than the store's."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, target: Medium) -> None:
+        self.target = target
+
+    def perform(self, medium: Medium) -> None:
+        self.target.flush()
+
+
 class Write(Operation[None]):
     """Write the buffers, one after the other, at `offset`."""
 

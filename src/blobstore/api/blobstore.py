@@ -3,6 +3,7 @@
 import os
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -281,13 +282,23 @@ class Blobstore:
         return known_ids(self.state)
 
     def list_blobs(self) -> Iterator[BlobInfo | tuple[BlobId, BlobstoreError]]:
-        """Yield every blob's description, or its id and why it cannot be opened."""
-        for blob_id in self.blob_ids():
-            try:
-                with self.open_blob(blob_id) as blob:
-                    yield blob.info()
-            except BlobstoreError as error:
-                yield blob_id, error
+        """Yield every blob's description, or its id and why it cannot be opened.
+
+        Snapshots stay open until the end, so that a chain is read once, not once for each.
+        """
+        with ExitStack() as snapshots:
+            for blob_id in self.blob_ids():
+                try:
+                    blob = self.open_blob(blob_id)
+                except BlobstoreError as error:
+                    yield blob_id, error
+                    continue
+                info = blob.info()
+                if info.clones:
+                    snapshots.enter_context(blob)
+                else:
+                    blob.close()
+                yield info
 
     # The whole
 

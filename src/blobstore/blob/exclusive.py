@@ -18,8 +18,7 @@ def exclusive(store: StoreState, *blob_ids: BlobId, what: str) -> Iterator[None]
         BusyError: One of the blobs is under another such operation; nobody waits for it.
     """
     for blob_id in blob_ids:
-        if blob_id in store.exclusive:
-            raise BusyError(f"blob {blob_id:#x}: under {store.exclusive[blob_id]}")
+        refuse_busy(store, blob_id)
     for blob_id in blob_ids:
         store.exclusive[blob_id] = what
     try:
@@ -27,6 +26,12 @@ def exclusive(store: StoreState, *blob_ids: BlobId, what: str) -> Iterator[None]
     finally:
         for blob_id in blob_ids:
             del store.exclusive[blob_id]
+
+
+def refuse_busy(store: StoreState, blob_id: BlobId) -> None:
+    """Raise `BusyError` when the blob is under an operation that it undergoes alone."""
+    if blob_id in store.exclusive:
+        raise BusyError(f"blob {blob_id:#x}: under {store.exclusive[blob_id]}")
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from blobstore.alloc.cluster_map import LEAF_SIZE
 from blobstore.blob.attributes import check_metadata_writable
+from blobstore.blob.exclusive import refuse_busy
 from blobstore.errors import InvalidArgumentError, NoSpaceError
 from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
 from blobstore.metadata.outcome import begin_change
@@ -23,8 +24,10 @@ async def resize(store: StoreState, blob: BlobState, cluster_count: int) -> None
     Raises:
         ReadOnlyError: The blob's metadata is read-only.
         NoSpaceError: Not enough clusters or metadata pages; nothing changed.
+        BusyError: The blob is under an operation that counts on its size, such as inflate.
     """
     check_metadata_writable(store, blob)
+    refuse_busy(store, blob.blob_id)
     check_cluster_count(cluster_count)
     if cluster_count == blob.clusters.count:
         return

@@ -8,7 +8,7 @@ from blobstore.blob.exclusive import exclusive
 from blobstore.errors import InvalidArgumentError, ReadOnlyError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import StoreState
-from blobstore.operations import Medium, Read, WriteExternal
+from blobstore.operations import FlushExternal, Medium, Read, WriteExternal
 from blobstore.units import ClusterIndex
 
 
@@ -29,6 +29,8 @@ async def shallow_copy(
 ) -> int:
     """Copy the clusters that the blob itself owns to their places on the target.
 
+    Durability: on return.
+
     Returns:
         How many clusters were copied.
 
@@ -46,6 +48,7 @@ async def shallow_copy(
             await _copy_cluster(store, blob, target, index)
             if progress is not None:
                 progress(done, len(own))
+        await FlushExternal(target.medium)
         return len(own)
 
 
