@@ -1,0 +1,173 @@
+"""Rows of docs/COMPATIBILITY.md that no script of the original shows, and bugs that were found."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blobstore import Blob, Blobstore, CorruptError, MemoryDevice
+from blobstore.format.page import NO_PAGE, MetadataPage
+from blobstore.units import PageIndex
+from tests.golden.test_load import documented_rows
+
+CLUSTER = 65536
+
+
+class Recorder(MemoryDevice):
+    """A memory device that stays, notes the kinds of requests, and lets others in between."""
+
+    def __init__(self) -> None:
+        super().__init__(4 << 20, 4096, atomic_write_size=4096)
+        self.log: list[str] = []
+        self.during_next_write: Callable[[], None] | None = None
+
+    def write(self, offset: int, buffers: Any) -> None:
+        act, self.during_next_write = self.during_next_write, None
+        if act is not None:
+            act()
+        self.log.append("write")
+        super().write(offset, buffers)
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        self.log.append("zero")
+        super().write_zeroes(offset, length)
+
+    def flush(self) -> None:
+        self.log.append("flush")
+        super().flush()
+
+    def close(self) -> None:
+        """Stay open: the store is loaded again."""
+
+
+@pytest.fixture
+def store() -> Blobstore:
+    return Blobstore.create(Recorder(), cluster_size=CLUSTER)
+
+
+def log_of(store: Blobstore) -> list[str]:
+    assert isinstance(store.device, Recorder)
+    return store.device.log
+
+
+def test_what_is_acknowledged_as_durable_was_flushed_after_its_last_metadata_write(
+    store: Blobstore,
+) -> None:
+    blob = store.create_blob(4 * CLUSTER, thin=True)
+    made: list[Blob] = []
+    acts: list[Callable[[], object]] = [
+        lambda: made.append(store.create_blob(CLUSTER)),
+        lambda: made.append(blob.snapshot()),
+        lambda: made.append(made[1].clone()),
+        lambda: store.set_super_blob(blob.id),
+        blob.inflate,
+    ]
+    for act in acts:
+        log_of(store).clear()
+        act()
+        writes_after_the_flush = log_of(store)[::-1].index("flush")
+        # A snapshot's marker may wait: what a crash finds is decided without it.
+        assert writes_after_the_flush <= (1 if act is acts[1] else 0)
+    for handle in (blob, *made):
+        if not handle.info().read_only:
+            handle.set_xattr("name", b"x")
+        log_of(store).clear()
+        handle.close()
+        assert log_of(store)[-1:] in ([], ["flush"])
+
+
+def chain_of(store: Blobstore) -> tuple[int, int]:
+    """Return a closed blob with a chain of two pages, and the second page."""
+    with store.create_blob(xattrs={"long": bytes(range(256)) * 15, "other": b"1" * 999}) as blob:
+        (_root, second) = blob.info().metadata_pages
+    return blob.id, second
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"blob_id": 0x1_0000_0099}, "expected", id="another blob's id"),
+        pytest.param({"sequence": 7}, "expected", id="another place in the chain"),
+        pytest.param({"next_page": PageIndex(10**6)}, "outside", id="a link past the region"),
+        pytest.param({"next_page": None}, "sequence 1, expected", id="a loop"),
+    ],
+)
+def test_a_chain_whose_pages_do_not_belong_together_is_not_opened(
+    store: Blobstore, change: dict[str, Any], message: str
+) -> None:
+    blob_id, second = chain_of(store)
+    offset = store.state.geometry.page_offset(PageIndex(second))
+    page = MetadataPage.decode(store.device.read(offset, 4096), at=PageIndex(second))
+    assert page.next_page == NO_PAGE
+    if change == {"next_page": None}:
+        change = {"next_page": PageIndex(second)}
+    store.device.write(offset, [replace(page, **change).encode()])
+    with pytest.raises(CorruptError, match=message) as caught:
+        store.open_blob(blob_id)
+    assert caught.value.errno == 22
+
+
+def test_a_blob_that_grows_while_its_inflate_waits_can_be_opened_afterwards(
+    store: Blobstore,
+) -> None:
+    """It lost its thin flag with holes in it, and could never be opened again."""
+    blob, other = store.create_blob(4 * CLUSTER, thin=True), store.create_blob(CLUSTER)
+    blob.write(bytes([1]) * 4 * CLUSTER)
+    blob.sync_md()
+    other.set_xattr("name", b"x")
+    errors: list[Exception] = []
+    threads: list[threading.Thread] = []
+
+    def attempt(act: Callable[[], None], queued: int) -> None:
+        def run() -> None:
+            try:
+                act()
+            except Exception as error:
+                errors.append(error)
+
+        threads.append(threading.Thread(target=run))
+        threads[-1].start()
+        while len(store.state.mutex._waiting) < queued and threads[-1].is_alive():
+            threads[-1].join(0.001)
+
+    def queue_both() -> None:
+        attempt(lambda: blob.resize(8 * CLUSTER), 1)
+        attempt(blob.inflate, 2)
+
+    assert isinstance(store.device, Recorder)
+    store.device.during_next_write = queue_both
+    other.sync_md()
+    for thread in threads:
+        thread.join()
+    assert [type(error).__name__ for error in errors] == ["BusyError"]
+    store.close()
+    with Blobstore.open(store.device) as store, store.open_blob(blob.id) as blob:
+        info = blob.info()
+        assert (info.thin, info.allocated_clusters) == (False, info.cluster_count)
+
+
+def test_closing_one_of_two_handles_makes_durable_what_was_changed(store: Blobstore) -> None:
+    first = store.create_blob()
+    second = store.open_blob(first.id)
+    first.set_xattr("name", b"x")
+    second.close()
+    with Blobstore.open(store.device) as crashed, crashed.open_blob(first.id) as blob:
+        assert blob.xattrs == {"name": b"x"}
+
+
+def test_a_snapshot_clears_its_clusters_as_its_origin_does(store: Blobstore) -> None:
+    with store.create_blob(CLUSTER, clear_method=3) as blob, blob.snapshot() as snapshot:
+        assert snapshot.info().clear_method == blob.info().clear_method == 3
+
+
+def test_a_type_that_was_set_is_the_stores_type_at_once(store: Blobstore) -> None:
+    store.set_type(b"NEW")
+    assert store.info.bstype == b"NEW".ljust(16, b"\0")
+
+
+def test_every_row_that_is_shown_here_is_in_the_document() -> None:
+    here = {row for row, test in documented_rows().items() if Path(__file__).name in test}
+    assert here == {"flushes", "whole-page-checks"}
