@@ -1,14 +1,14 @@
 """Changing the number of a blob's clusters."""
 
-from blobstore.alloc.cluster_map import LEAF_SIZE
+from blobstore.alloc.cluster_map import LEAF_SHIFT, LEAF_SIZE
 from blobstore.blob.attributes import check_metadata_writable
 from blobstore.blob.exclusive import refuse_busy
-from blobstore.errors import InvalidArgumentError, NoSpaceError
-from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
+from blobstore.errors import BlobstoreError, InvalidArgumentError
+from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState, Cost
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for
 from blobstore.metadata.read import MAX_CLUSTERS
-from blobstore.metadata.space import claim_zeroed_clusters, reserve
+from blobstore.metadata.space import claim_zeroed_clusters, rereserve, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.units import ceil_div
 
@@ -34,7 +34,7 @@ async def resize(store: StoreState, blob: BlobState, cluster_count: int) -> None
     if cluster_count < blob.clusters.count:
         _shrink(store, blob, cluster_count)
     elif blob.is_thin:
-        _reserve_growth(store, blob, [])
+        _reserve_resize(store, blob, cluster_count)
         _change_count(blob, cluster_count)
     else:
         await _grow_thick(store, blob, cluster_count)
@@ -53,36 +53,52 @@ def check_cluster_count(cluster_count: int) -> None:
 
 
 async def _grow_thick(store: StoreState, blob: BlobState, cluster_count: int) -> None:
-    added = cluster_count - blob.clusters.count
+    first, added = blob.clusters.count, cluster_count - blob.clusters.count
     if added > store.free_clusters:
         raise store.clusters.exhausted(added)
     await begin_change(store)
     await free_clusters_for(store, added)
-    _reserve_growth(store, blob, range(blob.clusters.count, cluster_count))
-    clusters = await claim_zeroed_clusters(store, added)
-    first = blob.clusters.count
+    pairs = _reserve_resize(store, blob, cluster_count)
+    try:
+        clusters = await claim_zeroed_clusters(store, added)
+    except BlobstoreError:
+        blob.pair_bound -= pairs
+        rereserve(store, blob)
+        raise
     _change_count(blob, cluster_count)
     for step, cluster in enumerate(clusters):
         blob.clusters.set(first + step, cluster)
 
 
-def _reserve_growth(store: StoreState, blob: BlobState, added: "range | list[int]") -> None:
-    """Promise the pages that a larger blob can take, as if it had grown already."""
-    table = blob.extent_pages
-    leaves = ceil_div(blob.clusters.count + len(added), LEAF_SIZE)
-    if table is not None:
-        blob.extent_pages = table + [ABSENT_PAGE] * (leaves - len(table))
+def _reserve_resize(store: StoreState, blob: BlobState, cluster_count: int) -> int:
+    """Promise the pages that the resized blob can take; return the pairs that it can add.
+
+    The leaves at the old and the new end become dirty even where they stay
+    empty, and a later write to a dirty leaf counts nothing: it is counted here.
+    """
+    count, dirty = blob.clusters.count, blob.clusters.dirty_leaves
+    leaves: set[int] = set()
+    pairs = 2 if blob.is_thin else 2 * max(0, cluster_count - count) + 2
+    if blob.extent_pages is not None:
+        leaves = {(end - 1) >> LEAF_SHIFT for end in (count, cluster_count) if end}
+        if not blob.is_thin:
+            leaves.update(range(count >> LEAF_SHIFT, ceil_div(cluster_count, LEAF_SIZE)))
+        pairs = 2 + 2 * sum(not _has_page(blob, leaf) for leaf in leaves - dirty)
+    blob.clusters.dirty_leaves = dirty | leaves
     try:
-        new_pairs, new_leaves = blob.allocation_cost(added)
-        ends = 1 if table and blob.clusters.count % LEAF_SIZE else 0
-        reserve(store, blob, new_pairs=new_pairs + 2, new_leaves=new_leaves + ends)
-    except NoSpaceError:
-        blob.extent_pages = table
-        raise
+        reserve(store, blob, Cost(pairs=pairs))
+    finally:
+        blob.clusters.dirty_leaves = dirty
+    return pairs
+
+
+def _has_page(blob: BlobState, leaf: int) -> bool:
+    pages = blob.extent_pages or []
+    return leaf < len(pages) and pages[leaf] != ABSENT_PAGE
 
 
 def _shrink(store: StoreState, blob: BlobState, cluster_count: int) -> None:
-    reserve(store, blob, new_pairs=1, new_leaves=2 if blob.extent_pages is not None else 0)
+    _reserve_resize(store, blob, cluster_count)
     blob.cut_clusters = [*blob.cut_clusters, *_change_count(blob, cluster_count)]
 
 

@@ -158,9 +158,9 @@ def _allocate(store: StoreState, blob: BlobState, holes: Sequence[Piece]) -> lis
     """Claim clusters and promise the pages that persisting them can take: all or nothing."""
     if not holes:
         return []
-    new_pairs, new_leaves = blob.allocation_cost([piece.index for piece in holes])
-    if new_pairs or new_leaves or not store.reservations.holds(blob.blob_id):
-        reserve(store, blob, new_pairs=new_pairs, new_leaves=new_leaves)
+    cost = blob.allocation_cost([piece.index for piece in holes])
+    if any(cost) or not store.reservations.holds(blob.blob_id):
+        reserve(store, blob, cost)
     clusters = store.clusters.claim_many(len(holes))
     for piece in holes:
         store.allocating[blob.blob_id, piece.index] = deque()
@@ -315,8 +315,7 @@ def _release(store: StoreState, blob: BlobState, piece: Piece) -> bool:
     if blob.blob_id in store.exclusive:
         return False  # an inflate counts on every cluster that is there
     try:
-        new_pairs, new_leaves = blob.allocation_cost([piece.index])
-        reserve(store, blob, new_pairs=new_pairs, new_leaves=new_leaves)
+        reserve(store, blob, blob.allocation_cost([piece.index]))
     except NoSpaceError:
         return False  # without a page to note the hole, zeroes in place say the same
     store.unmapped[blob.blob_id].append(blob.clusters.get(piece.index))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from blobstore.alloc.cluster_map import LEAF_SHIFT, ClusterMap
 from blobstore.alloc.reservation import Need
@@ -32,6 +32,21 @@ SNAP: Final = "SNAP"
 SNAPSHOT_IN_PROGRESS: Final = "SNAPTMP"
 SNAPSHOT_REMOVAL: Final = "SNAPRM"
 EXTERNAL: Final = "EXTSNAP"
+
+
+class Cost(NamedTuple):
+    """What a change adds to a blob's metadata at most.
+
+    Runs or table entries, extent pages that are new, and extent pages that are
+    there and have to be written anew.
+    """
+
+    pairs: int = 0
+    new_leaves: int = 0
+    rewritten_leaves: int = 0
+
+
+NO_COST: Final = Cost()
 
 
 @dataclass(slots=True, eq=False)
@@ -185,29 +200,30 @@ class BlobState:
         head = RUNS_HEAD_SIZE if self.extent_pages is None else TABLE_HEAD_SIZE
         return size.pages_with_pairs(pair_count, head_size=head)
 
-    def allocation_cost(self, indices: Iterable[int]) -> tuple[int, int]:
-        """Return how many runs or table entries, and extent pages, allocating there can add."""
+    def allocation_cost(self, indices: Iterable[int]) -> Cost:
+        """Return what allocating (or releasing) these places can add to what is dirty already."""
         if self.extent_pages is None:
-            return 2 * sum(1 for _ in indices), 0
+            return Cost(pairs=2 * sum(1 for _ in indices))
         leaves = {index >> LEAF_SHIFT for index in indices} - self.clusters.dirty_leaves
         new_count = sum(self.extent_pages[leaf] == ABSENT_PAGE for leaf in leaves)
-        return 2 * new_count, new_count + min(2, len(leaves) - new_count)
+        return Cost(2 * new_count, new_count, len(leaves) - new_count)
 
-    def need(self, layout: Layout, *, new_pairs: int, new_leaves: int) -> Need:
+    def need(self, layout: Layout, cost: Cost) -> Need:
         """Return the metadata pages that persisting the blob can take.
 
-        `new_pairs` more runs or table entries, and `new_leaves` more extent
-        pages, than `pair_bound` and the dirty leaves account for already.
+        `cost` comes on top of what `pair_bound` and the dirty leaves say already.
+        Of extent pages that are rewritten, two at a time need room for a copy.
         """
-        chain = self.chain_pages_bound(layout, self.pair_bound + new_pairs) - 1
+        chain = self.chain_pages_bound(layout, self.pair_bound + cost.pairs) - 1
         needs_copy = layout is Layout.SECTOR and self.root_state.needs_copy
         copies = len(self.chain) + (1 if needs_copy else 0)
-        added = new_leaves
-        if self.extent_pages is not None and (new_leaves or self.clusters.dirty_leaves):
-            rewritten = [leaf for leaf in self.clusters.dirty_leaves if self._page_of(leaf)]
-            copies += min(2, len(rewritten) + new_leaves)
-            added += len(self.clusters.dirty_leaves) - len(rewritten)
-        return Need(lasting=added + max(0, chain - len(self.chain)), passing=copies)
+        added, rewritten = cost.new_leaves, cost.rewritten_leaves
+        if self.extent_pages is not None and self.clusters.dirty_leaves:
+            there = sum(1 for leaf in self.clusters.dirty_leaves if self._page_of(leaf))
+            rewritten += there
+            added += len(self.clusters.dirty_leaves) - there
+        lasting = added + max(0, chain - len(self.chain))
+        return Need(lasting=lasting, passing=copies + min(2, rewritten))
 
     def _page_of(self, leaf: int) -> int:
         pages = self.extent_pages or []

@@ -161,9 +161,10 @@ def _begin_round(store: StoreState, blob: BlobState, *, at_once: bool = False) -
         extent_pages=None if blob.extent_pages is None else list(blob.extent_pages),
         replaced=[PageIndex(page) for page in blob.cut_extent_pages],
     )
-    this.released += blob.cut_clusters
-    blob.cut_clusters = blob.cut_extent_pages = ()
+    blob.cut_extent_pages = ()
     if len(leaves) == len(blob.clusters.dirty_leaves):
+        this.released += blob.cut_clusters
+        blob.cut_clusters = ()
         this.unmapped = store.unmapped.pop(blob.blob_id, [])
     blob.clusters.clean(leaves)
     blob.is_root_dirty = False

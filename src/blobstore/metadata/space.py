@@ -13,7 +13,7 @@ from blobstore.format.checksum import SECTOR_SIZE
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import HEAD, PAGE_SIZE
 from blobstore.format.root import TAIL_OFFSET, Layout
-from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.blob_state import NO_COST, BlobState, Cost
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Batch, Operation, Read, Unmap, Write, WriteZeroes
 from blobstore.units import ClusterIndex, PageIndex
@@ -36,18 +36,18 @@ def _claimable_pages(store: StoreState) -> int:
     return store.pages.available - page_zero
 
 
-def reserve(store: StoreState, blob: BlobState, *, new_pairs: int = 0, new_leaves: int = 0) -> None:
+def reserve(store: StoreState, blob: BlobState, cost: Cost = NO_COST) -> None:
     """Promise the blob the pages that persisting it can take.
 
     Raises:
         NoSpaceError: There are not as many; nothing changed.
     """
-    need = blob.need(store.layout, new_pairs=new_pairs, new_leaves=new_leaves)
+    need = blob.need(store.layout, cost)
     total = store.reservations.total_with(blob.blob_id, need)
     if total > _claimable_pages(store):
         raise store.pages.exhausted(total)
     store.reservations.set(blob.blob_id, need)
-    blob.pair_bound += new_pairs
+    blob.pair_bound += cost.pairs
 
 
 def check_room_for_root(store: StoreState, blob: BlobState) -> None:
@@ -67,10 +67,9 @@ def rereserve(store: StoreState, blob: BlobState) -> None:
     if not (in_flight or blob.is_dirty):
         store.reservations.clear(blob.blob_id)
         return
-    new_pairs, new_leaves = blob.allocation_cost(in_flight)
-    blob.pair_bound += new_pairs
-    need = blob.need(store.layout, new_pairs=0, new_leaves=new_leaves)
-    store.reservations.set(blob.blob_id, need)
+    cost = blob.allocation_cost(in_flight)
+    store.reservations.set(blob.blob_id, blob.need(store.layout, cost))
+    blob.pair_bound += cost.pairs
 
 
 async def claim_chain_pages(store: StoreState, count: int) -> list[PageIndex]:

@@ -84,7 +84,7 @@ async def create_open_blob(store: StoreState, options: BlobOptions) -> BlobState
         if claimed > store.free_clusters:
             raise store.clusters.exhausted(claimed)
         blob = _new_blob(options)
-        _check_pages(store, blob, claimed)
+        await _check_pages(store, blob, claimed)
         await begin_change(store)
         await free_clusters_for(store, claimed)
         blob.root = await claim_root(store)
@@ -150,17 +150,25 @@ def _new_blob(options: BlobOptions) -> BlobState:
     return blob
 
 
-def _check_pages(store: StoreState, blob: BlobState, claimed: int) -> None:
-    """Refuse a blob whose pages are not there; the root may take page 0, others not."""
+async def _check_pages(store: StoreState, blob: BlobState, claimed: int) -> None:
+    """Refuse a blob whose pages are not there; only its root may take page 0.
+
+    Where just that page is missing, and on its way back, it is waited for.
+    """
     if blob.extent_pages is None:
         pairs, extent_pages = max(1, claimed), 0
     else:
         extent_pages = ceil_div(claimed, LEAF_SIZE)
         pairs = max(1, extent_pages)
-    wanted = extent_pages + blob.chain_pages_bound(store.layout, pairs) - 1
-    wanted += 1 if store.pages.used[0] else 0
-    if wanted > spare_pages(store):
-        raise store.pages.exhausted(wanted)
+    wanted = extent_pages + blob.chain_pages_bound(store.layout, pairs)
+    if wanted <= spare_pages(store):
+        return
+    if wanted - 1 <= spare_pages(store) and not store.used_ids[0]:
+        while store.pages.used[0] and store.pages.returning_count:
+            await store.flush_device()
+        if not store.pages.used[0]:
+            return
+    raise store.pages.exhausted(wanted)
 
 
 def _disown(store: StoreState, blob: BlobState) -> None:
@@ -231,8 +239,11 @@ def _check_ownership(store: StoreState, blob: BlobState) -> None:
     """Compare the blob's clusters with the masks, and with the other open blobs.
 
     A clean store's masks are believed. Where they are wrong, nothing may be
-    allocated any more.
+    allocated any more. On a poisoned store memory lags behind the device, and
+    nothing is allocated anyway.
     """
+    if store.poison is not None:
+        return
     clusters = blob.clusters.allocated()
     if store.clusters.used[clusters].all() and not store.owned_clusters[clusters].any():
         return
@@ -277,6 +288,7 @@ def let_go(store: StoreState, blob: BlobState) -> None:
     while child is not None and child.open_count == 0 and child.pin_count == 0:
         _disown(store, child)
         del store.open_blobs[child.blob_id]
+        store.reservations.clear(child.blob_id)
         parent = child.parent
         child.parent = None
         if parent is not None:

@@ -67,7 +67,7 @@ async def _hand_over(store: StoreState, blob: BlobState, xattrs: Mapping[str, by
         _empty(blob)
         await persist(store, blob)
         _complete(snapshot)
-        await persist(store, snapshot, last_flush=False)
+        await persist(store, snapshot)
     return snapshot.blob_id
 
 
