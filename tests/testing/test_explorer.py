@@ -61,7 +61,7 @@ def test_no_crash_during_any_single_operation_leaves_a_bad_state(sector: bool) -
     total = Tally()
     for scenario in chain(special_scenarios(), scenarios(1)):
         if scenario.sector is sector:
-            total.add(explore(scenario, second_crash=7))
+            total.add(explore(scenario, second_crash=29 if sector else 7))
     assert total.findings == []
     assert total.loaded > (1500 if sector else 600)
     assert {model for model, _operation in total.states} == set("ABCDEF" if sector else "ABEF")
