@@ -1,7 +1,7 @@
 """Rows of the data path: single requests, sequential ones, first writes to thin clusters."""
 
+import mmap
 import os
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,36 +9,14 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import fio
-from benchmarks.measure import Goal, Row, interleaved, speed_row
-from blobstore import Blob, Blobstore
+from benchmarks.measure import Clock, Goal, Measure, Row, Taken, interleaved, missing_row, speed_row
+from benchmarks.scale import Scale
+from blobstore import Blob, Blobstore, UnsupportedError
 from blobstore.units import KIB, MIB
 
 _SIZE: Final = 256 * MIB
+_BLOCK: Final = 4 * KIB
 _THIN_CLUSTER: Final = 64 * KIB
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """How much is measured."""
-
-    rounds: int = 5
-    requests: int = 200_000
-    large_requests: int = 2_000
-    thin_clusters: int = 1_024
-    durable_calls: int = 200
-    metadata_pages: int = 100_000
-    blobs: int = 10_000
-
-
-QUICK: Final = Scale(
-    rounds=3,
-    requests=40_000,
-    large_requests=500,
-    thin_clusters=256,
-    durable_calls=40,
-    metadata_pages=20_000,
-    blobs=2_000,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +27,58 @@ class Warm:
     blob: Blob
     descriptor: int
     start: int
+    direct: bool
+
+    @property
+    def way(self) -> str:
+        return "direct" if self.direct else "cached"
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """How many requests of which size, and how fast they must be."""
+
+    name: str
+    block: int
+    count: int
+    rounds: int
+    goal: Goal
+
+    @property
+    def is_random(self) -> bool:
+        return self.name.startswith("random")
+
+
+def cached_rows(directory: Path, scale: Scale) -> Iterator[Row]:
+    """Random 4 KiB and 1 MiB after another, one at a time, in the page cache."""
+    count, large, rounds = scale.requests, scale.large_requests, scale.rounds
+    with _warm_blob(directory, direct=False) as warm:
+        small = "random 4 KiB"
+        yield from _read_rows(warm, Requests(small, _BLOCK, count, rounds, Goal(0.75, 0.85)))
+        yield from _write_rows(warm, Requests(small, _BLOCK, count, rounds, Goal(0.90, 1.0)))
+        wanted = Requests("sequential 1 MiB", MIB, large, rounds, Goal(0.95, 1.1))
+        yield from _read_rows(warm, wanted)
+        yield from _write_rows(warm, wanted)
+
+
+def direct_rows(directory: Path, scale: Scale) -> Iterator[Row]:
+    """Random 4 KiB, one at a time, past the page cache."""
+    wanted = Requests("random 4 KiB", _BLOCK, scale.direct_requests, scale.rounds, Goal(0.95, 1.0))
+    try:
+        with _warm_blob(directory, direct=True) as warm:
+            yield from _read_rows(warm, wanted)
+            yield from _write_rows(warm, wanted)
+    except UnsupportedError as error:
+        yield missing_row("random 4 KiB, direct", "fio psync", why=error.message)
 
 
 @contextmanager
-def warm_blob(directory: Path) -> Iterator[Warm]:
-    """Make a store with one full blob, all of it in the page cache."""
+def _warm_blob(directory: Path, *, direct: bool) -> Iterator[Warm]:
+    """Make a store with one full blob; without `direct` all of it is in the page cache."""
     path = directory / "data.img"
     with ExitStack() as stack:
-        store = stack.enter_context(Blobstore.create(path, size=2 * _SIZE))
+        store = stack.enter_context(Blobstore.create(path, size=2 * _SIZE, direct=direct))
+        stack.callback(path.unlink)
         blob = stack.enter_context(store.create_blob(_SIZE))
         for offset in range(0, _SIZE, MIB):
             blob.write(os.urandom(MIB), offset)
@@ -64,84 +86,86 @@ def warm_blob(directory: Path) -> Iterator[Warm]:
         (first, count), *rest = blob.info().extents
         if rest or count != _SIZE // store.cluster_size:
             raise AssertionError("the blob is not in one piece")
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
+        descriptor = os.open(path, flags)
         stack.callback(os.close, descriptor)
-        yield Warm(path, blob, descriptor, first * store.cluster_size)
-    path.unlink()
+        yield Warm(path, blob, descriptor, first * store.cluster_size, direct)
 
 
-def random_rows(warm: Warm, scale: Scale) -> Iterator[Row]:
-    """Random 4 KiB, one at a time, in the page cache."""
-    block = 4 * KIB
-    yield from _read_rows(warm, scale.requests, block, scale.rounds, Goal(0.75, 0.85), random=True)
-    yield from _write_rows(warm, scale.requests, block, scale.rounds, Goal(0.90, 1.0), random=True)
-
-
-def sequential_rows(warm: Warm, scale: Scale) -> Iterator[Row]:
-    """1 MiB after another, in the page cache."""
-    goal = Goal(0.95, 1.1)
-    yield from _read_rows(warm, scale.large_requests, MIB, scale.rounds, goal, random=False)
-    yield from _write_rows(warm, scale.large_requests, MIB, scale.rounds, goal, random=False)
-
-
-def _read_rows(
-    warm: Warm, count: int, block: int, rounds: int, goal: Goal, *, random: bool
-) -> Iterator[Row]:
-    job = fio.Job(warm.path, "randread" if random else "read", block, warm.start, _SIZE, count)
+def _read_rows(warm: Warm, wanted: Requests) -> Iterator[Row]:
+    mode = "randread" if wanted.is_random else "read"
+    job = fio.Job(warm.path, mode, wanted.block, warm.start, _SIZE, wanted.count, warm.direct)
     offsets = job.offsets()
     places = [warm.start + offset for offset in offsets]
-    buffer = bytearray(block)
+    buffer = aligned(wanted.block) if warm.direct else bytearray(wanted.block)
 
-    def ours() -> float:
+    def ours() -> Taken:
         read_into = warm.blob.read_into
-        begin = time.perf_counter()
+        clock = Clock()
         for offset in offsets:
             read_into(buffer, offset)
-        return (time.perf_counter() - begin) / len(offsets)
+        return clock.per(len(offsets))
 
-    def plain() -> float:
+    def plain() -> Taken:
         preadv, descriptor, buffers = os.preadv, warm.descriptor, [buffer]
-        begin = time.perf_counter()
+        clock = Clock()
         for place in places:
             preadv(descriptor, buffers, place)
-        return (time.perf_counter() - begin) / len(places)
+        return clock.per(len(places))
 
-    taken = interleaved(rounds, [ours, plain, job.seconds_per_request])
-    what = f"{'random' if random else 'sequential'} {_size_name(block)} read_into, cached"
-    yield speed_row(what, "fio psync", ours=taken[0], yardstick=taken[2], goal=goal, per="each")
-    yield speed_row(
-        what, "os.preadv, a plain file", ours=taken[0], yardstick=taken[1], goal=None, per="each"
-    )
+    what = f"{wanted.name} read_into, {warm.way}"
+    yield from _compared(what, "os.preadv", wanted, job, ours, plain)
 
 
-def _write_rows(
-    warm: Warm, count: int, block: int, rounds: int, goal: Goal, *, random: bool
-) -> Iterator[Row]:
-    job = fio.Job(warm.path, "randwrite" if random else "write", block, warm.start, _SIZE, count)
+def _write_rows(warm: Warm, wanted: Requests) -> Iterator[Row]:
+    mode = "randwrite" if wanted.is_random else "write"
+    job = fio.Job(warm.path, mode, wanted.block, warm.start, _SIZE, wanted.count, warm.direct)
     offsets = job.offsets()
     places = [warm.start + offset for offset in offsets]
-    data = os.urandom(block)
+    data = os.urandom(wanted.block)
+    source = _aligned_copy(data) if warm.direct else data
 
-    def ours() -> float:
+    def ours() -> Taken:
         write = warm.blob.write
-        begin = time.perf_counter()
+        clock = Clock()
         for offset in offsets:
-            write(data, offset)
-        return (time.perf_counter() - begin) / len(offsets)
+            write(source, offset)
+        return clock.per(len(offsets))
 
-    def plain() -> float:
+    def plain() -> Taken:
         pwrite, descriptor = os.pwrite, warm.descriptor
-        begin = time.perf_counter()
+        clock = Clock()
         for place in places:
-            pwrite(descriptor, data, place)
-        return (time.perf_counter() - begin) / len(places)
+            pwrite(descriptor, source, place)
+        return clock.per(len(places))
 
-    taken = interleaved(rounds, [ours, plain, job.seconds_per_request])
-    what = f"{'random' if random else 'sequential'} {_size_name(block)} write, allocated, cached"
-    yield speed_row(what, "fio psync", ours=taken[0], yardstick=taken[2], goal=goal, per="each")
-    yield speed_row(
-        what, "os.pwrite, a plain file", ours=taken[0], yardstick=taken[1], goal=None, per="each"
-    )
+    what = f"{wanted.name} write, allocated, {warm.way}"
+    yield from _compared(what, "os.pwrite", wanted, job, ours, plain)
+
+
+def _compared(
+    what: str, call: str, wanted: Requests, job: fio.Job, ours: Measure, plain: Measure
+) -> Iterator[Row]:
+    """Measure next to fio, if it is there, and next to the bare call."""
+    measures = [ours, plain, job.taken] if fio.is_there() else [ours, plain]
+    mine, bare, *by_fio = interleaved(wanted.rounds, measures)
+    goal = wanted.goal
+    if by_fio:
+        yield speed_row(what, "fio psync", ours=mine, yardstick=by_fio[0], goal=goal, per="each")
+    else:
+        yield missing_row(what, "fio psync", why="no fio", ours=mine)
+    yield speed_row(what, f"a loop of {call}", ours=mine, yardstick=bare, goal=None, per="each")
+
+
+def aligned(size: int) -> memoryview:
+    """Return memory that direct I/O takes."""
+    return memoryview(mmap.mmap(-1, size))
+
+
+def _aligned_copy(data: bytes) -> memoryview:
+    memory = aligned(len(data))
+    memory[:] = data
+    return memory
 
 
 def thin_rows(directory: Path, scale: Scale) -> Iterator[Row]:
@@ -151,28 +175,28 @@ def thin_rows(directory: Path, scale: Scale) -> Iterator[Row]:
     data = os.urandom(_THIN_CLUSTER)
     path = directory / "thin.img"
 
-    def ours() -> float:
+    def ours() -> Taken:
         path.unlink(missing_ok=True)
         with (
             Blobstore.create(path, size=size + 64 * MIB, cluster_size=_THIN_CLUSTER) as store,
             store.create_blob(size, thin=True) as blob,
         ):
-            begin = time.perf_counter()
+            clock = Clock()
             for offset in offsets:
                 blob.write(data, offset)
             blob.flush()
-            return (time.perf_counter() - begin) / len(offsets)
+            return clock.per(len(offsets))
 
-    def plain() -> float:
+    def plain() -> Taken:
         path.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         try:
             os.ftruncate(descriptor, size + 64 * MIB)
-            begin = time.perf_counter()
+            clock = Clock()
             for offset in offsets:
                 os.pwrite(descriptor, data, offset)
             os.fdatasync(descriptor)
-            return (time.perf_counter() - begin) / len(offsets)
+            return clock.per(len(offsets))
         finally:
             os.close(descriptor)
 
@@ -186,7 +210,3 @@ def thin_rows(directory: Path, scale: Scale) -> Iterator[Row]:
         goal=Goal(0.7, 0.9),
         per="each",
     )
-
-
-def _size_name(size: int) -> str:
-    return f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB"

@@ -16,7 +16,7 @@ from blobstore.locks import fire_all, park
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for, persist
-from blobstore.metadata.space import mark_owned, reserve
+from blobstore.metadata.space import mark_owned, rereserve, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Batch, Buffer, Operation, Write, WriteZeroes
 from blobstore.units import ClusterIndex
@@ -138,17 +138,21 @@ async def _write_pieces(
     data: memoryview | None,
 ) -> list[Piece]:
     new = _allocate(store, blob, holes)
+    buffers: list[bytearray] = []
     done = False
     try:
         operations = _write_owned(store, blob, pieces, data) if len(new) < len(pieces) else []
         for allocation in new:
             if has_backing(blob):
-                operations.append(await _merge_with_backing(store, blob, allocation, data))
+                buffers.append(store.take_buffer())
+                merged = await _merge_with_backing(store, blob, allocation, data, buffers[-1])
+                operations.append(merged)
             else:
                 operations += _make_whole(store, allocation, data)
         await (operations[0] if len(operations) == 1 else Batch(operations))
         done = True
     finally:
+        store.keep_buffers(buffers)
         if not done:
             _give_up(store, blob, new)
     return _publish(store, blob, new)
@@ -194,16 +198,23 @@ def _write_owned(
 
 
 async def _merge_with_backing(
-    store: StoreState, blob: BlobState, new: Allocation, data: memoryview | None
+    store: StoreState,
+    blob: BlobState,
+    new: Allocation,
+    data: memoryview | None,
+    buffer: bytearray,
 ) -> Write:
     """Return the write that gives a new cluster what the blob shows there, and the new data."""
     piece = new.piece
-    rest = store.geometry.cluster_size - piece.start - piece.length
-    begin = piece.index * store.geometry.cluster_size
-    head = await _read_backing(store, blob, begin, piece.start)
-    tail = await _read_backing(store, blob, begin + piece.start + piece.length, rest)
+    begin, end = piece.index * store.geometry.cluster_size, piece.start + piece.length
+    view = memoryview(buffer)
+    reads = plan_read(store, blob, view[: piece.start], begin)
+    reads += plan_read(store, blob, view[end:], begin + end)
+    if reads:
+        await Batch(reads)
     middle = bytes(piece.length) if data is None else data[piece.at : piece.at + piece.length]
-    return Write(store.geometry.cluster_offset(new.cluster), head, middle, tail)
+    place = store.geometry.cluster_offset(new.cluster)
+    return Write(place, view[: piece.start], middle, view[end:])
 
 
 def _make_whole(
@@ -233,17 +244,6 @@ def _around(start: int, middle: memoryview, rest: int) -> list[Buffer]:
     return [part for part in parts if len(part)]
 
 
-async def _read_backing(store: StoreState, blob: BlobState, offset: int, length: int) -> bytes:
-    """Read what the blob shows at a place that it does not own yet."""
-    if not length:
-        return b""
-    buffer = bytearray(length)
-    reads = plan_read(store, blob, memoryview(buffer), offset)
-    if reads:
-        await Batch(reads)
-    return bytes(buffer)
-
-
 def _publish(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> list[Piece]:
     """Let the map name the new clusters; return the pieces whose place has changed meanwhile."""
     again: list[Piece] = []
@@ -261,10 +261,12 @@ def _publish(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> l
 
 
 def _give_up(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> None:
-    """Take back what was claimed for a write that failed."""
+    """Take back what was claimed and promised for a write that failed."""
+    blob.pair_bound -= blob.allocation_cost([allocation.piece.index for allocation in new]).pairs
     for allocation in new:
         _return_cluster(store, allocation.cluster)
         _wake(store, blob, allocation.piece.index)
+    rereserve(store, blob)
 
 
 def _return_cluster(store: StoreState, cluster: ClusterIndex) -> None:

@@ -1,6 +1,6 @@
 """One blob in memory: what its metadata says, and what of it is not on disk yet."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -61,7 +61,8 @@ class BlobState:
     if the caller has said so.
     `cut_clusters` and `cut_extent_pages` were given up by a shrink, and wait for
     the commit that says so.
-    `pair_bound` is at least the number of runs or table entries to write.
+    `pair_bound` is at least the number of runs or table entries to write;
+    `leaves_in_round` are being written and not durable yet.
     """
 
     blob_id: BlobId
@@ -83,6 +84,7 @@ class BlobState:
     md_read_only: bool = False
 
     is_root_dirty: bool = False
+    leaves_in_round: Collection[int] = ()
     cut_clusters: Sequence[int] = ()
     cut_extent_pages: Sequence[int] = ()
     owner_cache: dict[int, int] | None = None
@@ -218,10 +220,11 @@ class BlobState:
         needs_copy = layout is Layout.SECTOR and self.root_state.needs_copy
         copies = len(self.chain) + (1 if needs_copy else 0)
         added, rewritten = cost.new_leaves, cost.rewritten_leaves
-        if self.extent_pages is not None and self.clusters.dirty_leaves:
-            there = sum(1 for leaf in self.clusters.dirty_leaves if self._page_of(leaf))
+        if self.extent_pages is not None:
+            dirty = self.clusters.dirty_leaves.union(self.leaves_in_round)
+            there = sum(1 for leaf in dirty if self._page_of(leaf))
             rewritten += there
-            added += len(self.clusters.dirty_leaves) - there
+            added += len(dirty) - there
         lasting = added + max(0, chain - len(self.chain))
         return Need(lasting=lasting, passing=copies + min(2, rewritten))
 

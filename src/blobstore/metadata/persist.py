@@ -52,7 +52,6 @@ class Round:
     chain: Sequence[PageIndex] = ()
     bodies: list[bytes] = field(default_factory=list)
     writes: list[Operation[Any]] = field(default_factory=list)
-    pair_count: int = 0
     copy: PageIndex | None = None
     released: list[int] = field(default_factory=list)
     unmapped: list[int] = field(default_factory=list)
@@ -74,13 +73,10 @@ async def free_clusters_for(store: StoreState, count: int) -> None:
     await settle_clusters(store, count)
 
 
-async def persist(
-    store: StoreState, blob: BlobState, *, at_once: bool = False, last_flush: bool = True
-) -> None:
+async def persist(store: StoreState, blob: BlobState, *, at_once: bool = False) -> None:
     """Make all that is dirty in the blob durable; the caller holds the mutex.
 
     `at_once` asks for a single round, for which the pages must be there.
-    Without `last_flush` a root alone may wait for the next flush.
 
     Raises:
         DeviceError: A write or a flush failed; the store is poisoned.
@@ -95,7 +91,7 @@ async def persist(
                 await _rewrite_extent_page(store, blob)
             else:
                 this = _begin_round(store, blob, at_once=at_once)
-                await _finish_round(store, blob, this, last_flush=last_flush)
+                await _finish_round(store, blob, this)
 
 
 async def persist_new(store: StoreState, blob: BlobState) -> None:
@@ -112,9 +108,7 @@ async def persist_new(store: StoreState, blob: BlobState) -> None:
         await _finish_round(store, blob, this)
 
 
-async def _finish_round(
-    store: StoreState, blob: BlobState, this: Round, *, last_flush: bool = True
-) -> None:
+async def _finish_round(store: StoreState, blob: BlobState, this: Round) -> None:
     """Write what the round says: everything new first, then the root that names it."""
     await _place(store, blob, this)
     if this.writes:
@@ -122,8 +116,7 @@ async def _finish_round(
     if this.writes or this.leaves:
         await store.flush_device()
     await write_root(store, blob, this.bodies[0], next_page=_first(this.chain), copy=this.copy)
-    if last_flush or this.writes or this.leaves or blob.chain:
-        await store.flush_device()
+    await store.flush_device()
     await _commit(store, blob, this)
 
 
@@ -148,7 +141,6 @@ async def _rewrite_extent_page(store: StoreState, blob: BlobState) -> None:
     await write
     await store.flush_device()
     this.chain = blob.chain
-    this.pair_count = blob.pair_bound
     await _commit(store, blob, this)
 
 
@@ -167,6 +159,7 @@ def _begin_round(store: StoreState, blob: BlobState, *, at_once: bool = False) -
         blob.cut_clusters = ()
         this.unmapped = store.unmapped.pop(blob.blob_id, [])
     blob.clusters.clean(leaves)
+    blob.leaves_in_round = leaves
     blob.is_root_dirty = False
     return this
 
@@ -201,6 +194,7 @@ async def _place(store: StoreState, blob: BlobState, this: Round) -> None:
     """
     leaves = [(leaf, _encode_extents(blob, leaf)) for leaf in _leaves_with_page(blob, this)]
     runs = blob.clusters.runs() if this.extent_pages is None else None
+    _bound_pairs(store, blob, this, runs)
     if store.layout is Layout.SECTOR and blob.root_state.layout is Layout.COMPACT:
         await _place_copy(store, blob, this)
     places = await claim_chain_pages(store, len(leaves))
@@ -210,6 +204,19 @@ async def _place(store: StoreState, blob: BlobState, this: Round) -> None:
     _pack(store, blob, this, runs)
     this.chain = await claim_chain_pages(store, len(this.bodies) - 1)
     this.writes += _chain_writes(store, blob, this)
+
+
+def _bound_pairs(
+    store: StoreState, blob: BlobState, this: Round, runs: list[tuple[int, int]] | None
+) -> None:
+    """Begin to count anew from what this round writes, and from writes in flight."""
+    pair_count = len(runs or ())
+    if this.extent_pages is not None:
+        pages = list(this.extent_pages)
+        for leaf in _leaves_with_page(blob, this):
+            pages[leaf] = NO_PAGE
+        pair_count = len(blob.table_entries(pages))
+    blob.pair_bound = pair_count + blob.allocation_cost(store.places_in_flight(blob)).pairs
 
 
 async def _place_copy(store: StoreState, blob: BlobState, this: Round) -> None:
@@ -246,7 +253,6 @@ def _pack(
     table = None
     if this.extent_pages is not None:
         table = (blob.clusters.count, blob.table_entries(this.extent_pages))
-    this.pair_count = len(runs or (table[1] if table else ()))
     this.bodies = pack_chain(
         flags=this.flags,
         xattrs=blob.xattrs_to_write(),
@@ -327,7 +333,7 @@ async def _commit(store: StoreState, blob: BlobState, this: Round) -> None:
     release_pages(store, this.replaced + [page for page in blob.chain if page not in this.chain])
     blob.chain = this.chain or ()
     blob.extent_pages = this.extent_pages
-    blob.pair_bound = this.pair_count
+    blob.leaves_in_round = ()
     blob.disk_count = blob.clusters.count
     blob.apply_read_only_flags(this.flags)
     rereserve(store, blob)

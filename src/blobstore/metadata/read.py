@@ -263,7 +263,7 @@ async def _read_extent_page(
             f"{place}: extent page {at} begins at cluster {extents.first}, expected {count}",
             errno=_EINVAL,
         )
-    entries = array("I", extents.clusters)
+    entries = array("I", extents.clusters)[:]  # a slice has no room to spare
     if max(entries) >= geometry.total_clusters or not _all_in_data(geometry, entries):
         raise CorruptError(
             f"{place}: extent page {at} names a cluster outside of {geometry.md_clusters} "

@@ -62,14 +62,16 @@ def check_room_for_root(store: StoreState, blob: BlobState) -> None:
 
 
 def rereserve(store: StoreState, blob: BlobState) -> None:
-    """Replace the blob's promise by what it still needs, for writes in flight as well."""
-    in_flight = [index for blob_id, index in store.allocating if blob_id == blob.blob_id]
+    """Replace the blob's promise by what it still needs, for writes in flight as well.
+
+    Their pairs are in `pair_bound` already.
+    """
+    in_flight = store.places_in_flight(blob)
     if not (in_flight or blob.is_dirty):
         store.reservations.clear(blob.blob_id)
         return
-    cost = blob.allocation_cost(in_flight)
+    cost = blob.allocation_cost(in_flight)._replace(pairs=0)
     store.reservations.set(blob.blob_id, blob.need(store.layout, cost))
-    blob.pair_bound += cost.pairs
 
 
 async def claim_chain_pages(store: StoreState, count: int) -> list[PageIndex]:

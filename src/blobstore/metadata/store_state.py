@@ -21,6 +21,8 @@ from blobstore.units import BlobId, PageIndex
 ENOMEM: Final = 12
 ENOSPC: Final = 28
 
+_KEPT_BUFFER_BYTES: Final = 4 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Rider:
@@ -125,6 +127,7 @@ class StoreState:
         self.thawing: deque[Wakeup] = deque()
         self.allocating: dict[tuple[BlobId, int], deque[Wakeup]] = {}
 
+        self._buffers: list[bytearray] = []
         self.mutex = Mutex()
         self.in_flight = InFlight()
         self.riders: deque[Rider] = deque()
@@ -167,6 +170,19 @@ class StoreState:
         """Let every open clone look again for who owns what it reads: a relation has changed."""
         for blob in self.open_blobs.values():
             blob.owner_cache = None
+
+    def places_in_flight(self, blob: BlobState) -> list[int]:
+        """Return the places of the blob for which a cluster is just being made."""
+        return [index for blob_id, index in self.allocating if blob_id == blob.blob_id]
+
+    def take_buffer(self) -> bytearray:
+        """Return a buffer of one cluster; memory that was used before costs no page faults."""
+        return self._buffers.pop() if self._buffers else bytearray(self.geometry.cluster_size)
+
+    def keep_buffers(self, buffers: Sequence[bytearray]) -> None:
+        """Keep a few buffers that nobody uses any more."""
+        room = max(1, _KEPT_BUFFER_BYTES // self.geometry.cluster_size) - len(self._buffers)
+        self._buffers += buffers[: max(0, room)]
 
     def ride(self, operations: Sequence[Operation[Any]], then: Callable[[], None]) -> None:
         """Let the operations happen before the next flush, and `then` after it."""

@@ -26,7 +26,8 @@ from blobstore.metadata.space import (
 )
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Read, Write
-from blobstore.store.blobs import let_go, open_chain, read_checked
+from blobstore.store.blobs import close_blob, let_go, open_blob, open_chain, read_checked
+from blobstore.store.inflate import keep_what_is_hidden
 from blobstore.store.relations import change_parent
 from blobstore.units import BlobId, PageIndex
 
@@ -45,6 +46,9 @@ async def delete_blob(store: StoreState, blob_id: BlobId) -> None:
     store.check_writable()
     clones = store.children.get(blob_id, [])
     with exclusive(store, blob_id, *clones[:1], what="delete"):
+        _refuse_users(store, blob_id)
+        if clones:
+            await _prepare_clone(store, clones[0])
         async with store.mutex:
             store.check_writable()
             _refuse_users(store, blob_id)
@@ -54,6 +58,15 @@ async def delete_blob(store: StoreState, blob_id: BlobId) -> None:
                 await _delete_under_clone(store, blob_id, clones[0])
             else:
                 await _delete_alone(store, await read_checked(store, blob_id))
+
+
+async def _prepare_clone(store: StoreState, clone_id: BlobId) -> None:
+    clone = await open_blob(store, clone_id)
+    try:
+        if clone.parent is not None:
+            await keep_what_is_hidden(store, clone, clone.parent)
+    finally:
+        await close_blob(store, clone)
 
 
 def _refuse_users(store: StoreState, blob_id: BlobId) -> None:

@@ -61,13 +61,34 @@ async def decouple(store: StoreState, blob: BlobState) -> None:
     if parent is None:
         raise InvalidArgumentError(f"blob {blob.blob_id:#x}: has no parent")
     with exclusive(store, blob.blob_id, what="decouple"):
-        await _allocate_all(store, blob, lambda index: _has_cluster(parent, index))
+        await _allocate_all(
+            store, blob, lambda index: _has_cluster(parent, index) or hides(parent, index)
+        )
         async with store.mutex:
             await begin_change(store)
             async with frozen(store, blob):
                 await _finish(
                     store, blob, parent=parent.parent, external_id=parent.external_id, thin=True
                 )
+
+
+async def keep_what_is_hidden(store: StoreState, clone: BlobState, parent: BlobState) -> None:
+    """Give a clone zeroes of its own where only its parent's end hides the grandparent.
+
+    Done before the parent goes: what the clone reads must not change.
+
+    Raises:
+        NoSpaceError: There are not as many clusters; nothing changed.
+    """
+    await _allocate_all(store, clone, lambda index: hides(parent, index))
+
+
+def hides(parent: BlobState, index: int) -> bool:
+    """Tell whether a place reads as zeroes only because this parent ends before it."""
+    if index < parent.clusters.count:
+        return False
+    above = parent.parent
+    return parent.has_external_parent or (above is not None and index < above.clusters.count)
 
 
 def _has_cluster(parent: BlobState, index: int) -> bool:

@@ -208,7 +208,9 @@ class Workload:
 
     def _do_resize(self, name: str, clusters: int) -> None:
         run_alone(resize.resize(self._loaded, self._blob(name), clusters), self.disk)
+        before = self.expected.blobs[self.ids[name]].meta.cluster_count
         self._change_meta(name, cluster_count=clusters)
+        self._show_parent(name, before * BLOCKS_PER_CLUSTER)
 
     def _do_write(self, name: str, block: int, count: int) -> None:
         data = b"".join(self._bytes(BLOCK) for _ in range(count))
@@ -222,7 +224,10 @@ class Workload:
         run_alone(core, self.disk)
 
     def _do_unmap(self, name: str, block: int, count: int) -> None:
-        self._note_blocks(name, block, [ZERO_BLOCK] * count)
+        clusters, has_parent = self._blob(name).clusters, self._blob(name).parent is not None
+        for at in range(block, block + count):
+            if not has_parent or clusters.get(at // BLOCKS_PER_CLUSTER):
+                self._note_blocks(name, at, [ZERO_BLOCK])
         core = blob_write.unmap(self._loaded, self._blob(name), block * BLOCK, count * BLOCK)
         run_alone(core, self.disk)
 
@@ -296,6 +301,15 @@ class Workload:
             changes["xattrs"] = tuple(changes["xattrs"].items())
         expected = self.expected.blobs[self.ids[name]]
         expected.change(replace(expected.meta, **changes), blocks_per_cluster=BLOCKS_PER_CLUSTER)
+
+    def _show_parent(self, name: str, first: int) -> None:
+        """Expect a clone that has grown to show its parent's blocks again."""
+        expected = self.expected.blobs[self.ids[name]]
+        parent = expected.meta.parent
+        if parent is not None:
+            shown = self.expected.blobs[parent].current[: len(expected.current)]
+            for at, block in list(enumerate(shown))[first:]:
+                expected.write(at, block)
 
     def _note_blocks(self, name: str, first: int, blocks: Sequence[bytes]) -> None:
         expected = self.expected.blobs[self.ids[name]]

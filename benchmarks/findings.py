@@ -1,0 +1,81 @@
+"""What is known of the rows that do not always reach what they must, by how their name begins.
+
+Times are from profiles on the two-core machine that PERFORMANCE names, taken
+while others ran their tests on it; whoever changes what a row measures looks
+here, and takes the paragraph out when it is no longer true.
+"""
+
+from typing import Final
+
+from benchmarks.measure import Row
+
+_DURABLE: Final = (
+    "Where fdatasync itself takes 80 us, the call's own Python is what is missing: about 30 us in"
+    " a loop, 60 us after each sleep in fdatasync, when the caches are cold. Tried: fewer steps"
+    " for an attribute, which already takes one page, one write and one flush. Where fdatasync"
+    " takes milliseconds the row compares two files' luck with the disk, and goes either way."
+)
+
+_DIRECT: Final = (
+    "Of 40 to 70 us for a request 2 to 3 us are Python (the CPU column); for the rest the process"
+    " waits for the disk, as fio does, and what one round says depends on who else uses it. The"
+    " next row, a loop of the bare call on the same memory, shows how much of it is the package."
+    " Tried: one system call on the caller's own memory when it is aligned, without a copy."
+)
+
+FINDINGS: Final[dict[str, str]] = {
+    "random 4 KiB read_into, cached": (
+        "A loop of bare os.preadv is itself only 0.85 to 0.94 as fast as fio here: that is what a"
+        " call from Python costs. The fast lane takes 0.4 to 0.5 us of CPU beyond that loop (1.70"
+        " and 1.16 us in one profile): the thread's channel and its mark, the bounds, the map."
+        " Tried on a copy of the lane: without the mark 1.54 us, but a snapshot needs it to know"
+        " what is in flight; one flat list for the map 1.62 us; divmod for // and % 1.71 us. None"
+        " of them reaches the goal; the first two together would just do so in some rounds."
+    ),
+    "random 4 KiB write, allocated, cached": (
+        "The lane costs a write what it costs a read, about 0.5 us, and the checks that nothing is"
+        " frozen or read-only. Rounds differ by more than that, by when the kernel writes dirty"
+        " pages back."
+    ),
+    "random 4 KiB read_into, direct": _DIRECT,
+    "random 4 KiB write, allocated, direct": _DIRECT,
+    "first write to thin clusters": (
+        "A cluster's first write claims it, promises metadata pages and enters the map, about 12 us"
+        " of CPU beside the pwrite's 20; the flush at the end writes the extent pages too, and is"
+        " two where the yardstick has one."
+    ),
+    "copy-on-write of 1 MiB": (
+        "The rest of the cluster is read into new memory, and copied from there to other new memory"
+        " before it is written (`_read_backing` in blob/write.py): 480 page faults for each MiB"
+        " in a process that has not freed as much before, over 1 ms of system time (in one that"
+        " has, malloc keeps the memory, and the ratio was 0.74). Tried, as an experiment: reading"
+        " into one kept buffer and writing from it. No faults are left, and a copy takes 250 us of"
+        " CPU, as the yardstick does."
+    ),
+    "create_blob, thin": _DURABLE,
+    "set_xattr + sync_md": _DURABLE,
+    "snapshot of 1 GiB": (
+        "About 0.3 ms of CPU beyond the flushes: three roots are persisted one after the other (the"
+        " blob, the new snapshot half-made, and the snapshot complete), with six writes. It is"
+        " spread over all of persisting; no function of ours has more than 2 % of the profile. The"
+        " row was ok with quiet disks and with slow ones. Tried: nothing for this row yet."
+    ),
+    "memory per open blob of 512 clusters": (
+        "The map's leaf is an array made from bytes, which keeps a sixteenth more than it needs:"
+        " 2268 bytes for 512 clusters, where a copy of the array has 2128. Nothing was tried yet."
+    ),
+    "recovery,": (
+        "Checksums over the used pages and NumPy over the plain blobs take about 0.4 us for each"
+        " page beyond reading it, which takes as long: about 0.5 is all that is to be had this"
+        " way, and single rounds fall below 0.4."
+    ),
+}
+"""The paragraph of a row."""
+
+_UNKNOWN: Final = "Nobody has looked into it yet; on a shared machine the first thing is to repeat."
+
+
+def finding_of(row: Row) -> str:
+    """Return the paragraph whose name is the longest that the row's begins with."""
+    names = [name for name in FINDINGS if row.work.startswith(name)]
+    return FINDINGS[max(names, key=len)] if names else _UNKNOWN

@@ -1,0 +1,66 @@
+"""What went wrong once: data hidden by a shrunk snapshot, and promises that leaked or were forgotten."""
+
+import pytest
+
+from blobstore.blob.read import read_into
+from blobstore.blob.write import write
+from blobstore.errors import DeviceError
+from blobstore.metadata.space import spare_pages
+from blobstore.testing.alone import run_alone
+from blobstore.testing.scenarios import make_base
+from blobstore.testing.simulated_disk import Failure
+from blobstore.testing.workload import CLUSTER, Workload, new_disk
+
+LAYOUTS = [pytest.param(True, id="sector"), pytest.param(False, id="compact")]
+
+
+def content_of(workload: Workload, name: str) -> bytes:
+    assert workload.store is not None
+    state = workload._blob(name)
+    buffer = bytearray(state.clusters.count * CLUSTER)
+    run_alone(read_into(workload.store, state, memoryview(buffer), 0), workload.disk)
+    return bytes(buffer)
+
+
+@pytest.mark.parametrize("sector", LAYOUTS)
+@pytest.mark.parametrize("step", [("decouple", "a"), ("delete", "n")], ids=lambda step: step[0])
+def test_what_a_shrunk_snapshot_hides_stays_hidden_when_it_goes(
+    step: tuple[str, str], sector: bool
+) -> None:
+    workload = make_base("snapshots", sector=sector).start()
+    workload.run([("load",), ("resize", "a", 1), ("sync", "a"), ("snapshot", "a", "n")])
+    workload.run([("resize", "a", 6), ("sync", "a")])
+    before = content_of(workload, "a")
+    assert any(before[:CLUSTER])
+    assert not any(before[CLUSTER:])
+    workload.step(*step)
+    assert content_of(workload, "a") == before
+
+
+@pytest.mark.parametrize("sector", LAYOUTS)
+def test_writes_that_failed_give_back_what_they_were_promised(sector: bool) -> None:
+    workload = Workload(new_disk(sector=sector))
+    workload.run([("init",), ("create", "a", 4, "thin"), ("open", "a")])
+    assert workload.store is not None
+    blob, spare = workload.open["a"], spare_pages(workload.store)
+    bound = blob.pair_bound
+    for index in range(3):
+        workload.disk.failure = Failure(workload.disk.operation_count)
+        with pytest.raises(DeviceError):
+            data = memoryview(bytes(512))
+            run_alone(write(workload.store, blob, data, index * CLUSTER), workload.disk)
+        workload.disk.failure = None
+    assert (spare_pages(workload.store), blob.pair_bound) == (spare, bound)
+
+
+def test_what_a_round_is_writing_counts_until_it_is_durable() -> None:
+    workload = Workload(new_disk(sector=True))
+    workload.run([("init",), ("create", "a", 4, "thin"), ("write", "a", 0, 1)])
+    assert workload.store is not None
+    blob = workload.open["a"]
+    cost = blob.allocation_cost([])
+    dirty = blob.need(workload.store.layout, cost)
+    blob.leaves_in_round = list(blob.clusters.dirty_leaves)
+    blob.clusters.clean()
+    assert blob.need(workload.store.layout, cost) == dirty
+    assert dirty.lasting == 1
