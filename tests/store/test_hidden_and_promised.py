@@ -1,4 +1,4 @@
-"""What went wrong once: data hidden by a shrunk snapshot, and promises that leaked or were forgotten."""
+"""What went wrong once: data that a shrunk snapshot hid, and promises that leaked."""
 
 import pytest
 
@@ -46,9 +46,9 @@ def test_writes_that_failed_give_back_what_they_were_promised(sector: bool) -> N
     bound = blob.pair_bound
     for index in range(3):
         workload.disk.failure = Failure(workload.disk.operation_count)
+        request = write(workload.store, blob, memoryview(bytes(512)), index * CLUSTER)
         with pytest.raises(DeviceError):
-            data = memoryview(bytes(512))
-            run_alone(write(workload.store, blob, data, index * CLUSTER), workload.disk)
+            run_alone(request, workload.disk)
         workload.disk.failure = None
     assert (spare_pages(workload.store), blob.pair_bound) == (spare, bound)
 
