@@ -9,11 +9,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from blobstore.errors import BlobstoreError, CorruptError
-from blobstore.format.chain import ChainContent, decode_chain
+from blobstore.format.chain import ChainContent, decode_chain, pack_chain
 from blobstore.format.descriptors import (
     EXTENT_PAGE,
     KNOWN_INVALID,
     THIN_PROV,
+    Flags,
+    Xattr,
     decode_extent_page,
     split_descriptors,
 )
@@ -139,6 +141,61 @@ def _claim(geometry: Geometry, blob: OriginalBlob, content: ChainContent, owned:
         if cluster and cluster in owned:
             raise CorruptError(f"the original counts cluster {cluster} twice")
         owned.add(cluster)
+
+
+def rewrite_roots(image: bytes) -> bytes:
+    """Rewrite every root in the original's layout, as it would if it changed each blob.
+
+    The image is a dirty one: chain pages that are not needed any more are
+    zeroed, and no mask says so.
+    """
+    super_block = SuperBlock.decode(image[:SUPER_BLOCK_SIZE])
+    geometry = Geometry.of(super_block, device_size=len(image))
+    content = bytearray(image)
+    for number in range(geometry.md_len):
+        root = PageIndex(number)
+        page = _page(geometry, image, root)
+        if page is not None and page.sequence == 0 and page.blob_id == blob_id_of(root):
+            _rewrite_chain(geometry, content, root)
+    return bytes(content)
+
+
+def _rewrite_chain(geometry: Geometry, content: bytearray, root: PageIndex) -> None:
+    places, bodies = _pages_of(geometry, bytes(content), root)
+    found = decode_chain(bodies, place=f"page {root}")
+    packed = pack_chain(
+        flags=found.flags or Flags(),
+        xattrs=[
+            *(Xattr(name, value) for name, value in found.xattrs.items()),
+            *(Xattr(name, value, True) for name, value in found.internal_xattrs.items()),
+        ],
+        runs=found.runs,
+        table=None if found.table is None else (found.table_cluster_count, found.table),
+    )
+    following = [*places[1 : len(packed)], NO_PAGE]
+    for sequence, (at, body, next_page) in enumerate(zip(places, packed, following, strict=False)):
+        page = MetadataPage(blob_id_of(root), sequence, body, next_page)
+        offset = geometry.page_offset(at)
+        content[offset : offset + PAGE_SIZE] = page.encode()
+    for at in places[len(packed) :]:
+        offset = geometry.page_offset(at)
+        content[offset : offset + PAGE_SIZE] = bytes(PAGE_SIZE)
+
+
+def _pages_of(
+    geometry: Geometry, image: bytes, root: PageIndex
+) -> tuple[list[PageIndex], list[bytes]]:
+    places: list[PageIndex] = []
+    bodies: list[bytes] = []
+    at = root
+    while at != NO_PAGE:
+        page = _page(geometry, image, at)
+        if page is None or len(places) > geometry.md_len:
+            raise CorruptError(f"chain breaks at page {at}")
+        places.append(at)
+        bodies.append(page.body)
+        at = page.next_page
+    return places, bodies
 
 
 def original_problem(
