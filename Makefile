@@ -66,11 +66,22 @@ demo: $(STAMP)  ## A store in an image file, a killed writer, a recovery, every 
 
 # --- gates ---------------------------------------------------------------------------------
 
-# Tests make a file system inside a blob with mke2fs.
+# Programs that tests ask for the truth: file systems, partition tables, images of other kinds.
+PROGRAMS := mke2fs sfdisk mkfs.xfs mkfs.btrfs pvcreate cryptsetup qemu-img strace
+PACKAGES := e2fsprogs fdisk xfsprogs btrfs-progs lvm2 cryptsetup-bin qemu-utils strace
+
 system-packages:
-	@if ! PATH="$$PATH:/usr/sbin:/sbin" command -v mke2fs >/dev/null \
-	    && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && apt-get install -qq -y --no-install-recommends e2fsprogs; \
+	@missing=; for program in $(PROGRAMS); do \
+	    PATH="$$PATH:/usr/sbin:/sbin" command -v $$program >/dev/null || missing="$$missing $$program"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "installing packages for the tests:$$missing"; \
+	        apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	            apt-get install -qq -y --no-install-recommends $(PACKAGES) >/dev/null || true; \
+	    else \
+	        echo "make: not installed, so some tests are skipped:$$missing" >&2; \
+	    fi; \
 	fi
 
 # The tests always measure coverage, so that no gate needs to run them a second time.
