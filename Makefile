@@ -13,7 +13,7 @@ RUNS    ?= 100000
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check static gate format format-check lint types layers coverage \
-        crash mutations races system-packages bench clean
+        crash sequences mutations races system-packages bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
 
@@ -118,6 +118,9 @@ coverage: test  ## The tests, then every line and branch they missed
 
 crash: $(STAMP)  ## Power failures explored on the simulated disk
 	@$(BIN)/python -m blobstore.testing.crash --states $(STATES)
+
+sequences: $(STAMP)  ## Every sequence of one to three operations, cut off in a few states each
+	@$(BIN)/python -m blobstore.testing.crash --every-sequence
 
 mutations: $(STAMP)  ## Every flush of the core taken away once: the explorer must miss it
 	@$(BIN)/python -m blobstore.testing.mutation

@@ -20,6 +20,7 @@ from blobstore.testing.scenarios import (
 
 _FULL = Limits()
 _PAIRS = Limits(subsets=256, samples=32, torn_masks=32)
+_FEW = Limits(subsets=12, samples=3, torn_masks=2)
 _SHORT = Limits(subsets=32, samples=8, torn_masks=6)
 
 
@@ -28,17 +29,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m blobstore.testing.crash")
     parser.add_argument("--states", type=int, default=100_000, help="how many states to reach")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--every-sequence",
+        action="store_true",
+        help="instead: every sequence of one to three operations, a few states each",
+    )
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     options = parser.parse_args(arguments)
     began = time.monotonic()
     totals: dict[bool, Tally] = {True: Tally(), False: Tally()}
     failed: list[tuple[Scenario, Tally]] = []
+    sequences = 0
+    plan = _every_sequence() if options.every_sequence else _plan(options.seed)
+    wanted = sys.maxsize if options.every_sequence else options.states
     with multiprocessing.Pool(options.jobs) as pool:
-        for scenario, tally in pool.imap(_explore, _plan(options.seed), chunksize=4):
+        for scenario, tally in pool.imap(_explore, plan, chunksize=16):
+            sequences += bool(tally.total)
             totals[scenario.sector].add(tally)
             if tally.findings:
                 failed.append((scenario, tally))
-            if sum(tally.total for tally in totals.values()) >= options.states or len(failed) > 20:
+            if sum(tally.total for tally in totals.values()) >= wanted or len(failed) > 20:
                 pool.terminate()
                 break
     _print_table(totals)
@@ -47,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     loaded = sum(tally.loaded for tally in totals.values())
     bad = sum(len(tally.findings) for tally in totals.values())
     print(
-        f"{states} states, {loaded} of them distinct and loaded, {bad} bad, "
+        f"{sequences} scripts, {states} states, {loaded} of them distinct and loaded, {bad} bad, "
         f"seed {options.seed}, {time.monotonic() - began:.0f} s"
     )
     return 1 if bad else 0
@@ -63,6 +73,12 @@ def _plan(seed: int) -> Iterator[tuple[Scenario, Limits]]:
     return chain(ones, long, twos, threes, rest)
 
 
+def _every_sequence() -> Iterator[tuple[Scenario, Limits]]:
+    """Yield all sequences of one to three operations; the longest on one base of each kind."""
+    short = chain(scenarios(1), scenarios(2))
+    return ((scenario, _FEW) for scenario in chain(short, scenarios(3, all_bases=False)))
+
+
 def _explore(job: tuple[Scenario, Limits]) -> tuple[Scenario, Tally]:
     scenario, limits = job
     ran = run_scenario(scenario)
@@ -71,7 +87,8 @@ def _explore(job: tuple[Scenario, Limits]) -> tuple[Scenario, Tally]:
     record, first = ran
     atomic = record.disk.traits.atomic_write_size
     limits = Limits(limits.subsets, limits.samples, limits.torn_masks, atomic)
-    explorer = Explorer(limits=limits, seed=scenario.seed, second_crash=97)
+    second_crash = 0 if limits.samples == _FEW.samples else 97
+    explorer = Explorer(limits=limits, seed=scenario.seed, second_crash=second_crash)
     return scenario, explorer.explore(record, first_event=first)
 
 

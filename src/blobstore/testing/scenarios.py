@@ -196,9 +196,11 @@ def _leave_remains(content: bytearray) -> None:
         content[offset : offset + PAGE_SIZE] = remains
 
 
-def scenarios(length: int) -> Iterator[Scenario]:
-    """Yield every sequence of so many operations, on every base, in both layouts."""
-    for names, bases in ((OPERATIONS, BASES), (SNAPSHOT_OPERATIONS, SNAPSHOT_BASES)):
+def scenarios(length: int, *, all_bases: bool = True) -> Iterator[Scenario]:
+    """Yield every sequence of so many operations, on every base or one of each kind."""
+    plain = BASES if all_bases else ("clean",)
+    chains = SNAPSHOT_BASES if all_bases else ("snapshots",)
+    for names, bases in ((OPERATIONS, plain), (SNAPSHOT_OPERATIONS, chains)):
         for operations in product(names, repeat=length):
             for base in bases:
                 for sector in (True, False):
