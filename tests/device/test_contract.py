@@ -13,6 +13,8 @@ from blobstore.device.memory import MemoryDevice
 from blobstore.device.zeroes import ZeroesDevice
 from blobstore.errors import ClosedError, InvalidArgumentError, ReadOnlyError, UnsupportedError
 from blobstore.testing.device_contract import CHANGES, MINIMUM_SIZE, DeviceContract
+from blobstore.testing.simulated_device import SimulatedDevice
+from blobstore.testing.simulated_disk import SimulatedDisk
 from tests.device.loops import Loop, attached
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -26,6 +28,16 @@ class TestMemoryDevice(DeviceContract):
     @pytest.fixture
     def read_only_device(self) -> Device:
         return MemoryDevice(MINIMUM_SIZE, fill=0xDD, read_only=True)
+
+
+class TestSimulatedDevice(DeviceContract):
+    @pytest.fixture
+    def device(self) -> Device:
+        return SimulatedDevice(SimulatedDisk(b"\xdd" * MINIMUM_SIZE))
+
+    @pytest.fixture
+    def read_only_device(self) -> Device:
+        return SimulatedDevice(SimulatedDisk(b"\xdd" * MINIMUM_SIZE), read_only=True)
 
 
 class FileDeviceContract(DeviceContract):
