@@ -8,7 +8,7 @@ from blobstore.errors import DeviceError
 from blobstore.metadata.space import spare_pages
 from blobstore.testing.alone import run_alone
 from blobstore.testing.scenarios import make_base
-from blobstore.testing.simulated_disk import Failure
+from blobstore.testing.simulated_disk import Failure, Flushed, Written
 from blobstore.testing.workload import CLUSTER, Workload, new_disk
 
 LAYOUTS = [pytest.param(True, id="sector"), pytest.param(False, id="compact")]
@@ -64,3 +64,11 @@ def test_what_a_round_is_writing_counts_until_it_is_durable() -> None:
     blob.clusters.clean()
     assert blob.need(workload.store.layout, cost) == dirty
     assert dirty.lasting == 1
+
+
+@pytest.mark.parametrize("sector", LAYOUTS)
+def test_data_written_to_a_clean_store_are_durable_when_it_is_unloaded(sector: bool) -> None:
+    workload = make_base("clean", sector=sector).start()
+    workload.run([("load",), ("write", "a", 0, 3), ("unload",)])
+    assert isinstance(workload.disk.events[-1], Flushed)
+    assert [type(event) for event in workload.disk.events] == [Written, Flushed]

@@ -54,6 +54,7 @@ async def unload(store: StoreState) -> None:
 
 async def _write_clean(store: StoreState) -> None:
     if not (store.is_marked_dirty or store.outcome or _has_news(store)):
+        await store.flush_device()  # clusters may have been written to all the same
         return
     await begin_change(store)
     with poisoning(store):
