@@ -141,7 +141,7 @@ def test_without_any_one_flush_of_the_core_some_single_operation_goes_wrong() ->
     assert sorted(not_missed) == sorted(NEED_PAIRS)
 
 
-NEED_PAIRS: Final = ["_convert_in_place", "_write_and_flush"]
+NEED_PAIRS: Final = ["_convert_in_place", "_write_and_flush", "_write_clean"]
 """Places with a flush that only sequences of two operations miss, which the module runs as well."""
 
 
