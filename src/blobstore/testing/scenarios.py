@@ -208,9 +208,9 @@ def scenarios(length: int, *, all_bases: bool = True) -> Iterator[Scenario]:
 
 
 def special_scenarios() -> Iterator[Scenario]:
-    """Yield what has a beginning of its own: making a store, and growing one."""
+    """Yield what has a beginning of its own: making a store, growing one, filling one."""
     for sector in (True, False):
-        for name in ("init", "init over a store", "grow closed", "grow open"):
+        for name in ("init", "init over a store", "grow closed", "grow open", "full"):
             yield Scenario(name, sector, (name,))
 
 
@@ -250,6 +250,11 @@ def _run_special(scenario: Scenario) -> tuple[Record, int]:
         workload.run([("init",)])
     elif name == "grow closed":
         workload.run([("grow_closed", _GROWTH), ("load",), ("create", "c", 14)])
+    elif name == "full":
+        workload.run([("load",)])
+        assert workload.store is not None
+        free = workload.store.free_clusters
+        workload.run([("create", "f", free), ("delete", "f"), ("create", "g", free)])
     else:
         workload.run([("load",), ("grow_open", _GROWTH), ("create", "c", 14), ("unload",)])
     return workload.record, 0
