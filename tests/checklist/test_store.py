@@ -60,7 +60,7 @@ def test_bs_load_pending_removal(bench: Bench, store: Blobstore) -> None:
 
 def mark_for_removal(store: Blobstore, snapshot_id: int, clone_id: int) -> None:
     (state,) = (state for id_, state in store.state.open_blobs.items() if id_ == snapshot_id)
-    state.internal_xattrs[SNAPSHOT_REMOVAL] = clone_id.to_bytes(8, "little")
+    state.put_internal(SNAPSHOT_REMOVAL, clone_id.to_bytes(8, "little"))
     state.touch_attributes()
     store.flush()
 

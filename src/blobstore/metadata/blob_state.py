@@ -1,7 +1,8 @@
 """One blob in memory: what its metadata says, and what of it is not on disk yet."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from blobstore.alloc.cluster_map import LEAF_SHIFT, ClusterMap
@@ -48,6 +49,9 @@ class Cost(NamedTuple):
 
 NO_COST: Final = Cost()
 
+NO_ATTRIBUTES: Final[Mapping[str, bytes]] = MappingProxyType({})
+"""Shared by all blobs without internal attributes, which are most."""
+
 
 @dataclass(slots=True, eq=False)
 class BlobState:
@@ -70,7 +74,7 @@ class BlobState:
     root_state: RootState
     flags: Flags = field(default_factory=Flags)
     xattrs: dict[str, bytes] = field(default_factory=dict)
-    internal_xattrs: dict[str, bytes] = field(default_factory=dict)
+    internal_xattrs: Mapping[str, bytes] = field(default_factory=lambda: NO_ATTRIBUTES)
     clusters: ClusterMap = field(default_factory=ClusterMap)
     extent_pages: list[int] | None = None
     chain: Sequence[PageIndex] = ()
@@ -160,20 +164,29 @@ class BlobState:
         self.is_root_dirty = True
         self.size_before_extents = None
 
+    def put_internal(self, name: str, value: bytes) -> None:
+        """Set an internal attribute; one that is there keeps its place."""
+        self.internal_xattrs = {**self.internal_xattrs, name: value}
+
+    def drop_internal(self, name: str) -> None:
+        """Remove an internal attribute, if it is there."""
+        left = {other: value for other, value in self.internal_xattrs.items() if other != name}
+        self.internal_xattrs = left or NO_ATTRIBUTES
+
     def set_parent(self, parent_id: BlobId | None, external_id: bytes | None = None) -> None:
         """Say whose clone this blob is: a snapshot's, something's outside, or nobody's.
 
         The attribute keeps its place where there was one.
         """
         if parent_id is None:
-            self.internal_xattrs.pop(SNAP, None)
+            self.drop_internal(SNAP)
         else:
-            self.internal_xattrs[SNAP] = parent_id.to_bytes(8, "little")
+            self.put_internal(SNAP, parent_id.to_bytes(8, "little"))
         invalid = self.flags.invalid & ~EXTERNAL_SNAPSHOT
         if external_id is None:
-            self.internal_xattrs.pop(EXTERNAL, None)
+            self.drop_internal(EXTERNAL)
         else:
-            self.internal_xattrs[EXTERNAL] = external_id
+            self.put_internal(EXTERNAL, external_id)
             invalid |= EXTERNAL_SNAPSHOT
         self.flags = Flags(invalid, self.flags.data_ro, self.flags.md_ro)
         self.touch_attributes()

@@ -72,7 +72,7 @@ def _keep(found: Recovered, state: BlobState, partner: BlobState, *, are_masks_c
         take_pages(found, state)
         take_clusters(found, state)
     for name in (SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL):
-        state.internal_xattrs.pop(name, None)
+        state.drop_internal(name)
     flags = state.flags
     state.flags = Flags(flags.invalid, flags.data_ro | READ_ONLY, flags.md_ro)
     state.apply_read_only_flags(state.flags)

@@ -31,7 +31,7 @@ from blobstore.format.descriptors import (
 from blobstore.format.geometry import Geometry, blob_id_of, root_of
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.format.root import root_state_of
-from blobstore.metadata.blob_state import ABSENT_PAGE, SNAP, BlobState
+from blobstore.metadata.blob_state import ABSENT_PAGE, NO_ATTRIBUTES, SNAP, BlobState
 from blobstore.operations import Read
 from blobstore.units import BlobId, PageIndex
 
@@ -133,7 +133,7 @@ async def read_blob(geometry: Geometry, blob_id: BlobId, fetch: Fetch) -> BlobSt
         root_state=root_state_of(found.root),
         flags=content.flags or Flags(),
         xattrs=content.xattrs,
-        internal_xattrs=content.internal_xattrs,
+        internal_xattrs=content.internal_xattrs or NO_ATTRIBUTES,
         chain=found.chain or (),
         unknown_kinds=tuple(content.unknown_kinds),
     )

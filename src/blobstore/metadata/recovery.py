@@ -5,8 +5,9 @@ blob is kept; then every root is followed. Nothing is written: what must change
 on the device is put down in the store's `Outcome`.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from bitarray import bitarray
@@ -59,14 +60,22 @@ class Scan:
     survey: Survey = field(default_factory=Survey)
 
 
-async def scan_region(geometry: Geometry) -> Scan:
+ReadRegion: TypeAlias = Callable[[int, memoryview], Awaitable[None]]
+"""Fills a buffer from the device, from this offset on."""
+
+
+async def _read_region(offset: int, buffer: memoryview) -> None:
+    await ReadInto(offset, [buffer])
+
+
+async def scan_region(geometry: Geometry, read_region: ReadRegion = _read_region) -> Scan:
     """Read the metadata region in large pieces, and keep what names a place in it."""
     scan = Scan()
     step = max(1, _CHUNK_BYTES // geometry.page_size)
     buffer = np.empty((min(step, geometry.md_len), geometry.page_size), dtype=np.uint8)
     for first in range(0, geometry.md_len, step):
         chunk = buffer[: min(step, geometry.md_len - first)]
-        await ReadInto(geometry.page_offset(PageIndex(first)), [chunk.data.cast("B")])
+        await read_region(geometry.page_offset(PageIndex(first)), chunk.data.cast("B"))
         _sort_pages(geometry, scan, chunk, first)
     return scan
 
@@ -106,7 +115,7 @@ async def recover(geometry: Geometry) -> Recovered:
     """
     scan = await scan_region(geometry)
     torn = Outcome()
-    copies = _restore_torn_roots(scan, torn)
+    copies = restore_torn_roots(scan, torn)
     plain = scan.survey.plain_blobs(geometry)
     found = await _follow_roots(geometry, scan, torn, plain)
     if plain is not None and found.is_contested:
@@ -158,7 +167,7 @@ def _bits(numbers: Numbers, count: int) -> bitarray:
     return bits
 
 
-def _restore_torn_roots(scan: Scan, outcome: Outcome) -> set[PageIndex]:
+def restore_torn_roots(scan: Scan, outcome: Outcome) -> set[PageIndex]:
     """Put copies in the place of roots that a conversion left torn.
 
     A copy is used only where its root is broken and could have come from it;
@@ -197,7 +206,7 @@ async def _recover_root(
             return
         _quarantine(found, blob_id, CorruptError(f"page {root}: a root with a wrong crc", errno=22))
         return
-    if await _is_half_deleted(geometry, data, fetch):
+    if await is_half_deleted(geometry, data, fetch):
         found.outcome.deleted.append(root)
         return
     try:
@@ -208,7 +217,7 @@ async def _recover_root(
         _quarantine(found, blob_id, error)
 
 
-async def _is_half_deleted(geometry: Geometry, data: bytes, fetch: Fetch) -> bool:
+async def is_half_deleted(geometry: Geometry, data: bytes, fetch: Fetch) -> bool:
     """Tell whether the original was interrupted in deleting this blob.
 
     It zeroes the chain's pages first, so a root that leads to a page of zeroes

@@ -18,7 +18,10 @@ from blobstore.format.descriptors import (
     EXTENT_TABLE,
     FLAGS,
     FLAGS_SIZE,
+    HAS_EXTENT_TABLE,
     HEADER,
+    KNOWN_DATA_RO,
+    KNOWN_MD_RO,
     PAIR_SIZE,
     TABLE_HEAD_SIZE,
     THIN_PROV,
@@ -197,6 +200,9 @@ def _is_plain_root(content: Records) -> Flagged:
         & (content["page"] != ABSENT_PAGE)
         & (content["repeat"] == 1)
         & (content["end"] == _END)
+        & (content["invalid"] & ~np.uint64(THIN_PROV | HAS_EXTENT_TABLE) == 0)
+        & (content["data_ro"] & ~np.uint64(KNOWN_DATA_RO) == 0)
+        & (content["md_ro"] & ~np.uint64(KNOWN_MD_RO) == 0)
     )
     return is_plain
 

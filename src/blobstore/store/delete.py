@@ -112,7 +112,7 @@ async def _delete_under_clone(store: StoreState, blob_id: BlobId, clone_id: Blob
 
 
 async def _merge(store: StoreState, snapshot: BlobState, clone: BlobState) -> None:
-    snapshot.internal_xattrs[SNAPSHOT_REMOVAL] = clone.blob_id.to_bytes(8, "little")
+    snapshot.put_internal(SNAPSHOT_REMOVAL, clone.blob_id.to_bytes(8, "little"))
     snapshot.touch_attributes()
     await persist(store, snapshot)
     await _clear_super_blob(store, snapshot)

@@ -83,7 +83,7 @@ def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
         root_state=RootState(Layout.COMPACT, 0),
         flags=Flags(blob.flags.invalid, 0, blob.clear_method),
         xattrs={name: bytes(value) for name, value in xattrs.items()},
-        internal_xattrs=marker | blob.internal_xattrs,
+        internal_xattrs={**marker, **blob.internal_xattrs},
         clusters=clusters,
         extent_pages=None if blob.extent_pages is None else list(blob.extent_pages),
         pair_bound=blob.pair_bound,
@@ -135,7 +135,7 @@ def _empty(blob: BlobState) -> None:
 
 
 def _complete(snapshot: BlobState) -> None:
-    del snapshot.internal_xattrs[SNAPSHOT_IN_PROGRESS]
+    snapshot.drop_internal(SNAPSHOT_IN_PROGRESS)
     flags = snapshot.flags
     snapshot.flags = Flags(flags.invalid, flags.data_ro | READ_ONLY, flags.md_ro)
     snapshot.apply_read_only_flags(snapshot.flags)
