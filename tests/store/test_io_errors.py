@@ -54,8 +54,8 @@ SPECIAL: Final[dict[str, tuple[str | None, list[Step]]]] = {
     "init over a store": ("dirty", [("init",)]),
     "load and unload": ("clean", [("load",), ("create", "c", 1), ("unload",), ("load",)]),
     "recovery": ("dirty", [("load",), ("create", "c", 1), ("unload",), ("load",), ("unload",)]),
-    "grow closed": ("clean", [("grow_closed", 4), ("load",), ("create", "c", 14)]),
-    "grow open": ("clean", [("load",), ("grow_open", 4), ("create", "c", 14), ("unload",)]),
+    "grow closed": ("clean", [("grow_closed", 4), ("load",), ("create", "c", 10)]),
+    "grow open": ("clean", [("load",), ("grow_open", 4), ("create", "c", 10), ("unload",)]),
     "session": ("original", _SESSION),
 }
 """Scripts with a beginning of their own: the base they start from, and all of their steps."""

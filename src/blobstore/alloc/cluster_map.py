@@ -137,11 +137,14 @@ class ClusterMap:
         return None
 
     def _leaf_runs(self) -> Iterator[tuple[int, int]]:
-        for number, leaf in enumerate(self.leaves):
-            size = self._size_of(number)
-            if leaf is ABSENT:
-                yield UNALLOCATED, size
-            else:
+        number = 0
+        for is_absent, leaves in groupby(self.leaves, key=_is_absent):
+            if is_absent:
+                first, number = number, number + sum(1 for _leaf in leaves)
+                yield UNALLOCATED, min(self.count, number * LEAF_SIZE) - first * LEAF_SIZE
+                continue
+            for leaf in leaves:
+                number += 1
                 yield from _runs_of(leaf)
 
     def _own_leaf(self, number: int) -> "array[int]":
@@ -197,6 +200,10 @@ def _fill(clusters: ClusterMap, at: int, first: int, count: int) -> None:
         step = min(end, (number + 1) << LEAF_SHIFT) - at
         clusters.put_run(at, first, step)
         at, first = at + step, first + step
+
+
+def _is_absent(leaf: Leaf) -> bool:
+    return leaf is ABSENT
 
 
 def _runs_of(leaf: Leaf) -> Iterator[tuple[int, int]]:

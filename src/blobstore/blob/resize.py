@@ -3,7 +3,7 @@
 from blobstore.alloc.cluster_map import LEAF_SHIFT, LEAF_SIZE
 from blobstore.blob.attributes import check_metadata_writable
 from blobstore.blob.exclusive import refuse_busy
-from blobstore.errors import BlobstoreError, InvalidArgumentError
+from blobstore.errors import InvalidArgumentError
 from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState, Cost
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for
@@ -61,7 +61,7 @@ async def _grow_thick(store: StoreState, blob: BlobState, cluster_count: int) ->
     pairs = _reserve_resize(store, blob, cluster_count)
     try:
         clusters = await claim_zeroed_clusters(store, added)
-    except BlobstoreError:
+    except BaseException:
         blob.pair_bound -= pairs
         rereserve(store, blob)
         raise

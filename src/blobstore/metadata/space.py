@@ -252,7 +252,7 @@ async def claim_zeroed_clusters(store: StoreState, count: int) -> list[int]:
     try:
         if unknown:
             await Batch([WriteZeroes(*run) for run in byte_runs(store, unknown)])
-    except DeviceError:
+    except BaseException:
         store.clusters.free(clusters)
         raise
     mark_owned(store, clusters)

@@ -196,7 +196,7 @@ class StoreState:
             if operations:
                 await Batch(operations)
             await Flush()
-        except BlobstoreError as error:
+        except BaseException as error:
             self.poison = self.poison or error
             raise
         for rider in riders:

@@ -9,7 +9,6 @@ from blobstore.alloc.cluster_map import LEAF_SIZE, ClusterMap
 from blobstore.blob.attributes import check_xattr
 from blobstore.blob.resize import check_cluster_count
 from blobstore.errors import (
-    BlobstoreError,
     CorruptError,
     InvalidArgumentError,
     NotFoundError,
@@ -107,10 +106,10 @@ def _welcome(store: StoreState, blob: BlobState, parent_id: BlobId | None) -> No
 
 
 async def _claim_clusters(store: StoreState, blob: BlobState, count: int) -> list[int]:
-    """Claim a thick blob's clusters; give back the root page when the device fails."""
+    """Claim a thick blob's clusters; give back the root page when that fails."""
     try:
         return await claim_zeroed_clusters(store, count)
-    except BlobstoreError:
+    except BaseException:
         store.pages.free([blob.root])
         raise
 

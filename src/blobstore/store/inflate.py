@@ -5,7 +5,7 @@ writers; each step is a valid state. The root with the new flags and parent
 comes last.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from blobstore.alloc.cluster_map import UNALLOCATED
@@ -16,7 +16,7 @@ from blobstore.format.descriptors import THIN_PROV, Flags
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist
-from blobstore.metadata.space import check_room_for_root, reserve
+from blobstore.metadata.space import check_room_for_root, reserve, spare_pages
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.relations import change_parent
 
@@ -102,11 +102,21 @@ async def _allocate_all(
     missing = list(_missing(blob, is_wanted))
     if len(missing) > store.free_clusters:
         raise store.clusters.exhausted(len(missing))
+    _check_pages(store, blob, missing)
     group = max(1, _AT_ONCE_BYTES // store.geometry.cluster_size)
     while missing:
         for first in range(0, len(missing), group):
             await allocate_clusters(store, blob, missing[first : first + group])
         missing = list(_missing(blob, is_wanted))
+
+
+def _check_pages(store: StoreState, blob: BlobState, missing: Sequence[int]) -> None:
+    """Refuse before anything is allocated: extent pages, a longer chain, and the chain anew."""
+    cost = blob.allocation_cost(missing)
+    chain = blob.chain_pages_bound(store.layout, blob.pair_bound + cost.pairs)
+    wanted = chain + 2 + cost.new_leaves + max(0, chain - 1 - len(blob.chain))
+    if wanted > spare_pages(store):
+        raise store.pages.exhausted(wanted)
 
 
 def _missing(blob: BlobState, is_wanted: Callable[[int], bool]) -> Iterator[int]:

@@ -58,8 +58,8 @@ SNAPSHOT_OPERATIONS: Final[dict[str, list[Step]]] = {
     "delete runs": [("delete", "t0")],
     "delete clone": [("delete", "c")],
     "copy on write": [("write", "a", 20, 7), ("sync", "a")],
-    "copy on write runs": [("write", "t", 5, 13), ("sync", "t")],
-    "inflate": [("inflate", "a")],
+    "copy on write runs": [("write", "t", 3, 13), ("sync", "t")],
+    "inflate": [("delete", "r"), ("inflate", "a")],
     "inflate runs": [("inflate", "t")],
     "decouple": [("decouple", "a")],
     "set parent": [("set_parent", "e", "s0")],
@@ -249,14 +249,14 @@ def _run_special(scenario: Scenario) -> tuple[Record, int]:
         workload.expected.may_be_missing = True
         workload.run([("init",)])
     elif name == "grow closed":
-        workload.run([("grow_closed", _GROWTH), ("load",), ("create", "c", 14)])
+        workload.run([("grow_closed", _GROWTH), ("load",), ("create", "c", 10)])
     elif name == "full":
         workload.run([("load",)])
         assert workload.store is not None
         free = workload.store.free_clusters
         workload.run([("create", "f", free), ("delete", "f"), ("create", "g", free)])
     else:
-        workload.run([("load",), ("grow_open", _GROWTH), ("create", "c", 14), ("unload",)])
+        workload.run([("load",), ("grow_open", _GROWTH), ("create", "c", 10), ("unload",)])
     return workload.record, 0
 
 
