@@ -9,7 +9,9 @@ TYPE_CHECKING = False  # type checkers take it for typing's, which costs a third
 if TYPE_CHECKING:
     from blobstore.api.blob import Blob, Xattrs
     from blobstore.api.blobstore import Blobstore, dump, grow
+    from blobstore.api.check import CheckReport, RepairReport, check, repair, undo
     from blobstore.api.file import BlobFile
+    from blobstore.api.rescue import Rescue, RescuedBlob
     from blobstore.device.base import Device
     from blobstore.device.file import FileDevice
     from blobstore.device.memory import MemoryDevice
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
         UnsupportedError,
         WrongTypeError,
     )
+    from blobstore.fsck.finding import Finding, Severity
+    from blobstore.fsck.places import UnreadableRange
     from blobstore.store.blobs import ClearMethod
     from blobstore.store.describe import BlobInfo, StoreInfo
     from blobstore.store.init import Clear
@@ -44,6 +48,7 @@ __all__ = [
     "Blobstore",
     "BlobstoreError",
     "BusyError",
+    "CheckReport",
     "Clear",
     "ClearMethod",
     "ClosedError",
@@ -52,29 +57,42 @@ __all__ = [
     "DeviceError",
     "ExistsError",
     "FileDevice",
+    "Finding",
     "InvalidArgumentError",
     "MemoryDevice",
     "NoSpaceError",
     "NotFoundError",
     "PoisonedError",
     "ReadOnlyError",
+    "RepairReport",
+    "Rescue",
+    "RescuedBlob",
+    "Severity",
     "StoreInfo",
+    "UnreadableRange",
     "UnsupportedError",
     "WrongTypeError",
     "Xattrs",
     "ZeroesDevice",
+    "check",
     "dump",
     "grow",
+    "repair",
+    "undo",
 ]
 
 _HOMES = {
     "api.blob": ("Blob", "Xattrs"),
     "api.blobstore": ("Blobstore", "dump", "grow"),
+    "api.check": ("CheckReport", "RepairReport", "check", "repair", "undo"),
     "api.file": ("BlobFile",),
+    "api.rescue": ("Rescue", "RescuedBlob"),
     "device.base": ("Device",),
     "device.file": ("FileDevice",),
     "device.memory": ("MemoryDevice",),
     "device.zeroes": ("ZeroesDevice",),
+    "fsck.finding": ("Finding", "Severity"),
+    "fsck.places": ("UnreadableRange",),
     "store.blobs": ("ClearMethod",),
     "store.describe": ("BlobInfo", "StoreInfo"),
     "store.init": ("Clear",),

@@ -10,13 +10,15 @@ only `Flush` makes anything durable.
 """
 
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from blobstore.errors import BlobstoreError
 
 T = TypeVar("T")
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+_COPIED_AT_ONCE: Final = 1 << 20
 
 
 class Medium(Protocol):
@@ -43,6 +45,14 @@ class Medium(Protocol):
 
     def flush(self) -> None:
         """Make every completed write durable."""
+
+
+@runtime_checkable
+class CopyingMedium(Protocol):
+    """A medium that can copy by itself."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make the range at `target` hold what the one at `source` holds."""
 
 
 class ExternalSource(Protocol):
@@ -184,6 +194,25 @@ class Unmap(Operation[None]):
 
     def perform(self, medium: Medium) -> None:
         medium.unmap(self.offset, self.length)
+
+
+class Copy(Operation[None]):
+    """Make `length` bytes at `target` hold what those at `source` hold; they do not overlap."""
+
+    __slots__ = ("length", "source", "target")
+
+    def __init__(self, source: int, target: int, length: int) -> None:
+        self.source = source
+        self.target = target
+        self.length = length
+
+    def perform(self, medium: Medium) -> None:
+        if isinstance(medium, CopyingMedium):
+            medium.copy(self.source, self.target, self.length)
+            return
+        for at in range(0, self.length, _COPIED_AT_ONCE):
+            step = min(_COPIED_AT_ONCE, self.length - at)
+            medium.write(self.target + at, [medium.read(self.source + at, step)])
 
 
 class Flush(Operation[None]):

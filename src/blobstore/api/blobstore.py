@@ -110,7 +110,7 @@ class Blobstore:
             source, size, block_size, atomic_write_size, overwrite, is_new, direct
         )
         try:
-            traits = _traits_of(device)
+            traits = traits_of(device)
             geometry = plan_store(traits, options)
             driver = BlockingDriver(device)
             _erase_signature(device)
@@ -149,14 +149,14 @@ class Blobstore:
             BusyError: Somebody else has it open, or it is mounted or part of something else.
             UnsupportedError: There is no direct I/O there.
         """
-        device = _open_source(
+        device = open_source(
             source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
         )
         try:
             driver = BlockingDriver(device)
             state = driver.run(
                 load(
-                    _traits_of(device),
+                    traits_of(device),
                     bstype=None if bstype is None else padded_type(bstype),
                     read_only=read_only or device.read_only,
                     force_recovery=force_recovery,
@@ -441,13 +441,13 @@ def grow(source: Source, *, atomic_write_size: int | None = None) -> int:
         BlobstoreError: The store is dirty (EIO).
         NoSpaceError: The cluster mask has no room for as many clusters.
     """
-    with _open_source(source, read_only=False, atomic_write_size=atomic_write_size) as device:
-        return BlockingDriver(device).run(grow_closed(_traits_of(device))).size_bytes
+    with open_source(source, read_only=False, atomic_write_size=atomic_write_size) as device:
+        return BlockingDriver(device).run(grow_closed(traits_of(device))).size_bytes
 
 
 def dump(source: Source) -> bytes:
     """Return a device's metadata as text, as the original prints it, whatever state it is in."""
-    with _open_source(source, read_only=True, atomic_write_size=None) as device:
+    with open_source(source, read_only=True, atomic_write_size=None) as device:
         return BlockingDriver(device).run(dump_store(_traits_for_dump(device)))
 
 
@@ -456,14 +456,15 @@ def _traits_for_dump(device: Device) -> DeviceTraits:
 
     An image file does not say what blocks the device it was written on had.
     """
-    traits = _traits_of(device)
+    traits = traits_of(device)
     if traits.size_bytes < SUPER_BLOCK_FIELDS.size:
         return traits
     io_unit_size = SUPER_BLOCK_FIELDS.unpack(device.read(0, SUPER_BLOCK_FIELDS.size))[16]
     return replace(traits, block_size=io_unit_size or traits.block_size)
 
 
-def _traits_of(device: Device) -> DeviceTraits:
+def traits_of(device: Device) -> DeviceTraits:
+    """Return what the core must know of a device."""
     return DeviceTraits(
         size_bytes=device.size_bytes,
         block_size=device.block_size,
@@ -473,9 +474,10 @@ def _traits_of(device: Device) -> DeviceTraits:
     )
 
 
-def _open_source(
+def open_source(
     source: Source, *, read_only: bool, atomic_write_size: int | None, direct: bool = False
 ) -> Device:
+    """Open what a source names; a device stands for itself."""
     if isinstance(source, Device):
         return source
     return open_device(

@@ -3,6 +3,7 @@
 An index, a count and bytes never mix elsewhere: they are converted here.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -19,6 +20,7 @@ MAX_CLUSTERS: Final = 0xFFFF_FFFE
 """More could not be counted in 32 bits, nor a metadata page be given to each."""
 
 _ENOMEM: Final = 12
+_EXPECTED_PAGE_SIZE: Final = f"expected a power of two from {DEFAULT_PAGE_SIZE} up"
 
 
 def blob_id_of(root: PageIndex) -> BlobId:
@@ -98,7 +100,15 @@ class Geometry:
         Raises:
             CorruptError: A field that cannot be, naming it.
         """
-        layout = cls(
+        layout = cls.claimed_by(super_block, device_size=device_size)
+        for _invariant, message in layout.broken_rules(device_size):
+            raise CorruptError(f"super block: {message}")
+        return layout
+
+    @classmethod
+    def claimed_by(cls, super_block: SuperBlock, *, device_size: int) -> Self:
+        """Take the layout from a super block as it stands; it need not make sense."""
+        return cls(
             size_bytes=super_block.size_bytes or device_size,
             cluster_size=super_block.cluster_size,
             page_size=super_block.md_page_size or DEFAULT_PAGE_SIZE,
@@ -109,8 +119,6 @@ class Geometry:
             md_start=super_block.md_start,
             md_len=super_block.md_len,
         )
-        layout._check(device_size)
-        return layout
 
     @property
     def total_clusters(self) -> int:
@@ -196,27 +204,29 @@ class Geometry:
     def _mask_bytes(self, pages: int) -> int:
         return pages * self.page_size - MASK_HEAD_SIZE
 
-    def _check(self, device_size: int) -> None:
-        """Refuse what cannot be, before anything is computed from it (invariants 3 to 7)."""
-        _expect_page_size("super block: metadata page size", self.page_size)
-        if not 0 < self.io_unit_size <= self.page_size or self.page_size % self.io_unit_size:
-            raise CorruptError(
-                f"super block: io unit size {self.io_unit_size} does not divide {self.page_size}"
-            )
-        if self.cluster_size == 0 or self.cluster_size % self.page_size:
-            raise CorruptError(
-                f"super block: cluster size {self.cluster_size}, "
-                f"expected a multiple of {self.page_size}"
-            )
-        if self.size_bytes > device_size:
-            raise CorruptError(
-                f"super block: the store has {self.size_bytes} bytes, the device {device_size}"
-            )
-        if self.total_clusters > MAX_CLUSTERS:
-            raise CorruptError(f"super block: {self.total_clusters} clusters")
-        self._check_regions()
+    def broken_rules(self, device_size: int) -> Iterator[tuple[int, str]]:
+        """Yield what cannot be: the number of the invariant (3 to 7), and how it is broken.
 
-    def _check_regions(self) -> None:
+        What is counted in a broken unit is not looked at.
+        """
+        is_page_right = _can_be_page_size(self.page_size)
+        if not is_page_right:
+            yield 4, f"metadata page size {self.page_size}: {_EXPECTED_PAGE_SIZE}"
+        elif not 0 < self.io_unit_size <= self.page_size or self.page_size % self.io_unit_size:
+            yield 4, f"io unit size {self.io_unit_size} does not divide {self.page_size}"
+        unit = self.page_size if is_page_right else DEFAULT_PAGE_SIZE
+        is_cluster_right = self.cluster_size > 0 and self.cluster_size % unit == 0
+        if not is_cluster_right:
+            yield 3, f"cluster size {self.cluster_size}, expected a multiple of {unit}"
+        if self.size_bytes > device_size:
+            yield 5, f"the store has {self.size_bytes} bytes, the device {device_size}"
+        if is_cluster_right and self.total_clusters > MAX_CLUSTERS:
+            yield 3, f"{self.total_clusters} clusters"
+        yield from self._misplaced_regions()
+        if is_page_right:
+            yield from self._short_masks(is_cluster_right=is_cluster_right)
+
+    def _misplaced_regions(self) -> Iterator[tuple[int, str]]:
         metadata = MaskRegion(self.md_start, self.md_len)
         regions = [("used page mask", self.used_pages), ("used cluster mask", self.used_clusters)]
         if self.used_blob_ids.length:
@@ -224,34 +234,36 @@ class Geometry:
         at = 1
         for name, region in [*regions, ("metadata", metadata)]:
             if region.length == 0:
-                raise CorruptError(f"super block: {name} is empty")
+                yield 6, f"{name} is empty"
             if region.start < at:
-                raise CorruptError(
-                    f"super block: {name} starts at page {region.start}, before {at}"
-                )
-            at = region.start + region.length
-        if at * self.page_size > self.size_bytes or self.md_clusters > self.total_clusters:
-            raise CorruptError(
-                f"super block: metadata ends at {at * self.page_size}, "
-                f"the store at {self.size_bytes}"
-            )
-        self._check_masks()
+                yield 6, f"{name} starts at page {region.start}, before {at}"
+            at = max(at, region.start + region.length)
+        if _can_be_page_size(self.page_size) and at * self.page_size > self.size_bytes:
+            yield 6, f"metadata ends at {at * self.page_size}, the store at {self.size_bytes}"
 
-    def _check_masks(self) -> None:
-        for name, region, bits in (
+    def _short_masks(self, *, is_cluster_right: bool) -> Iterator[tuple[int, str]]:
+        masks = [
             ("used page mask", self.used_pages, self.md_len),
-            ("used cluster mask", self.used_clusters, self.total_clusters),
             ("used blob id mask", self.used_blob_ids, self.md_len),
-        ):
+        ]
+        if is_cluster_right:
+            masks.insert(1, ("used cluster mask", self.used_clusters, self.total_clusters))
+            if self.metadata_end <= self.size_bytes and self.md_clusters > self.total_clusters:
+                yield (
+                    7,
+                    (
+                        f"metadata ends at {self.metadata_end}, in cluster {self.md_clusters - 1}, "
+                        f"but the store has {self.total_clusters}"
+                    ),
+                )
+        for name, region, bits in masks:
             if region.length and region.length < mask_pages(bits, self.page_size):
-                raise CorruptError(f"super block: {name} of {region.length} pages for {bits} bits")
+                yield 7, f"{name} of {region.length} pages for {bits} bits"
 
 
 def _check_new_sizes(size: int, cluster_size: int, page_size: int, md_pages: int | None) -> None:
     if not _can_be_page_size(page_size):
-        raise InvalidArgumentError(
-            f"metadata page size {page_size}: expected a power of two from {DEFAULT_PAGE_SIZE} up"
-        )
+        raise InvalidArgumentError(f"metadata page size {page_size}: {_EXPECTED_PAGE_SIZE}")
     if cluster_size < page_size or cluster_size % page_size or cluster_size >= 1 << 32:
         raise InvalidArgumentError(
             f"cluster size {cluster_size}: "
@@ -270,10 +282,3 @@ def _check_new_sizes(size: int, cluster_size: int, page_size: int, md_pages: int
 
 def _can_be_page_size(size: int) -> bool:
     return DEFAULT_PAGE_SIZE <= size <= LARGEST_PAGE_SIZE and size & (size - 1) == 0
-
-
-def _expect_page_size(what: str, page_size: int) -> None:
-    if not _can_be_page_size(page_size):
-        raise CorruptError(
-            f"{what} {page_size}: expected a power of two from {DEFAULT_PAGE_SIZE} up"
-        )

@@ -16,6 +16,7 @@ NO_BLOB: Final = BlobId(0xFFFF_FFFF_FFFF_FFFF)
 TYPE_SIZE: Final = 16
 
 SUPER_BLOCK_FIELDS: Final = struct.Struct("<8sIIIQIIIIIII16sIIQII")
+_HEAD: Final = struct.Struct("<8sIII")  # signature, version, length, clean
 _CRC: Final = struct.Struct("<I")
 _CRC_OFFSET: Final = SUPER_BLOCK_SIZE - _CRC.size
 assert SUPER_BLOCK_FIELDS.size == 96
@@ -55,11 +56,7 @@ class SuperBlock:
         Raises:
             CorruptError: No super block, one of an unknown version, or a wrong checksum.
         """
-        (
-            signature, version, length, clean, super_blob, cluster_size,
-            page_start, page_length, cluster_start, cluster_length, md_start, md_len,
-            bstype, id_start, id_length, size, io_unit_size, md_page_size,
-        ) = SUPER_BLOCK_FIELDS.unpack_from(data)  # fmt: skip
+        signature, version, length, clean = _HEAD.unpack_from(data)
         if signature != SIGNATURE:
             raise CorruptError(f"super block: signature {signature!r}, expected {SIGNATURE!r}")
         if not 1 <= version <= NEWEST_VERSION:
@@ -72,6 +69,16 @@ class SuperBlock:
             raise CorruptError(f"super block: length {length}, expected {SUPER_BLOCK_SIZE}")
         if clean > 1:
             raise CorruptError(f"super block: clean is {clean}, expected 0 or 1")
+        return cls.as_it_stands(data)
+
+    @classmethod
+    def as_it_stands(cls, data: Buffer) -> Self:
+        """Take the fields of page 0 without judging any of them."""
+        (
+            _signature, version, _length, clean, super_blob, cluster_size,
+            page_start, page_length, cluster_start, cluster_length, md_start, md_len,
+            bstype, id_start, id_length, size, io_unit_size, md_page_size,
+        ) = SUPER_BLOCK_FIELDS.unpack_from(data)  # fmt: skip
         return cls(
             version=version,
             clean=clean == 1,

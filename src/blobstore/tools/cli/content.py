@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from blobstore import Blob
+from blobstore.tools.cli.describe import is_clone
 from blobstore.units import KIB, MIB
 
 PART_SIZE: Final = MIB
@@ -29,6 +30,27 @@ def read_parts(blob: Blob, *, offset: int, length: int) -> Iterator[bytes]:
         part = blob.read(min(PART_SIZE, end - offset), offset)
         yield part
         offset += len(part)
+
+
+def allocated_parts(blob: Blob, length: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of what need not be zeroes; a parent may have data anywhere."""
+    if is_clone(blob.info()):
+        yield 0, length
+        return
+    start = blob.next_allocated(0)
+    while start is not None and start < length:
+        end = blob.next_unallocated(start)
+        end = length if end is None else min(end, length)
+        yield start, end
+        start = blob.next_allocated(end) if end < length else None
+
+
+def cut_in_parts(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of a range's pieces, cut at multiples of `PART_SIZE`."""
+    while start < end:
+        cut = min(end, (start // PART_SIZE + 1) * PART_SIZE)
+        yield start, cut
+        start = cut
 
 
 def write_stream(blob: Blob, stream: Readable, *, offset: int) -> int:

@@ -41,6 +41,9 @@ COMMANDS: Final = {
     "shallow-copy": "Copy a read-only blob's own clusters to a device.",
     "map": "Draw who owns which clusters, and the tree of snapshots.",
     "dump": "Print the metadata as text.",
+    "check": "Look for what is wrong with a store, and repair it.",
+    "undo": "Take a repair back.",
+    "rescue": "List what can still be read of a broken store.",
     "recover": "Leave a store clean after a dirty stop.",
     "grow": "Use all of a device that has grown.",
     "destroy": "Make a device hold no store any more.",
@@ -88,7 +91,7 @@ def group() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; return 0 done, 1 failed, 2 usage."""
+    """Run one command; return 0 done, 1 failed, 2 usage. `check` has others."""
     return execute(
         group, arguments, prog_name="blobstore", as_json=wants_json(arguments), show_usage=True
     )
@@ -119,7 +122,7 @@ def execute(
     except BlobstoreError as error:
         message, number = error.message, error.errno
     except OSError as error:
-        message, number = _describe_os_error(error), error.errno or errno.EIO
+        message, number = describe_os_error(error)
     else:
         return status if isinstance(status, int) else 0
     print_error(place + message, number, as_json=as_json)
@@ -132,6 +135,7 @@ def wants_json(arguments: Sequence[str]) -> bool:
     return "--json" in arguments[:end]
 
 
-def _describe_os_error(error: OSError) -> str:
+def describe_os_error(error: OSError) -> tuple[str, int]:
+    """Return the system's own error as a message and an errno."""
     place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{error.strerror or error}"
+    return f"{place}{error.strerror or error}", error.errno or errno.EIO

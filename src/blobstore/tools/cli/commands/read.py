@@ -4,7 +4,6 @@ import sys
 
 import click
 
-from blobstore.tools.cli.content import read_parts
 from blobstore.tools.cli.options import (
     StoreOptions,
     blob_argument,
@@ -13,20 +12,43 @@ from blobstore.tools.cli.options import (
     store_command,
 )
 from blobstore.tools.cli.output import print_json
+from blobstore.tools.cli.rescuing import (
+    Content,
+    UnreadableError,
+    fail_unreadable,
+    print_ranges,
+    rescue_fields,
+    zero_fill_option,
+)
 
 
 @store_command("read")
 @blob_argument
 @offset_option
 @click.option("--length", type=size, help="Default: to the end of the blob.")
-def command(options: StoreOptions, *, blob_id: int, offset: int, length: int | None) -> None:
-    """Write a part of a blob to standard output; nothing of the store changes."""
-    with options.open(read_only=True) as store, store.open_blob(blob_id) as blob:
-        wanted = max(0, blob.size - offset) if length is None else length
-        parts = read_parts(blob, offset=offset, length=wanted)
-        if options.as_json:
-            data = b"".join(parts)
-            print_json({"id": blob_id, "offset": offset, "length": wanted, "data": data.hex()})
-            return
-        for part in parts:
-            sys.stdout.buffer.write(part)
+@zero_fill_option
+def command(
+    options: StoreOptions, *, blob_id: int, offset: int, length: int | None, zero_fill: bool
+) -> int:
+    """Write a part of a blob to standard output; nothing of the store changes.
+
+    What is broken is read as far as possible; where something is known to be
+    unreadable nothing is written, unless --zero-fill was given.
+    """
+    content = Content(options, blob_id, zero_fill=zero_fill)
+    try:
+        with content:
+            content.check(offset, length)
+            wanted = max(0, content.size - offset) if length is None else length
+            parts = content.parts(offset, wanted, sparse=False)
+            if options.as_json:
+                data = b"".join(part for _at, part in parts)
+                fields = {"id": blob_id, "offset": offset, "length": wanted, "data": data.hex()}
+                print_json({**fields, **rescue_fields(content)})
+                return 0
+            for _at, part in parts:
+                sys.stdout.buffer.write(part)
+    except UnreadableError as error:
+        return fail_unreadable(error, as_json=options.as_json)
+    print_ranges(content.unreadable, as_json=False)
+    return 0

@@ -8,7 +8,7 @@ from blobstore.tools.cli.group import COMMANDS, group
 from blobstore.tools.cli.options import StoreCommand
 from blobstore.tools.cli.output import print_result
 
-_LEFT_OUT: Final = ("init", "recover", "shell", "completion", "demo")
+_LEFT_OUT: Final = ("init", "recover", "undo", "shell", "completion", "demo")
 _OWN: Final = {"help": "List the commands, or describe one.", "exit": "Leave."}
 
 SHELL_COMMANDS: Final = {

@@ -1,0 +1,178 @@
+"""Checking a store, repairing it, and taking a repair back.
+
+A repair is made on an overlay in memory and looked at there; only then the
+device changes (`blobstore.api.changes`). Unlike `Blobstore.open` these functions
+leave a device that they were given open.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from blobstore.api.blobstore import Source, open_source, traits_of
+from blobstore.api.changes import (
+    Changes,
+    Path,
+    apply,
+    check_unchanged,
+    decoder_for,
+    open_undo_file,
+    restore,
+    write_undo_file,
+)
+from blobstore.device.base import Device
+from blobstore.device.overlay import OverlayDevice
+from blobstore.drivers.blocking import BlockingDriver
+from blobstore.errors import InvalidArgumentError, ReadOnlyError
+from blobstore.fsck.examine import Examination, examine
+from blobstore.fsck.finding import Finding, Severity
+from blobstore.fsck.repair import RepairMode, repair_store
+from blobstore.metadata.store_state import DeviceTraits
+from blobstore.operations import Core
+
+Examine: TypeAlias = Callable[[DeviceTraits], Core[Examination]]
+Plan: TypeAlias = Callable[[DeviceTraits], Core[tuple[str, ...]]]
+"""What a repair does, on the medium it is run on; returns what that was, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check found."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is no error and no leak; notes need no repair."""
+        return all(finding.severity is Severity.NOTE for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What a repair found, did and left; after a dry run: what it would have done and left.
+
+    `undo` is the path of the undo file, None if there is none.
+    """
+
+    before: CheckReport
+    after: CheckReport
+    repaired: tuple[str, ...]
+    undo: str | None
+
+
+def check(
+    source: Source, *, atomic_write_size: int | None = None, direct: bool = False
+) -> CheckReport:
+    """Look for everything that is wrong with a store, without changing a byte.
+
+    Whatever is on the device, it ends in a report.
+
+    Raises:
+        NotFoundError: There is no such file.
+        BusyError: Somebody has it open for writing.
+        DeviceError: It cannot be opened, or not be read.
+    """
+    with _opened(source, True, atomic_write_size, direct) as device:
+        return _examined(device, examine)
+
+
+def repair(
+    source: Source,
+    mode: str = "safe",
+    *,
+    dry_run: bool = False,
+    undo: Path | None = None,
+    atomic_write_size: int | None = None,
+    direct: bool = False,
+) -> RepairReport:
+    """Repair a store: ``leaks`` frees what nobody owns, ``safe`` decides nothing, ``all`` does.
+
+    What the repair replaces is written to a new undo file first: `undo`, or for
+    a store in a file one beside it, ``disk.img.undo-1``. A memory device gets
+    none unless told where. A dry run writes nothing at all.
+
+    Durability: on return. After a power failure `undo` brings the store back.
+
+    Raises:
+        InvalidArgumentError: No such mode, or a block device and no `undo`.
+        ExistsError: The undo file exists; nothing was changed.
+        BusyError: Somebody has the store open.
+        DeviceError: The device failed; the message names the undo file where there is one.
+    """
+    try:
+        wanted = RepairMode(mode)
+    except ValueError:
+        modes = ", ".join(RepairMode)
+        raise InvalidArgumentError(f"repair mode {mode!r}: expected one of {modes}") from None
+    with _opened(source, dry_run, atomic_write_size, direct) as device:
+        return repair_device(
+            device, lambda traits: repair_store(traits, wanted), examine, undo, dry_run=dry_run
+        )
+
+
+def undo(
+    source: Source, path: Path, *, atomic_write_size: int | None = None, direct: bool = False
+) -> int:
+    """Take a repair back with its undo file; return how many bytes that changed.
+
+    It may be run again, after an interruption as after its end.
+
+    Durability: on return.
+
+    Raises:
+        NotFoundError: There is no such file.
+        CorruptError: The undo file is damaged or another device's, or somebody
+            has changed the store since. Nothing was changed.
+    """
+    with ExitStack() as stack:
+        device = stack.enter_context(_opened(source, False, atomic_write_size, direct))
+        file = stack.enter_context(open_undo_file(path))
+        check_unchanged(device, decoder_for(file, device))
+        return restore(device, decoder_for(file, device))
+
+
+@contextmanager
+def _opened(
+    source: Source, read_only: bool, atomic_write_size: int | None, direct: bool
+) -> Iterator[Device]:
+    device = open_source(
+        source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
+    )
+    try:
+        if device.read_only and not read_only:
+            raise ReadOnlyError(f"{device.name}: opened read-only")
+        yield device
+    finally:
+        if device is not source:
+            device.close()
+
+
+def _examined(device: Device, look: Examine) -> CheckReport:
+    found = BlockingDriver(device).run(look(traits_of(device)))
+    return CheckReport(tuple(found.findings))
+
+
+# Repairing
+
+
+def repair_device(
+    device: Device, plan: Plan, look: Examine, undo: Path | None, *, dry_run: bool
+) -> RepairReport:
+    """Carry out a plan on an overlay, and then, unless that changed nothing, on the device.
+
+    Raises:
+        As `repair`.
+    """
+    before = _examined(device, look)
+    overlay = OverlayDevice(device)
+    repaired = BlockingDriver(overlay).run(plan(traits_of(device)))
+    after = _examined(overlay, look)
+    name = None
+    if not dry_run:
+        overlay.settle()
+        changes = Changes.between(device, overlay)
+        if changes:
+            name = write_undo_file(device, changes, undo)
+            apply(device, changes, name)
+    return RepairReport(before, after, repaired, name)

@@ -1,0 +1,236 @@
+"""Rescue: reading what can be read of a store that does not open, or of a blob in it.
+
+The device is only ever read. A super block that is broken is made good in
+memory, and forgotten at the end.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from blobstore.api.blobstore import Source, open_source, traits_of
+from blobstore.api.external import External, open_external
+from blobstore.device.base import Device
+from blobstore.device.overlay import OverlayDevice
+from blobstore.drivers.blocking import BlockingDriver
+from blobstore.errors import ClosedError, InvalidArgumentError
+from blobstore.fsck.finding import Finding
+from blobstore.fsck.piecemeal import Failure, read_parts
+from blobstore.fsck.places import (
+    Part,
+    PlaceMap,
+    Surroundings,
+    UnreadableRange,
+    merged,
+    parts_of,
+    unreadable_in,
+)
+from blobstore.fsck.rescue import KnownBlob, Rescuer, open_rescue
+from blobstore.operations import ExternalSource
+from blobstore.units import BlobId
+
+
+class Rescue:
+    """A store that is read whatever is wrong with it. Leaving its `with` closes it.
+
+    One thread at a time. What `Blobstore` reads of a sound store, this reads as well.
+    """
+
+    def __init__(self, device: Device, rescuer: Rescuer, closing: ExitStack) -> None:
+        self._device = device
+        self._rescuer = rescuer
+        self._driver = BlockingDriver(device)
+        self._externals: dict[bytes, ExternalSource] = {}
+        self._closing = closing
+        self._is_open = True
+
+    @classmethod
+    def open(
+        cls, source: Source, *, atomic_write_size: int | None = None, direct: bool = False
+    ) -> Self:
+        """Look at all of a store's metadata; a device that was given stays open at the end.
+
+        Raises:
+            NotFoundError: There is no such file.
+            BusyError: Somebody has it open for writing.
+            DeviceError: It cannot be opened.
+            CorruptError: The super block is broken, and cannot be put together again.
+        """
+        with ExitStack() as stack:
+            device = open_source(
+                source, read_only=True, atomic_write_size=atomic_write_size, direct=direct
+            )
+            if device is not source:
+                stack.callback(device.close)
+            rescuer = BlockingDriver(OverlayDevice(device)).run(open_rescue(traits_of(device)))
+            return cls(device, rescuer, stack.pop_all())
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Everything that is wrong with the store, as `check` finds it."""
+        return self._rescuer.findings
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the super block was taken to say where it does not say it any more, in words."""
+        return self._rescuer.notes
+
+    def blobs(self) -> Iterator["RescuedBlob"]:
+        """Yield every blob of which anything is left, in the order of their ids."""
+        for blob_id in self._rescuer.ids:
+            yield self.blob(blob_id)
+
+    def blob(self, blob_id: int) -> "RescuedBlob":
+        """Return a blob, in whatever state it is.
+
+        Raises:
+            NotFoundError: There is no such blob.
+        """
+        self.check_open()
+        known = self._driver.run(self._rescuer.look(BlobId(blob_id)))
+        findings = self._rescuer.findings_of(known.blob)
+        return RescuedBlob(self, known, findings)
+
+    def register_external(self, external_id: bytes, what: External | None) -> None:
+        """Say what an external snapshot's id stands for, as `Blobstore.register_external`.
+
+        Raises:
+            NotFoundError: There is no such file.
+            DeviceError: It cannot be opened.
+        """
+        self.check_open()
+        if what is None:
+            self._externals.pop(external_id, None)
+            return
+        source, opened = open_external(what)
+        if opened is not None:
+            self._closing.callback(opened.close)
+        self._externals[external_id] = source
+
+    def close(self) -> None:
+        """Let go of the device; calling it again does nothing."""
+        self._is_open = False
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Rescue {self._device.name!r}{'' if self._is_open else ' closed'}>"
+
+    # For its blobs
+
+    def check_open(self) -> None:
+        """Raise `ClosedError` when this was closed."""
+        if not self._is_open:
+            raise ClosedError(f"{self._device.name}: closed")
+
+    @property
+    def cluster_size(self) -> int:
+        """The size of a cluster in bytes."""
+        return self._rescuer.view.geometry.cluster_size
+
+    def places_of(self, blob_id: BlobId) -> PlaceMap:
+        """Return where a blob lies."""
+        self.check_open()
+        return self._driver.run(self._rescuer.map_of(blob_id))
+
+    def parts_of(self, blob_id: BlobId, offset: int, length: int) -> Iterator[Part]:
+        """Return the parts of a range of a blob."""
+        around = Surroundings(self.cluster_size, self._device.size_bytes, self._external_size)
+        return parts_of(self.places_of(blob_id), around, offset, length)
+
+    def _external_size(self, external_id: bytes) -> int | None:
+        source = self._externals.get(external_id)
+        return None if source is None else source.size_bytes
+
+    def read_parts(self, parts: Iterator[Part], view: memoryview) -> list[Failure]:
+        """Fill the view with parts that follow each other, with zeroes for what cannot be read."""
+        self.check_open()
+        return self._driver.run(read_parts(parts, view, self._externals))
+
+
+class RescuedBlob:
+    """A blob as far as it can be read. Offsets, lengths and sizes are bytes."""
+
+    def __init__(self, rescue: Rescue, known: KnownBlob, findings: tuple[Finding, ...]) -> None:
+        blob = known.blob
+        self._rescue = rescue
+        self.id: BlobId = blob.blob_id
+        self.size: int = blob.cluster_count * rescue.cluster_size
+        self.xattrs: dict[str, bytes] = blob.xattrs
+        self.parent: BlobId | None = blob.parent_id
+        self.findings: tuple[Finding, ...] = findings
+        self.is_whole: bool = not known.is_cut_off
+
+    def unreadable(self, offset: int = 0, length: int | None = None) -> list[UnreadableRange]:
+        """Return what cannot be read of the blob or of a part, as far as that is known beforehand.
+
+        Of a blob that may be larger than `size`, the last range begins there and has no length.
+        A part of the device that fails is only known when it is read.
+
+        Raises:
+            InvalidArgumentError: The range reaches beyond the blob.
+        """
+        found = unreadable_in(self.parts(offset, length))
+        if length is None and not self.is_whole:
+            found.append(
+                UnreadableRange(
+                    self.size, 0, "what follows is not known, nor whether anything does"
+                )
+            )
+        return found
+
+    def parts(self, offset: int = 0, length: int | None = None) -> Iterator[Part]:
+        """Yield what the blob or a part of it consists of: data, holes, and what is unreadable.
+
+        Raises:
+            InvalidArgumentError: The range reaches beyond the blob.
+        """
+        wanted = max(0, self.size - offset) if length is None else length
+        if wanted < 0 or (wanted and not 0 <= offset <= self.size - wanted):
+            raise InvalidArgumentError(
+                f"blob {self.id:#x}: {wanted} bytes at {offset}: outside of {self.size} bytes"
+            )
+        return self._rescue.parts_of(self.id, offset, wanted)
+
+    def read(self, length: int, offset: int = 0, *, zero_fill: bool = False) -> bytes:
+        """Return `length` bytes at `offset`; with `zero_fill` zeroes for what cannot be read.
+
+        Raises:
+            InvalidArgumentError: The range reaches beyond the blob.
+            CorruptError: Some of it is unreadable.
+            DeviceError: The device failed.
+        """
+        self.parts(offset, length)
+        buffer = bytearray(length)
+        self.read_into(buffer, offset, zero_fill=zero_fill)
+        return bytes(buffer)
+
+    def read_into(
+        self, buffer: Any, offset: int = 0, *, zero_fill: bool = False
+    ) -> list[UnreadableRange]:
+        """Fill a writable, contiguous buffer from `offset`; return what could not be read.
+
+        Where there is anything, and no `zero_fill`, this fails instead.
+
+        Raises:
+            As `read`; the buffer then holds anything.
+        """
+        view = memoryview(buffer).cast("B")
+        failures = self._rescue.read_parts(self.parts(offset, len(view)), view)
+        if failures and not zero_fill:
+            raise failures[0].error(self.id)
+        return merged(failure.range for failure in failures)
+
+    def __repr__(self) -> str:
+        return f"<RescuedBlob {self.id:#x} of {self.size} bytes>"

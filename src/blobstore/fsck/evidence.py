@@ -1,0 +1,225 @@
+"""What a device says of itself beside its super block, and whether the two agree (FORMAT 3, 4).
+
+Masks carry their type and length, root pages name their own place, and
+metadata pages name pages and clusters that must be there.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from blobstore.errors import CorruptError, DeviceError
+from blobstore.format.checksum import crc32c
+from blobstore.format.descriptors import (
+    EXTENT_PAGE,
+    EXTENT_TABLE,
+    RUNS,
+    decode_extent_page,
+    decode_extent_table,
+    decode_runs,
+    split_descriptors,
+)
+from blobstore.format.geometry import BLOB_ID_BASE, Geometry
+from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
+from blobstore.format.page import BODY_SIZE, CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.super_block import NEWEST_VERSION, SuperBlock
+from blobstore.metadata.store_state import DeviceTraits
+from blobstore.operations import Buffer, Read
+from blobstore.units import MIB
+
+Numbers: TypeAlias = npt.NDArray[np.int64]
+
+_READ_LIMIT: Final = 64 * MIB
+_CHUNK: Final = MIB
+_NONE_BELOW: Final = 1 << 62
+_NONE_ABOVE: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was found near the device's start; places are counted in 4096 bytes.
+
+    `heads` are the first 8 bytes of every place. All else is of the pages with
+    a right checksum that name a blob: where they lie, which root they belong
+    to, whether they can be a root, and which clusters and pages they name.
+    """
+
+    heads: Numbers
+    places: Numbers
+    roots: Numbers
+    can_be_root: npt.NDArray[np.bool_]
+    lowest_cluster: Numbers
+    highest_cluster: Numbers
+    highest_page: Numbers
+
+    def mask_at(self, offset: int) -> tuple[int, int] | None:
+        """Return type and bits of what would be a mask at this byte, None if nothing is there."""
+        place = offset // PAGE_SIZE
+        head = int(self.heads[place]) & 0xFF_FFFF_FFFF if place < len(self.heads) else 0
+        return (head & 0xFF, head >> 8) if head else None
+
+    def mask_bits(self, offset: int, kind: int) -> list[int]:
+        """Return how many bits the mask at this byte has, or nothing if there is no such mask."""
+        found = self.mask_at(offset)
+        return [found[1]] if found is not None and found[0] == kind else []
+
+
+async def gather_evidence(traits: DeviceTraits) -> Evidence:
+    """Read the beginning of the device, as far as it can be read."""
+    size = min(traits.size_bytes // PAGE_SIZE * PAGE_SIZE, _READ_LIMIT)
+    heads: list[Numbers] = []
+    pages: list[tuple[int, ...]] = []
+    for offset in range(0, size, _CHUNK):
+        chunk = await _read_what_can_be(offset, min(_CHUNK, size - offset))
+        rows = np.frombuffer(chunk, dtype="<i8").reshape(-1, PAGE_SIZE // 8)[:, 0]
+        heads.append(rows)
+        for row in np.flatnonzero(rows >> 32 == 1).tolist():
+            page = memoryview(chunk)[row * PAGE_SIZE :][:PAGE_SIZE]
+            if int.from_bytes(page[CRC_OFFSET:], "little") == crc32c(page[:CRC_OFFSET]):
+                pages.append((offset // PAGE_SIZE + row, *_said_by(page)))
+    columns = np.array(pages, dtype=np.int64).reshape(-1, 6).T
+    return Evidence(
+        np.concatenate(heads or [np.empty(0, dtype=np.int64)]),
+        columns[0], columns[1], columns[2] == 1, columns[3], columns[4], columns[5],
+    )  # fmt: skip
+
+
+async def _read_what_can_be(offset: int, length: int) -> bytes:
+    """Read a piece; where that fails page by page, with zeroes for what cannot be read."""
+    try:
+        return await Read(offset, length)
+    except DeviceError:
+        if length == PAGE_SIZE:
+            return bytes(PAGE_SIZE)
+    places = range(offset, offset + length, PAGE_SIZE)
+    return b"".join([await _read_what_can_be(at, PAGE_SIZE) for at in places])
+
+
+def _said_by(page: memoryview) -> tuple[int, ...]:
+    """Return a page's root, whether it can be one, and the clusters and pages that it names."""
+    blob_id, sequence, _reserved = HEAD.unpack_from(page)
+    next_page, _crc = TAIL.unpack_from(page, PAGE_SIZE - TAIL.size)
+    pages = [next_page] if next_page != NO_PAGE else []
+    clusters: list[int] = []
+    with suppress(CorruptError):  # what was said so far holds
+        _collect(page[HEAD.size : HEAD.size + BODY_SIZE], clusters, pages)
+    return (
+        blob_id - BLOB_ID_BASE,
+        int(sequence == 0 and page[HEAD.size] != EXTENT_PAGE),
+        min(clusters, default=_NONE_BELOW),
+        max(clusters, default=_NONE_ABOVE),
+        max(pages, default=_NONE_ABOVE),
+    )
+
+
+def _collect(body: Buffer, clusters: list[int], pages: list[int]) -> None:
+    for kind, view in split_descriptors(body, place="page"):
+        if kind == RUNS:
+            for first, count in decode_runs(view, place="page").runs:
+                clusters += (first, first + count - 1) if first else ()
+        elif kind == EXTENT_TABLE:
+            pages += [page for page, _ in decode_extent_table(view, place="page").entries if page]
+        elif kind == EXTENT_PAGE:
+            entries = np.frombuffer(decode_extent_page(view, place="page").clusters, dtype="<u4")
+            clusters += entries[entries > 0].tolist()
+
+
+# Judging
+
+
+def fits(evidence: Evidence, block: SuperBlock, device_size: int, found: SuperBlock) -> bool | None:
+    """Tell whether something on the device speaks for the super block; None if anything against.
+
+    Where there are roots, but none in its place, all of them are against it.
+    """
+    layout = Geometry.claimed_by(block, device_size=device_size)
+    if any(layout.broken_rules(device_size)):
+        return None
+    may_have_grown = block.size_bytes == found.size_bytes and not found.clean
+    masks = _masks_found(evidence, layout, may_have_grown=may_have_grown)
+    in_place = _roots_in_place(evidence, layout)
+    if masks is None or in_place is None:
+        return None
+    if not _is_rest_empty(evidence, layout, block) or not _is_all_inside(evidence, layout):
+        return None
+    if in_place > 0 or all(masks):
+        return True
+    return None if evidence.can_be_root.any() else False
+
+
+def _masks_found(
+    evidence: Evidence, layout: Geometry, *, may_have_grown: bool
+) -> list[bool] | None:
+    """Tell for each mask whether it is there; it need not be before the first unload."""
+    found: list[bool] = []
+    for region, kind, bits in (
+        (layout.used_pages, MASK_PAGES, layout.md_len),
+        (layout.used_clusters, MASK_CLUSTERS, layout.total_clusters),
+        (layout.used_blob_ids, MASK_BLOB_IDS, layout.md_len),
+    ):
+        head = evidence.mask_at(layout.region_offset(region)) if region.length else None
+        is_older = may_have_grown and kind == MASK_CLUSTERS
+        if head and (head[0] != kind or not (head[1] == bits or (is_older and head[1] < bits))):
+            return None
+        found.append(head is not None or not region.length)
+    return found
+
+
+def _roots_in_place(evidence: Evidence, layout: Geometry) -> int | None:
+    """Count the roots that lie where they must; None if another lies in or before the region.
+
+    A root's copy, made for its conversion, is one of a page that is there. Behind
+    the region blobs may hold whatever they like, even another store, and what
+    follows the first 4096 bytes of a larger page means nothing.
+    """
+    unit = layout.page_size // PAGE_SIZE
+    counted = evidence.can_be_root & (evidence.places % unit == 0)
+    places, roots = evidence.places[counted], evidence.roots[counted]
+    start, end = layout.md_start * unit, (layout.md_start + layout.md_len) * unit
+    expected = start + roots * unit
+    in_place = places == expected
+    if (roots[in_place] >= layout.md_len).any():
+        return None
+    strays = (places < end) & ~in_place
+    for place, root, home in zip(places[strays], roots[strays], expected[strays], strict=True):
+        is_inside = place >= start and home < min(end, len(evidence.heads))
+        if not is_inside or evidence.heads[home] != BLOB_ID_BASE + root:
+            return None
+    return int(in_place.sum())
+
+
+def _is_rest_empty(evidence: Evidence, layout: Geometry, block: SuperBlock) -> bool:
+    """Tell whether there is nothing before the metadata but the masks; init zeroes all of it.
+
+    A store that was older once may still have a mask of blob ids that nobody uses.
+    """
+    unit = layout.page_size // PAGE_SIZE
+    heads = evidence.heads[: layout.md_start * unit : unit].copy()
+    for region in (layout.used_pages, layout.used_clusters, layout.used_blob_ids):
+        heads[region.start : region.start + region.length] = 0
+    heads[:1] = 0
+    if block.version < NEWEST_VERSION:
+        heads[heads & 0xFF == MASK_BLOB_IDS] = 0
+    return not heads.any()
+
+
+def is_inside(evidence: Evidence, layout: Geometry) -> npt.NDArray[np.bool_]:
+    """Tell of each page that was found whether it is one of the metadata region."""
+    unit = layout.page_size // PAGE_SIZE
+    start, end = layout.md_start * unit, (layout.md_start + layout.md_len) * unit
+    is_aligned: npt.NDArray[np.bool_] = evidence.places % unit == 0
+    return is_aligned & (evidence.places >= start) & (evidence.places < end)
+
+
+def _is_all_inside(evidence: Evidence, layout: Geometry) -> bool:
+    """Tell whether the metadata pages name only what the store has."""
+    inside = is_inside(evidence, layout)
+    return bool(
+        (evidence.roots[inside] < layout.md_len).all()
+        and (evidence.lowest_cluster[inside] >= layout.md_clusters).all()
+        and (evidence.highest_cluster[inside] < layout.total_clusters).all()
+        and (evidence.highest_page[inside] < layout.md_len).all()
+    )

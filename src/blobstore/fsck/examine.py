@@ -1,0 +1,330 @@
+"""Looking at everything a store says of itself, and never giving up (CRASH-SAFETY 4, 5).
+
+Nothing is written. The metadata region is read once, in large pieces; plain
+blobs are looked at all at once, as recovery does; every other one is walked.
+What is healthy takes as long as a recovery, and as much memory.
+"""
+
+from dataclasses import dataclass, field
+
+from bitarray import bitarray
+
+from blobstore.errors import DeviceError
+from blobstore.format.geometry import Geometry, blob_id_of
+from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
+from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.root import is_tombstone, is_uncommitted
+from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE, SuperBlock
+from blobstore.fsck.facts import Facts
+from blobstore.fsck.finding import Findings, Severity
+from blobstore.fsck.masks import Masks, compare_free_count, compare_mask, read_masks
+from blobstore.fsck.ownership import Claims, Ownership
+from blobstore.fsck.reading import TolerantReader
+from blobstore.fsck.relations import Problem, relation_problems, snapshot_stands
+from blobstore.fsck.seen import SeenBlob
+from blobstore.fsck.segments import name_run, runs_of, without_shared
+from blobstore.fsck.super_block import examine_super_block
+from blobstore.fsck.walk import walk_blob
+from blobstore.metadata.recovery import Scan, has_right_crc, restore_torn_roots, scan_region
+from blobstore.metadata.store_state import DeviceTraits, Outcome
+from blobstore.metadata.survey import PlainBlobs
+from blobstore.operations import Read
+from blobstore.units import BlobId, PageIndex
+
+
+@dataclass(slots=True)
+class Examination:
+    """All that a look at the store has shown.
+
+    `geometry` is None when nothing behind the super block could be looked at.
+    `blobs` are those that are there, plain ones left out; `broken` those of which
+    something is wrong; `is_clean` tells that the masks were to be believed.
+    """
+
+    first_page: bytes
+    findings: Findings = field(default_factory=Findings)
+    super_block: SuperBlock | None = None
+    geometry: Geometry | None = None
+    is_clean: bool = False
+    view: "RegionView | None" = None
+
+
+@dataclass(slots=True)
+class RegionView:
+    """The metadata region as it was seen."""
+
+    geometry: Geometry
+    reader: TolerantReader
+    version: int
+    is_clean: bool
+    scan: Scan
+    torn: Outcome
+    ownership: Ownership
+    plain: PlainBlobs | None = None
+    masks: Masks | None = None
+    roots: list[PageIndex] = field(default_factory=list)
+    facts: dict[BlobId, Facts] = field(default_factory=dict)
+    broken: dict[BlobId, SeenBlob] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    orphans: dict[PageIndex, BlobId] = field(default_factory=dict)
+
+    async def fetch(self, page: PageIndex) -> bytes | None:
+        """Return a page of the region as the scan saw it."""
+        data = self.scan.pages.get(page) or self.scan.survey.extent_page(page)
+        return await self.reader.fetch(page) if data is None else data
+
+    async def walk(self, blob_id: BlobId) -> SeenBlob:
+        """Walk the blob whose root the id names; the caller knows that it lies in the region."""
+        return await walk_blob(self.geometry, blob_id, self.fetch, version=self.version)
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether every blob could be read, so that nobody can own what has no owner."""
+        return not self.broken
+
+
+async def examine(traits: DeviceTraits) -> Examination:
+    """Check the invariants of the store on the device; `DeviceError` is not raised."""
+    first_page = await read_first_page(traits)
+    seen = examine_super_block(first_page, device_size=traits.size_bytes)
+    result = Examination(first_page, super_block=seen.super_block, geometry=seen.geometry)
+    result.findings.take_all(seen.findings)
+    if seen.super_block is None or seen.geometry is None:
+        return result
+    result.view = await _examine_region(traits, seen.geometry, seen.super_block, result.findings)
+    result.is_clean = result.view.is_clean
+    _check_super_blob(seen.super_block, result.view, result.findings)
+    return result
+
+
+async def read_first_page(traits: DeviceTraits) -> bytes:
+    """Return page 0 of the device, or as much of it as there is."""
+    try:
+        return await Read(0, min(SUPER_BLOCK_SIZE, traits.size_bytes))
+    except DeviceError:
+        return b""
+
+
+async def _examine_region(
+    traits: DeviceTraits, geometry: Geometry, super_block: SuperBlock, findings: Findings
+) -> RegionView:
+    view = await view_region(traits, geometry, super_block, findings)
+    await _walk_all(view, findings)
+    await _resolve_marked(view)
+    if view.ownership.is_contested:
+        await _name_owners(view, findings)
+    _report_unreadable(view, findings)
+    for problem in relation_problems(view.facts, is_clean=view.is_clean):
+        view.problems.append(problem)
+        findings.take(problem.finding)
+    if view.masks is not None:
+        _compare_masks(view, view.masks, findings)
+    _find_orphans(view, findings)
+    return view
+
+
+async def view_region(
+    traits: DeviceTraits, geometry: Geometry, super_block: SuperBlock, findings: Findings
+) -> RegionView:
+    """Read the region, and tell which pages are roots."""
+    reader = TolerantReader(geometry, traits)
+    scan = await scan_region(geometry, reader.read_region)
+    torn = Outcome()
+    is_clean = super_block.clean and geometry.used_blob_ids.length > 0
+    if not is_clean:
+        restore_torn_roots(scan, torn)
+    view = RegionView(
+        geometry=geometry,
+        reader=reader,
+        version=super_block.version,
+        is_clean=is_clean,
+        scan=scan,
+        torn=torn,
+        ownership=Ownership(geometry),
+        plain=scan.survey.plain_blobs(geometry),
+    )
+    if is_clean:
+        view.masks = await read_masks(geometry, findings)
+    roots = {root for root in scan.roots if await _is_root(view, root)}
+    roots.update(await _lost_roots(view, roots))
+    view.roots = sorted(roots)
+    return view
+
+
+async def _lost_roots(view: RegionView, roots: set[PageIndex]) -> list[PageIndex]:
+    """Return pages that hold no root though a clean store's masks say that each is one's.
+
+    One of zeroes is lost when both masks know it; a single bit is only a wrong mask.
+    """
+    if view.masks is None or view.masks.ids is None:
+        return []
+    lost: list[PageIndex] = []
+    for page in map(PageIndex, view.masks.ids.search(True)):
+        if page not in roots:
+            data = await view.fetch(page)
+            pages = view.masks.pages
+            if data is None or any(data) or pages is None or pages[page]:
+                lost.append(page)
+    return lost
+
+
+async def _is_root(view: RegionView, root: PageIndex) -> bool:
+    """Tell whether a page that names its own place is the root of a blob that is there.
+
+    Remains of creations and deletions that a crash cut off are none.
+    """
+    used_ids = None if view.masks is None else view.masks.ids
+    data = await view.fetch(root)
+    if data is None:
+        return False
+    if has_right_crc(data):
+        return view.is_clean or not await _is_half_deleted(view, data)
+    if used_ids is not None:
+        return bool(used_ids[root])
+    return view.is_clean or not (is_uncommitted(data) or is_tombstone(data))
+
+
+async def _is_half_deleted(view: RegionView, data: bytes) -> bool:
+    """Tell whether the original was interrupted in deleting this blob."""
+    (following, _crc) = TAIL.unpack_from(data, PAGE_SIZE - TAIL.size)
+    if following == NO_PAGE or following >= view.geometry.md_len:
+        return False
+    found = await view.fetch(PageIndex(following))
+    return found is not None and not any(found)
+
+
+async def _walk_all(view: RegionView, findings: Findings) -> None:
+    """Take the plain blobs at once, unless something is contested; walk all others."""
+    await _take_all(view, findings, view.plain)
+    if view.plain is not None and view.ownership.is_contested:
+        view.plain = None
+        view.ownership = Ownership(view.geometry)
+        await _take_all(view, None, None)
+
+
+async def _take_all(view: RegionView, findings: Findings | None, plain: PlainBlobs | None) -> None:
+    taken: set[int] = set()
+    if plain is not None:
+        view.ownership.take_plain(plain)
+        taken = set(plain.roots.tolist())
+    for root in view.roots:
+        if root in taken:
+            continue
+        blob = await view.walk(blob_id_of(root))
+        if findings is not None:
+            findings.take_all(blob.findings)
+        view.facts[blob.blob_id] = Facts.of(blob)
+        if blob.is_broken:
+            view.broken[blob.blob_id] = blob
+        view.ownership.take_pages([root])
+        if blob.marker is None and blob.is_root_sound:
+            _take(view, blob)
+    await _add_relatives(view, taken)
+
+
+async def _add_relatives(view: RegionView, plain_roots: set[int]) -> None:
+    """Get to know plain blobs that others name."""
+    named = [facts.parent_id for facts in view.facts.values()]
+    named += [facts.marker[1] for facts in view.facts.values() if facts.marker]
+    for blob_id in named:
+        if blob_id is None or blob_id in view.facts or not view.geometry.names_root(blob_id):
+            continue
+        if PageIndex(blob_id & 0xFFFF_FFFF) in plain_roots:
+            view.facts[blob_id] = Facts.of(await view.walk(blob_id))
+
+
+def _take(view: RegionView, blob: SeenBlob) -> None:
+    """Take all that a blob owns but its root."""
+    view.ownership.take_pages(blob.metadata_pages)
+    view.ownership.take_clusters(blob.segments)
+
+
+async def _resolve_marked(view: RegionView) -> None:
+    """Take what snapshots in the making or in deletion own, as loading will decide.
+
+    One that is going to be removed owns nothing; of one that stands the clone
+    may have taken over some clusters already.
+    """
+    for facts in list(view.facts.values()):
+        if facts.marker is None:
+            continue
+        blob = await view.walk(facts.blob_id)
+        partner_id = facts.marker[1]
+        if partner_id in (facts.blob_id, *view.broken) or partner_id not in view.facts:
+            _take(view, blob)
+        elif snapshot_stands(facts, view.facts):
+            partner = await view.walk(partner_id)
+            blob.segments = without_shared(blob.segments, partner.segments)
+            _take(view, blob)
+
+
+async def _name_owners(view: RegionView, findings: Findings) -> None:
+    """Look again at all blobs, and say who shares what."""
+    claims = Claims(view.ownership)
+    for root in view.roots:
+        blob = await view.walk(blob_id_of(root))
+        if blob.is_root_sound:
+            claims.take(blob)
+    findings.take_all(claims.findings())
+
+
+def _report_unreadable(view: RegionView, findings: Findings) -> None:
+    for first, count in runs_of(iter(sorted(view.reader.unreadable))):
+        what = name_run("metadata page", first, count)
+        findings.add(17, f"{what}: cannot be read", page=PageIndex(first))
+
+
+def _compare_masks(view: RegionView, masks: Masks, findings: Findings) -> None:
+    ids = bitarray(view.geometry.md_len, endian="little")
+    ids[view.roots] = True
+    truth = view.ownership
+    for kind, mask, found in (
+        (MASK_PAGES, masks.pages, truth.pages),
+        (MASK_CLUSTERS, masks.clusters, truth.clusters),
+        (MASK_BLOB_IDS, masks.ids, ids),
+    ):
+        if mask is not None:
+            compare_mask(kind, mask, found, findings, is_truth_whole=view.is_whole)
+    if masks.clusters is not None:
+        compare_free_count(masks.clusters, truth.clusters, findings, is_truth_whole=view.is_whole)
+
+
+def _find_orphans(view: RegionView, findings: Findings) -> None:
+    """Put down sound pages of blobs that no chain leads to.
+
+    In free pages they are remains that nobody minds; a page that the mask
+    says is used is lost to everybody.
+    """
+    mask = view.masks.pages if view.masks is not None else None
+    candidates = sorted({*view.scan.pages, *view.scan.survey.beginnings})
+    roots = set(view.scan.roots)
+    for number in candidates:
+        if view.ownership.pages[number] or number in view.torn.copies:
+            continue
+        data = view.scan.pages.get(PageIndex(number))
+        if data is not None and (not has_right_crc(data) or number in roots):
+            continue
+        owner = _owner_of(view, PageIndex(number))
+        view.orphans[PageIndex(number)] = owner
+        is_leak = mask is not None and bool(mask[number]) and view.is_whole
+        findings.add(
+            24,
+            f"page {number}: a sound page of blob {owner:#x} that nothing leads to",
+            severity=Severity.LEAK if is_leak else Severity.NOTE,
+            page=PageIndex(number),
+            blob=owner,
+        )
+
+
+def _owner_of(view: RegionView, page: PageIndex) -> BlobId:
+    data = view.scan.pages.get(page) or view.scan.survey.beginnings[page]
+    (blob_id, _sequence, _reserved) = HEAD.unpack_from(data)
+    return BlobId(blob_id)
+
+
+def _check_super_blob(super_block: SuperBlock, view: RegionView, findings: Findings) -> None:
+    blob_id = super_block.super_blob
+    if blob_id == NO_BLOB or PageIndex(blob_id - (1 << 32)) in view.roots:
+        return
+    message = f"super blob {blob_id:#x}: no such blob"
+    findings.add(8, message, severity=Severity.NOTE, blob=blob_id)

@@ -1,0 +1,36 @@
+"""What one blob must know of another: who is whose parent, and whose partner (CRASH-SAFETY 5)."""
+
+from dataclasses import dataclass
+
+from blobstore.fsck.seen import SeenBlob
+from blobstore.units import BlobId
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A blob's part in the relations between blobs; not sure where its root is not sound."""
+
+    blob_id: BlobId
+    parent_id: BlobId | None = None
+    has_external_id: bool = False
+    has_external_flag: bool = False
+    is_thin: bool = False
+    is_read_only: bool = False
+    marker: tuple[str, BlobId] | None = None
+    cluster_count: int = 0
+    is_sure: bool = True
+
+    @classmethod
+    def of(cls, blob: SeenBlob) -> "Facts":
+        """Take them from a blob that was walked."""
+        return cls(
+            blob_id=blob.blob_id,
+            parent_id=blob.parent_id,
+            has_external_id=blob.external_id is not None,
+            has_external_flag=blob.has_external_flag,
+            is_thin=blob.is_thin,
+            is_read_only=blob.is_read_only,
+            marker=blob.marker,
+            cluster_count=blob.cluster_count,
+            is_sure=blob.is_root_sound,
+        )

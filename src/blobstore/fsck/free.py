@@ -1,0 +1,50 @@
+"""Places that a repair may put something into: metadata pages and clusters that nobody owns."""
+
+from typing import Final
+
+from bitarray import bitarray
+
+from blobstore.errors import NoSpaceError
+from blobstore.units import PageIndex
+
+_ENOMEM: Final = 12
+_FIRST_CHAIN_PAGE: Final = 1  # page 0 can hold a root only
+
+
+class FreePages:
+    """Metadata pages that are free, lowest first."""
+
+    def __init__(self, taken: bitarray) -> None:
+        self.taken = taken
+
+    def take(self, count: int) -> list[PageIndex]:
+        """Claim so many pages.
+
+        Raises:
+            NoSpaceError: There are not as many (ENOMEM); none was claimed.
+        """
+        found: list[PageIndex] = []
+        for page in self.taken.search(False, _FIRST_CHAIN_PAGE):
+            if len(found) == count:
+                break
+            found.append(PageIndex(page))
+        if len(found) < count:
+            message = f"{count} metadata pages are needed, {len(found)} are free"
+            raise NoSpaceError(message, errno=_ENOMEM)
+        self.taken[found] = True
+        return found
+
+
+class FreeClusters:
+    """Clusters that nobody owns, nor may have owned, lowest first."""
+
+    def __init__(self, taken: bitarray) -> None:
+        self.taken = taken
+
+    def take(self) -> int | None:
+        """Claim a cluster, or return None when there is none."""
+        cluster = self.taken.find(False)
+        if cluster < 0:
+            return None
+        self.taken[cluster] = True
+        return cluster

@@ -1,0 +1,199 @@
+"""Repairing a store (CRASH-SAFETY 5, the end): leaks, what is safe, or all of it.
+
+Runs on a medium that is not the device yet: whoever runs it looks at the result
+before any of it is applied. Order does not matter here, and nothing is flushed
+for its own sake.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+from bitarray import bitarray
+
+from blobstore.errors import BlobstoreError
+from blobstore.format.geometry import Geometry, blob_id_of
+from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES, encode_mask
+from blobstore.format.super_block import SUPER_BLOCK_SIZE, MaskRegion, SuperBlock
+from blobstore.fsck.examine import Examination, RegionView, examine
+from blobstore.fsck.finding import Severity
+from blobstore.fsck.rebuild import rebuild_super_block
+from blobstore.fsck.rewrite import zero_pages
+from blobstore.fsck.salvage import salvage
+from blobstore.fsck.solve import solve_super_block
+from blobstore.metadata.load import load
+from blobstore.metadata.store_state import DeviceTraits
+from blobstore.operations import Write
+from blobstore.store.lifecycle import unload
+from blobstore.units import PageIndex
+
+_ROUNDS_MAX: Final = 5
+"""What one round of salvage uncovers the next one mends; parents come before their clones."""
+
+_SUPER_BLOCK: Final = frozenset(range(1, 8))
+_BLOBS: Final = frozenset({*range(16, 42), 44})
+_CRC: Final = 2
+_SIZE: Final = 5
+
+
+class RepairMode(StrEnum):
+    """How far a repair goes.
+
+    ``leaks`` frees what nobody owns. ``safe`` also does what can be proved
+    right: masks, unfinished snapshots, a super block whose checksum tells what
+    it was. ``all`` decides what cannot be proved, and salvages bad blobs.
+    """
+
+    LEAKS = "leaks"
+    SAFE = "safe"
+    ALL = "all"
+
+
+async def repair_store(traits: DeviceTraits, mode: RepairMode) -> tuple[str, ...]:
+    """Repair what the mode allows; return what was done, in words.
+
+    Raises:
+        DeviceError: The device failed while something was repaired.
+    """
+    seen = await examine(traits)
+    if mode is RepairMode.LEAKS:
+        return tuple(await _free_leaks(seen))
+    actions: list[str] = []
+    seen = await _mend_super_block(traits, seen, mode, actions)
+    if mode is RepairMode.ALL:
+        seen = await _salvage_blobs(traits, seen, actions)
+    actions += await _finish(traits, seen, is_changed=bool(actions))
+    return tuple(actions)
+
+
+def _has_errors(seen: Examination, invariants: frozenset[int]) -> bool:
+    return any(
+        finding.invariant in invariants and finding.severity is Severity.ERROR
+        for finding in seen.findings
+    )
+
+
+async def _mend_super_block(
+    traits: DeviceTraits, seen: Examination, mode: RepairMode, actions: list[str]
+) -> Examination:
+    """Solve the super block, or put it together from what else is on the device."""
+    if not _has_errors(seen, _SUPER_BLOCK):
+        return seen
+    roots = [blob_id_of(root) for root in seen.view.roots] if seen.view is not None else []
+    solved = None
+    if len(seen.first_page) == SUPER_BLOCK_SIZE and _has_errors(seen, frozenset({_CRC})):
+        solved = solve_super_block(seen.first_page, device_size=traits.size_bytes, roots=roots)
+    if solved is not None:
+        actions.append("super block: torn, and solved by its checksum")
+    elif mode is RepairMode.ALL:
+        rebuilt = await rebuild_super_block(traits, seen.first_page)
+        if rebuilt is not None:
+            solved = rebuilt.super_block
+            actions += rebuilt.reasons
+        else:
+            solved = _cut_to_device(traits, seen, actions)
+    if solved is None:
+        return seen
+    await Write(0, solved.with_changes(clean=False).encode())
+    return await examine(traits)
+
+
+def _cut_to_device(
+    traits: DeviceTraits, seen: Examination, actions: list[str]
+) -> SuperBlock | None:
+    """Let a store on a device that was cut off end where the device does."""
+    if seen.super_block is None or _has_errors(seen, _SUPER_BLOCK - {_SIZE}):
+        return None
+    cut = seen.super_block.with_changes(size_bytes=traits.size_bytes)
+    try:
+        Geometry.of(cut, device_size=traits.size_bytes)
+    except BlobstoreError:
+        return None
+    actions.append(f"super block: the store ends where the device does, at {traits.size_bytes}")
+    return cut
+
+
+async def _salvage_blobs(
+    traits: DeviceTraits, seen: Examination, actions: list[str]
+) -> Examination:
+    """Salvage blobs until none is bad any more."""
+    for _round in range(_ROUNDS_MAX):
+        if seen.view is None or not _has_errors(seen, _BLOBS):
+            break
+        done = await salvage(seen.view, traits.layout)
+        if not done:
+            break
+        actions += done
+        await _believe_no_masks(seen)
+        seen = await examine(traits)
+    return seen
+
+
+async def _believe_no_masks(seen: Examination) -> None:
+    """From here on only the chains say what is used."""
+    if seen.super_block is not None and seen.super_block.clean:
+        await Write(0, seen.super_block.with_changes(clean=False).encode())
+
+
+async def _finish(traits: DeviceTraits, seen: Examination, *, is_changed: bool) -> list[str]:
+    """Let recovery finish what was begun, and leave the store clean with masks that are right.
+
+    While a blob is bad, or the super block, nothing of that can be known.
+    """
+    if seen.view is None or _has_errors(seen, _SUPER_BLOCK | _BLOBS):
+        return []
+    needs_masks = any(
+        finding.severity is not Severity.NOTE or finding.invariant in (43, 45)
+        for finding in seen.findings
+    )
+    if not (needs_masks or is_changed or not _was_unloaded(seen)):
+        return []
+    await zero_pages(seen.view.geometry, _leaked_pages(seen.view))
+    store = await load(traits, force_recovery=True)
+    if store.errors:
+        return []
+    await unload(store)
+    return ["recovered from the chains, masks written, left clean"]
+
+
+def _was_unloaded(seen: Examination) -> bool:
+    return seen.super_block is not None and seen.super_block.clean
+
+
+async def _free_leaks(seen: Examination) -> list[str]:
+    """Clear the bits of what nobody owns, and empty pages that nothing leads to."""
+    view = seen.view
+    if view is None or view.masks is None or not view.is_whole or _has_errors(seen, _SUPER_BLOCK):
+        return []
+    masks, truth = view.masks, view.ownership
+    actions: list[str] = []
+    await zero_pages(view.geometry, _leaked_pages(view))
+    ids = bitarray(view.geometry.md_len, endian="little")
+    ids[view.roots] = True
+    for kind, mask, used, name in (
+        (MASK_PAGES, masks.pages, truth.pages, "metadata pages"),
+        (MASK_CLUSTERS, masks.clusters, truth.clusters, "clusters"),
+        (MASK_BLOB_IDS, masks.ids, ids, "blob ids"),
+    ):
+        if mask is not None and (mask & ~used).any():
+            actions.append(f"{(mask & ~used).count()} {name} freed that nobody owns")
+            await _write_mask(view, kind, mask & used)
+    return actions
+
+
+def _leaked_pages(view: RegionView) -> list[PageIndex]:
+    """Return the sound pages that are marked used, and that nothing leads to."""
+    if view.masks is None or view.masks.pages is None or not view.is_whole:
+        return []
+    marked = view.masks.pages
+    return [page for page in view.orphans if marked[page]]
+
+
+async def _write_mask(view: RegionView, kind: int, bits: bitarray) -> None:
+    geometry = view.geometry
+    region: MaskRegion = {
+        MASK_PAGES: geometry.used_pages,
+        MASK_CLUSTERS: geometry.used_clusters,
+        MASK_BLOB_IDS: geometry.used_blob_ids,
+    }[kind]
+    data = encode_mask(kind, bits, geometry.region_bytes(region))
+    await Write(geometry.region_offset(region), data)

@@ -1,0 +1,319 @@
+"""Rescue: finding every blob that can be read at all, whatever else is broken (CRASH-SAFETY 5).
+
+Nothing is decided and nothing is repaired. What is not known is said to be
+unreadable; what is only likely is named in a blob's findings.
+"""
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Final
+
+import numpy as np
+
+from blobstore.errors import CorruptError, NotFoundError
+from blobstore.format.descriptors import HAS_INTERNAL_XATTRS
+from blobstore.format.geometry import blob_id_of, root_of
+from blobstore.format.page import NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.super_block import SUPER_BLOCK_SIZE
+from blobstore.fsck.examine import Examination, RegionView, examine
+from blobstore.fsck.finding import Finding, Severity
+from blobstore.fsck.places import ZEROES, Backing, PlaceMap, lay_over
+from blobstore.fsck.rebuild import rebuild_super_block
+from blobstore.fsck.remains import adopt_remains
+from blobstore.fsck.seen import SeenBlob
+from blobstore.fsck.solve import solve_super_block
+from blobstore.metadata.blob_state import SNAP
+from blobstore.metadata.store_state import DeviceTraits
+from blobstore.operations import Write
+from blobstore.units import BlobId, PageIndex
+
+_SUPER_BLOCK: Final = frozenset(range(1, 10))
+_TOO_LARGE: Final = 5
+_LOST: Final = 22
+_CYCLE: Final = 40
+_SHARED: Final = (35, 36)
+_CUTTING: Final = frozenset({21, 28, 29, 30, 38})
+"""What breaks one of these may have said that the blob is larger."""
+
+_KEPT_MAPS: Final = 1 << 14  # small ones, in a long chain whose blobs are listed
+_KEPT_SPANS: Final = 1 << 20
+
+# Opening
+
+
+async def open_rescue(traits: DeviceTraits) -> "Rescuer":
+    """Look at the store on the device; a super block that is broken is written anew.
+
+    That goes to the medium this runs on, which therefore must not be the device itself.
+
+    Raises:
+        CorruptError: There is no super block, and none could be put together.
+    """
+    seen = await examine(traits)
+    of_super_block = [found for found in seen.findings if found.invariant in _SUPER_BLOCK]
+    notes: tuple[str, ...] = ()
+    if seen.view is None or any(_is_doubtful(finding) for finding in of_super_block):
+        mended = await _mend(traits, seen)
+        if mended is not None:
+            seen, notes = mended
+    if seen.view is None:
+        why = "; ".join(finding.message for finding in of_super_block)
+        raise CorruptError(
+            f"{why or 'super block: cannot be read'}; "
+            "it can neither be solved by its checksum nor rebuilt from the rest of the device"
+        )
+    others = (found for found in seen.findings if found.invariant not in _SUPER_BLOCK)
+    return Rescuer(seen.view, (*of_super_block, *others), notes)
+
+
+def _is_doubtful(finding: Finding) -> bool:
+    """Tell whether the super block may not say what it said; a device cut short does not."""
+    return finding.severity is Severity.ERROR and finding.invariant != _TOO_LARGE
+
+
+async def _mend(
+    traits: DeviceTraits, seen: Examination
+) -> tuple[Examination, tuple[str, ...]] | None:
+    """Look again with the super block that belongs there; None if nobody knows it."""
+    if traits.size_bytes < SUPER_BLOCK_SIZE:
+        return None
+    data = seen.first_page.ljust(SUPER_BLOCK_SIZE, b"\0")  # empty if it cannot be read
+    roots = [blob_id_of(root) for root in seen.view.roots] if seen.view is not None else []
+    block = solve_super_block(data, device_size=traits.size_bytes, roots=roots)
+    notes: tuple[str, ...] = ("super block: torn, and solved by its checksum",)
+    if block is None:
+        rebuilt = await rebuild_super_block(traits, data)
+        if rebuilt is None:
+            return None
+        block, notes = rebuilt.super_block, rebuilt.reasons
+    await Write(0, block.with_changes(clean=False).encode())
+    again = await examine(traits)
+    return (again, notes) if again.view is not None else None
+
+
+# Blobs
+
+
+@dataclass(slots=True)
+class Rescuer:
+    """What is known of a store, and where each of its blobs lies.
+
+    `findings` are the whole store's; `notes` say how its super block was come by
+    if it was not as it must be.
+    """
+
+    view: RegionView
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+    ids: list[BlobId] = field(default_factory=list)
+    _cyclic: set[BlobId] = field(default_factory=set)
+    _unsure: set[BlobId] = field(default_factory=set)
+    _orphans: dict[BlobId, list[PageIndex]] = field(default_factory=dict)
+    _findings_of: dict[BlobId, list[Finding]] = field(default_factory=dict)
+    _shared: "Shared" = field(init=False)
+    _maps: "OrderedDict[BlobId, PlaceMap]" = field(default_factory=OrderedDict)
+    _spans: int = 0
+
+    def __post_init__(self) -> None:
+        view = self.view
+        for page, owner in view.orphans.items():
+            self._orphans.setdefault(owner, []).append(page)
+        ids = {blob_id_of(root) for root in view.roots}
+        # A root that cannot be read is one if other pages of its blob are there.
+        ids.update(owner for owner in self._orphans if root_of(owner) in view.reader.unreadable)
+        self.ids = sorted(ids)
+        self._cyclic = {found.blob_id for found in view.problems if found.invariant == _CYCLE}
+        self._unsure = {facts.blob_id for facts in view.facts.values() if not facts.is_sure}
+        self._shared = Shared(self.findings)
+        for finding in self.findings:
+            if finding.blob is not None and finding.invariant not in _SHARED:
+                self._findings_of.setdefault(finding.blob, []).append(finding)
+
+    def has(self, blob_id: int) -> bool:
+        """Tell whether there is such a blob, in whatever state."""
+        at = bisect_left(self.ids, blob_id)
+        return at < len(self.ids) and self.ids[at] == blob_id
+
+    async def look(self, blob_id: BlobId) -> "KnownBlob":
+        """Read all that is known of a blob.
+
+        Raises:
+            NotFoundError: There is no such blob.
+        """
+        if not self.has(blob_id):
+            raise NotFoundError(f"blob {blob_id:#x}: no such blob")
+        blob = await self.view.walk(blob_id)
+        is_broken_off = await self._is_broken_off(blob)
+        if blob.cluster_count or not (is_broken_off or not blob.is_root_sound):
+            return KnownBlob(blob, is_cut_off=is_broken_off or _may_be_larger(blob))
+        await self._adopt_orphans(blob)
+        return KnownBlob(blob, is_cut_off=True, is_remains=True)
+
+    async def _is_broken_off(self, blob: SeenBlob) -> bool:
+        """Tell whether there are pages behind the last one that was read."""
+        if blob.table is not None:  # it tells how many clusters there are
+            return False
+        data = await self.view.fetch(blob.chain[-1] if blob.chain else blob.root)
+        if data is None or blob.is_root_foreign:
+            return True
+        (following, _crc) = TAIL.unpack_from(data, PAGE_SIZE - TAIL.size)
+        return PageIndex(following) != NO_PAGE
+
+    async def _adopt_orphans(self, blob: SeenBlob) -> None:
+        """Take what other pages with the blob's id say, where its chain says nothing."""
+        pages = self._orphans.get(blob.blob_id, ())
+        contents = [await self.view.fetch(page) for page in pages]
+        adopt_remains(self.view.geometry, blob, [data for data in contents if data is not None])
+        if blob.segments:
+            blob.add(_LOST, "what it holds was found by its id, and is only likely")
+
+    def findings_of(self, blob: SeenBlob) -> tuple[Finding, ...]:
+        """Return all that is wrong with a blob, also what it shares, and whose content it reads."""
+        found = dict.fromkeys(blob.findings)
+        found.update(dict.fromkeys(self._findings_of.get(blob.blob_id, ())))
+        found.update(dict.fromkeys(self._shared.by(blob)))
+        ancestors = self._path_from(blob.blob_id) if self._unsure else ()
+        for ancestor in ancestors:
+            if ancestor in self._unsure and ancestor != blob.blob_id:
+                found[_doubt(blob, ancestor)] = None
+        return tuple(found)
+
+    # Where it lies
+
+    async def map_of(self, blob_id: BlobId) -> PlaceMap:
+        """Return where all of a blob lies; maps of ancestors are made first, and some are kept.
+
+        Raises:
+            NotFoundError: There is no such blob.
+        """
+        places: PlaceMap | None = None
+        missing: list[BlobId] = []
+        for ancestor in self._path_from(blob_id):
+            places = self._maps.get(ancestor)
+            if places is not None:
+                self._maps.move_to_end(ancestor)
+                break
+            missing.append(ancestor)
+        for ancestor in reversed(missing):
+            places = await self._lay(ancestor, places)
+            self._keep(ancestor, places)
+        assert places is not None
+        return places
+
+    def _keep(self, blob_id: BlobId, places: PlaceMap) -> None:
+        """Remember a map, and forget old ones when there are too many."""
+        self._maps[blob_id] = places
+        self._spans += len(places.firsts)
+        while len(self._maps) > 1 and (len(self._maps) > _KEPT_MAPS or self._spans > _KEPT_SPANS):
+            _oldest, forgotten = self._maps.popitem(last=False)
+            self._spans -= len(forgotten.firsts)
+
+    def _path_from(self, blob_id: BlobId) -> Iterator[BlobId]:
+        """Yield the blob and its ancestors, as far as there are maps to lay over each other."""
+        passed: set[BlobId] = set()
+        at: BlobId | None = blob_id
+        while at is not None and at not in passed:
+            passed.add(at)
+            yield at
+            at = self._parent_to_follow(at)
+
+    def _parent_to_follow(self, blob_id: BlobId) -> BlobId | None:
+        facts = self.view.facts.get(blob_id)
+        if facts is None or blob_id in self._cyclic:  # without facts it is nobody's clone
+            return None
+        if facts.has_external_id and facts.has_external_flag:
+            return None
+        parent_id = facts.parent_id
+        return parent_id if parent_id is not None and self.has(parent_id) else None
+
+    async def _lay(self, blob_id: BlobId, parent: PlaceMap | None) -> PlaceMap:
+        """Return where a blob lies, given where its parent does."""
+        known = await self.look(blob_id)
+        blob = known.blob
+        if known.is_remains:
+            result = lay_over(blob, None, Backing.unreadable(f"blob {blob_id:#x} is lost"))
+        else:
+            result = lay_over(blob, parent, self._backing_of(blob, parent))
+        result.is_cut_off = known.is_cut_off
+        return result
+
+    def _backing_of(self, blob: SeenBlob, parent: PlaceMap | None) -> Backing:
+        """Return what a blob reads where neither itself nor its parent has a place."""
+        this, parent_id, external_id = blob.blob_id, blob.parent_id, blob.external_id
+        if parent is not None:
+            if parent.is_cut_off:
+                return Backing.unreadable(f"the end of blob {parent_id:#x}, its parent, is lost")
+            return ZEROES
+        if this in self._cyclic:
+            return Backing.unreadable(f"blob {this:#x} is its own ancestor")
+        if external_id is not None and (blob.has_external_flag or parent_id is None):
+            return Backing.external(external_id)
+        if parent_id is not None:
+            return Backing.unreadable(f"the parent {parent_id:#x} of blob {this:#x} is missing")
+        if _may_have_parent(blob):
+            return Backing.unreadable(f"the parent of blob {this:#x} is not known")
+        if not blob.is_thin:
+            return Backing.unreadable(f"blob {this:#x} is thick, and has no cluster there")
+        return ZEROES
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBlob:
+    """A blob that was read; with `is_cut_off` it may be larger than that.
+
+    Of one that `is_remains` the chain says nothing: pages with its id were put together.
+    """
+
+    blob: SeenBlob
+    is_cut_off: bool
+    is_remains: bool = False
+
+
+def _may_be_larger(blob: SeenBlob) -> bool:
+    return any(
+        finding.invariant in _CUTTING and finding.severity is Severity.ERROR
+        for finding in blob.findings
+    )
+
+
+def _may_have_parent(blob: SeenBlob) -> bool:
+    """Tell whether what names the parent may be what cannot be read."""
+    claims_some = bool(blob.flags.invalid & HAS_INTERNAL_XATTRS) and not blob.internal_xattrs
+    return SNAP in blob.internal_xattrs or blob.has_external_flag or claims_some
+
+
+def _doubt(blob: SeenBlob, ancestor: BlobId) -> Finding:
+    message = (
+        f"blob {blob.blob_id:#x}: reads {ancestor:#x}, which is lost: what it is is only likely"
+    )
+    return Finding(_LOST, Severity.ERROR, message, blob.blob_id, blob.root)
+
+
+class Shared:
+    """The findings of pages and clusters that have several owners, by place."""
+
+    def __init__(self, findings: Iterable[Finding]) -> None:
+        self._pages: dict[int, list[Finding]] = {}
+        by_cluster: list[tuple[int, Finding]] = []
+        for finding in findings:
+            if finding.invariant in _SHARED and finding.page is not None:
+                self._pages.setdefault(finding.page, []).append(finding)
+            elif finding.invariant in _SHARED and finding.cluster is not None:
+                by_cluster.append((finding.cluster, finding))
+        by_cluster.sort(key=itemgetter(0))
+        self._clusters = np.array([cluster for cluster, _finding in by_cluster], dtype=np.uint64)
+        self._of_clusters = [finding for _cluster, finding in by_cluster]
+
+    def by(self, blob: SeenBlob) -> Iterator[Finding]:
+        """Yield those that are about what this blob owns."""
+        for page in (blob.root, *blob.metadata_pages):
+            yield from self._pages.get(page, ())
+        firsts = np.frombuffer(blob.segments.clusters, dtype=np.uint64)
+        ends = firsts + np.frombuffer(blob.segments.counts, dtype=np.uint64)
+        low = np.searchsorted(self._clusters, firsts)
+        high = np.searchsorted(self._clusters, ends)
+        for at in np.flatnonzero(low < high).tolist():
+            yield from self._of_clusters[low[at] : high[at]]

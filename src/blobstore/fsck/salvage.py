@@ -1,0 +1,311 @@
+"""Bad blobs made good again: what of them is sound is kept, the rest is said to be missing.
+
+A blob that is broken, or that shares something with another, is written anew at
+its own place and under its own id: read-only, with an attribute `salvaged` that
+says why. A cluster that belongs to somebody else already is copied to a free
+one, so that both keep what they read; what is not known becomes a hole.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final
+
+from bitarray import bitarray
+
+from blobstore.errors import NoSpaceError
+from blobstore.format.descriptors import READ_ONLY, THIN_PROV, Flags
+from blobstore.format.geometry import blob_id_of
+from blobstore.format.root import Layout
+from blobstore.fsck.examine import RegionView
+from blobstore.fsck.finding import Severity
+from blobstore.fsck.free import FreeClusters, FreePages
+from blobstore.fsck.ownership import Ownership
+from blobstore.fsck.relations import Mend, Problem
+from blobstore.fsck.remains import adopt_remains
+from blobstore.fsck.rewrite import copy_cluster, rewrite_blob, zero_pages
+from blobstore.fsck.seen import SeenBlob
+from blobstore.fsck.segments import Segments, runs_of
+from blobstore.metadata.blob_state import (
+    EXTERNAL,
+    SNAP,
+    SNAPSHOT_IN_PROGRESS,
+    SNAPSHOT_REMOVAL,
+)
+from blobstore.units import BlobId, PageIndex
+
+SALVAGED: Final = "salvaged"
+"""The attribute of a blob that was written anew: what was wrong with it."""
+
+_REASON_BYTES: Final = 200
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is owned by now, where there is room, and what was done so far."""
+
+    view: RegionView
+    layout: Layout
+    ownership: Ownership
+    free_pages: FreePages
+    free_clusters: FreeClusters
+    problems: dict[BlobId, list[Problem]]
+    actions: list[str] = field(default_factory=list)
+    old_pages: set[PageIndex] = field(default_factory=set)
+
+
+async def salvage(view: RegionView, layout: Layout) -> list[str]:
+    """Mend or salvage every blob of which something is wrong; return what was done."""
+    problems: defaultdict[BlobId, list[Problem]] = defaultdict(list)
+    for problem in view.problems:
+        if problem.mends:
+            problems[problem.target or problem.blob_id].append(problem)
+    suspects = set(view.broken) | set(problems)
+    ownership = Ownership(view.geometry)
+    _reserve_roots(view, ownership)
+    latecomers = await _claim_sound(view, ownership, suspects)
+    targets = _in_order(view, suspects | set(latecomers))
+    work = _Work(
+        view=view,
+        layout=layout,
+        ownership=ownership,
+        free_pages=FreePages(ownership.pages),
+        free_clusters=FreeClusters(await _possibly_owned(view, ownership, targets)),
+        problems=problems,
+    )
+    for blob_id in targets:
+        await _restore(work, blob_id, is_last=blob_id == targets[-1])
+    await _erase_remains(work)
+    return work.actions
+
+
+def _reserve_roots(view: RegionView, ownership: Ownership) -> None:
+    """Keep the page of every root that is one, or was."""
+    for root in view.roots:
+        blob = view.broken.get(blob_id_of(root))
+        if blob is None or not blob.is_root_foreign:
+            ownership.pages[root] = True
+
+
+def _in_order(view: RegionView, targets: set[BlobId]) -> list[BlobId]:
+    """Put lost blobs last: what they say they own is the least sure."""
+
+    def rank(blob_id: BlobId) -> tuple[bool, BlobId]:
+        blob = view.broken.get(blob_id)
+        return blob is not None and not blob.is_root_sound, blob_id
+
+    return sorted(targets, key=rank)
+
+
+async def _claim_sound(
+    view: RegionView, ownership: Ownership, suspects: set[BlobId]
+) -> list[BlobId]:
+    """Let sound blobs own what is theirs; return those that find some of it taken."""
+    plain: set[int] = set()
+    if view.plain is not None:
+        reserved = ownership.pages.copy()
+        ownership.take_plain(view.plain)
+        ownership.pages |= reserved
+        plain = set(view.plain.roots.tolist())
+    latecomers: list[BlobId] = []
+    marked: list[SeenBlob] = []
+    for root in view.roots:
+        blob_id = blob_id_of(root)
+        if root in plain or blob_id in suspects:
+            continue
+        blob = await view.walk(blob_id)
+        if blob.marker is not None:
+            marked.append(blob)
+        elif _is_shared(ownership, blob):
+            latecomers.append(blob_id)
+        else:
+            _own(ownership, blob)
+    for blob in marked:  # beside their partners they may own the same, until recovery decides
+        _own(ownership, blob)
+    return latecomers
+
+
+def _own(ownership: Ownership, blob: SeenBlob) -> None:
+    ownership.pages[blob.metadata_pages] = True
+    for _index, first, count in blob.segments:
+        ownership.clusters[first : first + count] = True
+
+
+def _is_shared(ownership: Ownership, blob: SeenBlob) -> bool:
+    """Tell whether somebody owns part of it already, or it owns a place twice."""
+    pages = blob.metadata_pages
+    if len(set(pages)) != len(pages) or ownership.pages[pages].any():
+        return True
+    spans = sorted((first, first + count) for _index, first, count in blob.segments)
+    if any(end > start for (_, end), (start, _) in pairwise(spans)):
+        return True
+    return any(ownership.clusters[first:end].any() for first, end in spans)
+
+
+async def _possibly_owned(
+    view: RegionView, ownership: Ownership, targets: Sequence[BlobId]
+) -> bitarray:
+    """Return the clusters that must not be written to: claimed by whoever, or marked used."""
+    taken = ownership.clusters.copy()
+    if view.masks is not None and view.masks.clusters is not None:
+        taken |= view.masks.clusters
+    for blob_id in targets:
+        for _index, first, count in (await view.walk(blob_id)).segments:
+            taken[first : first + count] = True
+    return taken
+
+
+async def _restore(work: _Work, blob_id: BlobId, *, is_last: bool) -> None:
+    """Write one blob anew, and put down what was done."""
+    blob = await work.view.walk(blob_id)
+    work.old_pages.update(blob.metadata_pages)
+    if blob.is_root_foreign and work.ownership.pages[blob.root]:
+        message = f"forgotten: its root page {blob.root} belongs to another blob"
+        work.actions.append(f"blob {blob_id:#x}: {message}")
+        return
+    work.ownership.pages[blob.root] = True
+    reasons = _reasons_of(blob)
+    if not blob.is_root_sound:
+        reasons += await _adopt_orphans(work, blob)
+    reasons += await _claim_clusters(work, blob)
+    if is_last and not blob.is_root_sound:
+        reasons += _adopt_ownerless(work, blob)
+    mended = [problem.message for problem in work.problems.get(blob_id, ())]
+    is_salvaged = bool(reasons) or _mend(blob, work.problems.get(blob_id, ()))
+    if is_salvaged:
+        _mark_salvaged(blob, [*reasons, *mended])
+    await _write(work, blob, keeps_table=not is_salvaged)
+    what = "salvaged, read-only" if is_salvaged else "mended"
+    work.actions.append(f"blob {blob_id:#x}: {what}: {'; '.join([*reasons, *mended])}")
+
+
+def _reasons_of(blob: SeenBlob) -> list[str]:
+    place = f"blob {blob.blob_id:#x}: "
+    return [
+        finding.message.removeprefix(place)
+        for finding in blob.findings
+        if finding.severity is Severity.ERROR
+    ]
+
+
+async def _adopt_orphans(work: _Work, blob: SeenBlob) -> list[str]:
+    """Take what pages with a lost blob's id still say, where its root says nothing."""
+    if blob.segments:
+        return []
+    pages = [page for page, owner in work.view.orphans.items() if owner == blob.blob_id]
+    contents = [await work.view.fetch(page) for page in pages]
+    sound = [content for content in contents if content is not None]
+    if adopt_remains(work.view.geometry, blob, sound):
+        return [f"{len(sound)} pages with its id were found"]
+    return []
+
+
+async def _claim_clusters(work: _Work, blob: SeenBlob) -> list[str]:
+    """Claim the blob's clusters; those that are somebody's by now are copied, or lost."""
+    segments = Segments()
+    owned = work.ownership.clusters
+    copied = missing = 0
+    for index, first, count in blob.segments:
+        if not owned[first : first + count].any():
+            owned[first : first + count] = True
+            segments.add(index, first, count)
+            continue
+        for at in range(count):
+            target = work.free_clusters.take() if owned[first + at] else first + at
+            if target is None:
+                missing += 1
+                continue
+            if target != first + at:
+                await copy_cluster(work.view.geometry, source=first + at, target=target)
+                copied += 1
+            owned[target] = True
+            segments.add(index + at, target, 1)
+    blob.segments = segments
+    notes = [f"{copied} clusters that another blob owns were copied"] if copied else []
+    if missing:
+        notes.append(f"{missing} clusters that another blob owns are missing: none is free")
+    return notes
+
+
+def _adopt_ownerless(work: _Work, blob: SeenBlob) -> list[str]:
+    """Put clusters that are marked used and have no owner at the end of a lost blob.
+
+    They may be its content, and must not be given to anybody else.
+    """
+    masks = work.view.masks
+    if masks is None or masks.clusters is None:
+        return []
+    ownerless = masks.clusters & ~work.ownership.clusters
+    for first, count in runs_of(ownerless.search(True)):
+        blob.segments.add(blob.cluster_count, first, count)
+        blob.cluster_count += count
+    work.ownership.clusters |= ownerless
+    count = ownerless.count()
+    return [f"{count} clusters marked used without owner follow at its end"] if count else []
+
+
+def _mend(blob: SeenBlob, problems: Iterable[Problem]) -> bool:
+    """Put the blob's relations right; tell whether that loses some of its content."""
+    loses_content = False
+    for problem in problems:
+        loses_content |= problem.loses_content
+        for mend in problem.mends:
+            _apply(blob, mend)
+    return loses_content
+
+
+def _apply(blob: SeenBlob, mend: Mend) -> None:
+    if mend is Mend.SET_THIN:
+        _set_flags(blob, invalid=THIN_PROV)
+    elif mend is Mend.SET_READ_ONLY:
+        _set_flags(blob, data_ro=READ_ONLY)
+    elif mend is Mend.DROP_PARENT:
+        blob.internal_xattrs.pop(SNAP, None)
+    elif mend is Mend.DROP_EXTERNAL:
+        blob.internal_xattrs.pop(EXTERNAL, None)
+    elif mend is Mend.DROP_MARKER:
+        blob.internal_xattrs.pop(SNAPSHOT_IN_PROGRESS, None)
+        blob.internal_xattrs.pop(SNAPSHOT_REMOVAL, None)
+
+
+def _set_flags(blob: SeenBlob, *, invalid: int = 0, data_ro: int = 0) -> None:
+    flags = blob.flags
+    blob.flags = Flags(flags.invalid | invalid, flags.data_ro | data_ro, flags.md_ro)
+
+
+def _mark_salvaged(blob: SeenBlob, reasons: list[str]) -> None:
+    """Make the blob read-only and thin, and let it say why."""
+    _set_flags(blob, invalid=THIN_PROV, data_ro=READ_ONLY)
+    blob.xattrs[SALVAGED] = "; ".join(reasons).encode()[:_REASON_BYTES]
+    for name in (SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL):
+        if len(blob.internal_xattrs.get(name, bytes(8))) != 8:
+            del blob.internal_xattrs[name]
+
+
+async def _write(work: _Work, blob: SeenBlob, *, keeps_table: bool) -> None:
+    """Write the blob; one that finds no room keeps its place, and nothing else."""
+    geometry = work.view.geometry
+    pages = blob.extent_pages
+    keeps_table = keeps_table and not work.ownership.pages[pages].any()
+    if keeps_table:
+        work.ownership.pages[pages] = True
+    try:
+        await rewrite_blob(geometry, work.layout, blob, work.free_pages, keeps_table=keeps_table)
+        return
+    except NoSpaceError as error:
+        work.actions.append(f"blob {blob.blob_id:#x}: left without clusters: {error.message}")
+    empty = SeenBlob(blob.blob_id, blob.root, flags=blob.flags)
+    _mark_salvaged(empty, ["no room for what it owned"])
+    await rewrite_blob(geometry, work.layout, empty, work.free_pages)
+
+
+async def _erase_remains(work: _Work) -> None:
+    """Empty the pages that nobody owns any more, and those that cannot be read."""
+    view = work.view
+    candidates = work.old_pages | set(view.orphans) | {PageIndex(p) for p in view.reader.unreadable}
+    pages = sorted(page for page in candidates if not work.ownership.pages[page])
+    await zero_pages(view.geometry, pages)
+    for first, count in runs_of(iter(pages)):
+        what = f"page {first}" if count == 1 else f"pages {first} to {first + count - 1}"
+        work.actions.append(f"{what}: emptied, nobody owns it")

@@ -1,0 +1,112 @@
+"""A blob as far as it can be read, whatever is wrong with it."""
+
+from dataclasses import dataclass, field
+
+from blobstore.format.descriptors import EXTERNAL_SNAPSHOT, READ_ONLY, THIN_PROV, Flags
+from blobstore.fsck.finding import Finding, Severity
+from blobstore.fsck.segments import Segments
+from blobstore.metadata.blob_state import (
+    EXTERNAL,
+    SNAP,
+    SNAPSHOT_IN_PROGRESS,
+    SNAPSHOT_REMOVAL,
+)
+from blobstore.units import BlobId, PageIndex
+
+_ID_SIZE = 8
+
+
+@dataclass(slots=True)
+class SeenBlob:
+    """What is known of one blob.
+
+    `chain` and `extent_pages` are pages that are sound and name this blob's
+    content; `table` is its extent table as it stands, if it has one; `lost` are
+    places (first, count) whose clusters cannot be known.
+    `is_root_sound` is False when the root page is not as it must be: all the rest
+    is then only likely; with `is_root_foreign` it is not even this blob's.
+    """
+
+    blob_id: BlobId
+    root: PageIndex
+    is_root_sound: bool = True
+    is_root_foreign: bool = False
+    flags: Flags = field(default_factory=Flags)
+    xattrs: dict[str, bytes] = field(default_factory=dict)
+    internal_xattrs: dict[str, bytes] = field(default_factory=dict)
+    chain: list[PageIndex] = field(default_factory=list)
+    extent_pages: list[PageIndex] = field(default_factory=list)
+    table: list[tuple[int, int]] | None = None
+    cluster_count: int = 0
+    segments: Segments = field(default_factory=Segments)
+    lost: list[tuple[int, int]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(
+        self,
+        invariant: int,
+        message: str,
+        *,
+        severity: Severity = Severity.ERROR,
+        page: int | None = None,
+        cluster: int | None = None,
+    ) -> None:
+        """Note what is wrong with it."""
+        place = None if page is None else PageIndex(page)
+        text = f"blob {self.blob_id:#x}: {message}"
+        self.findings.append(Finding(invariant, severity, text, self.blob_id, place, cluster))
+
+    @property
+    def is_broken(self) -> bool:
+        """Tell whether something is wrong, not only worth knowing."""
+        return any(finding.severity is Severity.ERROR for finding in self.findings)
+
+    @property
+    def metadata_pages(self) -> list[PageIndex]:
+        """All its pages but the root."""
+        return [*self.chain, *self.extent_pages]
+
+    @property
+    def has_table(self) -> bool:
+        """Tell whether its extents are in a table, and not run-length."""
+        return self.table is not None
+
+    @property
+    def is_thin(self) -> bool:
+        """Tell whether clusters may be unallocated."""
+        return bool(self.flags.invalid & THIN_PROV)
+
+    @property
+    def is_read_only(self) -> bool:
+        """Tell whether the blob says that it never changes."""
+        return bool(self.flags.data_ro & READ_ONLY)
+
+    @property
+    def has_external_flag(self) -> bool:
+        """Tell whether the flags say that its parent lives outside the store."""
+        return bool(self.flags.invalid & EXTERNAL_SNAPSHOT)
+
+    @property
+    def external_id(self) -> bytes | None:
+        """The id of the external snapshot, whatever the flags say."""
+        return self.internal_xattrs.get(EXTERNAL)
+
+    @property
+    def parent_id(self) -> BlobId | None:
+        """The snapshot that this blob says it is a clone of, if that is an id at all."""
+        return self._id_in(SNAP)
+
+    @property
+    def marker(self) -> tuple[str, BlobId] | None:
+        """The internal attribute and the partner of an unfinished snapshot operation."""
+        for name in (SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL):
+            partner = self._id_in(name)
+            if partner is not None:
+                return name, partner
+        return None
+
+    def _id_in(self, name: str) -> BlobId | None:
+        value = self.internal_xattrs.get(name)
+        if value is None or len(value) != _ID_SIZE:
+            return None
+        return BlobId(int.from_bytes(value, "little"))

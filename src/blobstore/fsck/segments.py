@@ -1,0 +1,87 @@
+"""A blob's allocated clusters as segments: neighbouring places that have neighbouring clusters."""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+def _u64() -> "array[int]":
+    return array("Q")
+
+
+@dataclass(slots=True)
+class Segments:
+    """Segments in ascending order of places, kept in columns: a ruined blob may have many."""
+
+    indices: "array[int]" = field(default_factory=_u64)
+    clusters: "array[int]" = field(default_factory=_u64)
+    counts: "array[int]" = field(default_factory=_u64)
+
+    def add(self, index: int, cluster: int, count: int) -> None:
+        """Append a segment; one that continues the last makes it longer."""
+        if self.indices:
+            last = self.counts[-1]
+            if self.indices[-1] + last == index and self.clusters[-1] + last == cluster:
+                self.counts[-1] = last + count
+                return
+        self.indices.append(index)
+        self.clusters.append(cluster)
+        self.counts.append(count)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        """Go through (index in the blob, first cluster, count)."""
+        return zip(self.indices, self.clusters, self.counts, strict=True)
+
+    @property
+    def cluster_count(self) -> int:
+        """How many clusters there are in all."""
+        return sum(self.counts)
+
+
+def without_shared(segments: Segments, other: Segments) -> Segments:
+    """Return the segments without the places where the other has the same cluster."""
+    rest = Segments()
+    others = list(other)
+    at = 0
+    for index, cluster, count in segments:
+        end = index + count
+        while at < len(others) and others[at][0] + others[at][2] <= index:
+            at += 1
+        following = at
+        while following < len(others) and others[following][0] < end:
+            first, other_cluster, other_count = others[following]
+            following += 1
+            if other_cluster - first != cluster - index:
+                continue
+            start = max(first, index)
+            if start > index:
+                rest.add(index, cluster, start - index)
+            step = min(first + other_count, end) - index
+            index, cluster = index + step, cluster + step
+        if index < end:
+            rest.add(index, cluster, end - index)
+    return rest
+
+
+def runs_of(numbers: Iterator[int]) -> Iterator[tuple[int, int]]:
+    """Join ascending numbers into (first, count)."""
+    first = count = 0
+    for number in numbers:
+        if count and number == first + count:
+            count += 1
+            continue
+        if count:
+            yield first, count
+        first, count = number, 1
+    if count:
+        yield first, count
+
+
+def name_run(what: str, first: int, count: int) -> str:
+    """Say a run of places in words."""
+    if count == 1:
+        return f"{what} {first}"
+    return f"{what}s {first} to {first + count - 1}"

@@ -1,0 +1,269 @@
+"""Walking a blob's pages and going on behind whatever is broken (CRASH-SAFETY 5: 16 to 38).
+
+`metadata.read` refuses a blob at the first thing that is wrong. Here everything
+wrong is put down, and all that is sound is kept. Nothing is trusted: every index
+is checked, every loop is bounded by the region or by the pages read.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
+
+from blobstore.errors import CorruptError
+from blobstore.format.descriptors import (
+    EXTENT_PAGE,
+    EXTENT_TABLE,
+    FLAGS,
+    INTERNAL_XATTR,
+    KNOWN_DATA_RO,
+    KNOWN_INVALID,
+    KNOWN_MD_RO,
+    PADDING,
+    RUNS,
+    XATTR,
+    decode_extent_table,
+    decode_flags,
+    decode_runs,
+    decode_xattr,
+    split_descriptors,
+)
+from blobstore.format.geometry import Geometry, root_of
+from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.fsck.extents import read_runs, read_table
+from blobstore.fsck.finding import Severity
+from blobstore.fsck.seen import SeenBlob
+from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL
+from blobstore.metadata.recovery import has_right_crc
+from blobstore.units import BlobId, PageIndex
+
+TolerantFetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes | None]]
+"""Gives a metadata page that lies in the region, or None where it cannot be read."""
+
+_ID_SIZE: Final = 8
+_NAMES_OF_IDS: Final = (SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL)
+
+
+class _Chain:
+    """What the descriptors have said so far, before the extents are followed."""
+
+    def __init__(self) -> None:
+        self.has_flags = False
+        self.runs: list[tuple[int, int]] | None = None
+        self.table: list[tuple[int, int]] | None = None
+        self.table_count = 0
+        self.is_complete = True
+
+
+async def walk_blob(
+    geometry: Geometry, blob_id: BlobId, fetch: TolerantFetch, *, version: int
+) -> SeenBlob:
+    """Read all that can be read of the blob whose root the id names.
+
+    The caller has checked that the id names a page of the region. `version` is
+    the store's: the oldest have no flags.
+    """
+    blob = SeenBlob(blob_id, root_of(blob_id))
+    chain = _Chain()
+    await _walk_chain(geometry, blob, chain, fetch)
+    _check_flags(blob, chain, version)
+    _check_ids(blob)
+    if chain.table is not None and chain.runs is not None:
+        blob.add(28, "both kinds of extents in one blob", page=blob.root)
+    if chain.table is not None:
+        await read_table(geometry, blob, chain.table, chain.table_count, fetch)
+        _lose_the_rest(blob, chain)
+    elif chain.runs is not None:
+        read_runs(geometry, blob, chain.runs)
+    _check_thickness(blob)
+    return blob
+
+
+def _check_thickness(blob: SeenBlob) -> None:
+    """Put down holes of a thick blob, those left out whose clusters are only not known."""
+    lost = sum(count for _first, count in blob.lost)
+    holes = blob.cluster_count - blob.segments.cluster_count - lost
+    if blob.is_root_sound and holes > 0 and not blob.is_thin:
+        blob.add(37, f"a thick blob with {holes} of {blob.cluster_count} clusters missing")
+
+
+def _lose_the_rest(blob: SeenBlob, chain: _Chain) -> None:
+    """Count what the table promised and a broken chain did not show."""
+    missing = chain.table_count - blob.cluster_count
+    if not chain.is_complete and 0 < missing <= 1 << 31:
+        blob.lost.append((blob.cluster_count, missing))
+        blob.cluster_count = chain.table_count
+
+
+async def _walk_chain(
+    geometry: Geometry, blob: SeenBlob, chain: _Chain, fetch: TolerantFetch
+) -> None:
+    """Follow the chain up to its end or to the first page that is not one of this blob's."""
+    data = await fetch(blob.root)
+    if data is None or not has_right_crc(data):
+        blob.is_root_sound = False
+        what = "cannot be read" if data is None else "has a wrong checksum"
+        blob.add(17, f"its root page {blob.root} {what}", page=blob.root)
+        blob.add(22, "lost: what it owns is not known for sure", page=blob.root)
+        if data is None:
+            blob.is_root_foreign = True
+            return
+    if not _is_own_root(blob, data):
+        return
+    at, seen = blob.root, {blob.root}
+    while True:
+        _take_body(blob, chain, data[HEAD.size : HEAD.size + BODY_SIZE], at)
+        (following, _crc) = TAIL.unpack_from(data, PAGE_SIZE - TAIL.size)
+        if following == NO_PAGE:
+            return
+        at = PageIndex(following)
+        problem = _problem_of_link(geometry, at, seen)
+        if problem is None:
+            found = await fetch(at)
+            problem = _problem_of_page(found, blob, at, len(seen))
+            if problem is None and found is not None:
+                data = found
+                seen.add(at)
+                blob.chain.append(at)
+                continue
+        assert problem is not None
+        _break_chain(blob, chain, *problem, page=at)
+        return
+
+
+def _is_own_root(blob: SeenBlob, data: bytes) -> bool:
+    """Tell whether the page says anything of this blob, and put down what does not fit."""
+    blob_id, sequence, _reserved = HEAD.unpack_from(data)
+    if (blob_id, sequence) == (blob.blob_id, 0):
+        return True
+    if blob.is_root_sound:
+        found = f"blob {blob_id:#x} sequence {sequence}" if any(data) else "only zeroes"
+        blob.add(16, f"its root page {blob.root} holds {found}", page=blob.root)
+        blob.add(22, "lost: what it owns is not known for sure", page=blob.root)
+    blob.is_root_sound = False
+    blob.is_root_foreign = blob_id != blob.blob_id
+    return not blob.is_root_foreign
+
+
+def _break_chain(
+    blob: SeenBlob, chain: _Chain, invariant: int, message: str, *, page: PageIndex
+) -> None:
+    chain.is_complete = False
+    if blob.is_root_sound:
+        blob.add(invariant, message, page=page)
+        blob.add(23, f"its chain breaks off after {len(blob.chain) + 1} pages", page=page)
+
+
+def _problem_of_link(
+    geometry: Geometry, at: PageIndex, seen: set[PageIndex]
+) -> tuple[int, str] | None:
+    if at >= geometry.md_len:
+        return 19, f"its chain leads to page {at}, outside of {geometry.md_len} pages"
+    if at in seen:
+        return 20, f"its chain comes back to page {at}"
+    return None
+
+
+def _problem_of_page(
+    data: bytes | None, blob: SeenBlob, at: PageIndex, sequence: int
+) -> tuple[int, str] | None:
+    if data is None:
+        return 17, f"page {at} of its chain cannot be read"
+    if not has_right_crc(data):
+        return 17, f"page {at} of its chain has a wrong checksum"
+    blob_id, found, _reserved = HEAD.unpack_from(data)
+    if blob_id != blob.blob_id or found != sequence:
+        return 18, (
+            f"page {at} of its chain: blob {blob_id:#x} sequence {found}, "
+            f"expected {blob.blob_id:#x} sequence {sequence}"
+        )
+    return None
+
+
+def _take_body(blob: SeenBlob, chain: _Chain, body: bytes, at: PageIndex) -> None:
+    """Take the descriptors of one page, up to one that cannot be told from the next."""
+    try:
+        for kind, view in split_descriptors(body, place=f"page {at}"):
+            _take(blob, chain, kind, view, at)
+    except CorruptError as error:
+        blob.add(21, error.message, page=at)
+        chain.is_complete = False
+
+
+_INVARIANT_OF_KIND: Final = {FLAGS: 25, XATTR: 27, INTERNAL_XATTR: 27, RUNS: 29, EXTENT_TABLE: 30}
+
+
+def _take(blob: SeenBlob, chain: _Chain, kind: int, view: memoryview, at: PageIndex) -> None:
+    place = f"page {at}"
+    try:
+        if kind == FLAGS:
+            _take_flags(blob, chain, view, at)
+        elif kind in (XATTR, INTERNAL_XATTR):
+            _take_xattr(blob, kind, view, at)
+        elif kind == RUNS:
+            chain.runs = [*(chain.runs or ()), *decode_runs(view, place=place).runs]
+        elif kind == EXTENT_TABLE:
+            _take_table(blob, chain, view, at)
+        elif kind == EXTENT_PAGE:
+            blob.add(31, f"{place} of its chain holds an extent page's content", page=at)
+        elif kind != PADDING:
+            blob.add(26, f"{place}: unknown descriptor {kind}", severity=Severity.NOTE, page=at)
+    except CorruptError as error:
+        blob.add(_INVARIANT_OF_KIND[kind], error.message, page=at)
+
+
+def _take_flags(blob: SeenBlob, chain: _Chain, view: memoryview, at: PageIndex) -> None:
+    if chain.has_flags:
+        blob.add(25, f"page {at}: two flags descriptors", page=at)
+        return
+    chain.has_flags = True
+    blob.flags = decode_flags(view, place=f"page {at}")
+
+
+def _take_xattr(blob: SeenBlob, kind: int, view: memoryview, at: PageIndex) -> None:
+    xattr = decode_xattr(view, internal=kind == INTERNAL_XATTR, place=f"page {at}")
+    table = blob.internal_xattrs if xattr.internal else blob.xattrs
+    if xattr.name in table or not xattr.name or "\0" in xattr.name:
+        blob.add(
+            27, f"page {at}: xattr name {xattr.name!r} is empty, not unique or has a NUL", page=at
+        )
+    else:
+        table[xattr.name] = xattr.value
+
+
+def _take_table(blob: SeenBlob, chain: _Chain, view: memoryview, at: PageIndex) -> None:
+    part = decode_extent_table(view, place=f"page {at}")
+    if chain.table is None:
+        chain.table, chain.table_count = [], part.cluster_count
+    if part.cluster_count != chain.table_count:
+        blob.add(
+            30,
+            f"page {at}: extent table of {part.cluster_count} clusters, "
+            f"expected {chain.table_count}",
+            page=at,
+        )
+    chain.table.extend(part.entries)
+
+
+def _check_flags(blob: SeenBlob, chain: _Chain, version: int) -> None:
+    if not chain.has_flags and version > 2 and blob.is_root_sound:
+        blob.add(25, "no flags descriptor", severity=Severity.NOTE, page=blob.root)
+    flags = blob.flags
+    for name, found, known in (
+        ("invalid", flags.invalid, KNOWN_INVALID),
+        ("data_ro", flags.data_ro, KNOWN_DATA_RO),
+        ("md_ro", flags.md_ro, KNOWN_MD_RO),
+    ):
+        if found & ~known:
+            blob.add(
+                26,
+                f"unknown {name} flags {found & ~known:#x}: a newer version wrote it",
+                severity=Severity.NOTE,
+                page=blob.root,
+            )
+
+
+def _check_ids(blob: SeenBlob) -> None:
+    """Look at the internal attributes that hold a blob's id."""
+    for name in _NAMES_OF_IDS:
+        value = blob.internal_xattrs.get(name)
+        if value is not None and len(value) != _ID_SIZE:
+            blob.add(27, f"{name} has {len(value)} bytes, expected {_ID_SIZE}", page=blob.root)

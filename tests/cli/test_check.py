@@ -1,0 +1,268 @@
+"""check and undo: what is found, what is repaired, and the statuses of a check."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from blobstore import BlobId, Blobstore, CheckReport, Finding, RepairReport, Severity
+from blobstore.format.super_block import SuperBlock
+from blobstore.tools.cli.report import plan_fields, render_check, render_plan, render_repair
+from blobstore.units import PageIndex
+from tests.cli.conftest import Image
+from tests.cli.runner import Result, run, run_here, unchanged
+from tests.cli.schema import OPTIONAL_ID, conforms
+
+FINDING = {
+    "invariant": int, "severity": str, "message": str, "blob": OPTIONAL_ID, "page": OPTIONAL_ID,
+    "cluster": OPTIONAL_ID,
+}  # fmt: skip
+CHECK = {"schema_version": int, "clean": bool, "findings": [FINDING], "repaired": [str]}
+REPAIR = {**CHECK, "before": [FINDING], "undo": (str, type(None))}
+PLAN = {**REPAIR, "dry_run": bool, "left": [FINDING]}
+
+MASK_HEAD = 5
+LAST_CLUSTER = 127
+
+
+def answer(done: Result) -> dict[str, object]:
+    assert done.stderr == ""
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture
+def leaking(image: Image) -> Path:
+    """A clean store whose mask says that a cluster is used which nobody owns."""
+    content = bytearray(image.path.read_bytes())
+    mask_at = SuperBlock.decode(content[:4096]).used_clusters.start * 4096
+    content[mask_at + MASK_HEAD + LAST_CLUSTER // 8] |= 1 << LAST_CLUSTER % 8
+    image.path.write_bytes(content)
+    return image.path
+
+
+@pytest.fixture
+def ruined(image: Image) -> Path:
+    """A file that was a store."""
+    content = bytearray(image.path.read_bytes())
+    content[: 1 << 20] = bytes(1 << 20)
+    image.path.write_bytes(content)
+    return image.path
+
+
+# Looking
+
+
+def test_a_clean_store_ends_with_status_0(image: Image, dirty_image: Image) -> None:
+    for path in (image.path, dirty_image.path):
+        same = unchanged(path)
+        done = run_here("check", path)
+        assert (done.status, done.stderr) == (0, "")
+        assert done.text.splitlines()[-1].startswith(f"{path}: clean")
+        assert same()
+
+
+def test_json_has_what_scripts_depend_on(image: Image, leaking: Path) -> None:
+    done = run("check", leaking, "--json")
+    assert done.status == 4
+    found = answer(done)
+    assert conforms(found, CHECK)
+    assert (found["clean"], found["repaired"]) == (False, [])
+    assert '"severity": "leak"' in done.text
+
+
+def test_problems_end_with_status_4_a_line_for_each_and_a_sum(leaking: Path) -> None:
+    same = unchanged(leaking)
+    done = run_here("check", leaking)
+    assert done.status == 4
+    *findings, last = done.text.splitlines()
+    assert any(line.startswith("leak 13: ") for line in findings)
+    assert last.startswith(f"{leaking}: not clean: ")
+    assert last.endswith("; nothing was changed")
+    assert same()
+
+
+def test_what_is_no_store_any_more_is_a_problem_and_no_failure(ruined: Path) -> None:
+    done = run_here("check", ruined, "--json")
+    assert done.status == 4
+    assert conforms(answer(done), CHECK)
+
+
+def test_a_shell_checks_the_store_that_it_has_open(image: Image) -> None:
+    script = b"check --json\ncreate --size 64K\ncheck --json\n"
+    done = run("shell", image.path, stdin=script)
+    assert (done.status, done.stderr) == (0, "")
+    first, _blob, second = done.text.splitlines()
+    assert json.loads(first)["clean"]
+    assert json.loads(second)["clean"]
+
+
+def test_a_shell_does_not_repair_the_store_that_it_has_open(leaking: Path) -> None:
+    same = unchanged(leaking)
+    done = run_here("shell", leaking, "--read-only", stdin=b"check --repair safe")
+    assert done.status == 1
+    assert "the shell has it open" in done.stderr
+    assert same()
+
+
+# Statuses
+
+
+def test_a_store_that_cannot_be_opened_ends_with_status_8(image: Image, tmp_path: Path) -> None:
+    done = run("check", tmp_path / "missing.img")
+    assert (done.status, done.stdout) == (8, b"")
+    assert done.stderr == f"{tmp_path}/missing.img: no such file or directory\n"
+    with Blobstore.open(image.path):
+        busy = run_here("check", image.path, "--json")
+    assert (busy.status, busy.error["errno"]) == (8, "EBUSY")
+
+
+def test_a_repair_that_cannot_begin_ends_with_status_8(leaking: Path, tmp_path: Path) -> None:
+    same = unchanged(leaking)
+    done = run_here("check", leaking, "--repair", "leaks", "--undo", leaking)
+    assert done.status == 8
+    assert "never overwritten" in done.stderr
+    with Blobstore.open(leaking, read_only=True):
+        assert run_here("check", leaking, "--repair", "leaks").status == 8
+    assert same()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param([], id="no store"),
+        pytest.param(["disk.img", "more"], id="too many arguments"),
+        pytest.param(["disk.img", "--fix"], id="unknown option"),
+        pytest.param(["disk.img", "--repair", "most"], id="unknown mode"),
+        pytest.param(["disk.img", "--dry-run"], id="a dry run of nothing"),
+        pytest.param(["disk.img", "--undo", "file"], id="an undo file of nothing"),
+    ],
+)
+def test_a_usage_error_ends_with_status_16(arguments: list[str]) -> None:
+    done = run_here("check", *arguments)
+    assert (done.status, done.stdout) == (16, b"")
+    assert "Usage: blobstore check" in done.stderr
+    in_json = run_here("check", *arguments, "--json")
+    assert (in_json.status, in_json.error["errno"]) == (16, "EINVAL")
+
+
+def test_help_says_what_the_statuses_mean_and_ends_with_0() -> None:
+    done = run_here("check", "--help")
+    assert done.status == 0
+    assert "0 clean, 1 repaired, 4 problems left, 8 not checked, 16 usage" in done.text
+
+
+# Repairing
+
+
+def test_a_repair_says_what_it_did_and_where_its_undo_file_is(leaking: Path) -> None:
+    before = unchanged(leaking)
+    done = run("check", leaking, "--repair", "leaks")
+    assert (done.status, done.stderr) == (1, "")
+    lines = done.text.splitlines()
+    assert any(line.startswith("found: leak 13: ") for line in lines)
+    assert any(line.startswith("repaired: ") for line in lines)
+    assert lines[-1].startswith(f"{leaking}: clean now")
+    assert lines[-1].endswith(f"undo file {leaking}.undo-1")
+    assert run_here("check", leaking).status == 0
+    assert not before()
+    again = run_here("check", leaking, "--repair", "leaks")
+    assert (again.status, again.text) == (0, f"{leaking}: clean now; nothing to do\n")
+    undone = run("undo", leaking, f"{leaking}.undo-1")
+    assert (undone.status, undone.text) == (0, "4096 bytes restored\n")
+    assert before()
+
+
+def test_a_repair_in_json_has_what_was_before_and_what_is_left(
+    leaking: Path, tmp_path: Path
+) -> None:
+    undo = tmp_path / "undo"
+    done = run_here("check", leaking, "--repair", "leaks", "--undo", undo, "--json")
+    found = answer(done)
+    assert done.status == 1
+    assert conforms(found, REPAIR)
+    assert (found["clean"], found["findings"], found["undo"]) == (True, [], str(undo))
+    assert found["before"]
+    assert found["repaired"]
+    assert run_here("undo", leaking, undo, "--json").json == {"restored": 4096}
+
+
+def test_a_dry_run_writes_nothing_and_ends_with_status_4_if_there_is_something_to_do(
+    leaking: Path,
+) -> None:
+    same = unchanged(leaking)
+    done = run_here("check", leaking, "--repair", "leaks", "--dry-run")
+    assert done.status == 4
+    assert any(line.startswith("would repair: ") for line in done.text.splitlines())
+    assert done.text.endswith("nothing was changed\n")
+    found = answer(run_here("check", leaking, "--repair", "leaks", "--dry-run", "--json"))
+    assert conforms(found, PLAN)
+    assert (found["clean"], found["left"], found["undo"]) == (False, [], None)
+    assert same()
+    assert list(leaking.parent.glob("*.undo*")) == []
+
+
+def test_a_dry_run_over_a_clean_store_ends_with_status_0(image: Image) -> None:
+    assert run_here("check", image.path, "--repair", "all", "--dry-run").status == 0
+
+
+def test_problems_that_a_repair_does_not_touch_are_left(ruined: Path) -> None:
+    same = unchanged(ruined)
+    done = run_here("check", ruined, "--repair", "leaks", "--json")
+    assert done.status == 4
+    assert answer(done)["undo"] is None
+    assert same()
+
+
+def test_a_wrong_undo_file_fails_like_any_command(image: Image, tmp_path: Path) -> None:
+    same = unchanged(image.path)
+    assert run_here("undo", image.path, tmp_path / "missing", "--json").error["errno"] == "ENOENT"
+    (tmp_path / "text").write_bytes(b"text" * 100)
+    done = run_here("undo", image.path, tmp_path / "text", "--json")
+    assert (done.status, done.error["errno"]) == (1, "EILSEQ")
+    assert run_here("undo", image.path).status == 2
+    assert same()
+
+
+# Text
+
+
+def test_a_line_names_severity_number_place_and_message_once() -> None:
+    findings = (
+        Finding(35, Severity.ERROR, "two owners", blob=BlobId(1 << 32), cluster=17),
+        Finding(17, Severity.ERROR, "page 31: wrong crc", page=PageIndex(3)),
+        Finding(24, Severity.LEAK, "page 3: nobody's", page=PageIndex(3)),
+        Finding(42, Severity.NOTE, "a name \x1b[31m"),
+    )
+    assert render_check(CheckReport(findings), store="disk.img").splitlines() == [
+        "error 35: blob 0x100000000, cluster 17: two owners",
+        "error 17: page 3: page 31: wrong crc",
+        "leak 24: page 3: nobody's",
+        r"note 42: a name \x1b[31m",
+        "disk.img: not clean: 2 errors, 1 leak, 1 note; nothing was changed",
+    ]
+
+
+def test_notes_leave_a_store_clean() -> None:
+    report = CheckReport((Finding(42, Severity.NOTE, "larger than its snapshot"),))
+    last = render_check(report, store="disk.img").splitlines()[-1]
+    assert last == "disk.img: clean: 1 note"
+
+
+def test_what_a_repair_leaves_is_said() -> None:
+    before = CheckReport((Finding(22, Severity.ERROR, "a lost root"),))
+    report = RepairReport(before, before, ("masks written",), "disk.img.undo-1")
+    assert render_repair(report, store="disk.img").splitlines() == [
+        "found: error 22: a lost root",
+        "repaired: masks written",
+        "left: error 22: a lost root",
+        "disk.img: still not clean: 1 error; 1 repair, undo file disk.img.undo-1",
+    ]
+    plan = RepairReport(before, before, ("masks written",), None)
+    assert render_plan(plan, store="disk.img").splitlines() == [
+        "found: error 22: a lost root",
+        "would repair: masks written",
+        "would leave: error 22: a lost root",
+        "disk.img: not clean: 1 error; 1 repair to do, nothing was changed",
+    ]
+    assert plan_fields(plan)["dry_run"] is True
