@@ -1,0 +1,87 @@
+"""MemoryError and KeyboardInterrupt in place of every operation's result (CRASH-SAFETY 1).
+
+They strike before an operation was performed and after it. As on a public
+store each of them poisons; bare runs show that the core by itself poisons
+what is in doubt, and keeps account of everything else.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Final
+
+import pytest
+
+from blobstore.store.blobs import close_blob
+from blobstore.testing.alone import run_alone
+from tests.faults.aftermath import (
+    check_nothing_is_held,
+    check_only_reads_go_on,
+    check_reads_go_on,
+)
+from tests.faults.bench import NAMES, FaultyRun, Judgement, faulty_runs, judge_content, script_of
+
+LAYOUTS: Final = [pytest.param(True, id="sector"), pytest.param(False, id="compact")]
+KINDS: Final = ("no memory", "interrupt")
+DATA_STEPS: Final = frozenset({"write", "zero", "unmap", "read"})
+
+
+def runs_of(name: str, *, sector: bool) -> Iterator[FaultyRun]:
+    for kind, is_after in product(KINDS, (False, True)):
+        yield from faulty_runs(script_of(name, sector=sector), kind, is_after=is_after)
+
+
+def bare_runs_of(name: str, *, sector: bool) -> Iterator[FaultyRun]:
+    """Yield runs of the core alone, to which all untyped exceptions are the same."""
+    for is_after in (False, True):
+        script = script_of(name, sector=sector)
+        yield from faulty_runs(script, "interrupt", is_after=is_after, is_bare=True)
+
+
+@pytest.mark.parametrize("sector", LAYOUTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_an_interrupt_poisons_and_what_was_acknowledged_is_there_again_when_reopened(
+    name: str, sector: bool
+) -> None:
+    judgement = Judgement()
+    for run in runs_of(name, sector=sector):
+        assert judgement.problem(run) is None, run
+        check_nothing_is_held(run)
+        if run.store is not None:
+            assert run.is_poisoned, run
+            check_only_reads_go_on(run)
+
+
+@pytest.mark.parametrize("sector", LAYOUTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_after_an_interrupt_that_did_not_poison_no_cluster_page_or_promise_is_missing(
+    name: str, sector: bool
+) -> None:
+    for run in bare_runs_of(name, sector=sector):
+        check_nothing_is_held(run)
+        assert not (run.is_poisoned and run.step_name in DATA_STEPS), run
+        if run.store is not None and not run.is_poisoned:
+            check_the_store_goes_on(run)
+
+
+def check_the_store_goes_on(run: FaultyRun) -> None:
+    """The call can be repeated, and in the end everything is accounted for."""
+    workload, store = run.workload, run.store
+    assert store is not None
+    workload.faulty_disk.fault = None
+    for blob in check_reads_go_on(run):
+        run_alone(close_blob(store, blob), workload.disk)
+    if run.step_name in DATA_STEPS:
+        assert store.reservations.total == 0, run
+    workload.run(run.script.steps[run.step :])
+    assert store.poison is None, run
+    if workload.store is not None:
+        workload.step("unload")
+    assert store.clusters.returning_count == store.pages.returning_count == 0, run
+    assert judge_content(workload, workload.disk.content, workload.expected) is None, run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupted_flush_poisons_the_core_itself(kind: str) -> None:
+    for run in faulty_runs(script_of("flush", sector=True), kind, is_bare=True):
+        if "a flush" in str(run.error):
+            assert run.is_poisoned, run

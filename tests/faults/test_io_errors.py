@@ -1,0 +1,107 @@
+"""I/O errors and a full host at every operation of the device, during every operation of the core.
+
+Where `tests/store/test_io_errors.py` looks at plain blobs, this looks at relations
+between blobs, at the world outside, and at a host without room for writes.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from blobstore.errors import DeviceError, NoSpaceError
+from blobstore.store.blobs import close_blob
+from blobstore.testing.alone import run_alone
+from tests.faults.aftermath import (
+    check_nothing_is_held,
+    check_only_reads_go_on,
+    check_reads_go_on,
+)
+from tests.faults.bench import (
+    CHAINS,
+    NAMES,
+    SPECIAL,
+    FaultyRun,
+    Judgement,
+    faulty_runs,
+    judge_content,
+    script_of,
+)
+
+LAYOUTS: Final = [pytest.param(True, id="sector"), pytest.param(False, id="compact")]
+IO_ERROR: Final = "I/O error"
+HOST_IS_FULL: Final = "host is full"
+
+
+def runs_of(name: str, *, sector: bool, endings: tuple[bool, ...]) -> Iterator[FaultyRun]:
+    """Yield I/O errors where no other test has them, and full hosts everywhere."""
+    script = script_of(name, sector=sector)
+    for forever in endings:
+        if name in CHAINS or name in SPECIAL:
+            yield from faulty_runs(script, IO_ERROR, forever=forever)
+        yield from faulty_runs(script, HOST_IS_FULL, forever=forever)
+
+
+@pytest.mark.parametrize("sector", LAYOUTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_acknowledged_survives_reads_go_on_and_a_failed_change_is_the_last_or_harmless(
+    name: str, sector: bool
+) -> None:
+    judgement = Judgement()
+    for run in runs_of(name, sector=sector, endings=(False, True)):
+        assert judgement.problem(run) is None, run
+        check_nothing_is_held(run)
+        if run.is_poisoned:
+            check_only_reads_go_on(run)
+        else:
+            assert not is_failed_flush_of_the_store(run), run
+            check_the_store_goes_on(run)
+    assert judgement.judged or name == "read"
+
+
+def is_failed_flush_of_the_store(run: FaultyRun) -> bool:
+    """Tell whether a store that was loaded could not flush: it has to be poisoned."""
+    is_of_the_store = run.step_name not in ("init", "grow_closed", "shallow_copy")
+    return is_of_the_store and str(run.error).endswith("a flush")
+
+
+def check_the_store_goes_on(run: FaultyRun) -> None:
+    """A call that failed without poisoning can be repeated, and nothing was lost by it."""
+    workload = run.workload
+    workload.faulty_disk.fault = None
+    for blob in check_reads_go_on(run):
+        assert run.store is not None
+        run_alone(close_blob(run.store, blob), workload.disk)
+    workload.run(run.script.steps[run.step :])
+    if workload.store is not None:
+        assert workload.store.poison is None, run
+        workload.step("unload")
+    assert judge_content(workload, workload.disk.content, workload.expected) is None, run
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_store_that_the_original_rewrote_survives_an_io_error_anywhere(name: str) -> None:
+    judgement = Judgement()
+    script = script_of(name, sector=True, base="rewritten snapshots")
+    for run in faulty_runs(script, IO_ERROR):
+        assert judgement.problem(run) is None, run
+        check_nothing_is_held(run)
+        if run.is_poisoned:
+            check_only_reads_go_on(run)
+
+
+@pytest.mark.parametrize("sector", LAYOUTS)
+@pytest.mark.parametrize(
+    "name", ["write", "overwrite", "zero", "chains: copy on write", "external"]
+)
+def test_a_host_without_room_for_data_fails_that_write_only(name: str, sector: bool) -> None:
+    hit = 0
+    for run in faulty_runs(script_of(name, sector=sector), HOST_IS_FULL):
+        if run.step_name in ("write", "zero"):
+            hit += 1
+            assert not run.is_poisoned, run
+            assert isinstance(run.error, DeviceError)
+            assert not isinstance(run.error, NoSpaceError)
+            assert isinstance(run.error.__cause__, OSError)
+            assert run.error.errno_name == "ENOSPC"
+    assert hit
