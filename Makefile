@@ -10,10 +10,12 @@ PYTHON  ?=
 JOBS    ?= 2
 STATES  ?= 1000000
 RUNS    ?= 100000
+SECONDS ?= 600
+KILLS   ?= 200
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check static gate format format-check lint types layers coverage \
-        crash sequences mutations races system-packages bench clean
+        crash sequences mutations races bytes fuzz soak system-packages bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
 
@@ -22,7 +24,8 @@ help:  ## This list
 	@echo
 	@echo "  PYTHON=python3.12 chooses the interpreter, JOBS=$(JOBS) the test processes,"
 	@echo "  STATES=$(STATES) how many crash states are explored, RUNS=$(RUNS) how many orders"
-	@echo "  of tasks; ARGS=... what pytest is given."
+	@echo "  of tasks, SECONDS=$(SECONDS) how long is fuzzed, KILLS=$(KILLS) how often a process is"
+	@echo "  killed; ARGS=... what pytest is given."
 
 # --- the environment -----------------------------------------------------------------------
 
@@ -56,7 +59,7 @@ $(STAMP): pyproject.toml constraints.txt
 	    $$python -m venv --clear $(VENV); \
 	fi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	    --constraint constraints.txt --editable '.[dev]'
+	    --constraint constraints.txt --editable '.[dev,fuzz]'
 	@touch $@
 
 # --- use -----------------------------------------------------------------------------------
@@ -127,6 +130,15 @@ mutations: $(STAMP)  ## Every flush of the core taken away once: the explorer mu
 
 races: $(STAMP)  ## Tasks of the core against each other, in RUNS seeded orders
 	@$(BIN)/python -m blobstore.testing.interleavings --runs $(RUNS)
+
+bytes: $(STAMP)  ## Every byte of small stores' metadata set to five values, checksums fixed and not
+	@$(BIN)/python -m blobstore.testing.every_byte --jobs $(JOBS)
+
+fuzz: $(STAMP)  ## Coverage-guided fuzzing of load, list, read and check, for SECONDS
+	@$(BIN)/python -m blobstore.testing.fuzz --seconds $(SECONDS)
+
+soak: $(STAMP)  ## A process under random load killed with SIGKILL, KILLS times
+	@$(BIN)/python -m blobstore.testing.soak --kills $(KILLS)
 
 # --- measurements --------------------------------------------------------------------------
 
