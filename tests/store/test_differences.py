@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from blobstore import Blob, Blobstore, CorruptError, MemoryDevice
+from blobstore import Blob, Blobstore, CorruptError, InvalidArgumentError, MemoryDevice
 from blobstore.format.page import NO_PAGE, MetadataPage
 from blobstore.units import PageIndex
 from tests.golden.test_load import documented_rows
@@ -168,6 +168,19 @@ def test_a_type_that_was_set_is_the_stores_type_at_once(store: Blobstore) -> Non
     assert store.info.bstype == b"NEW".ljust(16, b"\0")
 
 
+def test_a_metadata_page_above_16_mib_is_refused() -> None:
+    """The row `page-size-limit`."""
+    with pytest.raises(InvalidArgumentError, match="metadata page size 33554432"):
+        Blobstore.create(MemoryDevice(1 << 20), md_page_size=32 << 20, cluster_size=64 << 20)
+
+
+def test_a_blob_of_more_clusters_than_can_be_kept_track_of_is_refused(store: Blobstore) -> None:
+    """The row `largest-blob`."""
+    with pytest.raises(InvalidArgumentError, match="expected 0 to 67108864"):
+        store.create_blob(((1 << 26) + 1) * CLUSTER, thin=True)
+    store.create_blob((1 << 26) * CLUSTER, thin=True).close()
+
+
 def test_every_row_that_is_shown_here_is_in_the_document() -> None:
     here = {row for row, test in documented_rows().items() if Path(__file__).name in test}
-    assert here == {"flushes", "whole-page-checks"}
+    assert here == {"flushes", "whole-page-checks", "page-size-limit", "largest-blob"}

@@ -108,12 +108,16 @@ class ClusterMap:
 
     def allocated(self) -> list[int]:
         """Return all clusters that the blob owns, in the order of the blob."""
+        if not self.allocated_count:
+            return []
         return [
             cluster for leaf in self.leaves if leaf is not ABSENT for cluster in leaf if cluster
         ]
 
     def runs(self) -> list[tuple[int, int]]:
         """Return (first cluster, or 0, count) of neighbouring clusters, merged."""
+        if self.count and not self.allocated_count:
+            return [(UNALLOCATED, self.count)]
         runs: list[tuple[int, int]] = []
         for first, count in self._leaf_runs():
             if runs and _continues(runs[-1], first):

@@ -9,7 +9,7 @@ from typing import Final
 
 from bitarray import bitarray
 
-from blobstore.errors import NoSpaceError
+from blobstore.errors import CorruptError, NoSpaceError
 
 _NONE: Final = -1
 
@@ -81,7 +81,7 @@ class Pool:
         """Make numbers claimable that are in use."""
         for index in indices:
             if not self.used[index]:
-                raise AssertionError(f"{self.name} {index} is free already")
+                raise CorruptError(f"{self.name} {index} is free already: two blobs owned it")
             self.used[index] = False
             self._low = min(self._low, max(index, self._first))
         self.free_count += len(indices)

@@ -17,14 +17,15 @@ def exclusive(store: StoreState, *blob_ids: BlobId, what: str) -> Iterator[None]
     Raises:
         BusyError: One of the blobs is under another such operation; nobody waits for it.
     """
-    for blob_id in blob_ids:
+    different = set(blob_ids)  # a blob that says it is its own clone is named twice
+    for blob_id in different:
         refuse_busy(store, blob_id)
-    for blob_id in blob_ids:
+    for blob_id in different:
         store.exclusive[blob_id] = what
     try:
         yield
     finally:
-        for blob_id in blob_ids:
+        for blob_id in different:
             del store.exclusive[blob_id]
 
 

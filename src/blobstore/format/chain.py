@@ -75,10 +75,11 @@ def _take(content: ChainContent, kind: int, view: memoryview, place: str) -> Non
             content, decode_xattr(view, internal=kind == INTERNAL_XATTR, place=place), place
         )
     elif kind == RUNS:
-        content.runs = (content.runs or []) + list(decode_runs(view, place=place).runs)
+        content.runs = [] if content.runs is None else content.runs
+        content.runs.extend(decode_runs(view, place=place).runs)
     elif kind == EXTENT_TABLE:
         _take_table(content, decode_extent_table(view, place=place), place)
-    elif kind != PADDING:
+    elif kind != PADDING and kind not in content.unknown_kinds:
         content.unknown_kinds.append(kind)
     if kind == EXTENT_PAGE or (content.runs is not None and content.table is not None):
         raise CorruptError(f"{place}: both kinds of extents in one blob", errno=_EINVAL)

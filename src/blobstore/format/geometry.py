@@ -13,7 +13,8 @@ from blobstore.format.super_block import MaskRegion, SuperBlock
 from blobstore.units import BlobId, ClusterIndex, PageIndex, ceil_div
 
 DEFAULT_PAGE_SIZE: Final = 4096
-LARGEST_PAGE_SIZE: Final = 1 << 30
+LARGEST_PAGE_SIZE: Final = 1 << 24
+"""More than any device's block; a page's slot is read whole where many are read at once."""
 DEFAULT_IO_UNIT_SIZE: Final = 4096
 BLOB_ID_BASE: Final = 0x1_0000_0000
 MAX_CLUSTERS: Final = 0xFFFF_FFFE

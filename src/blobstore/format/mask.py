@@ -18,9 +18,14 @@ MASK_HEAD_SIZE: Final = _HEAD.size
 assert MASK_HEAD_SIZE == 5
 
 
+def mask_bytes(bit_count: int) -> int:
+    """Return how many bytes a mask of `bit_count` bits takes."""
+    return MASK_HEAD_SIZE + ceil_div(bit_count, 8)
+
+
 def mask_pages(bit_count: int, page_size: int) -> int:
     """Return how many pages a mask of `bit_count` bits takes."""
-    return ceil_div(MASK_HEAD_SIZE + ceil_div(bit_count, 8), page_size)
+    return ceil_div(mask_bytes(bit_count), page_size)
 
 
 def encode_mask(kind: int, bits: bitarray, region_bytes: int) -> bytes:
@@ -31,8 +36,12 @@ def encode_mask(kind: int, bits: bitarray, region_bytes: int) -> bytes:
     return data.ljust(region_bytes, b"\0")
 
 
-def decode_mask(data: Buffer, *, kind: int, bit_count: int) -> bitarray:
-    """Return the first `bit_count` bits of a mask; those it does not have are clear.
+def decode_mask(
+    data: Buffer, *, kind: int, bit_count: int, region_bytes: int | None = None
+) -> bitarray:
+    """Return the first `bit_count` bits of a mask.
+
+    `data` may be just as much of the region as these bits take.
 
     Raises:
         CorruptError: Another type of mask, or a length that its region cannot hold.
@@ -40,7 +49,7 @@ def decode_mask(data: Buffer, *, kind: int, bit_count: int) -> bitarray:
     found_kind, length = _HEAD.unpack_from(data)
     if found_kind != kind:
         raise CorruptError(f"mask {kind}: type {found_kind}, expected {kind}")
-    room = (len(data) - MASK_HEAD_SIZE) * 8
+    room = ((region_bytes or len(data)) - MASK_HEAD_SIZE) * 8
     if length > room:
         raise CorruptError(f"mask {kind}: {length} bits, but its region holds {room}")
     if length < bit_count:

@@ -27,8 +27,14 @@ _REPORTED_RUNS: Final = 8
 
 def read_runs(geometry: Geometry, blob: SeenBlob, runs: Sequence[tuple[int, int]]) -> None:
     """Take run-length extents; one that cannot be is lost, and its length counted if it can be."""
-    holes = 0
+    holes = owned = 0
     for cluster, count in runs:
+        owned += min(count, geometry.data_clusters) if cluster != UNALLOCATED else 0
+        if owned > 2 * geometry.data_clusters:
+            blob.add(38, f"more clusters of its own than the {geometry.data_clusters} there are")
+            return
+        if count == 0:
+            blob.add(29, f"a run of no clusters at place {blob.cluster_count}")
         if count > MAX_CLUSTERS - blob.cluster_count:
             blob.add(29, f"a run of {count} clusters at place {blob.cluster_count}")
             blob.add(38, f"more than {MAX_CLUSTERS} clusters in all")
@@ -79,13 +85,17 @@ async def read_table(
     for page, repeat in table:
         if blob.cluster_count % LEAF_SIZE:
             blob.add(30, f"an extent page before place {blob.cluster_count} is short", page=page)
-            blob.cluster_count = -(-blob.cluster_count // LEAF_SIZE) * LEAF_SIZE
+            end = -(-blob.cluster_count // LEAF_SIZE) * LEAF_SIZE
+            blob.lost.append((blob.cluster_count, end - blob.cluster_count))
+            blob.cluster_count = end
         room = MAX_CLUSTERS - blob.cluster_count
         if (LEAF_SIZE * repeat if page == ABSENT_PAGE else LEAF_SIZE) > room:
             blob.add(38, f"more than {MAX_CLUSTERS} clusters in all: {repeat} absent extent pages")
             return
         if page == ABSENT_PAGE:
             absent_at_end = LEAF_SIZE * repeat
+            if repeat == 0:
+                blob.add(30, "its extent table has an entry of no pages")
             blob.cluster_count += absent_at_end
             if not blob.is_thin and repeat:
                 blob.add(33, f"{repeat} absent extent pages in a thick blob")

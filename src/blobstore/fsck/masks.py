@@ -17,6 +17,7 @@ from blobstore.format.mask import (
 from blobstore.format.super_block import MaskRegion
 from blobstore.fsck.finding import Findings, Severity
 from blobstore.fsck.segments import name_run, runs_of
+from blobstore.metadata.masks import bytes_used
 from blobstore.operations import Read
 from blobstore.units import PageIndex
 
@@ -51,7 +52,8 @@ async def _read_mask(
 ) -> bitarray | None:
     bit_count = geometry.total_clusters if kind == MASK_CLUSTERS else geometry.md_len
     try:
-        data = await Read(geometry.region_offset(region), geometry.region_bytes(region))
+        used = bytes_used(geometry, region, bit_count)
+        data = await Read(geometry.region_offset(region), used)
     except BlobstoreError as error:
         findings.add(10, f"{_NAMES[kind]}: cannot be read: {error.message}")
         return None
@@ -60,7 +62,8 @@ async def _read_mask(
         return None
     length = int.from_bytes(data[1:MASK_HEAD_SIZE], "little")
     try:
-        bits = decode_mask(data, kind=kind, bit_count=bit_count)
+        size = geometry.region_bytes(region)
+        bits = decode_mask(data, kind=kind, bit_count=bit_count, region_bytes=size)
     except CorruptError:
         findings.add(11, f"{_NAMES[kind]}: {length} bits, expected {bit_count}")
         return None

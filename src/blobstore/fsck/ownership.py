@@ -1,14 +1,16 @@
 """Who owns which metadata page and which cluster, and what has two owners (34 to 36)."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Final
 
 from bitarray import bitarray
 
 from blobstore.format.geometry import Geometry
 from blobstore.fsck.finding import Finding, Severity
 from blobstore.fsck.seen import SeenBlob
-from blobstore.fsck.segments import Segments, name_run, runs_of
+from blobstore.fsck.segments import Segments, name_run
 from blobstore.metadata.survey import Numbers, PlainBlobs
 from blobstore.units import BlobId, PageIndex
 
@@ -58,13 +60,20 @@ def _set(bits: bitarray, numbers: Numbers) -> None:
     bits[numbers.tolist()] = True
 
 
+_KEPT_SPANS: Final = 4096
+_NAMED_OWNERS: Final = 8
+
+
 class Claims:
-    """Who claims what is contested: for the second look, once it is known that something is."""
+    """Who claims what is contested: for the second look, once it is known that something is.
+
+    A bounded number of claims is kept; in a store with more of them nobody reads on.
+    """
 
     def __init__(self, ownership: Ownership) -> None:
         self._ownership = ownership
         self._pages: defaultdict[int, list[BlobId]] = defaultdict(list)
-        self._clusters: defaultdict[int, list[BlobId]] = defaultdict(list)
+        self._spans: list[tuple[int, int, BlobId]] = []
 
     def take(self, blob: SeenBlob) -> None:
         """Note what of the contested this blob claims."""
@@ -72,43 +81,62 @@ class Claims:
             if self._ownership.contested_pages[page]:
                 self._pages[page].append(blob.blob_id)
         for _index, first, count in blob.segments:
-            part = self._ownership.contested_clusters[first : first + count]
-            for at in part.search(True):
-                self._clusters[first + at].append(blob.blob_id)
+            if len(self._spans) >= _KEPT_SPANS:
+                return
+            self._spans += [
+                (*run, blob.blob_id)
+                for run in _runs_in(self._ownership.contested_clusters, first, first + count)
+            ]
 
-    def findings(self) -> Iterable[Finding]:
+    def findings(self) -> Iterator[Finding]:
         """Say who shares what, one finding for each run of places with the same owners."""
-        for page in sorted(self._pages):
-            owners = _names(self._pages[page])
-            yield Finding(
-                36,
-                Severity.ERROR,
-                f"page {page} belongs to {owners}",
-                blob=self._pages[page][-1],
-                page=PageIndex(page),
-            )
-        for owners_of, numbers in _by_owners(self._clusters).items():
-            for first, count in runs_of(iter(numbers)):
-                what = name_run("cluster", first, count)
-                verb = "belongs" if count == 1 else "belong"
-                yield Finding(
-                    35,
-                    Severity.ERROR,
-                    f"{what} {verb} to {_names(owners_of)}",
-                    blob=owners_of[-1],
-                    cluster=first,
-                )
+        for page, owners in sorted(self._pages.items()):
+            message = f"page {page} belongs to {_names(owners)}"
+            yield Finding(36, Severity.ERROR, message, blob=owners[-1], page=PageIndex(page))
+        for first, end, owners in _shared(self._spans):
+            what = name_run("cluster", first, end - first)
+            verb = "belongs" if end - first == 1 else "belong"
+            message = f"{what} {verb} to {_names(owners)}"
+            yield Finding(35, Severity.ERROR, message, blob=owners[-1], cluster=first)
 
 
-def _by_owners(owners: dict[int, list[BlobId]]) -> dict[tuple[BlobId, ...], list[int]]:
-    grouped: defaultdict[tuple[BlobId, ...], list[int]] = defaultdict(list)
-    for number in sorted(owners):
-        grouped[tuple(owners[number])].append(number)
-    return grouped
+def _runs_in(bits: bitarray, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield (first, end) of the runs of set bits in a range."""
+    at = bits.find(1, start, end)
+    while at >= 0:
+        stop = bits.find(0, at, end)
+        stop = end if stop < 0 else stop
+        yield at, stop
+        at = bits.find(1, stop, end)
 
 
-def _names(owners: Iterable[BlobId]) -> str:
+def _shared(spans: Sequence[tuple[int, int, BlobId]]) -> Iterator[tuple[int, int, list[BlobId]]]:
+    """Cut overlapping spans at each other's ends; yield the parts that have several owners."""
+    begins: defaultdict[int, list[BlobId]] = defaultdict(list)
+    ends: defaultdict[int, list[BlobId]] = defaultdict(list)
+    for first, end, blob_id in spans:
+        begins[first].append(blob_id)
+        ends[end].append(blob_id)
+    owners: list[BlobId] = []
+    last: tuple[int, int, list[BlobId]] | None = None
+    for at, following in pairwise(sorted({*begins, *ends})):
+        for blob_id in ends[at]:
+            owners.remove(blob_id)
+        owners += begins[at]
+        if last is not None and last[1] == at and last[2] == owners:
+            last = (last[0], following, last[2])
+            continue
+        if last is not None and len(last[2]) > 1:
+            yield last
+        last = (at, following, list(owners))
+    if last is not None and len(last[2]) > 1:
+        yield last
+
+
+def _names(owners: Sequence[BlobId]) -> str:
     names = [f"{owner:#x}" for owner in owners]
     if len(set(names)) == 1:
         return f"blob {names[0]} in {len(names)} places"
+    if len(names) > _NAMED_OWNERS:
+        return f"blobs {', '.join(names[:_NAMED_OWNERS])} and {len(names) - _NAMED_OWNERS} more"
     return f"blobs {', '.join(names[:-1])} and {names[-1]}"

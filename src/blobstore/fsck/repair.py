@@ -12,7 +12,7 @@ from bitarray import bitarray
 
 from blobstore.errors import BlobstoreError
 from blobstore.format.geometry import Geometry, blob_id_of
-from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES, encode_mask
+from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, MaskRegion, SuperBlock
 from blobstore.fsck.examine import Examination, RegionView, examine
 from blobstore.fsck.finding import Severity
@@ -21,6 +21,7 @@ from blobstore.fsck.rewrite import zero_pages
 from blobstore.fsck.salvage import salvage
 from blobstore.fsck.solve import solve_super_block
 from blobstore.metadata.load import load
+from blobstore.metadata.masks import mask_writes
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.operations import Write
 from blobstore.store.lifecycle import unload
@@ -195,5 +196,5 @@ async def _write_mask(view: RegionView, kind: int, bits: bitarray) -> None:
         MASK_CLUSTERS: geometry.used_clusters,
         MASK_BLOB_IDS: geometry.used_blob_ids,
     }[kind]
-    data = encode_mask(kind, bits, geometry.region_bytes(region))
-    await Write(geometry.region_offset(region), data)
+    for write in mask_writes(geometry, region, kind=kind, bits=bits):
+        await write

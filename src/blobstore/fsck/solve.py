@@ -109,6 +109,8 @@ def _other_sizes(found: SuperBlock, device_size: int) -> Iterator[SuperBlock]:
         resized = found.with_changes(size_bytes=size)
         yield resized
         length = mask_pages((size or device_size) // cluster_size, page_size)
+        if length >= 1 << _WORD_BITS:
+            continue
         yield resized.with_changes(used_clusters=MaskRegion(found.used_clusters.start, length))
 
 

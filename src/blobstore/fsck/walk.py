@@ -13,6 +13,7 @@ from blobstore.format.descriptors import (
     EXTENT_PAGE,
     EXTENT_TABLE,
     FLAGS,
+    HAS_EXTENT_TABLE,
     INTERNAL_XATTR,
     KNOWN_DATA_RO,
     KNOWN_INVALID,
@@ -51,6 +52,7 @@ class _Chain:
         self.table: list[tuple[int, int]] | None = None
         self.table_count = 0
         self.is_complete = True
+        self.unknown_kinds: list[int] = []
 
 
 async def walk_blob(
@@ -65,9 +67,12 @@ async def walk_blob(
     chain = _Chain()
     await _walk_chain(geometry, blob, chain, fetch)
     _check_flags(blob, chain, version)
+    _check_kinds(blob, chain)
     _check_ids(blob)
     if chain.table is not None and chain.runs is not None:
         blob.add(28, "both kinds of extents in one blob", page=blob.root)
+        if not blob.flags.invalid & HAS_EXTENT_TABLE:
+            chain.table = None
     if chain.table is not None:
         await read_table(geometry, blob, chain.table, chain.table_count, fetch)
         _lose_the_rest(blob, chain)
@@ -199,13 +204,14 @@ def _take(blob: SeenBlob, chain: _Chain, kind: int, view: memoryview, at: PageIn
         elif kind in (XATTR, INTERNAL_XATTR):
             _take_xattr(blob, kind, view, at)
         elif kind == RUNS:
-            chain.runs = [*(chain.runs or ()), *decode_runs(view, place=place).runs]
+            chain.runs = [] if chain.runs is None else chain.runs
+            chain.runs.extend(decode_runs(view, place=place).runs)
         elif kind == EXTENT_TABLE:
             _take_table(blob, chain, view, at)
         elif kind == EXTENT_PAGE:
             blob.add(31, f"{place} of its chain holds an extent page's content", page=at)
-        elif kind != PADDING:
-            blob.add(26, f"{place}: unknown descriptor {kind}", severity=Severity.NOTE, page=at)
+        elif kind != PADDING and kind not in chain.unknown_kinds:
+            chain.unknown_kinds.append(kind)
     except CorruptError as error:
         blob.add(_INVARIANT_OF_KIND[kind], error.message, page=at)
 
@@ -259,6 +265,19 @@ def _check_flags(blob: SeenBlob, chain: _Chain, version: int) -> None:
                 severity=Severity.NOTE,
                 page=blob.root,
             )
+
+
+def _check_kinds(blob: SeenBlob, chain: _Chain) -> None:
+    """Descriptors of unknown types are somebody's who is newer, and says so by a flag."""
+    if chain.unknown_kinds:
+        is_announced = blob.flags.invalid & ~KNOWN_INVALID
+        kinds = ", ".join(map(str, chain.unknown_kinds))
+        blob.add(
+            26,
+            f"unknown descriptors {kinds}",
+            severity=Severity.NOTE if is_announced else Severity.ERROR,
+            page=blob.root,
+        )
 
 
 def _check_ids(blob: SeenBlob) -> None:

@@ -13,11 +13,12 @@ from bitarray import bitarray
 from blobstore.errors import BlobstoreError, WrongTypeError
 from blobstore.format.descriptors import FLAGS, FLAGS_SIZE, HAS_INTERNAL_XATTRS, HEADER
 from blobstore.format.geometry import Geometry, blob_id_of
-from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES, decode_mask
+from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.page import HEAD
 from blobstore.format.root import TAIL_OFFSET
-from blobstore.format.super_block import SUPER_BLOCK_SIZE, MaskRegion, SuperBlock
+from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.metadata.markers import resolve_markers
+from blobstore.metadata.masks import read_mask
 from blobstore.metadata.read import fetch_from_device, read_blob
 from blobstore.metadata.recovery import Recovered, recover
 from blobstore.metadata.store_state import DeviceTraits, StoreState
@@ -92,11 +93,15 @@ def _adopt(store: StoreState, found: Recovered) -> None:
 async def _believe_masks(geometry: Geometry) -> Recovered:
     """Take the masks of a clean store, and look into the roots for relations."""
     found = Recovered(
-        used_pages=await _read_mask(geometry, geometry.used_pages, MASK_PAGES, geometry.md_len),
-        used_clusters=await _read_mask(
-            geometry, geometry.used_clusters, MASK_CLUSTERS, geometry.total_clusters
+        used_pages=await read_mask(
+            geometry, geometry.used_pages, kind=MASK_PAGES, bit_count=geometry.md_len
         ),
-        used_ids=await _read_mask(geometry, geometry.used_blob_ids, MASK_BLOB_IDS, geometry.md_len),
+        used_clusters=await read_mask(
+            geometry, geometry.used_clusters, kind=MASK_CLUSTERS, bit_count=geometry.total_clusters
+        ),
+        used_ids=await read_mask(
+            geometry, geometry.used_blob_ids, kind=MASK_BLOB_IDS, bit_count=geometry.md_len
+        ),
     )
     fetch = fetch_from_device(geometry)
     for root in await _roots_with_relations(geometry, found.used_ids):
@@ -108,13 +113,8 @@ async def _believe_masks(geometry: Geometry) -> Recovered:
         if state.parent_id is not None:
             found.parents[blob_id] = state.parent_id
         if state.marker is not None:
-            found.marked[blob_id] = state
+            found.marked.add(blob_id)
     return found
-
-
-async def _read_mask(geometry: Geometry, region: MaskRegion, kind: int, count: int) -> bitarray:
-    data = await Read(geometry.region_offset(region), geometry.region_bytes(region))
-    return decode_mask(data, kind=kind, bit_count=count)
 
 
 async def _roots_with_relations(geometry: Geometry, used_ids: bitarray) -> list[PageIndex]:

@@ -23,8 +23,8 @@ async def resolve_markers(
 ) -> None:
     """Decide about every marked blob, in the order of their ids."""
     for blob_id in sorted(found.marked):
-        state = found.marked[blob_id]
         try:
+            state = _changed(found, blob_id) or await read_blob(geometry, blob_id, fetch)
             await _resolve(geometry, found, state, fetch, are_masks_clean=are_masks_clean)
         except BlobstoreError as error:
             found.errors[blob_id] = error
@@ -48,15 +48,25 @@ async def _read_partner(
     geometry: Geometry, found: Recovered, partner_id: BlobId, fetch: Fetch
 ) -> BlobState | None:
     """Return the partner as loading knows it, or None when it cannot be opened."""
-    for changed in found.outcome.changed:
-        if changed.blob_id == partner_id:
-            return changed
+    changed = _changed(found, partner_id)
+    if changed is not None:
+        return changed
     if partner_id in found.errors or not geometry.names_root(partner_id):
         return None
     try:
-        return found.marked.get(partner_id) or await read_blob(geometry, partner_id, fetch)
+        return await read_blob(geometry, partner_id, fetch)
     except BlobstoreError:
         return None
+
+
+def _changed(found: Recovered, blob_id: BlobId) -> BlobState | None:
+    """Return the blob as an earlier decision has left it."""
+    return next((blob for blob in found.outcome.changed if blob.blob_id == blob_id), None)
+
+
+def _note_change(found: Recovered, state: BlobState) -> None:
+    if state not in found.outcome.changed:
+        found.outcome.changed.append(state)
 
 
 def _leave(found: Recovered, state: BlobState, *, are_masks_clean: bool) -> None:
@@ -77,7 +87,7 @@ def _keep(found: Recovered, state: BlobState, partner: BlobState, *, are_masks_c
     state.flags = Flags(flags.invalid, flags.data_ro | READ_ONLY, flags.md_ro)
     state.apply_read_only_flags(state.flags)
     state.touch_attributes()
-    found.outcome.changed.append(state)
+    _note_change(found, state)
 
 
 def _disown(found: Recovered, state: BlobState, partner: BlobState) -> None:
@@ -90,8 +100,8 @@ def _disown(found: Recovered, state: BlobState, partner: BlobState) -> None:
             partner.clusters.set(index, 0)
             found.used_clusters[cluster] = False
             changed = True
-    if changed and partner not in found.outcome.changed:
-        found.outcome.changed.append(partner)
+    if changed:
+        _note_change(found, partner)
 
 
 def _remove(

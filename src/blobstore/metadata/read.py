@@ -38,7 +38,7 @@ from blobstore.units import BlobId, PageIndex
 Fetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes]]
 """Gives the 4096 bytes of a metadata page that lies in the region."""
 
-MAX_CLUSTERS: Final = 1 << 31
+MAX_CLUSTERS: Final = 1 << 26
 """The largest blob, in clusters: what the map of an empty one may cost is bounded."""
 
 _EINVAL: Final = 22
@@ -180,9 +180,16 @@ async def _read_clusters(
 
 
 def _check_runs(geometry: Geometry, runs: Sequence[tuple[int, int]], place: str) -> None:
+    owned = 0
     for first, count in runs:
         if first != UNALLOCATED:
             _check_cluster_range(geometry, first, count, place)
+            owned += count
+    if owned > geometry.data_clusters:
+        raise CorruptError(
+            f"{place}: {owned} clusters of its own in a store of {geometry.data_clusters}",
+            errno=_EINVAL,
+        )
 
 
 def _check_cluster_range(geometry: Geometry, first: int, count: int, place: str) -> None:
@@ -215,7 +222,8 @@ async def _read_extent_pages(
         pages.append(page)
         count += len(entries)
     if pages and pages[-1] == ABSENT_PAGE:
-        count = _cut_last_run(count, pages, content.table_cluster_count)
+        present = leaves[-1][0] + 1 if leaves else 0
+        count = _cut_last_run(count, pages, content.table_cluster_count, present)
     state.extent_pages = pages
     state.clusters = _map_of_leaves(count, leaves)
 
@@ -227,11 +235,8 @@ def _check_table_run(state: BlobState, repeat: int, so_far: int, place: str) -> 
         raise CorruptError(f"{place}: extent table of {repeat} absent pages", errno=_EINVAL)
 
 
-def _cut_last_run(count: int, pages: list[int], table_count: int) -> int:
-    """Cut the last run of absent pages to what the table says is left."""
-    present = len(pages)
-    while present and pages[present - 1] == ABSENT_PAGE:
-        present -= 1
+def _cut_last_run(count: int, pages: list[int], table_count: int, present: int) -> int:
+    """Cut the absent pages behind the present ones to what the table says is left."""
     kept = min(count, max(table_count, present * LEAF_SIZE))
     del pages[-(-kept // LEAF_SIZE) :]
     return kept

@@ -42,7 +42,7 @@ class Recovered:
     used_ids: bitarray
     outcome: Outcome = field(default_factory=Outcome)
     parents: dict[BlobId, BlobId] = field(default_factory=dict)
-    marked: dict[BlobId, BlobState] = field(default_factory=dict)
+    marked: set[BlobId] = field(default_factory=set)
     errors: dict[BlobId, BlobstoreError] = field(default_factory=dict)
     is_contested: bool = False
 
@@ -251,7 +251,7 @@ def _take_blob(found: Recovered, state: BlobState) -> None:
     if state.parent_id is not None:
         found.parents[state.blob_id] = state.parent_id
     if state.marker is not None:
-        found.marked[state.blob_id] = state
+        found.marked.add(state.blob_id)
     else:
         take_pages(found, state)
         take_clusters(found, state)

@@ -13,7 +13,7 @@ from blobstore.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from blobstore.format.descriptors import THIN_PROV, Flags
+from blobstore.format.descriptors import HAS_INTERNAL_XATTRS, THIN_PROV, Flags
 from blobstore.format.geometry import blob_id_of, root_of
 from blobstore.format.root import Layout, RootState
 from blobstore.format.super_block import NO_BLOB
@@ -231,7 +231,16 @@ async def read_checked(store: StoreState, blob_id: BlobId) -> BlobState:
     blob = await read_blob(store.geometry, blob_id, fetch)
     check_flags(blob)
     _check_ownership(store, blob)
+    _check_relations(store, blob)
     return blob
+
+
+def _check_relations(store: StoreState, blob: BlobState) -> None:
+    """Refuse relations that loading a clean store did not see: no flag announces them."""
+    announced = blob.flags.invalid & HAS_INTERNAL_XATTRS
+    if announced or store.was_recovered or not blob.internal_xattrs:
+        return
+    _distrust(store, f"blob {blob.blob_id:#x}: internal attributes without the flag for them")
 
 
 def _check_ownership(store: StoreState, blob: BlobState) -> None:
@@ -244,15 +253,22 @@ def _check_ownership(store: StoreState, blob: BlobState) -> None:
     if store.poison is not None:
         return
     clusters = blob.clusters.allocated()
-    if store.clusters.used[clusters].all() and not store.owned_clusters[clusters].any():
+    is_alone = store.clusters.used[clusters].all() and not store.owned_clusters[clusters].any()
+    pages = blob.metadata_pages
+    if not is_alone or len(set(clusters)) != len(clusters):
+        what = "a cluster that is marked free, or another place's"
+    elif not store.pages.used[pages].all() or len(set(pages)) != len(pages):
+        what = "a metadata page that is marked free, or another place's"
+    else:
         return
-    error = CorruptError(
-        f"blob {blob.blob_id:#x}: owns a cluster that is marked free, or another blob's",
-        errno=_EINVAL,
-    )
-    store.refuse_changes(error.message)
+    _distrust(store, f"blob {blob.blob_id:#x}: owns {what}")
+
+
+def _distrust(store: StoreState, message: str) -> None:
+    """Make the store read-only, and refuse the blob, unless the caller forced the store open."""
+    store.refuse_changes(message)
     if not store.forced:
-        raise error
+        raise CorruptError(message, errno=_EINVAL)
 
 
 def _link(store: StoreState, blob: BlobState, parent: BlobState | None) -> None:

@@ -2,12 +2,13 @@
 
 from blobstore.errors import BlobstoreError
 from blobstore.format.geometry import Geometry
-from blobstore.format.mask import MASK_CLUSTERS, decode_mask, encode_mask
+from blobstore.format.mask import MASK_CLUSTERS
 from blobstore.metadata.begin import place_super_block, poisoning, write_super_block
 from blobstore.metadata.load import read_super_block
+from blobstore.metadata.masks import mask_writes, read_mask
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.store_state import DeviceTraits, StoreState
-from blobstore.operations import Flush, Read, Write
+from blobstore.operations import Flush
 
 
 async def grow_open(store: StoreState, size_bytes: int) -> None:
@@ -53,14 +54,12 @@ async def grow_closed(traits: DeviceTraits) -> Geometry:
     if grown == before:
         return before
     region = grown.used_clusters
-    data = await Read(
-        grown.region_offset(before.used_clusters), grown.region_bytes(before.used_clusters)
+    bits = await read_mask(
+        before, before.used_clusters, kind=MASK_CLUSTERS, bit_count=before.total_clusters
     )
-    bits = decode_mask(data, kind=MASK_CLUSTERS, bit_count=before.total_clusters)
     bits.extend([False] * (grown.total_clusters - before.total_clusters))
-    await Write(
-        grown.region_offset(region), encode_mask(MASK_CLUSTERS, bits, grown.region_bytes(region))
-    )
+    for write in mask_writes(grown, region, kind=MASK_CLUSTERS, bits=bits):
+        await write
     await Flush()
     wanted = super_block.with_changes(size_bytes=traits.size_bytes, used_clusters=region)
     await place_super_block(traits.layout, found=super_block, wanted=wanted)

@@ -1,15 +1,16 @@
 """The store as a whole: flush, unload, super blob, type, destroy."""
 
-from bitarray import bitarray
+from typing import Any
 
 from blobstore.errors import BusyError, InvalidArgumentError, NotFoundError
-from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES, encode_mask
-from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE, MaskRegion
+from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
+from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE
 from blobstore.metadata.begin import poisoning, write_super_block
+from blobstore.metadata.masks import mask_writes
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist
 from blobstore.metadata.store_state import StoreState
-from blobstore.operations import Flush, Operation, Write, WriteZeroes
+from blobstore.operations import Flush, Operation, WriteZeroes
 from blobstore.store.init import padded_type
 from blobstore.units import BlobId
 
@@ -76,24 +77,20 @@ def _has_news(store: StoreState) -> bool:
     return is_rebuilt or store.bstype != store.super_block.bstype
 
 
-def _mask_writes(store: StoreState) -> list[Operation[None]]:
+def _mask_writes(store: StoreState) -> list[Operation[Any]]:
     """Return the writes of all masks; nothing is on its way back any more."""
     geometry = store.geometry
-    writes = [
-        _mask_write(store, MASK_PAGES, geometry.used_pages, store.pages.used),
-        _mask_write(store, MASK_CLUSTERS, geometry.used_clusters, store.clusters.used),
+    masks = [
+        (geometry.used_pages, MASK_PAGES, store.pages.used),
+        (geometry.used_blob_ids, MASK_BLOB_IDS, store.used_ids),
+        (geometry.used_clusters, MASK_CLUSTERS, store.clusters.used),
     ]
-    if geometry.used_blob_ids.length:
-        ids = _mask_write(store, MASK_BLOB_IDS, geometry.used_blob_ids, store.used_ids)
-        writes.insert(1, ids)
-    return writes
-
-
-def _mask_write(
-    store: StoreState, kind: int, region: MaskRegion, bits: bitarray
-) -> Operation[None]:
-    data = encode_mask(kind, bits, store.geometry.region_bytes(region))
-    return Write(store.geometry.region_offset(region), data)
+    return [
+        write
+        for region, kind, bits in masks
+        if region.length
+        for write in mask_writes(geometry, region, kind=kind, bits=bits)
+    ]
 
 
 def get_super_blob(store: StoreState) -> BlobId:

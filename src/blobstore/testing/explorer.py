@@ -13,6 +13,8 @@ from hashlib import blake2b
 
 from blobstore.errors import BlobstoreError
 from blobstore.format.geometry import blob_id_of
+from blobstore.fsck.examine import examine
+from blobstore.fsck.finding import Severity
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.blobs import BlobOptions, create_blob
 from blobstore.store.lifecycle import unload
@@ -191,6 +193,7 @@ def judge(disk: SimulatedDisk, expected: Expectation) -> str | None:
         loaded = load_checked(disk)
         if loaded is None:
             return None if expected.may_be_missing else "there is no store"
+        _check(SimulatedDisk(image, atomic_write_size=disk.traits.atomic_write_size), "at first")
         store, found = loaded
         excused = [blob_id_of(root) for root in store.outcome.restored]
         problem = expected.problem(found) or original_problem(image, found, excused=excused)
@@ -207,10 +210,22 @@ def _use(disk: SimulatedDisk, store: StoreState, found: FoundStore) -> str | Non
         if error.errno not in (12, 28):
             return f"cannot be changed: {error}"
     run_alone(unload(store), disk)
+    _check(disk, "after a clean unload")
     again = load_checked(disk)
     if again is None:
         return "is gone after a clean unload"
     return _difference(again[1], found)
+
+
+def _check(disk: SimulatedDisk, when: str) -> None:
+    """Let all invariants be looked at.
+
+    Raises:
+        BrokenStoreError: One does not hold.
+    """
+    for finding in run_alone(examine(disk.traits), disk).findings:
+        if finding.severity is not Severity.NOTE:
+            raise BrokenStoreError(f"check {when}: {finding}")
 
 
 def _compare_again(disk: SimulatedDisk, found: FoundStore) -> str | None:

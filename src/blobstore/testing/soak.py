@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from blobstore import Blobstore, BlobstoreError
+from blobstore import Blobstore, BlobstoreError, check
 from blobstore.testing.expectation import (
     BLOCK,
     ZERO_BLOCK,
@@ -268,7 +268,10 @@ class Soak:
 
 
 def _audited(image: Path) -> tuple[dict[int, int], FoundStore]:
-    """Load an image in memory and audit it; return the blobs' names by id, and what is there."""
+    """Check an image and audit it in memory; return the blobs' names by id, and what is there."""
+    report = check(image)
+    if not report.clean:
+        raise BrokenStoreError("; ".join(str(finding) for finding in report.findings))
     loaded = load_checked(SimulatedDisk(image.read_bytes()))
     if loaded is None:
         raise BrokenStoreError("there is no store")

@@ -55,8 +55,15 @@ def _flag_that_forbids_changes(image: StoreImage) -> Place:
     return Place(blob=image.names["thin"])
 
 
-@corruption(26, mode=None, severity=Severity.NOTE)
+@corruption(26, touches=("thick",))
 def _descriptor_of_an_unknown_kind(image: StoreImage) -> Place:
+    """No flag says that a newer version wrote it: it may have been any other descriptor."""
+    return _add_to_root(image, "thick", Unknown(_FUTURE_KIND, b"whatever"))
+
+
+@corruption(26, mode=None, severity=Severity.NOTE)
+def _descriptor_that_a_flag_announces(image: StoreImage) -> Place:
+    image.set_flags("thick", add=_UNKNOWN_BIT)
     return _add_to_root(image, "thick", Unknown(_FUTURE_KIND, b"whatever"))
 
 

@@ -1,0 +1,242 @@
+"""`python -m blobstore.testing.hostile`: images made to hurt, and what each came to.
+
+Every image is forged clean and dirty. In a process of its own it is opened,
+listed and read, dumped, checked, and opened for writing. All must end in an
+answer or a typed error, within 2 s of processor time each, and with no more
+memory than 64 MiB and twice the metadata: what the process's resident size has
+grown by at most, which counts the arrays of numpy and leaves the times alone.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from typing import Final
+
+from blobstore.api.blobstore import Blobstore, dump
+from blobstore.drivers.blocking import BlockingDriver
+from blobstore.errors import BlobstoreError, CorruptError
+from blobstore.format.geometry import Geometry
+from blobstore.format.super_block import SuperBlock
+from blobstore.fsck.examine import examine
+from blobstore.metadata.store_state import DeviceTraits
+from blobstore.testing.forge import Forge
+from blobstore.testing.hostile_blobs import HOSTILE_BLOBS
+from blobstore.testing.hostile_stores import HOSTILE_STORES, LARGE
+from blobstore.testing.image_device import SparseDevice
+from blobstore.testing.observe import LONGEST_S, HangError, observe, time_limit
+from blobstore.units import MIB
+
+IMAGES: Final = HOSTILE_BLOBS | HOSTILE_STORES
+LONGEST_MESSAGE: Final = 4096
+_MOST_MEMORY: Final = 64 * MIB
+_ADDRESS_SPACE: Final = 3 << 29
+_OVERTIME_S: Final = 0.5
+_GIVEN_UP_S: Final = 20.0
+_TRIED_IN_WRITING: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one thing done with an image came to: `outcome` is ok, an error's class, or a failure.
+
+    `problem` is empty where that is as it must be.
+    """
+
+    image: str
+    clean: bool
+    step: str
+    outcome: str
+    seconds: float
+    grown_bytes: int
+    problem: str = ""
+
+
+def forged(name: str, *, clean: bool) -> Forge:
+    """Return the store of that name, ready to be put on a device."""
+    forge = Forge(clean=clean)
+    IMAGES[name](forge)
+    return forge
+
+
+def bound_of(forge: Forge) -> int:
+    """Return how much memory an image may cost: more where its metadata is really there."""
+    device = forge.device(read_only=True)
+    with suppress(BlobstoreError):
+        super_block = SuperBlock.decode(device.read(0, min(4096, device.size_bytes)).ljust(4096))
+        geometry = Geometry.of(super_block, device_size=device.size_bytes)
+        return _MOST_MEMORY + 2 * geometry.metadata_end
+    return _MOST_MEMORY
+
+
+def _list(device: SparseDevice) -> None:
+    with Blobstore.open(device, read_only=True) as store:
+        for entry in store.list_blobs():
+            if isinstance(entry, tuple):
+                _check_message(entry[1])
+
+
+def _read(device: SparseDevice) -> None:
+    with Blobstore.open(device, read_only=True) as store:
+        for message in observe(store).errors.values():
+            _check_message(CorruptError(message))
+
+
+def _read_last(device: SparseDevice) -> None:
+    """Open the store and its last blob, and read that: what is done with a sound one."""
+    with Blobstore.open(device, read_only=True) as store:
+        ids = store.blob_ids()
+        if ids:
+            with store.open_blob(ids[-1]) as blob:
+                blob.read(min(blob.size, MIB))
+
+
+def _dump(device: SparseDevice) -> None:
+    dump(device)
+
+
+def _check(device: SparseDevice) -> None:
+    traits = DeviceTraits(device.size_bytes)
+    for finding in BlockingDriver(device).run(examine(traits)).findings:
+        _check_message(CorruptError(finding.message))
+
+
+def _write(device: SparseDevice) -> None:
+    """Change what can be changed, and close: typed refusals are as good as success."""
+    with Blobstore.open(device) as store:
+        with suppress(BlobstoreError), store.create_blob(store.cluster_size) as blob:
+            blob.write(b"new")
+        for blob_id in store.blob_ids()[:_TRIED_IN_WRITING]:
+            with suppress(BlobstoreError), store.open_blob(blob_id) as blob:
+                blob.set_xattr("seen", b"yes")
+                blob.sync_md()
+                blob.write(b"x")
+            with suppress(BlobstoreError):
+                store.delete_blob(blob_id)
+
+
+_STEPS: Final[dict[str, Callable[[SparseDevice], None]]] = {
+    "open, read last": _read_last,
+    "list": _list,
+    "read": _read,
+    "dump": _dump,
+    "check": _check,
+    "write": _write,
+}
+
+
+class _LongMessageError(Exception):
+    """An error whose text has no end: it was made of what the image says."""
+
+
+def _check_message(error: BlobstoreError) -> None:
+    if len(error.message) > LONGEST_MESSAGE:
+        raise _LongMessageError(f"{len(error.message)} characters: {error.message[:80]}...")
+
+
+def try_image(name: str, *, clean: bool, limit_s: float = LONGEST_S) -> Iterator[Step]:
+    """Do everything with one image, in a process of its own."""
+    forge = forged(name, clean=clean)
+    processes = multiprocessing.get_context("fork")
+    ours, theirs = processes.Pipe(duplex=False)
+    process = processes.Process(target=_do_steps, args=(theirs, forge, name, limit_s))
+    process.start()
+    theirs.close()
+    for step in _STEPS:
+        found = _receive(ours, _GIVEN_UP_S + 2 * limit_s)
+        if found is None:
+            process.kill()
+            yield Step(name, clean, step, "died", 0, 0, "the process ended, or had to be ended")
+            break
+        yield found
+    process.join()
+
+
+def _receive(ours: Connection, seconds: float) -> Step | None:
+    try:
+        if ours.poll(seconds):
+            found: Step = ours.recv()
+            return found
+    except EOFError:
+        pass
+    return None
+
+
+def _do_steps(answers: Connection, forge: Forge, name: str, limit_s: float) -> None:
+    """Do one step after the other in a fresh process, and send what came of each."""
+    bound = bound_of(forge)
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE + bound, _ADDRESS_SPACE + bound))
+    at_first = _peak_bytes()
+    for step, do in _STEPS.items():
+        began = time.process_time()
+        outcome, problem = _outcome_of(do, forge.device(read_only=step != "write"), limit_s)
+        seconds, grown = time.process_time() - began, _peak_bytes() - at_first
+        if not problem and seconds > limit_s:
+            problem = f"{seconds:.1f} s, at most {limit_s} expected"
+        if not problem and grown > bound:
+            problem = f"{grown // MIB} MiB, at most {bound // MIB} expected"
+        answers.send(Step(name, forge.clean, step, outcome, seconds, grown, problem))
+
+
+def _outcome_of(
+    do: Callable[[SparseDevice], None], device: SparseDevice, limit_s: float
+) -> tuple[str, str]:
+    """Return what a step came to, and what is wrong with that."""
+    try:
+        with time_limit(limit_s + _OVERTIME_S):
+            do(device)
+    except BlobstoreError as error:
+        is_short = len(error.message) <= LONGEST_MESSAGE
+        return type(error).__name__, "" if is_short else "a message without end"
+    except (Exception, HangError) as error:
+        return "failed", f"{type(error).__name__}: {error}"[:200]
+    return "ok", ""
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Try all images, and print what each came to; the exit code is 1 if one did harm."""
+    parser = argparse.ArgumentParser(prog="python -m blobstore.testing.hostile")
+    parser.add_argument("--only", default="", help="only images with this in their name")
+    parser.add_argument("--limit", type=float, default=LONGEST_S, help="seconds for each step")
+    parser.add_argument("--small", action="store_true", help="without the two largest")
+    parser.add_argument("--json", action="store_true", help="one object for each step")
+    options = parser.parse_args(arguments)
+    bad = 0
+    for name in IMAGES:
+        if options.only not in name or (options.small and name in LARGE):
+            continue
+        for clean in (True, False):
+            steps = list(try_image(name, clean=clean, limit_s=options.limit))
+            bad += sum(bool(step.problem) for step in steps)
+            _print(steps, as_json=options.json)
+    if not options.json:
+        print(f"{bad} bad")
+    return 1 if bad else 0
+
+
+def _print(steps: list[Step], *, as_json: bool) -> None:
+    if as_json:
+        for step in steps:
+            print(json.dumps(asdict(step)))
+        return
+    seconds, grown = max(s.seconds for s in steps), max(s.grown_bytes for s in steps)
+    outcomes = " ".join(f"{step.step}: {step.outcome};" for step in steps)
+    state = "clean" if steps[0].clean else "dirty"
+    print(f"{steps[0].image:36} {state} {seconds:5.2f} s {grown // MIB:5} MiB  {outcomes}")
+    for step in steps:
+        if step.problem:
+            print(f"    BAD {step.step}: {step.problem} ({step.seconds:.2f} s)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

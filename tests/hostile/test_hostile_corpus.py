@@ -1,0 +1,84 @@
+"""Every hostile image ends in an answer or a typed error, in time and in bounded memory."""
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from typing import Any, Final
+
+import pytest
+
+from blobstore.api.blobstore import Blobstore
+from blobstore.testing.forge import Forge, flags, runs, table, xattr
+from blobstore.testing.hostile import IMAGES, bound_of, forged
+from blobstore.testing.hostile_stores import LARGE, clones, snapshots
+from blobstore.testing.image_device import SparseDevice
+from blobstore.testing.observe import observe
+
+COMMAND: Final = [sys.executable, "-m", "blobstore.testing.hostile", "--json", "--small"]
+STEPS: Final = ["open, read last", "list", "read", "dump", "check", "write"]
+SMALL: Final = sorted(IMAGES.keys() - LARGE.keys())
+FEWER: Final = 2000
+FEWER_IMAGES: Final = {"snapshots": snapshots(FEWER), "clones": clones(FEWER)}
+Found = dict[tuple[str, bool], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def found() -> Found:
+    """What every image came to: the command forks, which a test process with threads may not."""
+    ended = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
+    assert ended.returncode in (0, 1), ended.stderr
+    steps: Found = defaultdict(list)
+    for line in ended.stdout.splitlines():
+        step = json.loads(line)
+        steps[step["image"], step["clean"]].append(step)
+    return steps
+
+
+@pytest.mark.parametrize("clean", [pytest.param(True, id="clean"), pytest.param(False, id="dirty")])
+@pytest.mark.parametrize("name", SMALL)
+def test_an_image_made_to_hurt_does_no_harm(found: Found, name: str, clean: bool) -> None:
+    steps = found[name, clean]
+    assert [step["step"] for step in steps] == STEPS
+    assert [(step["step"], step["problem"]) for step in steps if step["problem"]] == []
+
+
+def test_a_forged_store_without_lies_is_sound() -> None:
+    forge = Forge()
+    forge.chain(0, flags() + xattr("k", b"v"), table(4, (0, 1)))
+    forge.root(5, flags(0) + runs((40, 2)))
+    with Blobstore.open(forge.device(read_only=True), read_only=True) as store:
+        seen = observe(store)
+    assert seen.errors == {}
+    assert [blob.size for blob in seen.blobs.values()] == [4 * 16384, 2 * 16384]
+    assert next(iter(seen.blobs.values())).xattrs == (("k", b"v"),)
+
+
+@pytest.mark.parametrize("clean", [pytest.param(True, id="clean"), pytest.param(False, id="dirty")])
+@pytest.mark.parametrize("kind", ["snapshots", "clones"])
+def test_thousands_of_snapshots_or_clones_open_list_and_read(kind: str, clean: bool) -> None:
+    forge = Forge(clean=clean)
+    FEWER_IMAGES[kind](forge)
+    with Blobstore.open(forge.device(read_only=True), read_only=True) as store:
+        ids = store.blob_ids()
+        assert len(ids) == FEWER
+        with store.open_blob(ids[-1]) as blob:
+            assert blob.read(blob.size) == bytes(blob.size)
+        assert not any(isinstance(entry, tuple) for entry in store.list_blobs())
+
+
+def test_the_memory_an_image_may_cost_follows_its_metadata() -> None:
+    small = bound_of(forged("own parent", clean=True))
+    large = bound_of(forged("pages of 1 MiB", clean=True))
+    assert 64 << 20 < small < 65 << 20
+    assert large > small + (80 << 20)
+    assert bound_of(forged("cluster size 0", clean=True)) == 64 << 20
+
+
+def test_a_sparse_device_keeps_what_is_written_and_no_more() -> None:
+    device = SparseDevice(1 << 62, {3: bytes([7]) * 4096})
+    device.write(3 * 4096 - 2, [b"abcd"])
+    assert device.read(3 * 4096 - 4, 8) == b"\0\0abcd\7\7"
+    device.write_zeroes(3 * 4096 - 1, 4096)
+    assert device.read(3 * 4096 - 2, 4) == b"a\0\0\0"
+    assert device.read(4 * 4096 - 2, 3) == b"\0\7\0"
