@@ -1,9 +1,9 @@
 """Plain blobs, all at once: what recovery can say of them without following each (FORMAT 4).
 
-A plain blob's root says everything in one page: flags, and an extent table of
-one page. Most blobs are plain, and thousands of them are looked at with a few
-array operations while their pages are in the cache. Whatever is not exactly so
-is left for `read_blob`, which says what is wrong.
+A plain blob's root says everything in one page: flags, a few attributes, and an
+extent table of one page. Most blobs are plain, and thousands of them are looked
+at with a few array operations while their pages are in the cache. Whatever is
+not exactly so is left for `read_blob`, which says what is wrong.
 """
 
 from dataclasses import dataclass, field
@@ -25,6 +25,8 @@ from blobstore.format.descriptors import (
     PAIR_SIZE,
     TABLE_HEAD_SIZE,
     THIN_PROV,
+    XATTR,
+    XATTR_OVERHEAD,
 )
 from blobstore.format.geometry import Geometry
 from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL
@@ -38,16 +40,29 @@ Records: TypeAlias = npt.NDArray[Any]
 Chunk: TypeAlias = npt.NDArray[np.uint8]
 """Neighbouring pages, one in each row."""
 
-_CONTENT: Final = np.dtype(
+_FLAGS: Final = np.dtype(
     [
-        ("flags_kind", "u1"), ("flags_length", "<u4"),
+        ("kind", "u1"), ("length", "<u4"),
         ("invalid", "<u8"), ("data_ro", "<u8"), ("md_ro", "<u8"),
-        ("table_kind", "u1"), ("table_length", "<u4"), ("cluster_count", "<u8"),
+    ]
+)  # fmt: skip
+"""The first descriptor of a plain root."""
+
+_TABLE: Final = np.dtype(
+    [
+        ("kind", "u1"), ("length", "<u4"), ("cluster_count", "<u8"),
         ("page", "<u4"), ("repeat", "<u4"),
         ("end", "V5"),
     ]
 )  # fmt: skip
-"""The descriptors of a plain root, and the mark that nothing follows them."""
+"""The last one, and the mark that nothing follows it."""
+
+_XATTR_HEAD: Final = np.dtype(
+    [("kind", "u1"), ("length", "<u4"), ("name", "<u2"), ("value", "<u2")]
+)
+
+_ATTRIBUTES_MAX: Final = 8
+"""A blob with more attributes is not plain."""
 
 _EXTENT_HEAD: Final = np.dtype(
     [
@@ -64,9 +79,12 @@ _SECTOR_MARK: Final = np.frombuffer(
 _ENTRY_SIZE: Final = 4
 _ENTRIES_AT: Final = _EXTENT_HEAD.itemsize
 _LINK_WORD: Final = (PAGE_SIZE - TAIL.size) // 4
-assert _CONTENT.itemsize == FLAGS_SIZE + TABLE_HEAD_SIZE + PAIR_SIZE + len(_NOTHING)
+_BODY_END: Final = PAGE_SIZE - TAIL.size
+assert _FLAGS.itemsize == FLAGS_SIZE
+assert _TABLE.itemsize == TABLE_HEAD_SIZE + PAIR_SIZE + len(_NOTHING)
+assert _XATTR_HEAD.itemsize == XATTR_OVERHEAD
 assert _ENTRIES_AT == HEAD.size + HEADER.size + _ENTRY_SIZE
-assert SECTOR_SIZE >= _CONTENT.itemsize + TAIL.size
+assert SECTOR_SIZE >= _FLAGS.itemsize + _TABLE.itemsize + TAIL.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +105,8 @@ class Survey:
     """
 
     roots: list[Numbers] = field(default_factory=list)
-    contents: list[Records] = field(default_factory=list)
+    flags: list[Records] = field(default_factory=list)
+    tables: list[Records] = field(default_factory=list)
     extent_pages: list[Numbers] = field(default_factory=list)
     counts: list[Numbers] = field(default_factory=list)
     entries: list[Numbers] = field(default_factory=list)
@@ -95,10 +114,15 @@ class Survey:
 
     def add_roots(self, chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
         """Take the plain ones among roots with right checksums; tell which they are."""
-        content = _contents(chunk, rows)
-        is_plain: Flagged = _is_plain_root(content) & _is_last(chunk, rows)
+        start = _start_of_descriptors(chunk, rows)
+        flags = _records_at(chunk, rows, start, _FLAGS)
+        place, is_plain = _skip_attributes(chunk, rows, start + FLAGS_SIZE)
+        table = _records_at(chunk, rows, np.minimum(place, PAGE_SIZE - _TABLE.itemsize), _TABLE)
+        is_plain &= place + _TABLE.itemsize <= _BODY_END
+        is_plain &= _are_plain_flags(flags) & _is_plain_table(table) & _is_last(chunk, rows)
         self.roots.append(rows[is_plain] + first)
-        self.contents.append(content[is_plain])
+        self.flags.append(flags[is_plain])
+        self.tables.append(table[is_plain])
         return is_plain
 
     def add_extent_pages(self, chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
@@ -134,17 +158,19 @@ class Survey:
 
     def plain_blobs(self, geometry: Geometry) -> PlainBlobs | None:
         """Put roots and extent pages together; None when two name the same page or cluster."""
-        roots, content = _joined(self.roots), np.concatenate(self.contents or [_NO_CONTENT])
+        roots = _joined(self.roots)
+        flags = np.concatenate(self.flags or [np.empty(0, dtype=_FLAGS)])
+        table = np.concatenate(self.tables or [np.empty(0, dtype=_TABLE)])
         pages, counts = _joined(self.extent_pages), _joined(self.counts)
         entries = _joined(self.entries)
         place_of = np.full(geometry.md_len, -1, dtype=np.int64)
         place_of[pages] = np.arange(len(pages))
 
-        named = content["page"].astype(np.int64)
+        named = table["page"].astype(np.int64)
         is_plain = named < geometry.md_len
         places = np.where(is_plain, place_of[np.where(is_plain, named, 0)], -1)
         is_plain &= places >= 0
-        roots, content = roots[is_plain], content[is_plain]
+        roots, flags = roots[is_plain], flags[is_plain]
         named, places = named[is_plain], places[is_plain]
         if _has_repeats(np.concatenate((roots, named))):
             return None
@@ -152,13 +178,10 @@ class Survey:
             geometry,
             roots,
             named,
-            is_thin=content["invalid"] & THIN_PROV != 0,
+            is_thin=flags["invalid"] & THIN_PROV != 0,
             clusters=_parts(entries, counts, places),
             counts=counts[places],
         )
-
-
-_NO_CONTENT: Final = np.empty(0, dtype=_CONTENT)
 
 
 def _with_clusters(
@@ -183,26 +206,64 @@ def _with_clusters(
     return PlainBlobs(roots[is_right], pages, found)
 
 
-def _contents(chunk: Chunk, rows: Numbers) -> Records:
-    """Return the roots' first descriptors, wherever their layout has them."""
+def _start_of_descriptors(chunk: Chunk, rows: Numbers) -> Numbers:
+    """Return where the roots' first descriptors are, whatever their layout."""
     marks = chunk[rows, HEAD.size : HEAD.size + HEADER.size]
     is_sector = (marks == _SECTOR_MARK).all(axis=1)
-    start = np.where(is_sector, TAIL_OFFSET, HEAD.size)
-    return _records(chunk[rows[:, None], start[:, None] + np.arange(_CONTENT.itemsize)], _CONTENT)
+    start: Numbers = np.where(is_sector, TAIL_OFFSET, HEAD.size)
+    return start
 
 
-def _is_plain_root(content: Records) -> Flagged:
+def _records_at(
+    chunk: Chunk, rows: Numbers, places: Numbers, fields: "np.dtype[np.void]"
+) -> Records:
+    return _records(chunk[rows[:, None], places[:, None] + np.arange(fields.itemsize)], fields)
+
+
+def _skip_attributes(chunk: Chunk, rows: Numbers, places: Numbers) -> tuple[Numbers, Flagged]:
+    """Return where the attributes end that begin at these places, and whether they are sound."""
+    is_sound = np.ones(len(rows), dtype=np.bool_)
+    names: dict[int, set[bytes]] = {}
+    for _step in range(_ATTRIBUTES_MAX):
+        head = _records_at(chunk, rows, np.minimum(places, PAGE_SIZE - XATTR_OVERHEAD), _XATTR_HEAD)
+        is_attribute = is_sound & (head["kind"] == XATTR)
+        if not is_attribute.any():
+            break
+        length = head["length"].astype(np.int64)
+        name, value = head["name"].astype(np.int64), head["value"].astype(np.int64)
+        ends = places + HEADER.size + length
+        is_whole = (name + value + XATTR_OVERHEAD - HEADER.size == length) & (name > 0)
+        is_whole &= ends <= _BODY_END
+        is_sound &= ~is_attribute | is_whole
+        for at in np.flatnonzero(is_attribute & is_whole).tolist():
+            start = int(places[at]) + XATTR_OVERHEAD
+            text = chunk[rows[at], start : start + int(name[at])].tobytes()
+            known = names.setdefault(at, set())
+            if text in known or b"\0" in text:
+                is_sound[at] = False
+            known.add(text)
+        places = np.where(is_attribute & is_whole, ends, places)
+    return places, is_sound
+
+
+def _are_plain_flags(flags: Records) -> Flagged:
+    are_plain: Flagged = (
+        (flags["kind"] == FLAGS)
+        & (flags["length"] == FLAGS_SIZE - HEADER.size)
+        & (flags["invalid"] & ~np.uint64(THIN_PROV | HAS_EXTENT_TABLE) == 0)
+        & (flags["data_ro"] & ~np.uint64(KNOWN_DATA_RO) == 0)
+        & (flags["md_ro"] & ~np.uint64(KNOWN_MD_RO) == 0)
+    )
+    return are_plain
+
+
+def _is_plain_table(table: Records) -> Flagged:
     is_plain: Flagged = (
-        (content["flags_kind"] == FLAGS)
-        & (content["flags_length"] == FLAGS_SIZE - HEADER.size)
-        & (content["table_kind"] == EXTENT_TABLE)
-        & (content["table_length"] == TABLE_HEAD_SIZE - HEADER.size + PAIR_SIZE)
-        & (content["page"] != ABSENT_PAGE)
-        & (content["repeat"] == 1)
-        & (content["end"] == _END)
-        & (content["invalid"] & ~np.uint64(THIN_PROV | HAS_EXTENT_TABLE) == 0)
-        & (content["data_ro"] & ~np.uint64(KNOWN_DATA_RO) == 0)
-        & (content["md_ro"] & ~np.uint64(KNOWN_MD_RO) == 0)
+        (table["kind"] == EXTENT_TABLE)
+        & (table["length"] == TABLE_HEAD_SIZE - HEADER.size + PAIR_SIZE)
+        & (table["page"] != ABSENT_PAGE)
+        & (table["repeat"] == 1)
+        & (table["end"] == _END)
     )
     return is_plain
 
