@@ -38,9 +38,10 @@ Plan: TypeAlias = Callable[[DeviceTraits], Core[tuple[str, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What a check found."""
+    """What a check found; `unloaded` tells that the masks were there to be looked at."""
 
     findings: tuple[Finding, ...]
+    unloaded: bool = True
 
     @property
     def clean(self) -> bool:
@@ -150,7 +151,8 @@ def _opened(
 
 def _examined(device: Device, look: Examine) -> CheckReport:
     found = BlockingDriver(device).run(look(traits_of(device)))
-    return CheckReport(tuple(found.findings))
+    is_dirty = found.super_block is not None and not found.super_block.clean
+    return CheckReport(tuple(found.findings), unloaded=not is_dirty)
 
 
 # Repairing

@@ -113,6 +113,7 @@ async def _examine_region(
     await _resolve_marked(view)
     if view.ownership.is_contested:
         await _name_owners(view, findings)
+    _report_unsure_claims(view, findings)
     _report_unreadable(view, findings)
     for problem in relation_problems(view.facts, is_clean=view.is_clean):
         view.problems.append(problem)
@@ -266,6 +267,23 @@ async def _name_owners(view: RegionView, findings: Findings) -> None:
         if blob.is_root_sound:
             claims.take(blob)
     findings.take_all(claims.findings())
+
+
+def _report_unsure_claims(view: RegionView, findings: Findings) -> None:
+    """Tell what lost blobs say they own, and others own for sure."""
+    for blob in view.broken.values():
+        if blob.is_root_sound:
+            continue
+        before = len(blob.findings)
+        for page in blob.metadata_pages:
+            if view.ownership.pages[page]:
+                blob.add(36, f"says that page {page} is its, which another blob owns", page=page)
+        for _index, first, count in blob.segments:
+            owned = view.ownership.clusters[first : first + count]
+            if owned.any():
+                shared = name_run("cluster", first + owned.find(1), owned.count())
+                blob.add(35, f"says that it owns {shared}, as another blob does", cluster=first)
+        findings.take_all(blob.findings[before:])
 
 
 def _report_unreadable(view: RegionView, findings: Findings) -> None:

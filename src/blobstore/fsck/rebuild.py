@@ -87,7 +87,9 @@ def _only(blocks: set[SuperBlock], data: bytes, found: SuperBlock, why: str) -> 
     (block,) = blocks
     reasons = [f"{change}: {why}" for change in _changes(found, block)]
     if block.super_blob != found.super_blob:
-        reasons.append(f"super blob {found.super_blob:#x} becomes {block.super_blob:#x}: {why}")
+        reasons.append(
+            f"super blob {found.super_blob:#x} becomes {_say_id(block.super_blob)}: {why}"
+        )
     if block.encode()[:_MARKS_SIZE] != data[:_MARKS_SIZE]:
         reasons.append(f"signature, version {block.version} and length are written anew")
     if checksum_of(block) != stored_checksum(data):
@@ -98,6 +100,10 @@ def _only(blocks: set[SuperBlock], data: bytes, found: SuperBlock, why: str) -> 
 
 
 # Suggesting
+
+
+def _say_id(blob_id: BlobId) -> str:
+    return "none" if blob_id == NO_BLOB else f"{blob_id:#x}"
 
 
 def _confirmed(data: bytes, evidence: Evidence, device_size: int) -> Iterator[SuperBlock]:

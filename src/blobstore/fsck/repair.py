@@ -171,12 +171,13 @@ async def _free_leaks(seen: Examination) -> list[str]:
     ids = bitarray(view.geometry.md_len, endian="little")
     ids[view.roots] = True
     for kind, mask, used, name in (
-        (MASK_PAGES, masks.pages, truth.pages, "metadata pages"),
-        (MASK_CLUSTERS, masks.clusters, truth.clusters, "clusters"),
-        (MASK_BLOB_IDS, masks.ids, ids, "blob ids"),
+        (MASK_PAGES, masks.pages, truth.pages, "metadata page"),
+        (MASK_CLUSTERS, masks.clusters, truth.clusters, "cluster"),
+        (MASK_BLOB_IDS, masks.ids, ids, "blob id"),
     ):
         if mask is not None and (mask & ~used).any():
-            actions.append(f"{(mask & ~used).count()} {name} freed that nobody owns")
+            count = (mask & ~used).count()
+            actions.append(f"{count} {name}{'s' * (count != 1)} freed that nobody owned")
             await _write_mask(view, kind, mask & used)
     return actions
 

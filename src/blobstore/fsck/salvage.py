@@ -39,6 +39,8 @@ SALVAGED: Final = "salvaged"
 """The attribute of a blob that was written anew: what was wrong with it."""
 
 _REASON_BYTES: Final = 200
+_CUTTING: Final = frozenset({21, 23, 29, 30, 38})
+"""What breaks one of these may have named clusters that nobody knows of now."""
 
 
 @dataclass(slots=True)
@@ -91,9 +93,11 @@ def _reserve_roots(view: RegionView, ownership: Ownership) -> None:
 def _in_order(view: RegionView, targets: set[BlobId]) -> list[BlobId]:
     """Put lost blobs last: what they say they own is the least sure."""
 
-    def rank(blob_id: BlobId) -> tuple[bool, BlobId]:
+    def rank(blob_id: BlobId) -> tuple[bool, bool, BlobId]:
         blob = view.broken.get(blob_id)
-        return blob is not None and not blob.is_root_sound, blob_id
+        if blob is None:
+            return False, False, blob_id
+        return not blob.is_root_sound, _lacks_clusters(blob), blob_id
 
     return sorted(targets, key=rank)
 
@@ -169,7 +173,7 @@ async def _restore(work: _Work, blob_id: BlobId, *, is_last: bool) -> None:
     if not blob.is_root_sound:
         reasons += await _adopt_orphans(work, blob)
     reasons += await _claim_clusters(work, blob)
-    if is_last and not blob.is_root_sound:
+    if is_last and _lacks_clusters(blob):
         reasons += _adopt_ownerless(work, blob)
     mended = [problem.message for problem in work.problems.get(blob_id, ())]
     is_salvaged = bool(reasons) or _mend(blob, work.problems.get(blob_id, ()))
@@ -228,8 +232,14 @@ async def _claim_clusters(work: _Work, blob: SeenBlob) -> list[str]:
     return notes
 
 
+def _lacks_clusters(blob: SeenBlob) -> bool:
+    """Tell whether the blob owns clusters that it cannot name any more."""
+    is_cut = any(finding.invariant in _CUTTING for finding in blob.findings)
+    return bool(not blob.is_root_sound or blob.lost or is_cut)
+
+
 def _adopt_ownerless(work: _Work, blob: SeenBlob) -> list[str]:
-    """Put clusters that are marked used and have no owner at the end of a lost blob.
+    """Put clusters that are marked used and have no owner at the end of a blob that lacks some.
 
     They may be its content, and must not be given to anybody else.
     """

@@ -60,6 +60,7 @@ def _findings_fields(report: CheckReport) -> list[dict[str, object]]:
 def render_check(report: CheckReport, *, store: str) -> str:
     """Return a line for each finding, and one that sums up."""
     state = "clean" if report.clean else "not clean"
+    state += "" if report.unloaded else ", not unloaded"
     return _lines(
         *map(_render_finding, report.findings),
         f"{store}: {state}{_counted(report)}{'' if report.clean else '; nothing was changed'}",
@@ -70,7 +71,7 @@ def render_repair(report: RepairReport, *, store: str) -> str:
     """Return what was found, what was done, and how things are now."""
     state = "clean now" if report.after.clean else "still not clean"
     undo = f", undo file {report.undo}" if report.undo is not None else ""
-    done = f"{_repairs(report)}{undo}" if report.repaired or undo else "nothing to do"
+    done = f"{_repairs(report)}{undo}" if report.repaired or undo else _nothing(report.after)
     return _lines(
         *(f"found: {_render_finding(finding)}" for finding in report.before.findings),
         *(f"repaired: {line}" for line in report.repaired),
@@ -82,17 +83,23 @@ def render_repair(report: RepairReport, *, store: str) -> str:
 def render_plan(report: RepairReport, *, store: str) -> str:
     """Return what was found, and what a repair would do and leave."""
     state = "clean" if report.before.clean else "not clean"
+    plan = f"{_repairs(report)} to do" if report.repaired else _nothing(report.before)
     return _lines(
         *(f"found: {_render_finding(finding)}" for finding in report.before.findings),
         *(f"would repair: {line}" for line in report.repaired),
         *(f"would leave: {_render_finding(finding)}" for finding in report.after.findings),
-        f"{store}: {state}{_counted(report.before)}; {_repairs(report)} to do, nothing was changed",
+        f"{store}: {state}{_counted(report.before)}; {plan}, nothing was changed",
     )
 
 
 def _repairs(report: RepairReport) -> str:
     count = len(report.repaired)
     return f"{count} repair" if count == 1 else f"{count} repairs"
+
+
+def _nothing(report: CheckReport) -> str:
+    """Say why nothing is repaired; of a store that is not clean, never that all is done."""
+    return "nothing to do" if report.clean else "none of it is repaired by this mode"
 
 
 def _lines(*lines: str) -> str:

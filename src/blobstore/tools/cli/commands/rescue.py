@@ -74,13 +74,17 @@ def _render(address: str, found: list[_Row], notes: list[str]) -> str:
     if not found:
         return "\n".join(map(printable, [*notes, f"{address}: no blob is left"]))
     rows = [("ID", "NAME", "SIZE", "READABLE"), *map(_cells, found)]
-    details = [
-        f"{row.blob.id:#x}  {line}"
-        for row in found
-        for line in [*map(str, row.blob.findings), *map(render_range, row.unreadable)]
-    ]
-    hint = f"to copy one out: blobstore export {shlex.quote(address)} BLOB FILE --zero-fill"
+    details = [f"{row.blob.id:#x}  {line}" for row in found for line in _details(row)]
+    fill = " --zero-fill" if any(row.unreadable for row in found) else ""
+    hint = f"to copy one out: blobstore export {shlex.quote(address)} BLOB FILE{fill}"
     return "\n".join([render_table(rows), *map(printable, [*details, *notes, hint])])
+
+
+def _details(row: _Row) -> list[str]:
+    """Say what is wrong with a blob; its id, which stands in front, is not said twice."""
+    named = f" blob {row.blob.id:#x}: "
+    findings = [str(finding).replace(named, " ", 1) for finding in row.blob.findings]
+    return findings + [render_range(found) for found in row.unreadable]
 
 
 def _cells(row: _Row) -> tuple[str, str, str, str]:
