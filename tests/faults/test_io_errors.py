@@ -1,8 +1,4 @@
-"""I/O errors and a full host at every operation of the device, during every operation of the core.
-
-Where `tests/store/test_io_errors.py` looks at plain blobs, this looks at relations
-between blobs, at the world outside, and at a host without room for writes.
-"""
+"""I/O errors, and a full host, at every operation of the device that the core asks for."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -10,8 +6,13 @@ from typing import Final
 import pytest
 
 from blobstore.errors import DeviceError, NoSpaceError
+from blobstore.metadata.load import load
 from blobstore.store.blobs import close_blob
 from blobstore.testing.alone import run_alone
+from blobstore.testing.explorer import judge
+from blobstore.testing.inspect_store import load_checked
+from blobstore.testing.scenarios import BASES, make_base
+from blobstore.testing.simulated_disk import Failure
 from tests.faults.aftermath import (
     check_nothing_is_held,
     check_only_reads_go_on,
@@ -20,7 +21,7 @@ from tests.faults.aftermath import (
 from tests.faults.bench import (
     CHAINS,
     NAMES,
-    SPECIAL,
+    PLAIN,
     FaultyRun,
     Judgement,
     faulty_runs,
@@ -34,12 +35,12 @@ HOST_IS_FULL: Final = "host is full"
 
 
 def runs_of(name: str, *, sector: bool, endings: tuple[bool, ...]) -> Iterator[FaultyRun]:
-    """Yield I/O errors where no other test has them, and full hosts everywhere."""
-    script = script_of(name, sector=sector)
+    """Yield the runs of a script in which the disk fails, or the host is full."""
     for forever in endings:
-        if name in CHAINS or name in SPECIAL:
+        for base in BASES if name in PLAIN else (None,):
+            script = script_of(name, sector=sector, base=base)
             yield from faulty_runs(script, IO_ERROR, forever=forever)
-        yield from faulty_runs(script, HOST_IS_FULL, forever=forever)
+        yield from faulty_runs(script_of(name, sector=sector), HOST_IS_FULL, forever=forever)
 
 
 @pytest.mark.parametrize("sector", LAYOUTS)
@@ -92,7 +93,8 @@ def test_a_store_that_the_original_rewrote_survives_an_io_error_anywhere(name: s
 
 @pytest.mark.parametrize("sector", LAYOUTS)
 @pytest.mark.parametrize(
-    "name", ["write", "overwrite", "zero", "chains: copy on write", "external"]
+    "name",
+    ["write", "write runs", "overwrite", "zero", "flush", "chains: copy on write", "external"],
 )
 def test_a_host_without_room_for_data_fails_that_write_only(name: str, sector: bool) -> None:
     hit = 0
@@ -105,3 +107,35 @@ def test_a_host_without_room_for_data_fails_that_write_only(name: str, sector: b
             assert isinstance(run.error.__cause__, OSError)
             assert run.error.errno_name == "ENOSPC"
     assert hit
+
+
+@pytest.mark.parametrize("sector", LAYOUTS)
+def test_a_failed_data_write_takes_no_cluster_for_good(sector: bool) -> None:
+    workload = make_base("clean", sector=sector).start()
+    workload.run([("load",), ("open", "t")])
+    store = workload.store
+    assert store is not None
+    free = store.free_clusters
+    for _ in range(3 * free):
+        workload.disk.failure = Failure(workload.disk.operation_count)
+        with pytest.raises(DeviceError):
+            workload.step("write", "t", 9, 3)
+        workload.disk.failure = None
+    assert store.free_clusters == free
+    workload.run([("write", "t", 9, 3), ("unload",)])
+    assert judge(workload.disk, workload.expected) is None
+
+
+@pytest.mark.parametrize("sector", LAYOUTS)
+def test_loading_fails_with_the_disks_error_and_leaves_no_trace_on_it(sector: bool) -> None:
+    for base in BASES:
+        disk = make_base(base, sector=sector).start().disk
+        run_alone(load(disk.traits), disk)
+        for at in range(disk.operation_count):
+            failing = make_base(base, sector=sector).start().disk
+            failing.failure = Failure(at)
+            with pytest.raises(DeviceError):
+                run_alone(load(failing.traits), failing)
+            assert not failing.events
+            failing.failure = None
+            assert load_checked(failing) is not None
