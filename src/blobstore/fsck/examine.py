@@ -147,6 +147,7 @@ async def view_region(
     if is_clean:
         view.masks = await read_masks(geometry, findings)
     roots = {root for root in scan.roots if await _is_root(view, root)}
+    await _report_half_deleted(view, roots, findings)
     roots.update(await _lost_roots(view, roots))
     view.roots = sorted(roots)
     return view
@@ -183,6 +184,21 @@ async def _is_root(view: RegionView, root: PageIndex) -> bool:
     if used_ids is not None:
         return bool(used_ids[root])
     return view.is_clean or not (is_uncommitted(data) or is_tombstone(data))
+
+
+async def _report_half_deleted(view: RegionView, roots: set[PageIndex], findings: Findings) -> None:
+    """Name the blobs whose delete recovery is going to finish."""
+    for root in view.scan.roots:
+        data = await view.fetch(root) if root not in roots else None
+        if data is not None and has_right_crc(data):
+            findings.add(
+                23,
+                f"blob {blob_id_of(root):#x}: leads to an empty page: a delete that was cut off, "
+                "which recovery finishes",
+                severity=Severity.NOTE,
+                blob=blob_id_of(root),
+                page=root,
+            )
 
 
 async def _is_half_deleted(view: RegionView, data: bytes) -> bool:
