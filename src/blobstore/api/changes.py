@@ -21,6 +21,7 @@ from blobstore.device.overlay import BLOCK_SIZE, OverlayDevice
 from blobstore.errors import (
     BlobstoreError,
     CorruptError,
+    DeviceError,
     ExistsError,
     InvalidArgumentError,
     NotFoundError,
@@ -74,10 +75,10 @@ class Changes:
         if self.is_page_changed:
             # An undo marks the store dirty as well, the way that is written whole from here.
             again = _marked_dirty(self.final, on=self.final) or self.final
-            old = device.read(0, len(self.final))
+            old = _read_old(device, 0, len(self.final))
             yield encoder.record(0, old=old, new=[self.mark, self.final, again])
         for offset, length in self.ranges:
-            old = device.read(offset, length)
+            old = _read_old(device, offset, length)
             yield encoder.record(offset, old=old, new=[self.overlay.read(offset, length)])
 
 
@@ -87,22 +88,48 @@ def _differing(device: Device, overlay: OverlayDevice) -> Iterator[tuple[int, in
         end = start + length
         for at in range(max(start, SUPER_BLOCK_SIZE), end, RECORD_MAX):
             size = min(RECORD_MAX, end - at)
-            for first, last in _runs(device.read(at, size), overlay.read(at, size)):
+            for first, last in _runs(device, overlay, at, size):
                 yield at + first, last - first
 
 
-def _runs(old: bytes, new: bytes) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of what differs, in whole blocks."""
+def _runs(
+    device: Device, overlay: OverlayDevice, offset: int, length: int
+) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of what differs, in whole blocks; what cannot be read does."""
+    old, unreadable = _read_blocks(device, offset, length)
+    new = overlay.read(offset, length)
     start: int | None = None
-    for at in range(0, len(old), BLOCK_SIZE):
-        same = old[at : at + BLOCK_SIZE] == new[at : at + BLOCK_SIZE]
+    for at in range(0, length, BLOCK_SIZE):
+        same = at not in unreadable and old[at : at + BLOCK_SIZE] == new[at : at + BLOCK_SIZE]
         if same and start is not None:
             yield start, at
             start = None
         elif not same and start is None:
             start = at
     if start is not None:
-        yield start, len(old)
+        yield start, length
+
+
+def _read_old(device: Device, offset: int, length: int) -> bytes:
+    return _read_blocks(device, offset, length)[0]
+
+
+def _read_blocks(device: Device, offset: int, length: int) -> tuple[bytes, set[int]]:
+    """Read a range; blocks that cannot be read are zero, and there is no way back to them."""
+    try:
+        return device.read(offset, length), set()
+    except DeviceError:
+        pass
+    parts: list[bytes] = []
+    unreadable: set[int] = set()
+    for at in range(0, length, BLOCK_SIZE):
+        size = min(BLOCK_SIZE, length - at)
+        try:
+            parts.append(device.read(offset + at, size))
+        except DeviceError:
+            parts.append(bytes(size))
+            unreadable.add(at)
+    return b"".join(parts), unreadable
 
 
 def _marked_dirty(page: bytes, *, on: bytes) -> bytes | None:

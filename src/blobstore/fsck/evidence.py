@@ -130,10 +130,18 @@ def _collect(body: Buffer, clusters: list[int], pages: list[int]) -> None:
 # Judging
 
 
-def fits(evidence: Evidence, block: SuperBlock, device_size: int, found: SuperBlock) -> bool | None:
+def fits(
+    evidence: Evidence,
+    block: SuperBlock,
+    device_size: int,
+    found: SuperBlock,
+    *,
+    believes_pages: bool = True,
+) -> bool | None:
     """Tell whether something on the device speaks for the super block; None if anything against.
 
-    Where there are roots, but none in its place, all of them are against it.
+    Where there are roots, but none in its place, all of them are against it. What pages name
+    that is not there is, unless they are not believed.
     """
     layout = Geometry.claimed_by(block, device_size=device_size)
     if any(layout.broken_rules(device_size)):
@@ -143,7 +151,9 @@ def fits(evidence: Evidence, block: SuperBlock, device_size: int, found: SuperBl
     in_place = _roots_in_place(evidence, layout)
     if masks is None or in_place is None:
         return None
-    if not _is_rest_empty(evidence, layout, block) or not _is_all_inside(evidence, layout):
+    if not _is_rest_empty(evidence, layout, block):
+        return None
+    if believes_pages and not _is_all_inside(evidence, layout):
         return None
     if in_place > 0 or all(masks):
         return True

@@ -65,13 +65,20 @@ class RegionView:
     roots: list[PageIndex] = field(default_factory=list)
     facts: dict[BlobId, Facts] = field(default_factory=dict)
     broken: dict[BlobId, SeenBlob] = field(default_factory=dict)
+    newer: set[BlobId] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
     orphans: dict[PageIndex, BlobId] = field(default_factory=dict)
+    strange: dict[PageIndex, bytes] = field(default_factory=dict)
 
     async def fetch(self, page: PageIndex) -> bytes | None:
-        """Return a page of the region as the scan saw it."""
+        """Return a page of the region as it was first seen, whatever a repair wrote there since."""
         data = self.scan.pages.get(page) or self.scan.survey.extent_page(page)
-        return await self.reader.fetch(page) if data is None else data
+        data = data or self.strange.get(page)
+        if data is None:
+            data = await self.reader.fetch(page)
+            if data is not None and any(data):
+                self.strange[page] = data
+        return data
 
     async def walk(self, blob_id: BlobId) -> SeenBlob:
         """Walk the blob whose root the id names; the caller knows that it lies in the region."""
@@ -80,7 +87,7 @@ class RegionView:
     @property
     def is_whole(self) -> bool:
         """Tell whether every blob could be read, so that nobody can own what has no owner."""
-        return not self.broken
+        return not self.broken and not self.newer
 
 
 async def examine(traits: DeviceTraits) -> Examination:
@@ -233,6 +240,8 @@ async def _take_all(view: RegionView, findings: Findings | None, plain: PlainBlo
         view.facts[blob.blob_id] = Facts.of(blob)
         if blob.is_broken:
             view.broken[blob.blob_id] = blob
+        if blob.is_newer:
+            view.newer.add(blob.blob_id)
         view.ownership.take_pages([root])
         if blob.marker is None and blob.is_root_sound:
             _take(view, blob)

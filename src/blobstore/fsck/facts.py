@@ -14,6 +14,7 @@ class Facts:
     parent_id: BlobId | None = None
     has_external_id: bool = False
     has_external_flag: bool = False
+    has_hidden_internals: bool = False
     is_thin: bool = False
     is_read_only: bool = False
     marker: tuple[str, BlobId] | None = None
@@ -28,6 +29,7 @@ class Facts:
             parent_id=blob.parent_id,
             has_external_id=blob.external_id is not None,
             has_external_flag=blob.has_external_flag,
+            has_hidden_internals=blob.has_hidden_internals,
             is_thin=blob.is_thin,
             is_read_only=blob.is_read_only,
             marker=blob.marker,

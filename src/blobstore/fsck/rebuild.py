@@ -59,18 +59,21 @@ async def rebuild_super_block(traits: DeviceTraits, data: bytes) -> Rebuilt | No
         return None
     evidence = await gather_evidence(traits)
     found = SuperBlock.as_it_stands(data)
-    confirmed = {
-        block
-        for block in _confirmed(data, evidence, traits.size_bytes)
-        if fits(evidence, block, traits.size_bytes, found) is not None
+    confirmed = set(_confirmed(data, evidence, traits.size_bytes))
+    fitting = {
+        block for block in confirmed if fits(evidence, block, traits.size_bytes, found) is not None
     }
-    if confirmed:
-        return _only(confirmed, data, found, "the checksum confirms it")
+    if found not in confirmed:  # then evidence that speaks against it is damaged as well
+        fitting = fitting or confirmed
+    if fitting:
+        return _only(fitting, data, found, "the checksum confirms it")
     candidates = {
         block
         for block in _candidates(traits, evidence, found)
         if _is_acceptable(traits, evidence, block, found)
     }
+    if not candidates and _is_right_but_for_pages(traits, evidence, found):
+        candidates = {found}
     fewest = min((len(_changes(found, block)) for block in candidates), default=0)
     if not data.startswith(SIGNATURE) and any(data) and fewest > _MANY_FIELDS:
         return None
@@ -271,6 +274,13 @@ def _is_acceptable(
     if block.cluster_size != found.cluster_size:
         return fit and _is_cluster_size_known(traits, evidence, block)
     return fit or (not _changes(found, block) and _is_as_made(evidence, block, traits))
+
+
+def _is_right_but_for_pages(traits: DeviceTraits, evidence: Evidence, found: SuperBlock) -> bool:
+    """Tell whether page 0 is as init makes it, and only what single pages name is against it."""
+    size = traits.size_bytes
+    is_likely = _is_as_made(evidence, found, traits) and 1 <= found.version <= NEWEST_VERSION
+    return is_likely and bool(fits(evidence, found, size, found, believes_pages=False))
 
 
 def _is_cluster_size_known(traits: DeviceTraits, evidence: Evidence, block: SuperBlock) -> bool:

@@ -49,6 +49,9 @@ def relation_problems(facts: Mapping[BlobId, Facts], *, is_clean: bool) -> Itera
     for blob in facts.values():
         if not blob.is_sure:
             continue
+        if blob.has_hidden_internals:
+            message = "internal attributes without the flag for them"
+            yield Problem(blob.blob_id, 26, message, mends=(Mend.REWRITE,))
         yield from _external_problems(blob)
         if blob.parent_id is not None:
             yield from _parent_problems(blob, facts)

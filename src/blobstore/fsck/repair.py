@@ -5,6 +5,7 @@ before any of it is applied. Order does not matter here, and nothing is flushed
 for its own sake.
 """
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final
 
@@ -30,8 +31,13 @@ from blobstore.units import PageIndex
 _ROUNDS_MAX: Final = 5
 """What one round of salvage uncovers the next one mends; parents come before their clones."""
 
+_PASSES_MAX: Final = 3
+"""What is solved uncovers what can be rebuilt; what recovery removes may be somebody's parent."""
+
 _SUPER_BLOCK: Final = frozenset(range(1, 8))
 _BLOBS: Final = frozenset({*range(16, 42), 44})
+_MARKS: Final = 1
+_MARKERS: Final = frozenset({45})
 _CRC: Final = 2
 _SIZE: Final = 5
 
@@ -59,11 +65,23 @@ async def repair_store(traits: DeviceTraits, mode: RepairMode) -> tuple[str, ...
     if mode is RepairMode.LEAKS:
         return tuple(await _free_leaks(seen))
     actions: list[str] = []
-    seen = await _mend_super_block(traits, seen, mode, actions)
-    if mode is RepairMode.ALL:
-        seen = await _salvage_blobs(traits, seen, actions)
-    actions += await _finish(traits, seen, is_changed=bool(actions))
+    for _pass in range(_PASSES_MAX):
+        done = await _repair_once(traits, seen, mode)
+        actions += done
+        if mode is not RepairMode.ALL or not done:
+            break
+        seen = await examine(traits)
+        if not _has_errors(seen, _SUPER_BLOCK | _BLOBS):
+            break
     return tuple(actions)
+
+
+async def _repair_once(traits: DeviceTraits, seen: Examination, mode: RepairMode) -> list[str]:
+    actions: list[str] = []
+    seen = await _mend_super_block(traits, seen, mode, actions)
+    if mode is RepairMode.ALL and not _has_errors(seen, _SUPER_BLOCK):
+        seen = await _salvage_blobs(traits, seen, actions)
+    return actions + await _finish(traits, seen, is_changed=bool(actions))
 
 
 def _has_errors(seen: Examination, invariants: frozenset[int]) -> bool:
@@ -85,6 +103,9 @@ async def _mend_super_block(
         solved = solve_super_block(seen.first_page, device_size=traits.size_bytes, roots=roots)
     if solved is not None:
         actions.append("super block: torn, and solved by its checksum")
+    elif mode is RepairMode.ALL and _are_marks_alone_wrong(seen):
+        solved = seen.super_block
+        actions.append("super block: clean and length are written anew, the rest is confirmed")
     elif mode is RepairMode.ALL:
         rebuilt = await rebuild_super_block(traits, seen.first_page)
         if rebuilt is not None:
@@ -96,6 +117,11 @@ async def _mend_super_block(
         return seen
     await Write(0, solved.with_changes(clean=False).encode())
     return await examine(traits)
+
+
+def _are_marks_alone_wrong(seen: Examination) -> bool:
+    """Tell whether the checksum confirms a layout that makes sense."""
+    return seen.view is not None and not _has_errors(seen, _SUPER_BLOCK - {_MARKS})
 
 
 def _cut_to_device(
@@ -118,7 +144,7 @@ async def _salvage_blobs(
 ) -> Examination:
     """Salvage blobs until none is bad any more."""
     for _round in range(_ROUNDS_MAX):
-        if seen.view is None or not _has_errors(seen, _BLOBS):
+        if seen.view is None or seen.view.newer or not _has_errors(seen, _BLOBS):
             break
         done = await salvage(seen.view, traits.layout)
         if not done:
@@ -148,12 +174,26 @@ async def _finish(traits: DeviceTraits, seen: Examination, *, is_changed: bool) 
     )
     if not (needs_masks or is_changed or not _was_unloaded(seen)):
         return []
-    await zero_pages(seen.view.geometry, _leaked_pages(seen.view))
+    if seen.view.newer and seen.view.is_clean:
+        return await _mark_owned(seen.view)
     store = await load(traits, force_recovery=True)
     if store.errors:
         return []
+    if not _has_errors(seen, _MARKERS):  # what a marked blob owns, recovery has decided
+        await zero_pages(seen.view.geometry, _leaked_pages(seen.view))
     await unload(store)
     return ["recovered from the chains, masks written, left clean"]
+
+
+async def _mark_owned(view: RegionView) -> list[str]:
+    """Mark what has an owner, and free nothing: what else is marked may be a newer blob's."""
+    actions: list[str] = []
+    for kind, mask, used, name in _masks_and_truth(view):
+        if mask is not None and (used & ~mask).any():
+            count = (used & ~mask).count()
+            actions.append(f"{count} {name}{'s' * (count != 1)} marked used")
+            await _write_mask(view, kind, mask | used)
+    return actions
 
 
 def _was_unloaded(seen: Examination) -> bool:
@@ -163,23 +203,29 @@ def _was_unloaded(seen: Examination) -> bool:
 async def _free_leaks(seen: Examination) -> list[str]:
     """Clear the bits of what nobody owns, and empty pages that nothing leads to."""
     view = seen.view
-    if view is None or view.masks is None or not view.is_whole or _has_errors(seen, _SUPER_BLOCK):
+    if view is None or view.masks is None or not view.is_whole:
         return []
-    masks, truth = view.masks, view.ownership
+    if _has_errors(seen, _SUPER_BLOCK | _MARKERS):  # what a marked blob owns, recovery decides
+        return []
     actions: list[str] = []
     await zero_pages(view.geometry, _leaked_pages(view))
-    ids = bitarray(view.geometry.md_len, endian="little")
-    ids[view.roots] = True
-    for kind, mask, used, name in (
-        (MASK_PAGES, masks.pages, truth.pages, "metadata page"),
-        (MASK_CLUSTERS, masks.clusters, truth.clusters, "cluster"),
-        (MASK_BLOB_IDS, masks.ids, ids, "blob id"),
-    ):
+    for kind, mask, used, name in _masks_and_truth(view):
         if mask is not None and (mask & ~used).any():
             count = (mask & ~used).count()
             actions.append(f"{count} {name}{'s' * (count != 1)} freed that nobody owned")
             await _write_mask(view, kind, mask & used)
     return actions
+
+
+def _masks_and_truth(view: RegionView) -> Iterator[tuple[int, bitarray | None, bitarray, str]]:
+    """Yield each mask's kind, what it says, what the chains say, and what it is about."""
+    masks, truth = view.masks, view.ownership
+    ids = bitarray(view.geometry.md_len, endian="little")
+    ids[view.roots] = True
+    if masks is not None:
+        yield MASK_PAGES, masks.pages, truth.pages, "metadata page"
+        yield MASK_CLUSTERS, masks.clusters, truth.clusters, "cluster"
+        yield MASK_BLOB_IDS, masks.ids, ids, "blob id"
 
 
 def _leaked_pages(view: RegionView) -> list[PageIndex]:

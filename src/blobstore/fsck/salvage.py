@@ -7,7 +7,7 @@ one, so that both keep what they read; what is not known becomes a hole.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
@@ -15,18 +15,25 @@ from typing import Final
 from bitarray import bitarray
 
 from blobstore.errors import NoSpaceError
-from blobstore.format.descriptors import READ_ONLY, THIN_PROV, Flags
-from blobstore.format.geometry import blob_id_of
+from blobstore.format.descriptors import (
+    KNOWN_DATA_RO,
+    KNOWN_INVALID,
+    KNOWN_MD_RO,
+    READ_ONLY,
+    THIN_PROV,
+    Flags,
+)
+from blobstore.format.geometry import blob_id_of, root_of
 from blobstore.format.root import Layout
 from blobstore.fsck.examine import RegionView
 from blobstore.fsck.finding import Severity
 from blobstore.fsck.free import FreeClusters, FreePages
 from blobstore.fsck.ownership import Ownership
-from blobstore.fsck.relations import Mend, Problem
+from blobstore.fsck.relations import Mend, Problem, snapshot_stands
 from blobstore.fsck.remains import adopt_remains
 from blobstore.fsck.rewrite import copy_cluster, rewrite_blob, zero_pages
 from blobstore.fsck.seen import SeenBlob
-from blobstore.fsck.segments import Segments, runs_of
+from blobstore.fsck.segments import Segments, runs_of, without_shared
 from blobstore.metadata.blob_state import (
     EXTERNAL,
     SNAP,
@@ -53,6 +60,7 @@ class _Work:
     free_pages: FreePages
     free_clusters: FreeClusters
     problems: dict[BlobId, list[Problem]]
+    orphans: dict[BlobId, list[PageIndex]]
     actions: list[str] = field(default_factory=list)
     old_pages: set[PageIndex] = field(default_factory=set)
 
@@ -63,6 +71,8 @@ async def salvage(view: RegionView, layout: Layout) -> list[str]:
     for problem in view.problems:
         if problem.mends:
             problems[problem.target or problem.blob_id].append(problem)
+    for problem in _undecided(view):
+        problems[problem.blob_id].append(problem)
     suspects = set(view.broken) | set(problems)
     ownership = Ownership(view.geometry)
     _reserve_roots(view, ownership)
@@ -75,11 +85,34 @@ async def salvage(view: RegionView, layout: Layout) -> list[str]:
         free_pages=FreePages(ownership.pages),
         free_clusters=FreeClusters(await _possibly_owned(view, ownership, targets)),
         problems=problems,
+        orphans=_by_owner(view),
     )
     for blob_id in targets:
         await _restore(work, blob_id, is_last=blob_id == targets[-1])
     await _erase_remains(work)
     return work.actions
+
+
+def _undecided(view: RegionView) -> Iterator[Problem]:
+    """Yield unfinished snapshots whose partner does not say any more which of the two stands.
+
+    Both are kept: the partner may only have lost the name of its parent.
+    """
+    for facts in view.facts.values():
+        if facts.marker is None or facts.marker[1] not in view.broken:
+            continue
+        if facts.is_sure and not snapshot_stands(facts, view.facts):
+            name, partner_id = facts.marker
+            message = f"{name} of {partner_id:#x}, which is broken"
+            mends = (Mend.DROP_MARKER, Mend.SET_READ_ONLY)
+            yield Problem(facts.blob_id, 43, message, mends=mends)
+
+
+def _by_owner(view: RegionView) -> dict[BlobId, list[PageIndex]]:
+    orphans: defaultdict[BlobId, list[PageIndex]] = defaultdict(list)
+    for page, owner in view.orphans.items():
+        orphans[owner].append(page)
+    return orphans
 
 
 def _reserve_roots(view: RegionView, ownership: Ownership) -> None:
@@ -88,16 +121,17 @@ def _reserve_roots(view: RegionView, ownership: Ownership) -> None:
         blob = view.broken.get(blob_id_of(root))
         if blob is None or not blob.is_root_foreign:
             ownership.pages[root] = True
+    ownership.pages[view.torn.copies] = True  # recovery puts them in their roots' places
 
 
 def _in_order(view: RegionView, targets: set[BlobId]) -> list[BlobId]:
-    """Put lost blobs last: what they say they own is the least sure."""
+    """Put sound blobs first, lost ones last: what they say they own is the least sure."""
 
-    def rank(blob_id: BlobId) -> tuple[bool, bool, BlobId]:
+    def rank(blob_id: BlobId) -> tuple[bool, bool, bool, BlobId]:
         blob = view.broken.get(blob_id)
         if blob is None:
-            return False, False, blob_id
-        return not blob.is_root_sound, _lacks_clusters(blob), blob_id
+            return False, False, False, blob_id
+        return not blob.is_root_sound, _lacks_clusters(blob), True, blob_id
 
     return sorted(targets, key=rank)
 
@@ -112,6 +146,11 @@ async def _claim_sound(
         ownership.take_plain(view.plain)
         ownership.pages |= reserved
         plain = set(view.plain.roots.tolist())
+        for blob_id in suspects:
+            if root_of(blob_id) in plain:  # what is its own is not another's
+                suspect = await view.walk(blob_id)
+                ownership.pages[suspect.metadata_pages] = False
+                ownership.release_clusters(suspect.segments)
     latecomers: list[BlobId] = []
     marked: list[SeenBlob] = []
     for root in view.roots:
@@ -125,9 +164,26 @@ async def _claim_sound(
             latecomers.append(blob_id)
         else:
             _own(ownership, blob)
-    for blob in marked:  # beside their partners they may own the same, until recovery decides
-        _own(ownership, blob)
+    for blob in marked:
+        if await _is_shared_with_others(view, ownership, blob):
+            latecomers.append(blob.blob_id)
+        else:
+            _own(ownership, blob)
     return latecomers
+
+
+async def _is_shared_with_others(view: RegionView, ownership: Ownership, blob: SeenBlob) -> bool:
+    """Tell whether anybody but its partner owns part of an unfinished snapshot.
+
+    The two may own the same until recovery decides.
+    """
+    own = SeenBlob(blob.blob_id, blob.root, chain=blob.chain, extent_pages=blob.extent_pages)
+    own.segments = blob.segments
+    if blob.marker is not None and view.geometry.names_root(blob.marker[1]):
+        partner = await view.walk(blob.marker[1])
+        own.extent_pages = [at for at in own.extent_pages if at not in partner.extent_pages]
+        own.segments = without_shared(own.segments, partner.segments)
+    return _is_shared(ownership, own)
 
 
 def _own(ownership: Ownership, blob: SeenBlob) -> None:
@@ -171,6 +227,7 @@ async def _restore(work: _Work, blob_id: BlobId, *, is_last: bool) -> None:
     work.ownership.pages[blob.root] = True
     reasons = _reasons_of(blob)
     if not blob.is_root_sound:
+        blob.flags = _known(blob.flags)
         reasons += await _adopt_orphans(work, blob)
     reasons += await _claim_clusters(work, blob)
     if is_last and _lacks_clusters(blob):
@@ -197,7 +254,7 @@ async def _adopt_orphans(work: _Work, blob: SeenBlob) -> list[str]:
     """Take what pages with a lost blob's id still say, where its root says nothing."""
     if blob.segments:
         return []
-    pages = [page for page, owner in work.view.orphans.items() if owner == blob.blob_id]
+    pages = work.orphans.get(blob.blob_id, ())
     contents = [await work.view.fetch(page) for page in pages]
     sound = [content for content in contents if content is not None]
     if adopt_remains(work.view.geometry, blob, sound):
@@ -284,6 +341,13 @@ def _set_flags(blob: SeenBlob, *, invalid: int = 0, data_ro: int = 0) -> None:
     blob.flags = Flags(flags.invalid | invalid, flags.data_ro | data_ro, flags.md_ro)
 
 
+def _known(flags: Flags) -> Flags:
+    """Return flags without what no version has written: they may be the damage itself."""
+    return Flags(
+        flags.invalid & KNOWN_INVALID, flags.data_ro & KNOWN_DATA_RO, flags.md_ro & KNOWN_MD_RO
+    )
+
+
 def _mark_salvaged(blob: SeenBlob, reasons: list[str]) -> None:
     """Make the blob read-only and thin, and let it say why."""
     _set_flags(blob, invalid=THIN_PROV, data_ro=READ_ONLY)
@@ -300,11 +364,15 @@ async def _write(work: _Work, blob: SeenBlob, *, keeps_table: bool) -> None:
     keeps_table = keeps_table and not work.ownership.pages[pages].any()
     if keeps_table:
         work.ownership.pages[pages] = True
-    try:
-        await rewrite_blob(geometry, work.layout, blob, work.free_pages, keeps_table=keeps_table)
-        return
-    except NoSpaceError as error:
-        work.actions.append(f"blob {blob.blob_id:#x}: left without clusters: {error.message}")
+    why = ""
+    for layout in (work.layout, Layout.COMPACT):  # of which the root holds more
+        try:
+            await rewrite_blob(geometry, layout, blob, work.free_pages, keeps_table=keeps_table)
+        except NoSpaceError as error:
+            why = error.message
+        else:
+            return
+    work.actions.append(f"blob {blob.blob_id:#x}: left without clusters: {why}")
     empty = SeenBlob(blob.blob_id, blob.root, flags=blob.flags)
     _mark_salvaged(empty, ["no room for what it owned"])
     await rewrite_blob(geometry, work.layout, empty, work.free_pages)

@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from blobstore.format.descriptors import EXTERNAL_SNAPSHOT, READ_ONLY, THIN_PROV, Flags
+from blobstore.format.descriptors import (
+    EXTERNAL_SNAPSHOT,
+    HAS_INTERNAL_XATTRS,
+    KNOWN_INVALID,
+    READ_ONLY,
+    THIN_PROV,
+    Flags,
+)
 from blobstore.fsck.finding import Finding, Severity
 from blobstore.fsck.segments import Segments
 from blobstore.metadata.blob_state import (
@@ -67,6 +74,11 @@ class SeenBlob:
         return [*self.chain, *self.extent_pages]
 
     @property
+    def is_newer(self) -> bool:
+        """Tell whether a newer version wrote it, so that what else it owns is not known."""
+        return self.is_root_sound and bool(self.flags.invalid & ~KNOWN_INVALID)
+
+    @property
     def has_table(self) -> bool:
         """Tell whether its extents are in a table, and not run-length."""
         return self.table is not None
@@ -80,6 +92,11 @@ class SeenBlob:
     def is_read_only(self) -> bool:
         """Tell whether the blob says that it never changes."""
         return bool(self.flags.data_ro & READ_ONLY)
+
+    @property
+    def has_hidden_internals(self) -> bool:
+        """Tell whether there are internal attributes that no flag announces."""
+        return bool(self.internal_xattrs) and not self.flags.invalid & HAS_INTERNAL_XATTRS
 
     @property
     def has_external_flag(self) -> bool:
