@@ -12,7 +12,7 @@ from blobstore.device.file import FileDevice
 from blobstore.device.memory import MemoryDevice
 from blobstore.device.zeroes import ZeroesDevice
 from blobstore.errors import ClosedError, InvalidArgumentError, ReadOnlyError, UnsupportedError
-from blobstore.testing.device_contract import CHANGES, MINIMUM_SIZE, DeviceContract
+from blobstore.testing.device_contract import CHANGES, MINIMUM_SIZE, ReadOnlyContract
 from blobstore.testing.simulated_device import SimulatedDevice
 from blobstore.testing.simulated_disk import SimulatedDisk
 from tests.device.loops import Loop, attached
@@ -20,7 +20,7 @@ from tests.device.loops import Loop, attached
 SHARED_MEMORY = Path("/dev/shm")
 
 
-class TestMemoryDevice(DeviceContract):
+class TestMemoryDevice(ReadOnlyContract):
     @pytest.fixture
     def device(self) -> Device:
         return MemoryDevice(MINIMUM_SIZE, fill=0xDD)
@@ -30,7 +30,7 @@ class TestMemoryDevice(DeviceContract):
         return MemoryDevice(MINIMUM_SIZE, fill=0xDD, read_only=True)
 
 
-class TestSimulatedDevice(DeviceContract):
+class TestSimulatedDevice(ReadOnlyContract):
     @pytest.fixture
     def device(self) -> Device:
         return SimulatedDevice(SimulatedDisk(b"\xdd" * MINIMUM_SIZE))
@@ -40,7 +40,7 @@ class TestSimulatedDevice(DeviceContract):
         return SimulatedDevice(SimulatedDisk(b"\xdd" * MINIMUM_SIZE), read_only=True)
 
 
-class FileDeviceContract(DeviceContract):
+class FileDeviceContract(ReadOnlyContract):
     @pytest.fixture
     def directory(self, tmp_path: Path) -> Path:
         return tmp_path
@@ -79,7 +79,7 @@ class TestFileDeviceWithoutFallocate(FileDeviceContract):
             yield device
 
 
-class TestDirectFileDevice(DeviceContract):
+class TestDirectFileDevice(ReadOnlyContract):
     @pytest.fixture
     def device(self, tmp_path: Path) -> Iterator[Device]:
         with direct_file(tmp_path) as device:
@@ -117,7 +117,7 @@ def loop(
         yield loop
 
 
-class TestBlockDevice(DeviceContract):
+class TestBlockDevice(ReadOnlyContract):
     IS_DIRECT = False
 
     @pytest.fixture

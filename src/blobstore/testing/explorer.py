@@ -193,11 +193,13 @@ def judge(disk: SimulatedDisk, expected: Expectation) -> str | None:
         loaded = load_checked(disk)
         if loaded is None:
             return None if expected.may_be_missing else "there is no store"
-        _check(SimulatedDisk(image, atomic_write_size=disk.traits.atomic_write_size), "at first")
         store, found = loaded
         excused = [blob_id_of(root) for root in store.outcome.restored]
         problem = expected.problem(found) or original_problem(image, found, excused=excused)
-        return problem or _use(disk, store, found)
+        if problem is not None:
+            return problem
+        _check(SimulatedDisk(image, atomic_write_size=disk.traits.atomic_write_size), "at first")
+        return _use(disk, store, found)
     except (BrokenStoreError, BlobstoreError, DeadlockError, AssertionError) as error:
         return f"{type(error).__name__}: {error}"
 

@@ -269,12 +269,12 @@ class Soak:
 
 def _audited(image: Path) -> tuple[dict[int, int], FoundStore]:
     """Check an image and audit it in memory; return the blobs' names by id, and what is there."""
-    report = check(image)
-    if not report.clean:
-        raise BrokenStoreError("; ".join(str(finding) for finding in report.findings))
     loaded = load_checked(SimulatedDisk(image.read_bytes()))
     if loaded is None:
         raise BrokenStoreError("there is no store")
+    report = check(image)
+    if not report.clean:
+        raise BrokenStoreError("; ".join(str(finding) for finding in report.findings))
     found = loaded[1]
     names = {blob_id: int(dict(blob.meta.xattrs)[NAME]) for blob_id, blob in found.blobs.items()}
     blobs: dict[int, FoundBlob] = {}
