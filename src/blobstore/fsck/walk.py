@@ -33,6 +33,7 @@ from blobstore.fsck.extents import read_runs, read_table
 from blobstore.fsck.finding import Severity
 from blobstore.fsck.seen import SeenBlob
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL
+from blobstore.metadata.read import MAX_CLUSTERS
 from blobstore.metadata.recovery import has_right_crc
 from blobstore.units import BlobId, PageIndex
 
@@ -93,7 +94,7 @@ def _check_thickness(blob: SeenBlob) -> None:
 def _lose_the_rest(blob: SeenBlob, chain: _Chain) -> None:
     """Count what the table promised and a broken chain did not show."""
     missing = chain.table_count - blob.cluster_count
-    if not chain.is_complete and 0 < missing <= 1 << 31:
+    if not chain.is_complete and 0 < missing <= MAX_CLUSTERS - blob.cluster_count:
         blob.lost.append((blob.cluster_count, missing))
         blob.cluster_count = chain.table_count
 
