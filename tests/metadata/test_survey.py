@@ -2,14 +2,20 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import pytest
 
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError
 from blobstore.format.descriptors import (
     EXTENT_TABLE,
+    EXTERNAL_SNAPSHOT,
+    HAS_EXTENT_TABLE,
+    HAS_INTERNAL_XATTRS,
+    READ_ONLY,
     THIN_PROV,
     XATTR,
     Descriptor,
@@ -24,7 +30,7 @@ from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.metadata.read import fetch_from_device, read_blob
 from blobstore.metadata.recovery import recover, scan_region
-from blobstore.units import PageIndex
+from blobstore.units import BlobId, PageIndex
 from tests.metadata.media import ImageMedium
 
 PAGES: Final = 16
@@ -36,6 +42,8 @@ EXTENTS: Final = PageIndex(4)
 CLUSTERS: Final = (60).to_bytes(4, "little") + (61).to_bytes(4, "little")
 TABLE: Final = ExtentTable(2, ((EXTENTS, 1),))
 FLAGS: Final = Flags(THIN_PROV)
+CLONE: Final = THIN_PROV | HAS_EXTENT_TABLE | HAS_INTERNAL_XATTRS
+PARENT: Final = Xattr("SNAP", (7 << 32).to_bytes(8, "little"), internal=True)
 
 
 def image_of(*descriptors: Descriptor) -> bytearray:
@@ -50,10 +58,35 @@ def image_of(*descriptors: Descriptor) -> bytearray:
     return image
 
 
-def is_taken_as_plain(image: bytearray) -> bool:
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of the blob after looking at it."""
+
+    clusters: list[int]
+    extent_pages: list[int]
+    cluster_count: int
+    flags: Flags
+    parent_id: BlobId | None
+
+
+def survey_outcome(image: bytearray) -> Outcome | None:
+    """Return what the survey knows, or None when it leaves the blob to be read."""
     driver = BlockingDriver(ImageMedium(image))
     plain = driver.run(scan_region(GEOMETRY)).survey.plain_blobs(GEOMETRY)
-    return plain is not None and plain.roots.tolist() == [ROOT]
+    if plain is None or plain.roots.tolist() != [ROOT]:
+        return None
+    this = np.array([blob_id_of(ROOT)], dtype=np.uint64)
+    ((blob_id, found),) = plain.related(this)
+    assert blob_id == blob_id_of(ROOT)
+    parents = dict(plain.parent_ids())
+    assert parents == ({} if found.parent_id is None else {blob_id: found.parent_id})
+    extent_pages = [page for page in plain.pages.tolist() if page != ROOT]
+    clusters = plain.clusters.tolist()
+    return Outcome(clusters, extent_pages, found.cluster_count, found.flags, found.parent_id)
+
+
+def is_taken_as_plain(image: bytearray) -> bool:
+    return survey_outcome(image) is not None
 
 
 ATTRIBUTES: Final[dict[str, Sequence[Xattr]]] = {
@@ -75,6 +108,28 @@ def test_a_blob_with_a_few_attributes_is_plain(name: str) -> None:
     assert set(found.used_clusters.search(True)) >= {60, 61}
 
 
+RELATED: Final[dict[str, Sequence[Descriptor]]] = {
+    "a clone": [Flags(CLONE), PARENT, TABLE],
+    "a clone with a name": [Flags(CLONE), Xattr("name", b"vol0"), PARENT, TABLE],
+    "a parent before the name": [Flags(CLONE), PARENT, Xattr("SNAP", b"vol0"), TABLE],
+    "a snapshot": [Flags(CLONE, READ_ONLY), PARENT, TABLE],
+    "a clone that owns nothing": [Flags(CLONE), PARENT, ExtentTable(700, ((0, 2),))],
+    "an empty blob": [FLAGS, ExtentTable(1, ((0, 1),))],
+    "an empty blob larger than its table": [FLAGS, ExtentTable(1 << 60, ((0, 2),))],
+    "an empty blob of no size": [FLAGS, ExtentTable(0, ((0, 1),))],
+}
+
+
+@pytest.mark.parametrize("name", RELATED)
+def test_clones_and_empty_blobs_are_plain_and_as_reading_them_gives(name: str) -> None:
+    image = image_of(*RELATED[name])
+    assert survey_outcome(image) is not None
+    assert survey_outcome(image) == read_outcome(image)
+    found = BlockingDriver(ImageMedium(image)).run(recover(GEOMETRY))
+    assert not found.errors
+    assert found.parents == ({blob_id_of(ROOT): 7 << 32} if PARENT in RELATED[name] else {})
+
+
 LEFT_OVER: Final[dict[str, Sequence[Descriptor]]] = {
     "more attributes than are looked at": [
         FLAGS, *[Xattr(f"k{n}", b"") for n in range(9)], TABLE
@@ -84,7 +139,25 @@ LEFT_OVER: Final[dict[str, Sequence[Descriptor]]] = {
     "an empty name": [FLAGS, Unknown(XATTR, bytes(4)), TABLE],
     "lengths that do not add up": [FLAGS, Unknown(XATTR, b"\1\0\7\0x"), TABLE],
     "an attribute shorter than its head": [FLAGS, Unknown(XATTR, b"\1"), TABLE],
-    "an internal attribute": [FLAGS, Xattr("SNAP", bytes(8), internal=True), TABLE],
+    "a parent that no flag announces": [FLAGS, PARENT, TABLE],
+    "a flag that announces no parent": [Flags(CLONE), TABLE],
+    "the id 0 as a parent": [Flags(CLONE), Xattr("SNAP", bytes(8), internal=True), TABLE],
+    "a parent of 7 bytes": [Flags(CLONE), Xattr("SNAP", bytes(7), internal=True), TABLE],
+    "two parents": [Flags(CLONE), PARENT, PARENT, TABLE],
+    "a marker": [Flags(CLONE), Xattr("SNAPRM", b"partner", internal=True), TABLE],
+    "a marker beside a parent": [
+        Flags(CLONE), PARENT, Xattr("SNAPRM", bytes(8), internal=True), TABLE
+    ],
+    "a name and an id of other lengths": [
+        Flags(CLONE), Xattr("SNAP1", b"2345678", internal=True), TABLE
+    ],
+    "an external parent": [
+        Flags(CLONE | EXTERNAL_SNAPSHOT), Xattr("EXTSNAP", b"disk", internal=True), TABLE
+    ],
+    "an absent page in a thick blob": [Flags(0), ExtentTable(1, ((0, 1),))],
+    "absent pages without end": [FLAGS, ExtentTable(1, ((0, 0xFFFF_FFFF),))],
+    "no absent pages": [FLAGS, ExtentTable(1, ((0, 0),))],
+    "an absent page and another": [FLAGS, ExtentTable(514, ((0, 1), (EXTENTS, 1)))],
     "an attribute behind the table": [FLAGS, TABLE, Xattr("a", b"1")],
     "a table that ends with the page": [FLAGS, Xattr("a", bytes(4012)), TABLE],
     "two tables": [FLAGS, TABLE, TABLE],
@@ -98,15 +171,17 @@ def test_what_is_not_exactly_plain_is_left_to_be_read(name: str) -> None:
     assert not is_taken_as_plain(image_of(*LEFT_OVER[name]))
 
 
-def read_outcome(image: bytearray) -> tuple[bool, list[int]]:
-    """Tell whether `read_blob` takes the blob, and its clusters."""
+def read_outcome(image: bytearray) -> Outcome | None:
+    """Return what `read_blob` says of the blob, or None when it refuses it."""
     medium = ImageMedium(image)
     fetch = fetch_from_device(GEOMETRY)
     try:
         blob = BlockingDriver(medium).run(read_blob(GEOMETRY, blob_id_of(ROOT), fetch))
     except BlobstoreError:
-        return False, []
-    return True, blob.clusters.allocated()
+        return None
+    pages: list[int] = [page for page in blob.metadata_pages if page not in blob.chain]
+    clusters = blob.clusters
+    return Outcome(clusters.allocated(), pages, clusters.count, blob.flags, blob.parent_id)
 
 
 def _flip(image: bytearray, rng: random.Random) -> None:
@@ -118,13 +193,22 @@ def _flip(image: bytearray, rng: random.Random) -> None:
     image[offset : offset + PAGE_SIZE] = MetadataPage(blob_id_of(ROOT), 0, body, NO_PAGE).encode()
 
 
-def test_whatever_is_taken_as_plain_is_what_reading_it_gives() -> None:
+ORDINARY: Final[dict[str, Sequence[Descriptor]]] = {
+    "a volume": [FLAGS, Xattr("name", b"vol0"), Xattr("uuid", bytes(9)), TABLE],
+    "a clone": [Flags(CLONE), Xattr("name", b"v"), PARENT, TABLE],
+    "an empty clone": [Flags(CLONE), PARENT, ExtentTable(700, ((0, 2),))],
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_whatever_is_taken_as_plain_is_what_reading_it_gives(name: str) -> None:
     rng = random.Random(1)
     taken = 0
     for _round in range(1500):
-        image = image_of(FLAGS, Xattr("name", b"vol0"), Xattr("uuid", bytes(9)), TABLE)
+        image = image_of(*ORDINARY[name])
         _flip(image, rng)
-        if is_taken_as_plain(image):
+        found = survey_outcome(image)
+        if found is not None:
             taken += 1
-            assert read_outcome(image) == (True, [60, 61])
+            assert found == read_outcome(image)
     assert taken > 300

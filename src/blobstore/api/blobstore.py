@@ -20,6 +20,7 @@ from blobstore.errors import BlobstoreError, ExistsError
 from blobstore.format.super_block import SUPER_BLOCK_FIELDS, SUPER_BLOCK_SIZE
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.load import known_ids, load
+from blobstore.metadata.read import Revisits
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.operations import Core
 from blobstore.store import lifecycle
@@ -286,10 +287,11 @@ class Blobstore:
 
         Snapshots stay open until the end, so that a chain is read once, not once for each.
         """
+        revisits = Revisits(self.state.geometry)
         with ExitStack() as snapshots:
             for blob_id in self.blob_ids():
                 try:
-                    blob = self.open_blob(blob_id)
+                    blob = self._handle(self.run(open_blob(self.state, blob_id, revisits)))
                 except BlobstoreError as error:
                     yield blob_id, error
                     continue

@@ -12,6 +12,7 @@ pages, and prints `dump_page` for each.
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 
 from bitarray import bitarray
@@ -44,6 +45,7 @@ _TABLE_HEAD: Final = struct.Struct("<Q")
 _PAIR: Final = struct.Struct("<II")
 assert (_MASK_HEAD.size, _PAIR.size) == (MASK_HEAD_SIZE, PAIR_SIZE)
 
+_AS_TEXT: Final = bytes(byte if 0x20 <= byte < 0x7F else ord(".") for byte in range(256))
 _VALUE_TEXT_SIZE: Final = 64
 """How many bytes of a value are shown as text; all of them are shown in hex."""
 
@@ -280,7 +282,12 @@ def _dump_xattr(body: memoryview, label: bytes) -> bytes:
 
 
 def _dump_flags(body: memoryview) -> bytes:
-    invalid, data_ro, md_ro = _FLAGS.unpack(_padded(body, _FLAGS.size))
+    return _flags_text(*_FLAGS.unpack(_padded(body, _FLAGS.size)))
+
+
+@lru_cache(maxsize=64)
+def _flags_text(invalid: int, data_ro: int, md_ro: int) -> bytes:
+    """Return the text of flags, which few blobs have for themselves."""
     words = (
         ("\tinvalid", invalid, _INVALID_NAMES),
         ("\tdata_ro", data_ro, _DATA_RO_NAMES),
@@ -319,7 +326,7 @@ def _until_nul(text: bytes) -> bytes:
 
 
 def _printable(value: bytes) -> bytes:
-    return bytes(byte if 0x20 <= byte < 0x7F else ord(".") for byte in value)
+    return value.translate(_AS_TEXT)
 
 
 def _whole(body: memoryview, item_size: int) -> memoryview:

@@ -61,3 +61,9 @@ class MetadataPage:
             )
         )
         return content + crc32c(content).to_bytes(4, "little")
+
+
+def has_right_crc(page: Buffer) -> bool:
+    """Tell whether the checksum of a page's 4096 bytes matches their content."""
+    view = memoryview(page)
+    return int.from_bytes(view[CRC_OFFSET:], "little") == crc32c(view[:CRC_OFFSET])

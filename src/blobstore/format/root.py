@@ -12,7 +12,15 @@ from typing import Final
 
 from blobstore.format.checksum import SECTOR_SIZE, balance_sector, crc32c
 from blobstore.format.descriptors import HEADER, PADDING, split_descriptors
-from blobstore.format.page import BODY_SIZE, CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.page import (
+    BODY_SIZE,
+    CRC_OFFSET,
+    HEAD,
+    NO_PAGE,
+    PAGE_SIZE,
+    TAIL,
+    has_right_crc,
+)
 from blobstore.operations import Buffer
 from blobstore.units import BlobId, PageIndex
 
@@ -153,8 +161,4 @@ def is_torn_conversion(page: Buffer, copy: Buffer) -> bool:
         return False
     completed = rewritten_from_copy(copy, view[TAIL_OFFSET:])
     first_known = view[:SECTOR_SIZE] in (old[:SECTOR_SIZE], memoryview(completed)[:SECTOR_SIZE])
-    return first_known and (view[TAIL_OFFSET:] == old[TAIL_OFFSET:] or _has_right_crc(completed))
-
-
-def _has_right_crc(page: Buffer) -> bool:
-    return int.from_bytes(page[CRC_OFFSET:], "little") == crc32c(memoryview(page)[:CRC_OFFSET])
+    return first_known and (view[TAIL_OFFSET:] == old[TAIL_OFFSET:] or has_right_crc(completed))

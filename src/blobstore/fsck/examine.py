@@ -7,12 +7,13 @@ What is healthy takes as long as a recovery, and as much memory.
 
 from dataclasses import dataclass, field
 
+import numpy as np
 from bitarray import bitarray
 
 from blobstore.errors import DeviceError
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
-from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.format.root import is_tombstone, is_uncommitted
 from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.fsck.facts import Facts
@@ -25,7 +26,8 @@ from blobstore.fsck.seen import SeenBlob
 from blobstore.fsck.segments import name_run, runs_of, without_shared
 from blobstore.fsck.super_block import examine_super_block
 from blobstore.fsck.walk import walk_blob
-from blobstore.metadata.recovery import Scan, has_right_crc, restore_torn_roots, scan_region
+from blobstore.metadata.read import Revisits
+from blobstore.metadata.recovery import Scan, restore_torn_roots, scan_region
 from blobstore.metadata.store_state import DeviceTraits, Outcome
 from blobstore.metadata.survey import PlainBlobs
 from blobstore.operations import Read
@@ -80,9 +82,11 @@ class RegionView:
                 self.strange[page] = data
         return data
 
-    async def walk(self, blob_id: BlobId) -> SeenBlob:
+    async def walk(self, blob_id: BlobId, revisits: Revisits | None = None) -> SeenBlob:
         """Walk the blob whose root the id names; the caller knows that it lies in the region."""
-        return await walk_blob(self.geometry, blob_id, self.fetch, version=self.version)
+        return await walk_blob(
+            self.geometry, blob_id, self.fetch, version=self.version, revisits=revisits
+        )
 
     @property
     def is_whole(self) -> bool:
@@ -153,7 +157,8 @@ async def view_region(
     )
     if is_clean:
         view.masks = await read_masks(geometry, findings)
-    roots = {root for root in scan.roots if await _is_root(view, root)}
+    sound = set(scan.survey.sound_roots().tolist())
+    roots = {root for root in scan.roots if root in sound or await _is_root(view, root)}
     await _report_half_deleted(view, roots, findings)
     roots.update(await _lost_roots(view, roots))
     view.roots = sorted(roots)
@@ -231,10 +236,11 @@ async def _take_all(view: RegionView, findings: Findings | None, plain: PlainBlo
     if plain is not None:
         view.ownership.take_plain(plain)
         taken = set(plain.roots.tolist())
+    revisits = Revisits(view.geometry)
     for root in view.roots:
         if root in taken:
             continue
-        blob = await view.walk(blob_id_of(root))
+        blob = await view.walk(blob_id_of(root), revisits)
         if findings is not None:
             findings.take_all(blob.findings)
         view.facts[blob.blob_id] = Facts.of(blob)
@@ -245,18 +251,11 @@ async def _take_all(view: RegionView, findings: Findings | None, plain: PlainBlo
         view.ownership.take_pages([root])
         if blob.marker is None and blob.is_root_sound:
             _take(view, blob)
-    await _add_relatives(view, taken)
-
-
-async def _add_relatives(view: RegionView, plain_roots: set[int]) -> None:
-    """Get to know plain blobs that others name."""
-    named = [facts.parent_id for facts in view.facts.values()]
-    named += [facts.marker[1] for facts in view.facts.values() if facts.marker]
-    for blob_id in named:
-        if blob_id is None or blob_id in view.facts or not view.geometry.names_root(blob_id):
-            continue
-        if PageIndex(blob_id & 0xFFFF_FFFF) in plain_roots:
-            view.facts[blob_id] = Facts.of(await view.walk(blob_id))
+    if plain is not None:
+        named = [facts.parent_id or 0 for facts in view.facts.values()]
+        named += [facts.marker[1] for facts in view.facts.values() if facts.marker]
+        for blob_id, found in plain.related(np.array(named, dtype=np.uint64)):
+            view.facts[blob_id] = Facts.of_plain(blob_id, found)
 
 
 def _take(view: RegionView, blob: SeenBlob) -> None:
@@ -287,8 +286,9 @@ async def _resolve_marked(view: RegionView) -> None:
 async def _name_owners(view: RegionView, findings: Findings) -> None:
     """Look again at all blobs, and say who shares what."""
     claims = Claims(view.ownership)
+    revisits = Revisits(view.geometry)
     for root in view.roots:
-        blob = await view.walk(blob_id_of(root))
+        blob = await view.walk(blob_id_of(root), revisits)
         if blob.is_root_sound:
             claims.take(blob)
     findings.take_all(claims.findings())

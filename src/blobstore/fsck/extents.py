@@ -10,12 +10,11 @@ from blobstore.alloc.cluster_map import LEAF_SIZE, UNALLOCATED
 from blobstore.errors import CorruptError
 from blobstore.format.descriptors import EXTENT_PAGE, decode_extent_page, split_descriptors
 from blobstore.format.geometry import Geometry
-from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.fsck.seen import SeenBlob
 from blobstore.fsck.segments import Segments, name_run
 from blobstore.metadata.blob_state import ABSENT_PAGE
-from blobstore.metadata.read import MAX_CLUSTERS
-from blobstore.metadata.recovery import has_right_crc
+from blobstore.metadata.read import MAX_CLUSTERS, Revisits
 from blobstore.units import PageIndex
 
 Fetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes | None]]
@@ -77,8 +76,12 @@ async def read_table(
     table: Sequence[tuple[int, int]],
     table_count: int,
     fetch: Fetch,
+    revisits: Revisits | None = None,
 ) -> None:
-    """Follow an extent table; what a page that is not sound would have said is lost."""
+    """Follow an extent table; what a page that is not sound would have said is lost.
+
+    It is not followed where too many blobs led to the same pages before.
+    """
     blob.table = list(table)
     seen: set[int] = set()
     absent_at_end = 0
@@ -101,8 +104,20 @@ async def read_table(
                 blob.add(33, f"{repeat} absent extent pages in a thick blob")
             continue
         absent_at_end = 0
+        if revisits is not None and page < geometry.md_len and not revisits.may_read(page):
+            _give_up(blob, page, table_count)
+            return
         await _take_entry(geometry, blob, page, repeat, table_count, seen, fetch)
     _cut_to(blob, table_count, absent_at_end)
+
+
+def _give_up(blob: SeenBlob, page: int, table_count: int) -> None:
+    """Leave the rest of a table alone: to follow it for every blob would take for ever."""
+    blob.add(36, f"its extent table names page {page}, as many other blobs do", page=page)
+    missing = min(table_count, MAX_CLUSTERS) - blob.cluster_count
+    if missing > 0:
+        blob.lost.append((blob.cluster_count, missing))
+        blob.cluster_count += missing
 
 
 def _cut_to(blob: SeenBlob, table_count: int, absent_at_end: int) -> None:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from blobstore.format.descriptors import READ_ONLY, THIN_PROV
 from blobstore.fsck.seen import SeenBlob
+from blobstore.metadata.survey import Plain
 from blobstore.units import BlobId
 
 
@@ -35,4 +37,15 @@ class Facts:
             marker=blob.marker,
             cluster_count=blob.cluster_count,
             is_sure=blob.is_root_sound,
+        )
+
+    @classmethod
+    def of_plain(cls, blob_id: BlobId, plain: Plain) -> "Facts":
+        """Take them from a blob that was looked at together with others."""
+        return cls(
+            blob_id=blob_id,
+            parent_id=plain.parent_id,
+            is_thin=bool(plain.flags.invalid & THIN_PROV),
+            is_read_only=bool(plain.flags.data_ro & READ_ONLY),
+            cluster_count=plain.cluster_count,
         )

@@ -40,6 +40,7 @@ from blobstore.metadata.blob_state import (
     SNAPSHOT_IN_PROGRESS,
     SNAPSHOT_REMOVAL,
 )
+from blobstore.metadata.read import Revisits
 from blobstore.units import BlobId, PageIndex
 
 SALVAGED: Final = "salvaged"
@@ -153,14 +154,15 @@ async def _claim_sound(
                 ownership.release_clusters(suspect.segments)
     latecomers: list[BlobId] = []
     marked: list[SeenBlob] = []
+    revisits = Revisits(view.geometry)
     for root in view.roots:
         blob_id = blob_id_of(root)
         if root in plain or blob_id in suspects:
             continue
-        blob = await view.walk(blob_id)
+        blob = await view.walk(blob_id, revisits)
         if blob.marker is not None:
             marked.append(blob)
-        elif _is_shared(ownership, blob):
+        elif blob.is_broken or _is_shared(ownership, blob):
             latecomers.append(blob_id)
         else:
             _own(ownership, blob)

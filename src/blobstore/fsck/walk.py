@@ -28,13 +28,12 @@ from blobstore.format.descriptors import (
     split_descriptors,
 )
 from blobstore.format.geometry import Geometry, root_of
-from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.fsck.extents import read_runs, read_table
 from blobstore.fsck.finding import Severity
 from blobstore.fsck.seen import SeenBlob
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL
-from blobstore.metadata.read import MAX_CLUSTERS
-from blobstore.metadata.recovery import has_right_crc
+from blobstore.metadata.read import MAX_CLUSTERS, Revisits
 from blobstore.units import BlobId, PageIndex
 
 TolerantFetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes | None]]
@@ -57,12 +56,17 @@ class _Chain:
 
 
 async def walk_blob(
-    geometry: Geometry, blob_id: BlobId, fetch: TolerantFetch, *, version: int
+    geometry: Geometry,
+    blob_id: BlobId,
+    fetch: TolerantFetch,
+    *,
+    version: int,
+    revisits: Revisits | None = None,
 ) -> SeenBlob:
     """Read all that can be read of the blob whose root the id names.
 
     The caller has checked that the id names a page of the region. `version` is
-    the store's: the oldest have no flags.
+    the store's: the oldest have no flags. Who walks all blobs bounds the `revisits`.
     """
     blob = SeenBlob(blob_id, root_of(blob_id))
     chain = _Chain()
@@ -75,7 +79,7 @@ async def walk_blob(
         if not blob.flags.invalid & HAS_EXTENT_TABLE:
             chain.table = None
     if chain.table is not None:
-        await read_table(geometry, blob, chain.table, chain.table_count, fetch)
+        await read_table(geometry, blob, chain.table, chain.table_count, fetch, revisits)
         _lose_the_rest(blob, chain)
     elif chain.runs is not None:
         read_runs(geometry, blob, chain.runs)

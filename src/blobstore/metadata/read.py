@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from bitarray import bitarray
+
 from blobstore.alloc.cluster_map import (
     LEAF_SHIFT,
     LEAF_SIZE,
@@ -41,6 +43,7 @@ Fetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes]]
 MAX_CLUSTERS: Final = 1 << 26
 """The largest blob, in clusters: what the map of an empty one may cost is bounded."""
 
+_REVISITS_MIN: Final = 4096
 _EINVAL: Final = 22
 _SNAP_SIZE: Final = 8
 
@@ -114,10 +117,33 @@ def _check_link(
         )
 
 
-async def read_blob(geometry: Geometry, blob_id: BlobId, fetch: Fetch) -> BlobState:
+class Revisits:
+    """Bounds how often extent pages are read again while all blobs of a store are looked at.
+
+    Sound blobs share none. Without a bound, n blobs that name the same n pages
+    would take n times n readings.
+    """
+
+    __slots__ = ("_left", "_seen")
+
+    def __init__(self, geometry: Geometry) -> None:
+        self._seen = bitarray(geometry.md_len)
+        self._left = max(geometry.md_len, _REVISITS_MIN)
+
+    def may_read(self, page: int) -> bool:
+        """Count a reading of a page in the region; False when there were too many again."""
+        if self._seen[page]:
+            self._left -= 1
+        self._seen[page] = True
+        return self._left >= 0
+
+
+async def read_blob(
+    geometry: Geometry, blob_id: BlobId, fetch: Fetch, revisits: Revisits | None = None
+) -> BlobState:
     """Read all of a blob's metadata, and check what can be checked without the store.
 
-    Unknown flags are the caller's business.
+    Unknown flags are the caller's business. Who reads all blobs bounds the `revisits`.
 
     Raises:
         NotFoundError: There is no such blob (ENOENT).
@@ -139,7 +165,7 @@ async def read_blob(geometry: Geometry, blob_id: BlobId, fetch: Fetch) -> BlobSt
     )
     if state.parent_id is not None and len(content.internal_xattrs[SNAP]) != _SNAP_SIZE:
         raise CorruptError(f"blob {blob_id:#x}: parent id is not 8 bytes", errno=_EINVAL)
-    await _read_clusters(geometry, state, content, fetch)
+    await _read_clusters(geometry, state, content, fetch, revisits)
     state.clusters.clean()
     state.disk_count = state.clusters.count
     state.apply_read_only_flags(state.flags)
@@ -161,14 +187,18 @@ def check_flags(state: BlobState) -> None:
 
 
 async def _read_clusters(
-    geometry: Geometry, state: BlobState, content: ChainContent, fetch: Fetch
+    geometry: Geometry,
+    state: BlobState,
+    content: ChainContent,
+    fetch: Fetch,
+    revisits: Revisits | None,
 ) -> None:
     place = f"blob {state.blob_id:#x}"
     has_table = content.table is not None or (
         content.runs is None and state.flags.invalid & HAS_EXTENT_TABLE
     )
     if has_table:
-        await _read_extent_pages(geometry, state, content, fetch)
+        await _read_extent_pages(geometry, state, content, fetch, revisits)
         state.pair_bound = len(content.table or [])
     else:
         runs = content.runs or []
@@ -202,7 +232,11 @@ def _check_cluster_range(geometry: Geometry, first: int, count: int, place: str)
 
 
 async def _read_extent_pages(
-    geometry: Geometry, state: BlobState, content: ChainContent, fetch: Fetch
+    geometry: Geometry,
+    state: BlobState,
+    content: ChainContent,
+    fetch: Fetch,
+    revisits: Revisits | None,
 ) -> None:
     """Follow the extent table; the number of clusters is what is counted on the way."""
     place = f"blob {state.blob_id:#x}"
@@ -217,7 +251,10 @@ async def _read_extent_pages(
             pages += [ABSENT_PAGE] * repeat
             count += LEAF_SIZE * repeat
             continue
-        entries = await _read_extent_page(geometry, PageIndex(page), repeat, count, fetch, place)
+        _check_table_entry(geometry, page, repeat, place)
+        if revisits is not None and not revisits.may_read(page):
+            raise CorruptError(f"{place}: extent page {page} belongs to many blobs", errno=_EINVAL)
+        entries = await _read_extent_page(geometry, PageIndex(page), count, fetch, place)
         leaves.append((len(pages), entries))
         pages.append(page)
         count += len(entries)
@@ -249,15 +286,18 @@ def _map_of_leaves(count: int, leaves: Sequence[tuple[int, "array[int]"]]) -> Cl
     return clusters
 
 
-async def _read_extent_page(
-    geometry: Geometry, at: PageIndex, repeat: int, count: int, fetch: Fetch, place: str
-) -> "array[int]":
+def _check_table_entry(geometry: Geometry, at: int, repeat: int, place: str) -> None:
     if at >= geometry.md_len or repeat != 1:
         raise CorruptError(
             f"{place}: extent table names page {at}, {repeat} times, "
             f"of a region of {geometry.md_len} pages",
             errno=_EINVAL,
         )
+
+
+async def _read_extent_page(
+    geometry: Geometry, at: PageIndex, count: int, fetch: Fetch, place: str
+) -> "array[int]":
     try:
         page = MetadataPage.decode(await fetch(at), at=at)
     except CorruptError as error:

@@ -16,10 +16,10 @@ from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.checksum import crc32c
 from blobstore.format.descriptors import EXTENT_PAGE
 from blobstore.format.geometry import BLOB_ID_BASE, Geometry, blob_id_of
-from blobstore.format.page import CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.page import CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.format.root import is_tombstone, is_torn_conversion, is_uncommitted
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.read import Fetch, fetch_from_device, read_blob
+from blobstore.metadata.read import Fetch, Revisits, fetch_from_device, read_blob
 from blobstore.metadata.store_state import Outcome
 from blobstore.metadata.survey import Chunk, Numbers, PlainBlobs, Survey
 from blobstore.operations import ReadInto
@@ -141,8 +141,10 @@ async def _follow_roots(
         found.used_ids |= _bits(plain.roots, geometry.md_len)
         found.used_pages |= _bits(plain.pages, geometry.md_len)
         found.used_clusters |= _bits(plain.clusters, geometry.total_clusters)
+        found.parents.update(plain.parent_ids())
     taken = set(plain.roots.tolist()) if plain is not None else set()
     from_device = fetch_from_device(geometry)
+    revisits = Revisits(geometry)
 
     async def fetch(page: PageIndex) -> bytes:
         data = scan.pages.get(page) or scan.survey.extent_page(page)
@@ -150,7 +152,7 @@ async def _follow_roots(
 
     for root in scan.roots:
         if root not in taken:
-            await _recover_root(geometry, found, root, await fetch(root), fetch)
+            await _recover_root(geometry, found, root, fetch, revisits)
     return found
 
 
@@ -189,15 +191,11 @@ def restore_torn_roots(scan: Scan, outcome: Outcome) -> set[PageIndex]:
     return used
 
 
-def has_right_crc(page: bytes) -> bool:
-    """Tell whether the page's checksum matches its content."""
-    return int.from_bytes(page[CRC_OFFSET:], "little") == crc32c(memoryview(page)[:CRC_OFFSET])
-
-
 async def _recover_root(
-    geometry: Geometry, found: Recovered, root: PageIndex, data: bytes, fetch: Fetch
+    geometry: Geometry, found: Recovered, root: PageIndex, fetch: Fetch, revisits: Revisits
 ) -> None:
     blob_id = blob_id_of(root)
+    data = await fetch(root)
     if not has_right_crc(data):
         if is_uncommitted(data):
             return
@@ -210,7 +208,7 @@ async def _recover_root(
         found.outcome.deleted.append(root)
         return
     try:
-        state = await read_blob(geometry, blob_id, fetch)
+        state = await read_blob(geometry, blob_id, fetch, revisits)
         _refuse_unknown(state)
         _take_blob(found, state)
     except BlobstoreError as error:
@@ -237,12 +235,15 @@ def _refuse_unknown(state: BlobState) -> None:
 
 
 def _quarantine(found: Recovered, blob_id: BlobId, error: BlobstoreError) -> None:
-    """Keep the id and the root page; what else the blob owns cannot be known."""
+    """Keep the id and the root page; what else the blob owns cannot be known.
+
+    The error is kept without what it would keep alive: every page of the blob.
+    """
     root = blob_id - BLOB_ID_BASE
     found.is_contested |= bool(found.used_pages[root])
     found.used_pages[root] = True
     found.used_ids[root] = True
-    found.errors[blob_id] = error
+    found.errors[blob_id] = type(error)(error.message, errno=error.errno)
 
 
 def _take_blob(found: Recovered, state: BlobState) -> None:

@@ -2,7 +2,8 @@
 
 The roots are read in large pieces, and looked at all at once for the flag that
 announces internal attributes. Of those that have it only these attributes are
-taken; a store of many thousand blobs opens about as fast as it can be read.
+taken, of plain ones all at once; a store of many thousand blobs opens about as
+fast as it can be read.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ import numpy.typing as npt
 from bitarray import bitarray
 
 from blobstore.errors import CorruptError
-from blobstore.format.checksum import crc32c
 from blobstore.format.descriptors import (
     FLAGS,
     FLAGS_SIZE,
@@ -24,9 +24,10 @@ from blobstore.format.descriptors import (
     split_descriptors,
 )
 from blobstore.format.geometry import Geometry, blob_id_of
-from blobstore.format.page import BODY_SIZE, CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.format.root import TAIL_OFFSET
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL
+from blobstore.metadata.survey import Chunk, Numbers, Survey
 from blobstore.operations import ReadInto
 from blobstore.units import BlobId, PageIndex
 
@@ -52,12 +53,27 @@ async def skim_relations(
         view = buffer[: count * geometry.page_size]
         await ReadInto(geometry.page_offset(PageIndex(first)), [view])
         pages = np.frombuffer(view, dtype=np.uint8).reshape(count, geometry.page_size)
-        for at in np.flatnonzero(_may_have_relations(pages)).tolist():
-            if used_ids[first + at]:
-                start = at * geometry.page_size
-                blob_id = blob_id_of(PageIndex(first + at))
-                found.append((blob_id, _relations_in(view[start : start + PAGE_SIZE], blob_id)))
+        suspects = np.flatnonzero(_may_have_relations(pages))
+        is_used = [bool(used_ids[first + at]) for at in suspects.tolist()]
+        found += _relations_of(pages, suspects[is_used], first)
     return found
+
+
+def _relations_of(
+    pages: Chunk, rows: Numbers, first: int
+) -> Iterator[tuple[BlobId, Relations | None]]:
+    """Take the relations of roots that may have some; most of these are plain."""
+    roots = [
+        (pages[row, :PAGE_SIZE].data, blob_id_of(PageIndex(first + row))) for row in rows.tolist()
+    ]
+    survey = Survey()
+    is_plain = np.array([_is_sound(page, blob_id) for page, blob_id in roots], dtype=np.bool_)
+    is_plain[is_plain] = survey.add_roots(pages, rows[is_plain], first=first)
+    for blob_id, parent_id in survey.parent_ids():
+        yield blob_id, Relations(parent_id, is_marked=False)
+    for at in np.flatnonzero(~is_plain).tolist():
+        page, blob_id = roots[at]
+        yield blob_id, _relations_in(page, blob_id)
 
 
 def _windows(geometry: Geometry, used_ids: bitarray) -> Iterator[tuple[int, int]]:
@@ -86,12 +102,16 @@ def _may_have_relations(pages: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     return is_marked | ~has_flags
 
 
+def _is_sound(page: memoryview, blob_id: BlobId) -> bool:
+    """Tell whether the page is this blob's root, and whole."""
+    found_id, sequence, _reserved = HEAD.unpack_from(page)
+    return (found_id, sequence) == (blob_id, 0) and has_right_crc(page)
+
+
 def _relations_in(page: memoryview, blob_id: BlobId) -> Relations | None:
     """Take the relations from a root that is sound and has no further page."""
-    following, crc = TAIL.unpack_from(page, PAGE_SIZE - TAIL.size)
-    found_id, sequence, _reserved = HEAD.unpack_from(page)
-    is_whole = following == NO_PAGE and (found_id, sequence) == (blob_id, 0)
-    if not is_whole or crc != crc32c(page[:CRC_OFFSET]):
+    (following, _crc) = TAIL.unpack_from(page, PAGE_SIZE - TAIL.size)
+    if following != NO_PAGE or not _is_sound(page, blob_id):
         return None
     parent_id, is_marked = None, False
     try:

@@ -1,25 +1,29 @@
 """Plain blobs, all at once: what recovery can say of them without following each (FORMAT 4).
 
-A plain blob's root says everything in one page: flags, a few attributes, and an
-extent table of one page. Most blobs are plain, and thousands of them are looked
-at with a few array operations while their pages are in the cache. Whatever is
-not exactly so is left for `read_blob`, which says what is wrong.
+A plain blob's root says everything in one page: flags, a few attributes, perhaps
+a parent, and an extent table of one page or of absent ones. Most blobs are plain,
+snapshots and clones too, and thousands of them are looked at with a few array
+operations while their pages are in the cache. Whatever is not exactly so is left
+for `read_blob`, which says what is wrong.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from blobstore.alloc.cluster_map import LEAF_SIZE, UNALLOCATED
+from blobstore.alloc.cluster_map import LEAF_SHIFT, LEAF_SIZE, UNALLOCATED
 from blobstore.format.checksum import SECTOR_SIZE, crc32c
 from blobstore.format.descriptors import (
     EXTENT_TABLE,
     FLAGS,
     FLAGS_SIZE,
     HAS_EXTENT_TABLE,
+    HAS_INTERNAL_XATTRS,
     HEADER,
+    INTERNAL_XATTR,
     KNOWN_DATA_RO,
     KNOWN_MD_RO,
     PAIR_SIZE,
@@ -27,14 +31,17 @@ from blobstore.format.descriptors import (
     THIN_PROV,
     XATTR,
     XATTR_OVERHEAD,
+    Flags,
 )
-from blobstore.format.geometry import Geometry
+from blobstore.format.geometry import BLOB_ID_BASE, Geometry
 from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL
 from blobstore.format.root import TAIL_OFFSET, encode_sector_head
-from blobstore.metadata.blob_state import ABSENT_PAGE
+from blobstore.metadata.blob_state import ABSENT_PAGE, SNAP
+from blobstore.metadata.read import MAX_CLUSTERS
 from blobstore.units import BlobId
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
+Ids: TypeAlias = npt.NDArray[np.uint64]
 Flagged: TypeAlias = npt.NDArray[np.bool_]
 Records: TypeAlias = npt.NDArray[Any]
 Chunk: TypeAlias = npt.NDArray[np.uint8]
@@ -64,6 +71,10 @@ _XATTR_HEAD: Final = np.dtype(
 _ATTRIBUTES_MAX: Final = 8
 """A blob with more attributes is not plain."""
 
+_PARENT: Final = np.dtype([("name", "S4"), ("id", "<u8")])
+_NO_PARENT: Final = 0
+"""No blob has the id 0; a root that names it as its parent is left to be read."""
+
 _EXTENT_HEAD: Final = np.dtype(
     [
         ("blob_id", "<u8"), ("sequence", "<u4"), ("reserved", "<u4"),
@@ -83,17 +94,51 @@ _BODY_END: Final = PAGE_SIZE - TAIL.size
 assert _FLAGS.itemsize == FLAGS_SIZE
 assert _TABLE.itemsize == TABLE_HEAD_SIZE + PAIR_SIZE + len(_NOTHING)
 assert _XATTR_HEAD.itemsize == XATTR_OVERHEAD
+assert _PARENT.itemsize == len(SNAP) + _PARENT["id"].itemsize
 assert _ENTRIES_AT == HEAD.size + HEADER.size + _ENTRY_SIZE
 assert SECTOR_SIZE >= _FLAGS.itemsize + _TABLE.itemsize + TAIL.size
 
 
+class Plain(NamedTuple):
+    """What one plain blob says of itself, its content left out."""
+
+    flags: Flags
+    parent_id: BlobId | None
+    cluster_count: int
+
+
 @dataclass(frozen=True, slots=True)
 class PlainBlobs:
-    """The roots of plain blobs, and all pages and clusters they own, each named once."""
+    """The roots of plain blobs, and all pages and clusters they own, each named once.
+
+    `flags`, `parents` and `counts` (of clusters) have one entry for each root.
+    """
 
     roots: Numbers
     pages: Numbers
     clusters: Numbers
+    flags: Records
+    parents: Ids
+    counts: Numbers
+
+    def parent_ids(self) -> Iterator[tuple[BlobId, BlobId]]:
+        """Yield (blob, parent) for every clone."""
+        return _parent_ids(self.roots, self.parents)
+
+    def related(self, others: Ids) -> Iterator[tuple[BlobId, Plain]]:
+        """Yield the blobs that name another, or are named by one, or are among `others`."""
+        ids = (self.roots + BLOB_ID_BASE).astype(np.uint64)
+        is_named = np.isin(ids, np.concatenate((self.parents, others)))
+        for at in np.flatnonzero(is_named | (self.parents != _NO_PARENT)).tolist():
+            flags, parent = self.flags[at], int(self.parents[at])
+            yield (
+                BlobId(int(ids[at])),
+                Plain(
+                    Flags(int(flags["invalid"]), int(flags["data_ro"]), int(flags["md_ro"])),
+                    None if parent == _NO_PARENT else BlobId(parent),
+                    int(self.counts[at]),
+                ),
+            )
 
 
 @dataclass(slots=True)
@@ -107,6 +152,7 @@ class Survey:
     roots: list[Numbers] = field(default_factory=list)
     flags: list[Records] = field(default_factory=list)
     tables: list[Records] = field(default_factory=list)
+    parents: list[Ids] = field(default_factory=list)
     extent_pages: list[Numbers] = field(default_factory=list)
     counts: list[Numbers] = field(default_factory=list)
     entries: list[Numbers] = field(default_factory=list)
@@ -116,13 +162,15 @@ class Survey:
         """Take the plain ones among roots with right checksums; tell which they are."""
         start = _start_of_descriptors(chunk, rows)
         flags = _records_at(chunk, rows, start, _FLAGS)
-        place, is_plain = _skip_attributes(chunk, rows, start + FLAGS_SIZE)
+        place, is_plain, parents = _skip_attributes(chunk, rows, start + FLAGS_SIZE)
         table = _records_at(chunk, rows, np.minimum(place, PAGE_SIZE - _TABLE.itemsize), _TABLE)
         is_plain &= place + _TABLE.itemsize <= _BODY_END
-        is_plain &= _are_plain_flags(flags) & _is_plain_table(table) & _is_last(chunk, rows)
+        is_plain &= _are_plain_flags(flags, parents) & _is_last(chunk, rows)
+        is_plain &= _is_plain_table(table, is_thin=_are_thin(flags))
         self.roots.append(rows[is_plain] + first)
         self.flags.append(flags[is_plain])
         self.tables.append(table[is_plain])
+        self.parents.append(parents[is_plain])
         return is_plain
 
     def add_extent_pages(self, chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
@@ -156,54 +204,79 @@ class Survey:
         content = beginning.ljust(PAGE_SIZE - TAIL.size, b"\0") + NO_PAGE.to_bytes(4, "little")
         return content + crc32c(content).to_bytes(4, "little")
 
+    def sound_roots(self) -> Numbers:
+        """Return all roots that were taken, whatever their extents came to."""
+        return _joined(self.roots)
+
+    def parent_ids(self) -> Iterator[tuple[BlobId, BlobId]]:
+        """Yield (blob, parent) for every clone among the roots that were taken."""
+        for roots, parents in zip(self.roots, self.parents, strict=True):
+            yield from _parent_ids(roots, parents)
+
     def plain_blobs(self, geometry: Geometry) -> PlainBlobs | None:
         """Put roots and extent pages together; None when two name the same page or cluster."""
-        roots = _joined(self.roots)
-        flags = np.concatenate(self.flags or [np.empty(0, dtype=_FLAGS)])
         table = np.concatenate(self.tables or [np.empty(0, dtype=_TABLE)])
-        pages, counts = _joined(self.extent_pages), _joined(self.counts)
-        entries = _joined(self.entries)
+        pages = _joined(self.extent_pages)
         place_of = np.full(geometry.md_len, -1, dtype=np.int64)
         place_of[pages] = np.arange(len(pages))
 
         named = table["page"].astype(np.int64)
-        is_plain = named < geometry.md_len
-        places = np.where(is_plain, place_of[np.where(is_plain, named, 0)], -1)
-        is_plain &= places >= 0
-        roots, flags = roots[is_plain], flags[is_plain]
-        named, places = named[is_plain], places[is_plain]
-        if _has_repeats(np.concatenate((roots, named))):
+        is_absent = named == ABSENT_PAGE
+        is_there = ~is_absent & (named < geometry.md_len)
+        places = np.where(is_there, place_of[np.where(is_there, named, 0)], -1)
+        is_plain = is_absent | (places >= 0)
+        roots = _joined(self.roots)[is_plain]
+        named, places, table = named[is_plain], places[is_plain], table[is_plain]
+        if _has_repeats(np.concatenate((roots, named[places >= 0]))):
             return None
-        return _with_clusters(
-            geometry,
+        flags = np.concatenate(self.flags or [np.empty(0, dtype=_FLAGS)])[is_plain]
+        parents = np.concatenate(self.parents or [np.empty(0, dtype=np.uint64)])[is_plain]
+        counts = _counts_of(table)
+        counts[places >= 0] = _joined(self.counts)[places[places >= 0]]
+        found = PlainBlobs(roots, named, _joined([]), flags, parents, counts)
+        return self._with_clusters(geometry, found, places)
+
+    def _with_clusters(
+        self, geometry: Geometry, found: PlainBlobs, places: Numbers
+    ) -> PlainBlobs | None:
+        """Leave out the blobs with a cluster that cannot be.
+
+        `places` says where among all extent pages is each blob's; -1 is nowhere.
+        """
+        owner = np.flatnonzero(places >= 0)
+        clusters = _parts(_joined(self.entries), _joined(self.counts), places[owner])
+        owners = np.repeat(owner, found.counts[owner])
+        is_hole = clusters == UNALLOCATED
+        is_outside = (clusters < geometry.md_clusters) | (clusters >= geometry.total_clusters)
+        is_right = np.ones(len(found.roots), dtype=np.bool_)
+        is_thin = _are_thin(found.flags)
+        is_right[owners[np.where(is_hole, ~is_thin[owners], is_outside)]] = False
+        clusters = clusters[is_right[owners] & ~is_hole]
+        if _has_repeats(clusters):
+            return None
+        roots = found.roots[is_right]
+        return PlainBlobs(
             roots,
-            named,
-            is_thin=flags["invalid"] & THIN_PROV != 0,
-            clusters=_parts(entries, counts, places),
-            counts=counts[places],
+            np.concatenate((roots, found.pages[is_right & (places >= 0)])),
+            clusters,
+            found.flags[is_right],
+            found.parents[is_right],
+            found.counts[is_right],
         )
 
 
-def _with_clusters(
-    geometry: Geometry,
-    roots: Numbers,
-    extent_pages: Numbers,
-    *,
-    is_thin: Flagged,
-    clusters: Numbers,
-    counts: Numbers,
-) -> PlainBlobs | None:
-    """Leave out the blobs with a cluster that cannot be; `counts` says how many each has."""
-    owners = np.repeat(np.arange(len(roots)), counts)
-    is_hole = clusters == UNALLOCATED
-    is_outside = (clusters < geometry.md_clusters) | (clusters >= geometry.total_clusters)
-    is_right = np.ones(len(roots), dtype=np.bool_)
-    is_right[owners[np.where(is_hole, ~is_thin[owners], is_outside)]] = False
-    found = clusters[is_right[owners] & ~is_hole]
-    if _has_repeats(found):
-        return None
-    pages = np.concatenate((roots[is_right], extent_pages[is_right]))
-    return PlainBlobs(roots[is_right], pages, found)
+def _parent_ids(roots: Numbers, parents: Ids) -> Iterator[tuple[BlobId, BlobId]]:
+    clones = np.flatnonzero(parents != _NO_PARENT)
+    ids = (roots[clones] + BLOB_ID_BASE).tolist()
+    for blob_id, parent_id in zip(ids, parents[clones].tolist(), strict=True):
+        yield BlobId(blob_id), BlobId(parent_id)
+
+
+def _counts_of(table: Records) -> Numbers:
+    """Return how many clusters blobs have whose extent pages are all absent."""
+    promised = np.minimum(table["cluster_count"], np.uint64(MAX_CLUSTERS)).astype(np.int64)
+    counts: Numbers = np.minimum(table["repeat"].astype(np.int64) * LEAF_SIZE, promised)
+    return counts
 
 
 def _start_of_descriptors(chunk: Chunk, rows: Numbers) -> Numbers:
@@ -220,13 +293,18 @@ def _records_at(
     return _records(chunk[rows[:, None], places[:, None] + np.arange(fields.itemsize)], fields)
 
 
-def _skip_attributes(chunk: Chunk, rows: Numbers, places: Numbers) -> tuple[Numbers, Flagged]:
-    """Return where the attributes end that begin at these places, and whether they are sound."""
+def _skip_attributes(chunk: Chunk, rows: Numbers, places: Numbers) -> tuple[Numbers, Flagged, Ids]:
+    """Return where the attributes end that begin at these places, if they are sound; and parents.
+
+    Of internal attributes only a parent's id is sound here.
+    """
     is_sound = np.ones(len(rows), dtype=np.bool_)
+    parents = np.full(len(rows), _NO_PARENT, dtype=np.uint64)
     names: dict[int, set[bytes]] = {}
     for _step in range(_ATTRIBUTES_MAX):
         head = _records_at(chunk, rows, np.minimum(places, PAGE_SIZE - XATTR_OVERHEAD), _XATTR_HEAD)
-        is_attribute = is_sound & (head["kind"] == XATTR)
+        is_internal = head["kind"] == INTERNAL_XATTR
+        is_attribute = is_sound & (is_internal | (head["kind"] == XATTR))
         if not is_attribute.any():
             break
         length = head["length"].astype(np.int64)
@@ -234,35 +312,53 @@ def _skip_attributes(chunk: Chunk, rows: Numbers, places: Numbers) -> tuple[Numb
         ends = places + HEADER.size + length
         is_whole = (name + value + XATTR_OVERHEAD - HEADER.size == length) & (name > 0)
         is_whole &= ends <= _BODY_END
+        is_whole &= ~is_internal | (length == XATTR_OVERHEAD - HEADER.size + _PARENT.itemsize)
         is_sound &= ~is_attribute | is_whole
-        for at in np.flatnonzero(is_attribute & is_whole).tolist():
+        is_attribute &= is_whole
+        inner = np.flatnonzero(is_attribute & is_internal)
+        found = _records_at(chunk, rows[inner], places[inner] + XATTR_OVERHEAD, _PARENT)
+        is_parent = (name[inner] == len(SNAP)) & (found["name"] == SNAP.encode())
+        is_sound[inner] &= is_parent & (parents[inner] == _NO_PARENT) & (found["id"] != _NO_PARENT)
+        parents[inner] = found["id"]
+        for at in np.flatnonzero(is_attribute & ~is_internal).tolist():
             start = int(places[at]) + XATTR_OVERHEAD
             text = chunk[rows[at], start : start + int(name[at])].tobytes()
             known = names.setdefault(at, set())
             if text in known or b"\0" in text:
                 is_sound[at] = False
             known.add(text)
-        places = np.where(is_attribute & is_whole, ends, places)
-    return places, is_sound
+        places = np.where(is_attribute, ends, places)
+    return places, is_sound, parents
 
 
-def _are_plain_flags(flags: Records) -> Flagged:
+def _are_plain_flags(flags: Records, parents: Ids) -> Flagged:
+    """Tell which flags are known, and announce internal attributes exactly where there are some."""
+    is_announced = flags["invalid"] & np.uint64(HAS_INTERNAL_XATTRS) != 0
+    known = np.uint64(THIN_PROV | HAS_EXTENT_TABLE | HAS_INTERNAL_XATTRS)
     are_plain: Flagged = (
         (flags["kind"] == FLAGS)
         & (flags["length"] == FLAGS_SIZE - HEADER.size)
-        & (flags["invalid"] & ~np.uint64(THIN_PROV | HAS_EXTENT_TABLE) == 0)
+        & (flags["invalid"] & ~known == 0)
+        & (is_announced == (parents != _NO_PARENT))
         & (flags["data_ro"] & ~np.uint64(KNOWN_DATA_RO) == 0)
         & (flags["md_ro"] & ~np.uint64(KNOWN_MD_RO) == 0)
     )
     return are_plain
 
 
-def _is_plain_table(table: Records) -> Flagged:
+def _are_thin(flags: Records) -> Flagged:
+    are_thin: Flagged = flags["invalid"] & np.uint64(THIN_PROV) != 0
+    return are_thin
+
+
+def _is_plain_table(table: Records, *, is_thin: Flagged) -> Flagged:
+    """Tell which tables name one page; or only absent ones, which a thick blob cannot have."""
+    repeat = table["repeat"]
+    is_possible = (repeat >= 1) & (repeat <= MAX_CLUSTERS >> LEAF_SHIFT)
     is_plain: Flagged = (
         (table["kind"] == EXTENT_TABLE)
         & (table["length"] == TABLE_HEAD_SIZE - HEADER.size + PAIR_SIZE)
-        & (table["page"] != ABSENT_PAGE)
-        & (table["repeat"] == 1)
+        & np.where(table["page"] == ABSENT_PAGE, is_thin & is_possible, repeat == 1)
         & (table["end"] == _END)
     )
     return is_plain

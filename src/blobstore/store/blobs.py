@@ -20,7 +20,7 @@ from blobstore.format.super_block import NO_BLOB
 from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for, persist, persist_new
-from blobstore.metadata.read import check_flags, fetch_from_device, read_blob
+from blobstore.metadata.read import Revisits, check_flags, fetch_from_device, read_blob
 from blobstore.metadata.space import (
     claim_root,
     claim_zeroed_clusters,
@@ -175,8 +175,12 @@ def _disown(store: StoreState, blob: BlobState) -> None:
         store.owned_clusters[cluster] = False
 
 
-async def open_blob(store: StoreState, blob_id: BlobId) -> BlobState:
+async def open_blob(
+    store: StoreState, blob_id: BlobId, revisits: Revisits | None = None
+) -> BlobState:
     """Open a blob, and the snapshots below it; opening it again counts.
+
+    Who opens all blobs, one after the other, bounds the `revisits`.
 
     Raises:
         NotFoundError: There is no such blob, or its parent is missing (ENOENT).
@@ -184,12 +188,14 @@ async def open_blob(store: StoreState, blob_id: BlobId) -> BlobState:
     """
     async with store.mutex:
         store.check_open()
-        blob = await open_chain(store, blob_id)
+        blob = await open_chain(store, blob_id, revisits)
         blob.open_count += 1
         return blob
 
 
-async def open_chain(store: StoreState, blob_id: BlobId) -> BlobState:
+async def open_chain(
+    store: StoreState, blob_id: BlobId, revisits: Revisits | None = None
+) -> BlobState:
     """Read the blob and its ancestors as far as they are not open yet; the caller holds the mutex.
 
     Who does not count itself as a user lets go of the blob again.
@@ -205,7 +211,7 @@ async def open_chain(store: StoreState, blob_id: BlobId) -> BlobState:
         parent = store.open_blobs.get(wanted)
         if parent is not None:
             break
-        opened.append(await read_checked(store, wanted))
+        opened.append(await read_checked(store, wanted, revisits))
         wanted = opened[-1].parent_id
     for blob in reversed(opened):
         _link(store, blob, parent)
@@ -213,7 +219,9 @@ async def open_chain(store: StoreState, blob_id: BlobId) -> BlobState:
     return store.open_blobs[blob_id]
 
 
-async def read_checked(store: StoreState, blob_id: BlobId) -> BlobState:
+async def read_checked(
+    store: StoreState, blob_id: BlobId, revisits: Revisits | None = None
+) -> BlobState:
     """Read a blob that is not open, as loading left it; the caller holds the mutex.
 
     Raises:
@@ -228,7 +236,7 @@ async def read_checked(store: StoreState, blob_id: BlobId) -> BlobState:
         if changed.blob_id == blob_id:
             return changed
     fetch = fetch_from_device(store.geometry, store.outcome.restored)
-    blob = await read_blob(store.geometry, blob_id, fetch)
+    blob = await read_blob(store.geometry, blob_id, fetch, revisits)
     check_flags(blob)
     _check_ownership(store, blob)
     _check_relations(store, blob)

@@ -5,6 +5,9 @@ listed and read, dumped, checked, and opened for writing. All must end in an
 answer or a typed error, within 2 s of processor time each, and with no more
 memory than 64 MiB and twice the metadata: what the process's resident size has
 grown by at most, which counts the arrays of numpy and leaves the times alone.
+
+Where a step opens one blob after the other, each may take 0.1 ms more: this
+matters for the stores of 100,000 blobs alone, which are not read whole.
 """
 
 import argparse
@@ -40,6 +43,7 @@ _ADDRESS_SPACE: Final = 3 << 29
 _OVERTIME_S: Final = 0.5
 _GIVEN_UP_S: Final = 20.0
 _TRIED_IN_WRITING: Final = 8
+_EACH_BLOB_S: Final = 100e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,11 @@ def bound_of(forge: Forge) -> int:
         geometry = Geometry.of(super_block, device_size=device.size_bytes)
         return _MOST_MEMORY + 2 * geometry.metadata_end
     return _MOST_MEMORY
+
+
+def _open(device: SparseDevice) -> None:
+    with Blobstore.open(device, read_only=True) as store:
+        store.blob_ids()
 
 
 def _list(device: SparseDevice) -> None:
@@ -122,13 +131,23 @@ def _write(device: SparseDevice) -> None:
 
 
 _STEPS: Final[dict[str, Callable[[SparseDevice], None]]] = {
-    "open, read last": _read_last,
+    "open": _open,
+    "read last": _read_last,
     "list": _list,
     "read": _read,
     "dump": _dump,
     "check": _check,
     "write": _write,
 }
+
+
+_ONE_BY_ONE: Final = frozenset({"read last", "list", "read"})
+"""Steps that open blobs one after the other, and the snapshots below them."""
+
+
+def steps_of(name: str) -> list[str]:
+    """Return what is done with the image of this name."""
+    return [step for step in _STEPS if step != "read" or name not in LARGE]
 
 
 class _LongMessageError(Exception):
@@ -148,7 +167,7 @@ def try_image(name: str, *, clean: bool, limit_s: float = LONGEST_S) -> Iterator
     process = processes.Process(target=_do_steps, args=(theirs, forge, name, limit_s))
     process.start()
     theirs.close()
-    for step in _STEPS:
+    for step in steps_of(name):
         found = _receive(ours, _GIVEN_UP_S + 2 * limit_s)
         if found is None:
             process.kill()
@@ -173,12 +192,14 @@ def _do_steps(answers: Connection, forge: Forge, name: str, limit_s: float) -> N
     bound = bound_of(forge)
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE + bound, _ADDRESS_SPACE + bound))
     at_first = _peak_bytes()
-    for step, do in _STEPS.items():
+    for step in steps_of(name):
+        most_s = limit_s + _EACH_BLOB_S * len(forge.roots) * (step in _ONE_BY_ONE)
+        device = forge.device(read_only=step != "write")
         began = time.process_time()
-        outcome, problem = _outcome_of(do, forge.device(read_only=step != "write"), limit_s)
+        outcome, problem = _outcome_of(_STEPS[step], device, most_s)
         seconds, grown = time.process_time() - began, _peak_bytes() - at_first
-        if not problem and seconds > limit_s:
-            problem = f"{seconds:.1f} s, at most {limit_s} expected"
+        if not problem and seconds > most_s:
+            problem = f"{seconds:.1f} s, at most {most_s} expected"
         if not problem and grown > bound:
             problem = f"{grown // MIB} MiB, at most {bound // MIB} expected"
         answers.send(Step(name, forge.clean, step, outcome, seconds, grown, problem))
@@ -208,12 +229,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m blobstore.testing.hostile")
     parser.add_argument("--only", default="", help="only images with this in their name")
     parser.add_argument("--limit", type=float, default=LONGEST_S, help="seconds for each step")
-    parser.add_argument("--small", action="store_true", help="without the two largest")
     parser.add_argument("--json", action="store_true", help="one object for each step")
     options = parser.parse_args(arguments)
     bad = 0
     for name in IMAGES:
-        if options.only not in name or (options.small and name in LARGE):
+        if options.only not in name:
             continue
         for clean in (True, False):
             steps = list(try_image(name, clean=clean, limit_s=options.limit))

@@ -112,6 +112,18 @@ def _two_blobs_one_extent_page(forge: Forge) -> None:
     forge.put(2, 0, extents(0, [40, 41]))
 
 
+def _many_blobs_one_table(forge: Forge) -> None:
+    """Forge blobs that all name the same extent pages: n times n readings, if nothing bounds it."""
+    blobs, pages = 64, 450
+    forge.md_len = blobs + pages + 8
+    forge.cluster_count = 4096
+    entries = [(blobs + number, 1) for number in range(pages)]
+    for root in range(blobs):
+        forge.root(root, flags(), table(pages * 512, *entries))
+    for number in range(pages):
+        forge.put(blobs + number, 0, extents(number * 512, [0] * 512))
+
+
 def _table_names_a_root(forge: Forge) -> None:
     forge.root(0, flags(), table(512, (1, 1)))
     forge.root(1, flags(), table(512, (1, 1)))
@@ -216,6 +228,7 @@ EXTENTS: Final[dict[str, Build]] = {
     "table names an empty page": _roots(flags() + table(512, (9, 1))),
     "same extent page a thousand times": _same_extent_page_a_thousand_times,
     "two blobs share an extent page": _two_blobs_one_extent_page,
+    "64 blobs share 450 extent pages": _many_blobs_one_table,
     "extent pages lead to each other": _extent_pages_name_each_other,
     "extent page of another range": _table_with_page(extents(512, [0] * 512)),
     "extent page without clusters": _table_with_page(extents(0, [])),
