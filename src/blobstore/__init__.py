@@ -7,11 +7,12 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # type checkers take it for typing's, which costs a third of the start
 if TYPE_CHECKING:
-    from blobstore.api.blob import Blob, Xattrs
+    from blobstore.api.blob import Blob
     from blobstore.api.blobstore import Blobstore, dump, grow
     from blobstore.api.check import CheckReport, RepairReport, check, repair, undo
     from blobstore.api.file import BlobFile
     from blobstore.api.rescue import Rescue, RescuedBlob
+    from blobstore.api.xattrs import Xattrs
     from blobstore.device.base import Device
     from blobstore.device.file import FileDevice
     from blobstore.device.memory import MemoryDevice
@@ -82,11 +83,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api.blob": ("Blob", "Xattrs"),
+    "api.blob": ("Blob",),
     "api.blobstore": ("Blobstore", "dump", "grow"),
     "api.check": ("CheckReport", "RepairReport", "check", "repair", "undo"),
     "api.file": ("BlobFile",),
     "api.rescue": ("Rescue", "RescuedBlob"),
+    "api.xattrs": ("Xattrs",),
     "device.base": ("Device",),
     "device.file": ("FileDevice",),
     "device.memory": ("MemoryDevice",),

@@ -1,21 +1,21 @@
 """An open blob, for programs that block: a disk of bytes with attributes."""
 
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BufferedRandom, BufferedReader
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
 
 from blobstore.alloc.cluster_map import LEAF_MASK, LEAF_SHIFT
 from blobstore.api.file import BlobFile, FileObject, ReadMode, UpdateMode, open_file
+from blobstore.api.xattrs import Xattrs
 from blobstore.blob import attributes, seek
 from blobstore.blob import read as blob_read
 from blobstore.blob import resize as blob_resize
 from blobstore.blob import write as blob_write
 from blobstore.device.base import Device
-from blobstore.errors import ClosedError, InvalidArgumentError, NotFoundError
-from blobstore.locks import IDLE, Channel
+from blobstore.errors import ClosedError, InvalidArgumentError
+from blobstore.locks import IDLE
 from blobstore.metadata.blob_state import BlobState
 from blobstore.operations import Buffer, Core
 from blobstore.store.blobs import close_blob
@@ -33,61 +33,6 @@ T = TypeVar("T")
 
 _NO_LEAVES: Final[list[Any]] = []
 _NO_DESCRIPTOR: Final = -1
-
-
-class Channels(threading.local):
-    """The channels of one store: `mine` is the calling thread's, registered while it lives."""
-
-    def __init__(self, registered: list[Channel]) -> None:
-        """Run once in every thread that looks at `mine`."""
-        self.mine = Channel()
-        self._seat = Seat(registered, self.mine)
-
-
-class Seat:
-    """Keeps a channel registered until its thread has ended."""
-
-    def __init__(self, registered: list[Channel], channel: Channel) -> None:
-        self._registered = registered
-        self._channel = channel
-        registered.append(channel)
-
-    def __del__(self) -> None:
-        self._registered.remove(self._channel)
-
-
-class Xattrs(MutableMapping[str, bytes]):
-    """A blob's extended attributes, in their order on disk.
-
-    Changes are durable with the blob's next `sync_md`, `flush` or `close`.
-    """
-
-    def __init__(self, blob: "Blob") -> None:
-        self._blob = blob
-
-    def __getitem__(self, name: str) -> bytes:
-        try:
-            return self._blob.get_xattr(name)
-        except NotFoundError:
-            raise KeyError(name) from None
-
-    def __setitem__(self, name: str, value: bytes) -> None:
-        self._blob.set_xattr(name, value)
-
-    def __delitem__(self, name: str) -> None:
-        try:
-            self._blob.remove_xattr(name)
-        except NotFoundError:
-            raise KeyError(name) from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(list(self._blob.info().xattrs))
-
-    def __len__(self) -> int:
-        return len(self._blob.info().xattrs)
-
-    def __repr__(self) -> str:
-        return f"Xattrs({dict(self)!r})"
 
 
 class Blob:

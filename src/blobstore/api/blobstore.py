@@ -8,16 +8,22 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from blobstore.api.blob import Blob, Channels
+from blobstore.api.blob import Blob
+from blobstore.api.channels import Channels
 from blobstore.api.device_lane import DeviceBlob
 from blobstore.api.external import External, open_external
-from blobstore.device.address import open_device
+from blobstore.api.source import (
+    Source,
+    device_to_fill,
+    erase_signature,
+    is_missing_file,
+    open_source,
+    traits_of,
+)
 from blobstore.device.base import Device
-from blobstore.device.file import FileDevice
-from blobstore.device.signature import BLOBSTORE, SIGNATURES_SPAN, find_signature
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.errors import BlobstoreError, ExistsError
-from blobstore.format.super_block import SUPER_BLOCK_FIELDS, SUPER_BLOCK_SIZE
+from blobstore.errors import BlobstoreError
+from blobstore.format.super_block import SUPER_BLOCK_FIELDS
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.load import known_ids, load
 from blobstore.metadata.read import Revisits
@@ -41,9 +47,6 @@ from blobstore.store.relations import register_external
 from blobstore.units import BlobId, ceil_div, parse_size
 
 T = TypeVar("T")
-
-Source = str | os.PathLike[str] | Device
-"""A path, a device's address such as ``memory:64MiB``, or a device."""
 
 _COMPACT: Final = 4096
 
@@ -106,15 +109,15 @@ class Blobstore:
             bstype=padded_type(bstype),
             clear=Clear(clear),
         )
-        is_new = size is not None and _is_missing_file(source)
-        device = _device_to_fill(
+        is_new = size is not None and is_missing_file(source)
+        device = device_to_fill(
             source, size, block_size, atomic_write_size, overwrite, is_new, direct
         )
         try:
             traits = traits_of(device)
             geometry = plan_store(traits, options)
             driver = BlockingDriver(device)
-            _erase_signature(device)
+            erase_signature(device)
             state = driver.run(init_store(traits, options))
             device.allocate(0, geometry.metadata_end)
         except BaseException:
@@ -463,98 +466,6 @@ def _traits_for_dump(device: Device) -> DeviceTraits:
         return traits
     io_unit_size = SUPER_BLOCK_FIELDS.unpack(device.read(0, SUPER_BLOCK_FIELDS.size))[16]
     return replace(traits, block_size=io_unit_size or traits.block_size)
-
-
-def traits_of(device: Device) -> DeviceTraits:
-    """Return what the core must know of a device."""
-    return DeviceTraits(
-        size_bytes=device.size_bytes,
-        block_size=device.block_size,
-        physical_block_size=device.physical_block_size,
-        atomic_write_size=device.atomic_write_size,
-        unmap_zeroes=device.unmap_zeroes,
-    )
-
-
-def open_source(
-    source: Source, *, read_only: bool, atomic_write_size: int | None, direct: bool = False
-) -> Device:
-    """Open what a source names; a device stands for itself."""
-    if isinstance(source, Device):
-        return source
-    return open_device(
-        source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
-    )
-
-
-def _device_to_fill(
-    source: Source,
-    size: int | str | None,
-    block_size: int | None,
-    atomic_write_size: int | None,
-    overwrite: bool,
-    is_new: bool,
-    direct: bool,
-) -> Device:
-    """Open or make the device that a new store goes to."""
-    if isinstance(source, Device):
-        device = source
-    elif size is not None and is_new:
-        return FileDevice.create(
-            source,
-            parse_size(size),
-            atomic_write_size=atomic_write_size or 512,
-            block_size=block_size or 512,
-            direct=direct,
-        )
-    else:
-        device = open_device(
-            source,
-            read_only=False,
-            atomic_write_size=atomic_write_size,
-            block_size=block_size,
-            direct=direct,
-        )
-    try:
-        if not overwrite:
-            _refuse_content(device)
-        if size is not None and device.size_bytes != parse_size(size):
-            device.resize(parse_size(size))
-    except BaseException:
-        device.close()
-        raise
-    return device
-
-
-def _is_missing_file(source: Source) -> bool:
-    if isinstance(source, Device):
-        return False
-    return not (isinstance(source, str) and ":" in source) and not os.path.exists(source)
-
-
-def _refuse_content(device: Device) -> None:
-    """Refuse a device that carries a signature, or whose beginning is not all zeroes.
-
-    Raises:
-        ExistsError: It holds something.
-    """
-    found = find_signature(device.read, device.size_bytes)
-    start = device.read(0, min(device.size_bytes, 16 * SUPER_BLOCK_SIZE))
-    if found or any(start):
-        raise ExistsError(
-            f"{device.name}: holds {found or 'something'}; it is kept unless told to overwrite"
-        )
-
-
-def _erase_signature(device: Device) -> None:
-    """Zero both ends of a device that carries a signature: a new store does not reach all of it.
-
-    What is left of an array or a partition table could have the host write to it.
-    """
-    size = device.size_bytes
-    if find_signature(device.read, size) not in (None, BLOBSTORE):
-        for at in (0, max(0, size - SIGNATURES_SPAN)):
-            device.write_zeroes(at, min(size, SIGNATURES_SPAN))
 
 
 _stores: "weakref.WeakSet[Blobstore]" = weakref.WeakSet()

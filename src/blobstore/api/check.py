@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from blobstore.api.blobstore import Source, open_source, traits_of
 from blobstore.api.changes import (
     Changes,
     Path,
@@ -21,6 +20,7 @@ from blobstore.api.changes import (
     restore,
     write_undo_file,
 )
+from blobstore.api.source import Source, open_source, traits_of
 from blobstore.device.base import Device
 from blobstore.device.overlay import OverlayDevice
 from blobstore.drivers.blocking import BlockingDriver

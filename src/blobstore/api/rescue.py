@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from blobstore.api.blobstore import Source, open_source, traits_of
 from blobstore.api.external import External, open_external
+from blobstore.api.source import Source, open_source, traits_of
 from blobstore.device.base import Device
 from blobstore.device.overlay import OverlayDevice
 from blobstore.drivers.blocking import BlockingDriver

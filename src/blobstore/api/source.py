@@ -1,0 +1,109 @@
+"""What a store lives on: from a path or an address to an open device, or to one to be filled."""
+
+import os
+from typing import TypeAlias
+
+from blobstore.device.address import open_device
+from blobstore.device.base import Device
+from blobstore.device.file import FileDevice
+from blobstore.device.signature import BLOBSTORE, SIGNATURES_SPAN, find_signature
+from blobstore.errors import ExistsError
+from blobstore.format.super_block import SUPER_BLOCK_SIZE
+from blobstore.metadata.store_state import DeviceTraits
+from blobstore.units import parse_size
+
+Source: TypeAlias = str | os.PathLike[str] | Device
+"""A path, a device's address such as ``memory:64MiB``, or a device."""
+
+
+def traits_of(device: Device) -> DeviceTraits:
+    """Return what the core must know of a device."""
+    return DeviceTraits(
+        size_bytes=device.size_bytes,
+        block_size=device.block_size,
+        physical_block_size=device.physical_block_size,
+        atomic_write_size=device.atomic_write_size,
+        unmap_zeroes=device.unmap_zeroes,
+    )
+
+
+def open_source(
+    source: Source, *, read_only: bool, atomic_write_size: int | None, direct: bool = False
+) -> Device:
+    """Open what a source names; a device stands for itself."""
+    if isinstance(source, Device):
+        return source
+    return open_device(
+        source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
+    )
+
+
+def device_to_fill(
+    source: Source,
+    size: int | str | None,
+    block_size: int | None,
+    atomic_write_size: int | None,
+    overwrite: bool,
+    is_new: bool,
+    direct: bool,
+) -> Device:
+    """Open or make the device that a new store goes to."""
+    if isinstance(source, Device):
+        device = source
+    elif size is not None and is_new:
+        return FileDevice.create(
+            source,
+            parse_size(size),
+            atomic_write_size=atomic_write_size or 512,
+            block_size=block_size or 512,
+            direct=direct,
+        )
+    else:
+        device = open_device(
+            source,
+            read_only=False,
+            atomic_write_size=atomic_write_size,
+            block_size=block_size,
+            direct=direct,
+        )
+    try:
+        if not overwrite:
+            _refuse_content(device)
+        if size is not None and device.size_bytes != parse_size(size):
+            device.resize(parse_size(size))
+    except BaseException:
+        device.close()
+        raise
+    return device
+
+
+def is_missing_file(source: Source) -> bool:
+    """Tell whether a file is named that does not exist yet."""
+    if isinstance(source, Device):
+        return False
+    return not (isinstance(source, str) and ":" in source) and not os.path.exists(source)
+
+
+def _refuse_content(device: Device) -> None:
+    """Refuse a device that carries a signature, or whose beginning is not all zeroes.
+
+    Raises:
+        ExistsError: It holds something.
+    """
+    found = find_signature(device.read, device.size_bytes)
+    start = device.read(0, min(device.size_bytes, 16 * SUPER_BLOCK_SIZE))
+    if found or any(start):
+        raise ExistsError(
+            f"{device.name}: holds {found or 'something'}; it is kept unless told to overwrite"
+        )
+
+
+def erase_signature(device: Device) -> None:
+    """Zero both ends of a device that carries a signature: a new store does not reach all of it.
+
+    What is left of an array or a partition table could have the host write to it.
+    """
+    size = device.size_bytes
+    if find_signature(device.read, size) not in (None, BLOBSTORE):
+        for at in (0, max(0, size - SIGNATURES_SPAN)):
+            device.write_zeroes(at, min(size, SIGNATURES_SPAN))
