@@ -1,0 +1,80 @@
+"""What is seen of blobs all at once is what following each of them shows, on damaged stores too."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from blobstore.drivers.blocking import BlockingDriver
+from blobstore.errors import BlobstoreError
+from blobstore.fsck.examine import examine
+from blobstore.metadata.load import load
+from blobstore.metadata.store_state import DeviceTraits, StoreState
+from blobstore.metadata.survey import Chunk, Flagged, Numbers, Survey
+from blobstore.testing.fuzz_target import seeds
+from blobstore.testing.mutate import SmallImage, mutated
+
+SEEDS: Final = seeds()
+CHANGES: Final = 12
+
+
+def none_is_plain(_survey: Survey, _chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
+    """Stand in for a survey that takes nothing, so that every blob is followed."""
+    del first
+    return np.zeros(len(rows), dtype=np.bool_)
+
+
+def state_of(store: StoreState) -> dict[str, Any]:
+    outcome = store.outcome
+    return {
+        "pages": store.pages.used,
+        "clusters": store.clusters.used,
+        "ids": store.used_ids,
+        "children": {parent: children for parent, children in store.children.items() if children},
+        "errors": {blob_id: error.message for blob_id, error in store.errors.items()},
+        "deleted": sorted(outcome.deleted),
+        "copies": sorted(outcome.copies),
+        "restored": outcome.restored,
+        "changed": [
+            (blob.blob_id, blob.flags, blob.clusters.allocated()) for blob in outcome.changed
+        ],
+    }
+
+
+def loaded(image: SmallImage, *, recovered: bool) -> object:
+    device = image.device(read_only=True)
+    traits = DeviceTraits(device.size_bytes, atomic_write_size=device.atomic_write_size)
+    try:
+        return state_of(BlockingDriver(device).run(load(traits, force_recovery=recovered)))
+    except BlobstoreError as error:
+        return repr(error)
+
+
+def examined(image: SmallImage) -> list[str]:
+    device = image.device(read_only=True)
+    traits = DeviceTraits(device.size_bytes, atomic_write_size=device.atomic_write_size)
+    return sorted(map(str, BlockingDriver(device).run(examine(traits)).findings))
+
+
+WAYS: Final[dict[str, Callable[[SmallImage], object]]] = {
+    "opened": lambda image: loaded(image, recovered=False),
+    "recovered": lambda image: loaded(image, recovered=True),
+    "checked": examined,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_damaged_store_is_seen_alike_with_and_without_the_survey(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [
+        mutated(data, 1000 * n + change)
+        for n, data in enumerate(SEEDS)
+        for change in range(CHANGES)
+    ]
+    images = [SmallImage.unpack(data) for data in [*SEEDS, *inputs]]
+    at_once = [WAYS[way](image) for image in images]
+    monkeypatch.setattr(Survey, "add_roots", none_is_plain)
+    for number, image in enumerate(images):
+        assert WAYS[way](image) == at_once[number], f"image {number}"
