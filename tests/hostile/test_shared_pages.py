@@ -1,5 +1,6 @@
 """Blobs that all name the same extent pages: looking at them all stays linear."""
 
+from itertools import cycle
 from typing import Final
 
 import pytest
@@ -10,6 +11,7 @@ from blobstore.errors import BlobstoreError
 from blobstore.format.geometry import Geometry
 from blobstore.metadata.read import Revisits
 from blobstore.testing.hostile import forged
+from blobstore.units import BlobId
 
 SHARED: Final = "64 blobs share 450 extent pages"
 BLOBS: Final = 64
@@ -28,12 +30,18 @@ def geometry_of(pages: int) -> Geometry:
 
 
 @pytest.mark.parametrize("pages", [16, READ_AGAIN + 100])
-def test_a_region_may_be_read_again_once_in_all_and_a_small_one_oftener(pages: int) -> None:
+def test_pages_may_be_read_by_others_once_in_all_and_a_small_one_oftener(pages: int) -> None:
     revisits = Revisits(geometry_of(pages))
-    assert all(revisits.may_read(page) for page in range(pages))
+    readers = cycle([BlobId(1 << 32), BlobId(1 << 32 | 1)])
+    assert all(revisits.may_read(page, BlobId(1 << 32 | 2)) for page in range(pages))
     again = max(pages, READ_AGAIN)
-    assert all(revisits.may_read(number % pages) for number in range(again))
-    assert not revisits.may_read(0)
+    assert all(revisits.may_read(0, next(readers)) for number in range(again))
+    assert not revisits.may_read(0, next(readers))
+
+
+def test_a_blob_may_read_its_own_pages_as_often_as_it_likes() -> None:
+    revisits = Revisits(geometry_of(16))
+    assert all(revisits.may_read(3, BlobId(1 << 32)) for _ in range(3 * READ_AGAIN))
 
 
 def test_a_check_follows_a_shared_table_only_so_often_and_says_so() -> None:

@@ -104,7 +104,7 @@ async def read_table(
                 blob.add(33, f"{repeat} absent extent pages in a thick blob")
             continue
         absent_at_end = 0
-        if revisits is not None and page < geometry.md_len and not revisits.may_read(page):
+        if page < geometry.md_len and revisits and not revisits.may_read(page, blob.blob_id):
             _give_up(blob, page, table_count)
             return
         await _take_entry(geometry, blob, page, repeat, table_count, seen, fetch)

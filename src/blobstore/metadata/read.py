@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from bitarray import bitarray
-
 from blobstore.alloc.cluster_map import (
     LEAF_SHIFT,
     LEAF_SIZE,
@@ -44,6 +42,7 @@ MAX_CLUSTERS: Final = 1 << 26
 """The largest blob, in clusters: what the map of an empty one may cost is bounded."""
 
 _REVISITS_MIN: Final = 4096
+_NOBODY: Final = 0
 _EINVAL: Final = 22
 _SNAP_SIZE: Final = 8
 
@@ -118,23 +117,23 @@ def _check_link(
 
 
 class Revisits:
-    """Bounds how often extent pages are read again while all blobs of a store are looked at.
+    """Bounds how often other blobs' extent pages are read while all of a store are looked at.
 
     Sound blobs share none. Without a bound, n blobs that name the same n pages
     would take n times n readings.
     """
 
-    __slots__ = ("_left", "_seen")
+    __slots__ = ("_left", "_readers")
 
     def __init__(self, geometry: Geometry) -> None:
-        self._seen = bitarray(geometry.md_len)
+        self._readers = array("Q", bytes(8 * geometry.md_len))
         self._left = max(geometry.md_len, _REVISITS_MIN)
 
-    def may_read(self, page: int) -> bool:
-        """Count a reading of a page in the region; False when there were too many again."""
-        if self._seen[page]:
+    def may_read(self, page: int, blob_id: BlobId) -> bool:
+        """Note who reads a page of the region; False when too many read what others had read."""
+        if self._readers[page] not in (_NOBODY, blob_id):
             self._left -= 1
-        self._seen[page] = True
+        self._readers[page] = blob_id
         return self._left >= 0
 
 
@@ -252,7 +251,7 @@ async def _read_extent_pages(
             count += LEAF_SIZE * repeat
             continue
         _check_table_entry(geometry, page, repeat, place)
-        if revisits is not None and not revisits.may_read(page):
+        if revisits is not None and not revisits.may_read(page, state.blob_id):
             raise CorruptError(f"{place}: extent page {page} belongs to many blobs", errno=_EINVAL)
         entries = await _read_extent_page(geometry, PageIndex(page), count, fetch, place)
         leaves.append((len(pages), entries))
