@@ -38,9 +38,8 @@ from blobstore.units import BlobId, PageIndex
 class Examination:
     """All that a look at the store has shown.
 
-    `geometry` is None when nothing behind the super block could be looked at.
-    `blobs` are those that are there, plain ones left out; `broken` those of which
-    something is wrong; `is_clean` tells that the masks were to be believed.
+    `geometry` and `view` are None when nothing behind the super block could be
+    looked at; `is_clean` tells that the masks were to be believed.
     """
 
     first_page: bytes
@@ -53,7 +52,13 @@ class Examination:
 
 @dataclass(slots=True)
 class RegionView:
-    """The metadata region as it was seen."""
+    """The metadata region as it was seen.
+
+    `facts` are of all blobs but plain ones without relations; `broken` are those
+    of which something is wrong, `newer` those that a newer version wrote;
+    `orphans` are sound pages that nothing leads to, with the blob they name;
+    `strange` keeps pages that only following a blob led to.
+    """
 
     geometry: Geometry
     reader: TolerantReader
