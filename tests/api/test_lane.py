@@ -162,6 +162,8 @@ def test_a_poisoned_store_is_read_but_not_written(store: Blobstore, blob: Blob) 
     with pytest.raises(PoisonedError):
         blob.write(b"x")
     assert blob.read(1) == b"A"
+    with pytest.raises(PoisonedError):
+        store.close()
 
 
 def test_a_read_only_blob_is_read_but_not_written(blob: Blob) -> None:

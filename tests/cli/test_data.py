@@ -66,3 +66,26 @@ def test_read_as_json_is_hex(image: Image) -> None:
 def test_read_beyond_the_end_is_refused(image: Image) -> None:
     done = run("read", image.path, str(image.thick), "--length", "1G", "--json")
     assert (done.status, done.error["errno"]) == (1, "EINVAL")
+
+
+def test_reading_to_the_end_from_beyond_it_is_refused(image: Image) -> None:
+    done = run("read", image.path, str(image.thin), "--offset", "1T")
+    assert (done.status, done.stdout) == (1, b"")
+    assert "offset 1099511627776: outside of" in done.stderr
+    at_end = run(
+        "read", image.path, str(image.thin), "--offset", str(len(content(image, image.thin)))
+    )
+    assert (at_end.status, at_end.stdout) == (0, b"")
+
+
+def test_export_to_a_dash_is_a_usage_error(image: Image, tmp_path: Path) -> None:
+    assert run("export", image.path, str(image.thin), "-").status == 2
+    assert not (Path.cwd() / "-").exists()
+
+
+def test_a_store_that_does_not_open_is_named_with_what_to_do_next(tmp_path: Path) -> None:
+    (tmp_path / "torn.img").write_bytes(bytes(1 << 20))
+    done = run("list", tmp_path / "torn.img")
+    assert done.status == 1
+    assert f"{tmp_path / 'torn.img'}: super block: " in done.stderr
+    assert "`blobstore check` says more" in done.stderr

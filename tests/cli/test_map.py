@@ -178,3 +178,22 @@ def test_the_picture_in_the_readme_is_what_its_script_makes(tmp_path: Path) -> N
     subprocess.run([sys.executable, script, tmp_path / "map.svg"], check=True)
     made = (tmp_path / "map.svg").read_bytes()
     assert made == (CHECKOUT / "docs" / "map.svg").read_bytes()
+
+
+def test_a_picture_replaces_nothing_but_a_picture(family: Path, tmp_path: Path) -> None:
+    before = family.read_bytes()
+    for victim in (family, tmp_path):
+        done = run_here("map", family, "--svg", victim)
+        assert done.status == 1
+        assert "exists and holds no SVG" in done.stderr or "not a regular file" in done.stderr
+    assert family.read_bytes() == before
+    picture = tmp_path / "map.svg"
+    for _twice in range(2):
+        assert run_here("map", family, "--svg", picture).status == 0
+    picture.write_bytes(b"")
+    assert run_here("map", family, "--svg", picture).status == 0
+    assert ElementTree.parse(picture).getroot().tag == f"{SVG}svg"
+
+
+def test_a_picture_and_json_cannot_both_be_standard_output(family: Path) -> None:
+    assert run_here("map", family, "--svg", "-", "--json").status == 2

@@ -181,7 +181,8 @@ def interrupted_call(name: str, at: int) -> bool:
     with pytest.raises(PoisonedError):
         store.flush()
     content = bytes(device.disk.content)
-    store.close()
+    with pytest.raises(PoisonedError):
+        store.close()
     assert device.disk.content == content
     found = load_checked(SimulatedDisk(content))
     assert found is not None

@@ -3,10 +3,19 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from io import BufferedRandom, BufferedReader
+from operator import index as index_of
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
 
 from blobstore.alloc.cluster_map import LEAF_MASK, LEAF_SHIFT
+from blobstore.api.arguments import (
+    bytes_of,
+    id_of,
+    name_of,
+    value_of,
+    writable_bytes_of,
+    xattrs_of,
+)
 from blobstore.api.file import BlobFile, FileObject, ReadMode, UpdateMode, open_file
 from blobstore.api.xattrs import Xattrs
 from blobstore.blob import attributes, seek
@@ -117,20 +126,21 @@ class Blob:
 
     def next_allocated(self, offset: int) -> int | None:
         """Return the first byte from `offset` on that the blob itself holds, or None."""
-        size = self._cluster_size
-        return self._look(lambda: seek.next_boundary(self._state, size, offset, allocated=True))
+        size, start = self._cluster_size, index_of(offset)
+        return self._look(lambda: seek.next_boundary(self._state, size, start, allocated=True))
 
     def next_unallocated(self, offset: int) -> int | None:
         """Return the first byte from `offset` on that the blob itself does not hold, or None."""
-        size = self._cluster_size
-        return self._look(lambda: seek.next_boundary(self._state, size, offset, allocated=False))
+        size, start = self._cluster_size, index_of(offset)
+        return self._look(lambda: seek.next_boundary(self._state, size, start, allocated=False))
 
     def next_data(self, offset: int) -> int | None:
         """Return the first byte from `offset` on that the blob or a parent holds, or None.
 
         An external snapshot may have data anywhere.
         """
-        index = self._look(lambda: seek.next_data(self._state, offset // self._cluster_size))
+        start = self._cluster_at(offset)
+        index = self._look(lambda: seek.next_data(self._state, start))
         return None if index is None else max(offset, index * self._cluster_size)
 
     def next_hole(self, offset: int) -> int:
@@ -138,8 +148,14 @@ class Blob:
 
         The end of the blob counts as a hole.
         """
-        index = self._look(lambda: seek.next_hole(self._state, offset // self._cluster_size))
+        start = self._cluster_at(offset)
+        index = self._look(lambda: seek.next_hole(self._state, start))
         return min(max(offset, index * self._cluster_size), self.size)
+
+    def _cluster_at(self, offset: int) -> int:
+        if index_of(offset) < 0:
+            raise InvalidArgumentError(f"blob {self.id:#x}: offset {offset}")
+        return offset // self._cluster_size
 
     # Data
 
@@ -166,11 +182,20 @@ class Blob:
             pass  # the full path says what is wrong
         finally:
             channel.mark = IDLE
-        if length < 0:
-            raise InvalidArgumentError(f"blob {self.id:#x}: read of {length} bytes")
+        self.check_length(length)
         buffer = bytearray(length)
         self._read_slowly(memoryview(buffer), offset)
         return bytes(buffer)
+
+    def check_length(self, length: int) -> None:
+        """Refuse to read what cannot be there, before there is memory for it.
+
+        Raises:
+            InvalidArgumentError: The blob has no such length.
+        """
+        if not 0 <= length <= self.size:
+            message = f"blob {self.id:#x}: read of {length} bytes, it has {self.size}"
+            raise InvalidArgumentError(message)
 
     def read_into(self, buffer: Any, offset: int = 0) -> int:
         """Fill a writable, contiguous buffer from `offset`; return its length in bytes.
@@ -195,10 +220,10 @@ class Blob:
             pass  # the full path says what is wrong
         finally:
             channel.mark = IDLE
-        return self._read_slowly(bytes_of(buffer), offset)
+        return self._read_slowly(writable_bytes_of(buffer), offset)
 
     def _read_slowly(self, view: memoryview, offset: int) -> int:
-        self._run(blob_read.read_into(self._core, self._state, view, offset))
+        self._run(blob_read.read_into(self._core, self._state, view, index_of(offset)))
         return len(view)
 
     def readv(self, buffers: Sequence[Any], offset: int = 0) -> int:
@@ -248,7 +273,7 @@ class Blob:
         return self._write_slowly(bytes_of(data), offset)
 
     def _write_slowly(self, view: memoryview, offset: int) -> int:
-        self._run(blob_write.write(self._core, self._state, view, offset))
+        self._run(blob_write.write(self._core, self._state, view, index_of(offset)))
         return len(view)
 
     def writev(self, buffers: Sequence[Buffer], offset: int = 0) -> int:
@@ -262,17 +287,19 @@ class Blob:
         Raises:
             As `write`.
         """
-        self._run(blob_write.write_zeroes(self._core, self._state, offset, length))
+        start, count = index_of(offset), index_of(length)
+        self._run(blob_write.write_zeroes(self._core, self._state, start, count))
 
     def unmap(self, offset: int, length: int) -> None:
         """Give the range back; what was allocated in it reads as zeroes.
 
-        A whole cluster of a thin blob without parent becomes a hole.
+        A whole cluster of a thin blob becomes a hole: a clone reads its parent there again.
 
         Raises:
             As `write`.
         """
-        self._run(blob_write.unmap(self._core, self._state, offset, length))
+        start, count = index_of(offset), index_of(length)
+        self._run(blob_write.unmap(self._core, self._state, start, count))
 
     def flush(self) -> None:
         """Make all that was written to the blob durable, data and metadata.
@@ -340,7 +367,8 @@ class Blob:
         Raises:
             NotFoundError: There is no such attribute.
         """
-        return self._look(lambda: attributes.get_xattr(self._state, name))
+        key = name_of(name)
+        return self._look(lambda: attributes.get_xattr(self._state, key))
 
     def set_xattr(self, name: str, value: Buffer) -> None:
         """Set an attribute.
@@ -351,7 +379,8 @@ class Blob:
             NoSpaceError: It does not fit into a page, or no page is left (ENOMEM).
             ReadOnlyError: The blob's metadata is read-only.
         """
-        self._change(lambda: attributes.set_xattr(self._core, self._state, name, bytes(value)))
+        key, content = name_of(name), value_of(value)
+        self._change(lambda: attributes.set_xattr(self._core, self._state, key, content))
 
     def remove_xattr(self, name: str) -> None:
         """Remove an attribute.
@@ -359,7 +388,8 @@ class Blob:
         Raises:
             NotFoundError: There is no such attribute.
         """
-        self._change(lambda: attributes.remove_xattr(self._core, self._state, name))
+        key = name_of(name)
+        self._change(lambda: attributes.remove_xattr(self._core, self._state, key))
 
     def set_read_only(self) -> None:
         """Make the blob read-only for good; it takes effect with the next `sync_md`."""
@@ -379,7 +409,7 @@ class Blob:
             NoSpaceError: Not enough metadata pages; nothing changed.
             BusyError: The blob is under another such operation.
         """
-        core = create_snapshot(self._core, self._state, dict(xattrs or {}))
+        core = create_snapshot(self._core, self._state, xattrs_of(xattrs))
         return self._store.open_blob(self._run(core))
 
     def clone(self, xattrs: Mapping[str, bytes] | None = None) -> "Blob":
@@ -391,7 +421,7 @@ class Blob:
             InvalidArgumentError: The blob can be written to: snapshot it first.
             NoSpaceError: No metadata page is left.
         """
-        core = create_clone(self._core, self.id, dict(xattrs or {}))
+        core = create_clone(self._core, self.id, xattrs_of(xattrs))
         return self._store.open_blob(self._run(core))
 
     def inflate(self) -> None:
@@ -426,7 +456,7 @@ class Blob:
             InvalidArgumentError: The two do not fit.
             ExistsError: It is its parent already.
         """
-        self._run(set_parent(self._core, self._state, BlobId(parent_id)))
+        self._run(set_parent(self._core, self._state, id_of(parent_id)))
 
     def set_external_parent(self, external_id: bytes) -> None:
         """Make this thin blob a clone of an external snapshot that the store knows.
@@ -438,7 +468,7 @@ class Blob:
             InvalidArgumentError: The two do not fit.
             ExistsError: It is its parent already.
         """
-        self._run(set_external_parent(self._core, self._state, external_id))
+        self._run(set_external_parent(self._core, self._state, value_of(external_id)))
 
     def shallow_copy(
         self, target: Device, progress: Callable[[int, int], None] | None = None
@@ -453,6 +483,8 @@ class Blob:
             InvalidArgumentError: The target is smaller, or its block does not fit.
             DeviceError: One of the two devices failed.
         """
+        if not isinstance(target, Device):
+            raise TypeError(f"a Device is needed to copy to, not {type(target).__name__}")
         core = shallow_copy(
             self._core,
             self._state,
@@ -528,9 +560,3 @@ class Blob:
             core.close()
             self._check_open()
         return self._store.run(core)
-
-
-def bytes_of(buffer: Any) -> memoryview:
-    """Look at a buffer as plain bytes."""
-    view = memoryview(buffer)
-    return view if view.format == "B" and view.ndim == 1 else view.cast("B")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from blobstore.api.arguments import id_of, value_of, xattrs_of
 from blobstore.api.blob import Blob
 from blobstore.api.channels import Channels
 from blobstore.api.device_lane import DeviceBlob
@@ -22,7 +23,7 @@ from blobstore.api.source import (
 )
 from blobstore.device.base import Device
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.errors import BlobstoreError
+from blobstore.errors import BlobstoreError, PoisonedError
 from blobstore.format.super_block import SUPER_BLOCK_FIELDS
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.load import known_ids, load
@@ -109,14 +110,19 @@ class Blobstore:
             bstype=padded_type(bstype),
             clear=Clear(clear),
         )
+        wanted = None if size is None else parse_size(size)
         is_new = size is not None and is_missing_file(source)
         device = device_to_fill(
-            source, size, block_size, atomic_write_size, overwrite, is_new, direct
+            source, wanted, block_size, atomic_write_size, overwrite, is_new, direct
         )
         try:
-            traits = traits_of(device)
+            traits = replace(
+                traits_of(device), size_bytes=device.size_bytes if wanted is None else wanted
+            )
             geometry = plan_store(traits, options)
             driver = BlockingDriver(device)
+            if device.size_bytes != traits.size_bytes:
+                device.resize(traits.size_bytes)
             erase_signature(device)
             state = driver.run(init_store(traits, options))
             device.allocate(0, geometry.metadata_end)
@@ -230,8 +236,8 @@ class Blobstore:
             thin=thin or external_snapshot is not None,
             extent_table=extent_table,
             clear_method=ClearMethod(clear_method),
-            xattrs=dict(xattrs or {}),
-            external_id=external_snapshot,
+            xattrs=xattrs_of(xattrs),
+            external_id=None if external_snapshot is None else value_of(external_snapshot),
         )
         return self._handle(self.run(create_open_blob(self.state, options)))
 
@@ -242,7 +248,7 @@ class Blobstore:
             NotFoundError: There is no such blob, or its parent is missing.
             CorruptError: It cannot be read.
         """
-        return self._handle(self.run(open_blob(self.state, BlobId(blob_id))))
+        return self._handle(self.run(open_blob(self.state, id_of(blob_id))))
 
     def _handle(self, blob: BlobState) -> Blob:
         kind = Blob if self.device.fast_descriptor is not None else DeviceBlob
@@ -259,9 +265,10 @@ class Blobstore:
         Raises:
             InvalidArgumentError: It is read in larger blocks than the store.
         """
+        name = value_of(external_id)
         source, opened = (None, None) if what is None else open_external(what)
         try:
-            register_external(self.state, external_id, source)
+            register_external(self.state, name, source)
         except BlobstoreError:
             if opened is not None:
                 opened.close()
@@ -278,7 +285,7 @@ class Blobstore:
             NotFoundError: There is no such blob.
             BusyError: It is open, or has several clones.
         """
-        self.run(delete_blob(self.state, BlobId(blob_id)))
+        self.run(delete_blob(self.state, id_of(blob_id)))
 
     def blob_ids(self) -> list[BlobId]:
         """Return the ids of all blobs, ascending, those included that cannot be opened."""
@@ -286,24 +293,36 @@ class Blobstore:
         return known_ids(self.state)
 
     def list_blobs(self) -> Iterator[BlobInfo | tuple[BlobId, BlobstoreError]]:
-        """Yield every blob's description, or its id and why it cannot be opened.
+        """Yield every blob's description, or its id and why it cannot be opened."""
+        for blob_id, found in self.iter_blobs():
+            yield (blob_id, found) if isinstance(found, BlobstoreError) else found.info()
 
-        Snapshots stay open until the end, so that a chain is read once, not once for each.
+    def iter_blobs(self) -> Iterator[tuple[BlobId, Blob | BlobstoreError]]:
+        """Yield every blob's id, and the blob, open until the next one, or why it does not open.
+
+        Parents stay open until the end, so that a chain is read once or twice in all.
         """
         revisits = Revisits(self.state.geometry)
-        with ExitStack() as snapshots:
+        held: set[BlobId] = set()
+        with ExitStack() as parents:
+
+            def hold(blob_id: BlobId) -> None:
+                if blob_id not in held:
+                    held.add(blob_id)
+                    parents.enter_context(self.open_blob(blob_id))
+
             for blob_id in self.blob_ids():
                 try:
-                    blob = self._handle(self.run(open_blob(self.state, blob_id, revisits)))
+                    state = self.run(open_blob(self.state, blob_id, revisits))
                 except BlobstoreError as error:
                     yield blob_id, error
                     continue
-                info = blob.info()
-                if info.clones:
-                    snapshots.enter_context(blob)
-                else:
-                    blob.close()
-                yield info
+                with self._handle(state) as blob:
+                    if state.parent_id is not None:
+                        hold(state.parent_id)
+                    if self.state.children.get(blob_id):
+                        hold(blob_id)
+                    yield blob_id, blob
 
     # The whole
 
@@ -321,7 +340,7 @@ class Blobstore:
 
         Durability: on return.
         """
-        wanted = None if blob_id is None else BlobId(blob_id)
+        wanted = None if blob_id is None else id_of(blob_id)
         self.run(lifecycle.set_super_blob(self.state, wanted))
 
     def set_type(self, bstype: bytes) -> None:
@@ -372,11 +391,15 @@ class Blobstore:
 
         Raises:
             DeviceError: The device failed; everything is let go all the same.
+            PoisonedError: The store had become unusable: it was let go as it was, and
+                what was not durable by then is lost.
         """
+        if self.closed:
+            return
         try:
             self._close_handles()
-            if self.state.poison is None:
-                self.unload()
+            self.state.check_usable()
+            self.unload()
         finally:
             self.state.is_closed = True
             self._close_devices()
@@ -433,7 +456,11 @@ class Blobstore:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except PoisonedError:
+            if error is None:  # otherwise what is on its way says why
+                raise
 
     def __repr__(self) -> str:
         return f"<Blobstore {self.device.name!r}{' closed' if self.closed else ''}>"

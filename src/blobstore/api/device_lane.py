@@ -8,8 +8,9 @@ overlapping ones apart.
 from typing import TYPE_CHECKING, Any, Final
 
 from blobstore.alloc.cluster_map import LEAF_MASK, LEAF_SHIFT
-from blobstore.api.blob import Blob, bytes_of
-from blobstore.errors import BlobstoreError, InvalidArgumentError
+from blobstore.api.arguments import bytes_of, writable_bytes_of
+from blobstore.api.blob import Blob
+from blobstore.errors import BlobstoreError
 from blobstore.locks import IDLE
 from blobstore.metadata.blob_state import BlobState
 from blobstore.operations import Buffer
@@ -33,14 +34,13 @@ class DeviceBlob(Blob):
             self._writable_leaves = self._leaves
 
     def read(self, length: int, offset: int = 0) -> bytes:
-        if length < 0:
-            raise InvalidArgumentError(f"blob {self.id:#x}: read of {length} bytes")
+        self.check_length(length)
         buffer = bytearray(length)
         self.read_into(buffer, offset)
         return bytes(buffer)
 
     def read_into(self, buffer: Any, offset: int = 0) -> int:
-        view = bytes_of(buffer)
+        view = writable_bytes_of(buffer)
         channel = self._channels.mine
         channel.mark = self._in_flight.epoch
         try:

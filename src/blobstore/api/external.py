@@ -45,4 +45,6 @@ def open_external(what: External) -> tuple[ExternalSource, Device | None]:
     if isinstance(what, (str, os.PathLike)):
         device = open_device(what, read_only=True)
         return device, device
+    if not hasattr(what, "readv"):
+        raise TypeError(f"a path, a device or a blob is needed, not {type(what).__name__}")
     return BlobSource(what), None

@@ -10,7 +10,6 @@ from blobstore.device.signature import BLOBSTORE, SIGNATURES_SPAN, find_signatur
 from blobstore.errors import ExistsError
 from blobstore.format.super_block import SUPER_BLOCK_SIZE
 from blobstore.metadata.store_state import DeviceTraits
-from blobstore.units import parse_size
 
 Source: TypeAlias = str | os.PathLike[str] | Device
 """A path, a device's address such as ``memory:64MiB``, or a device."""
@@ -40,20 +39,20 @@ def open_source(
 
 def device_to_fill(
     source: Source,
-    size: int | str | None,
+    size: int | None,
     block_size: int | None,
     atomic_write_size: int | None,
     overwrite: bool,
     is_new: bool,
     direct: bool,
 ) -> Device:
-    """Open or make the device that a new store goes to."""
+    """Open or make the device that a new store goes to; only a new file has its size then."""
     if isinstance(source, Device):
         device = source
     elif size is not None and is_new:
         return FileDevice.create(
             source,
-            parse_size(size),
+            size,
             atomic_write_size=atomic_write_size or 512,
             block_size=block_size or 512,
             direct=direct,
@@ -69,8 +68,6 @@ def device_to_fill(
     try:
         if not overwrite:
             _refuse_content(device)
-        if size is not None and device.size_bytes != parse_size(size):
-            device.resize(parse_size(size))
     except BaseException:
         device.close()
         raise

@@ -47,6 +47,7 @@ SALVAGED: Final = "salvaged"
 """The attribute of a blob that was written anew: what was wrong with it."""
 
 _REASON_BYTES: Final = 200
+_REASONS_MAX: Final = 4
 _CUTTING: Final = frozenset({21, 23, 29, 30, 38})
 """What breaks one of these may have named clusters that nobody knows of now."""
 
@@ -244,12 +245,19 @@ async def _restore(work: _Work, blob_id: BlobId, *, is_last: bool) -> None:
 
 
 def _reasons_of(blob: SeenBlob) -> list[str]:
+    """Say what is wrong with it, the first of many, and how much of it is lost."""
     place = f"blob {blob.blob_id:#x}: "
-    return [
+    reasons = [
         finding.message.removeprefix(place)
         for finding in blob.findings
         if finding.severity is Severity.ERROR
     ]
+    if len(reasons) > _REASONS_MAX:
+        reasons[_REASONS_MAX:] = [f"and {len(reasons) - _REASONS_MAX} more"]
+    lost = sum(count for _first, count in blob.lost)
+    if lost:
+        reasons.append(f"{lost} of its {blob.cluster_count} clusters are lost, and holes now")
+    return reasons
 
 
 async def _adopt_orphans(work: _Work, blob: SeenBlob) -> list[str]:

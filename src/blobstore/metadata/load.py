@@ -55,7 +55,18 @@ async def load(
     store.forced = forced
     store.was_recovered = not is_clean
     _adopt(store, found)
+    if is_clean:
+        _compare_masks(store)
     return store
+
+
+def _compare_masks(store: StoreState) -> None:
+    """Refuse changes where a root page is marked free: the next blob would take its place."""
+    lost = store.used_ids & ~store.pages.used
+    for root in lost.search(True, 0, len(lost)):
+        blob_id = blob_id_of(PageIndex(root))
+        store.refuse_changes(f"blob {blob_id:#x}: its root page {root} is marked free")
+        break
 
 
 async def read_super_block(traits: DeviceTraits) -> SuperBlock:

@@ -156,10 +156,15 @@ class StoreState:
     def check_writable(self) -> None:
         """Raise what forbids a change, if anything does."""
         self.check_open()
-        if self.poison is not None:
-            raise PoisonedError(f"store: unusable for changes since: {self.poison}")
+        self.check_usable()
         if self.read_only_reason:
             raise ReadOnlyError(f"store: {self.read_only_reason}")
+
+    def check_usable(self) -> None:
+        """Raise `PoisonedError` when a change went wrong after it had begun."""
+        if self.poison is not None:
+            what = str(self.poison) or type(self.poison).__name__
+            raise PoisonedError(f"store: unusable for changes since: {what}")
 
     def refuse_changes(self, reason: str) -> None:
         """Make the store read-only, unless the caller forced it open."""

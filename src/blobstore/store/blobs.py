@@ -211,12 +211,25 @@ async def open_chain(
         parent = store.open_blobs.get(wanted)
         if parent is not None:
             break
-        opened.append(await read_checked(store, wanted, revisits))
+        opened.append(await _read_member(store, blob_id, wanted, revisits))
         wanted = opened[-1].parent_id
     for blob in reversed(opened):
         _link(store, blob, parent)
         parent = blob
     return store.open_blobs[blob_id]
+
+
+async def _read_member(
+    store: StoreState, blob_id: BlobId, wanted: BlobId, revisits: Revisits | None
+) -> BlobState:
+    """Read a blob, or an ancestor of it; of one that is missing say whose it is."""
+    try:
+        return await read_checked(store, wanted, revisits)
+    except NotFoundError as error:
+        if wanted == blob_id:
+            raise
+        message = f"blob {blob_id:#x}: its parent or another ancestor is missing: {error.message}"
+        raise NotFoundError(message, errno=error.errno) from error
 
 
 async def read_checked(

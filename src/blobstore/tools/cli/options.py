@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
-from blobstore.errors import BlobstoreError, InvalidArgumentError, ReadOnlyError
+from blobstore.errors import BlobstoreError, CorruptError, InvalidArgumentError, ReadOnlyError
 from blobstore.tools.cli.completing import complete_blob
 from blobstore.units import parse_size
 
@@ -94,6 +94,15 @@ thin_option: Final = click.option(
 )
 
 
+class UnopenedError(CorruptError):
+    """A store that does not open: where it is, `why`, and what to do next."""
+
+    def __init__(self, address: str, why: CorruptError) -> None:
+        message = f"{address}: {why.message}; `blobstore check` says more"
+        super().__init__(message, errno=why.errno)
+        self.why = why
+
+
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
     """The store a command works on, how to open it, and how to print the result.
@@ -119,13 +128,16 @@ class StoreOptions:
 
         if self.kept_open is not None:
             return nullcontext(self.kept_open)
-        store = Blobstore.open(
-            self.address,
-            read_only=read_only,
-            force=self.force,
-            atomic_write_size=self.atomic_write,
-            direct=self.direct,
-        )
+        try:
+            store = Blobstore.open(
+                self.address,
+                read_only=read_only,
+                force=self.force,
+                atomic_write_size=self.atomic_write,
+                direct=self.direct,
+            )
+        except CorruptError as error:
+            raise UnopenedError(self.address, error) from error
         try:
             self.register_externals(store)
         except BaseException:

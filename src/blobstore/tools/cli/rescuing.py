@@ -23,7 +23,7 @@ from blobstore import (
 )
 from blobstore.fsck.places import Kind
 from blobstore.tools.cli.content import allocated_parts, cut_in_parts, read_parts
-from blobstore.tools.cli.options import StoreOptions
+from blobstore.tools.cli.options import StoreOptions, UnopenedError
 from blobstore.tools.cli.output import SCHEMA_VERSION, error_fields, printable, unicode_text
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ class Content:
         """
         self._stack.close()
         self._blob = None
+        cause = cause.why if isinstance(cause, UnopenedError) else cause
         try:
             rescue = self._stack.enter_context(open_rescue(self._options))
             self._rescued = _find(rescue, self._id, cause)

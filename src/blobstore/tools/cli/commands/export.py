@@ -51,6 +51,8 @@ def command(
     symbolic link is refused. What is broken is read as far as possible; where
     something is unreadable no FILE is left, unless --zero-fill was given.
     """
+    if file == "-":
+        raise click.UsageError("FILE is a file with holes; `read` writes to standard output")
     refuse_link(file)
     content = Content(options, blob_id, zero_fill=zero_fill)
     try:

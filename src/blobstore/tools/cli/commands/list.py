@@ -2,7 +2,7 @@
 
 import click
 
-from blobstore import BlobInfo, Blobstore, BlobstoreError
+from blobstore import Blob, BlobInfo, BlobstoreError
 from blobstore.tools.cli.content import sha256_of
 from blobstore.tools.cli.describe import (
     blob_fields,
@@ -17,12 +17,14 @@ from blobstore.tools.cli.output import print_result
 
 
 @store_command("list")
-@click.option("--long", is_flag=True, help="Also where the clusters and the metadata are.")
+@click.option(
+    "--long", is_flag=True, help="Also where the clusters are; with --json the metadata, too."
+)
 @click.option("--sha256", is_flag=True, help="Also the hash of the whole content.")
 def command(options: StoreOptions, *, long: bool, sha256: bool) -> None:
     """List a store's blobs in the order of their ids; nothing of it changes."""
     with options.open(read_only=True) as store:
-        found = [_look_at(store, blob_id, sha256=sha256) for blob_id in store.blob_ids()]
+        found = [_look_at(blob_id, blob, sha256=sha256) for blob_id, blob in store.iter_blobs()]
     entries = [
         failed_fields(blob_id, what)
         if isinstance(what, BlobstoreError)
@@ -36,11 +38,12 @@ def command(options: StoreOptions, *, long: bool, sha256: bool) -> None:
 _Found = tuple[int, BlobInfo | BlobstoreError, str | None]
 
 
-def _look_at(store: Blobstore, blob_id: int, *, sha256: bool) -> _Found:
+def _look_at(blob_id: int, blob: Blob | BlobstoreError, *, sha256: bool) -> _Found:
     """Return a blob's description or why there is none, and the hash of its content."""
+    if isinstance(blob, BlobstoreError):
+        return blob_id, blob, None
     try:
-        with store.open_blob(blob_id) as blob:
-            return blob_id, blob.info(), sha256_of(blob) if sha256 else None
+        return blob_id, blob.info(), sha256_of(blob) if sha256 else None
     except BlobstoreError as error:
         return blob_id, error, None
 

@@ -3,12 +3,16 @@
 import os
 import shutil
 import sys
+from typing import Final
 
 import click
 
+from blobstore import ExistsError
 from blobstore.tools.cli.options import StoreOptions, store_command
 from blobstore.tools.cli.output import print_json
 from blobstore.tools.cli.picture.survey import Survey, survey_fields, survey_store
+
+_LOOKED_AT: Final = 512
 
 
 @store_command("map")
@@ -20,7 +24,12 @@ def command(options: StoreOptions, *, file: str | None) -> None:
 
     Behind each blob stands what it shows from its start to its end, as letters
     of those that hold it: its own, a parent's, ~ an external snapshot, . a hole.
+    A FILE that exists is only replaced if it is SVG, too.
     """
+    if file == "-" and options.as_json:
+        raise click.UsageError("--svg - and --json both want standard output")
+    if file not in (None, "-"):
+        _refuse_other_content(file)
     with options.open(read_only=True) as store:
         survey = survey_store(store)
     if file is not None:
@@ -29,6 +38,22 @@ def command(options: StoreOptions, *, file: str | None) -> None:
         print_json(survey_fields(survey))
     elif file is None:
         _print(survey)
+
+
+def _refuse_other_content(file: str) -> None:
+    """Refuse to replace a file that holds anything but a picture: a store is one word away.
+
+    Raises:
+        ExistsError: It does.
+    """
+    if not os.path.lexists(file):
+        return
+    if not os.path.isfile(file):
+        raise ExistsError(f"{file}: is not a regular file")
+    with open(file, "rb") as found:
+        start = found.read(_LOOKED_AT)
+    if start and b"<svg" not in start:
+        raise ExistsError(f"{file}: exists and holds no SVG; it is kept")
 
 
 def _write_svg(survey: Survey, file: str) -> None:

@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from blobstore import InvalidArgumentError
 from blobstore.tools.cli.options import (
     StoreOptions,
     blob_argument,
@@ -20,6 +21,19 @@ from blobstore.tools.cli.rescuing import (
     rescue_fields,
     zero_fill_option,
 )
+
+
+def _wanted(size: int, blob_id: int, offset: int, length: int | None) -> int:
+    """Return how much to read.
+
+    Raises:
+        InvalidArgumentError: To the end, from beyond it.
+    """
+    if length is not None:
+        return length
+    if offset > size:
+        raise InvalidArgumentError(f"blob {blob_id:#x}: offset {offset}: outside of {size} bytes")
+    return size - offset
 
 
 @store_command("read")
@@ -39,7 +53,7 @@ def command(
     try:
         with content:
             content.check(offset, length)
-            wanted = max(0, content.size - offset) if length is None else length
+            wanted = _wanted(content.size, blob_id, offset, length)
             parts = content.parts(offset, wanted, sparse=False)
             if options.as_json:
                 data = b"".join(part for _at, part in parts)

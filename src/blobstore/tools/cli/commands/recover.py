@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from blobstore import Blobstore, CorruptError
+from blobstore import Blobstore, BlobstoreError, CorruptError
 from blobstore.tools.cli.describe import render_store, store_fields
 from blobstore.tools.cli.options import StoreOptions, store_command
 from blobstore.tools.cli.output import print_result
@@ -27,7 +27,12 @@ def _refuse_quarantine(store: Blobstore) -> None:
         CorruptError: A blob is in quarantine, and nobody forced the store writable.
     """
     if store.read_only:
-        reasons = [f"blob {blob_id:#x}: {why.message}" for blob_id, why in store.errors.items()]
+        reasons = [_named(f"blob {blob_id:#x}: ", why) for blob_id, why in store.errors.items()]
         raise CorruptError(
             f"{store.device.name}: not recovered: {'; '.join(reasons) or 'it is read-only'}"
         )
+
+
+def _named(place: str, why: BlobstoreError) -> str:
+    """Say which blob it is, once."""
+    return place + why.message.removeprefix(place)

@@ -10,7 +10,10 @@ from blobstore.tools.cli.output import print_result
 @blob_argument
 @click.argument("size_bytes", metavar="SIZE", type=size)
 def command(options: StoreOptions, *, blob_id: int, size_bytes: int) -> None:
-    """Give a blob SIZE, rounded up to whole clusters; what lies beyond is lost."""
+    """Give a blob SIZE, rounded up to whole clusters; what it holds beyond is lost.
+
+    A clone that is made smaller and larger again reads its parent there.
+    """
     with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
         blob.resize(size_bytes)
         info = blob.info()

@@ -15,7 +15,10 @@ from blobstore.tools.cli.output import print_result
 @offset_option
 @length_option
 def command(options: StoreOptions, *, blob_id: int, offset: int, length: int) -> None:
-    """Give a part of a blob back: it reads as zeroes, whole clusters of a thin blob are freed."""
+    """Give a part of a blob back: it reads as zeroes, whole clusters of a thin blob are freed.
+
+    Where a clone gives whole clusters back, it reads what its parent holds there.
+    """
     with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
         blob.unmap(offset, length)
         blob.flush()

@@ -1,0 +1,72 @@
+"""What callers hand in, before the core sees it: a wrong type is a TypeError, and changes nothing.
+
+An untyped exception inside the core makes a store unusable, for nobody knows
+how far it came. A slip of the caller must not.
+"""
+
+from collections.abc import Mapping
+from operator import index
+from typing import Any
+
+from blobstore.operations import Buffer
+from blobstore.units import BlobId
+
+
+def bytes_of(buffer: Any) -> memoryview:
+    """Look at a buffer as plain bytes.
+
+    Raises:
+        TypeError: It is no buffer, or not contiguous.
+    """
+    view = memoryview(buffer)
+    return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
+
+
+def writable_bytes_of(buffer: Any) -> memoryview:
+    """Look at a buffer that is to be filled as plain bytes.
+
+    Raises:
+        TypeError: It is no such buffer, or cannot be written to.
+    """
+    view = bytes_of(buffer)
+    if view.readonly:
+        raise TypeError(f"a writable buffer is needed, not {type(buffer).__name__}")
+    return view
+
+
+def id_of(blob_id: int) -> BlobId:
+    """Return a blob's id.
+
+    Raises:
+        TypeError: It is no integer.
+    """
+    return BlobId(index(blob_id))
+
+
+def name_of(name: str) -> str:
+    """Return an attribute's name.
+
+    Raises:
+        TypeError: It is no text.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"an attribute's name is a str, not {type(name).__name__}")
+    return name
+
+
+def value_of(value: Buffer) -> bytes:
+    """Return an attribute's value, or an external snapshot's id.
+
+    Raises:
+        TypeError: It is not bytes.
+    """
+    return memoryview(value).tobytes()
+
+
+def xattrs_of(xattrs: Mapping[str, bytes] | None) -> dict[str, bytes]:
+    """Return attributes, in their order.
+
+    Raises:
+        TypeError: A name is no text, or a value not bytes.
+    """
+    return {name_of(name): value_of(value) for name, value in (xattrs or {}).items()}
