@@ -162,7 +162,7 @@ def test_every_blob_is_open_until_the_next_one_is_asked_for(store: Blobstore) ->
 
 
 def test_changes_are_refused_where_a_root_page_is_marked_free(tmp_path: Any) -> None:
-    """The next blob would take its place: masks of a clean store are believed."""
+    """The row `root-marked-free`: the next blob would take its place."""
     path = tmp_path / "disk.img"
     with Blobstore.create(path, size=4 * MIB, cluster_size=CLUSTER) as store:
         blob = store.create_blob(CLUSTER)
