@@ -1,6 +1,7 @@
 """rescue, export and read of broken stores: all that is left, and zeroes only when told."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from blobstore.format.geometry import Geometry
 from blobstore.format.super_block import SuperBlock
 from blobstore.tools.cli.options import StoreOptions
 from blobstore.tools.cli.rescuing import Content, UnreadableError
-from blobstore.units import MIB
+from blobstore.units import KIB, MIB
 from tests.cli.conftest import CLUSTER, Image
 from tests.cli.runner import Result, run, run_here, unchanged
 
@@ -377,3 +378,19 @@ def test_a_shell_rescues_the_store_that_it_has_open(image: Image) -> None:
     done = run("shell", image.path, "--read-only", stdin=b"rescue\n")
     assert (done.status, done.stderr) == (0, "")
     assert "alpha" in done.text
+
+
+def test_of_many_unreadable_places_the_first_are_shown_and_json_has_all(tmp_path: Path) -> None:
+    path = tmp_path / "cut.img"
+    with Blobstore.create(path, size=8 * MIB, cluster_size=16 * KIB, md_pages=64) as store:
+        blobs = [store.create_blob(2 * MIB, thin=True) for _ in range(2)]
+        for start in (0, 16 * KIB):  # what is written first is before the cut
+            for at in range(start, 2 * MIB, 32 * KIB):
+                for blob in blobs:
+                    blob.write(b"x" * 16 * KIB, at)
+    os.truncate(path, 5 * MIB // 2)
+    found = run_here("rescue", path, "--json").json
+    assert all(len(blob["unreadable"]) > 8 for blob in found["blobs"])
+    shown = run_here("rescue", path).stdout.decode()
+    assert shown.count("more like these, see --json") >= 2
+    assert len(shown.splitlines()) < 50

@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import dataclass
+from typing import Final
 
 from blobstore import CheckReport, RescuedBlob, UnreadableRange
 from blobstore.tools.cli.options import StoreOptions, store_command
@@ -15,6 +16,8 @@ from blobstore.tools.cli.output import (
 from blobstore.tools.cli.report import check_fields
 from blobstore.tools.cli.rescuing import open_rescue, range_fields, render_range
 from blobstore.units import format_size
+
+_LINES_MAX: Final = 8
 
 
 @store_command("rescue")
@@ -84,7 +87,13 @@ def _details(row: _Row) -> list[str]:
     """Say what is wrong with a blob; its id, which stands in front, is not said twice."""
     named = f" blob {row.blob.id:#x}: "
     findings = [str(finding).replace(named, " ", 1) for finding in row.blob.findings]
-    return findings + [render_range(found) for found in row.unreadable]
+    return _first(findings) + _first([render_range(found) for found in row.unreadable])
+
+
+def _first(lines: list[str]) -> list[str]:
+    """Leave out what nobody would read on; JSON has all."""
+    left = len(lines) - _LINES_MAX
+    return lines if left <= 1 else [*lines[:_LINES_MAX], f"{left} more like these, see --json"]
 
 
 def _cells(row: _Row) -> tuple[str, str, str, str]:
