@@ -21,6 +21,8 @@ from blobstore.tools.cli.group import run as run_command
 COMMAND: Final = (sys.executable, "-P", "-m", "blobstore.tools.cli")
 _TIMEOUT_S: Final = 60
 _ANSWER_S: Final = 20
+_PRESSES: Final = 20
+_PATIENCE_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -152,11 +154,12 @@ class Terminal:
         return (shown + found).decode()
 
     def interrupt(self, *, until: str) -> str:
-        """Press control-C, once the command waits; a moment earlier readline would miss it."""
-        stat = Path(f"/proc/{self._process.pid}/stat")
-        while stat.read_text().rpartition(")")[2].split()[0] != "S":
-            os.sched_yield()
-        return self.type("\x03", until=until)
+        """Press control-C as people do: again, if nothing happens. Readline misses one at times."""
+        for _press in range(_PRESSES):
+            os.write(self._ours, b"\x03")
+            if select.select([self._ours], [], [], _PATIENCE_S)[0]:
+                break
+        return self.type("", until=until)
 
     def end(self, keys: str = "") -> tuple[int, str]:
         """Type, and wait for the end; return the exit status and what was shown."""
