@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -116,6 +117,12 @@ def _drain(terminal: int) -> bytes:
     return shown
 
 
+def _take_terminal() -> None:
+    """Let control-C reach the command, also where the tests run in the background."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A command with a terminal all to itself, where somebody types and reads."""
 
@@ -130,7 +137,7 @@ class Terminal:
             stderr=theirs,
             env={**os.environ, "TERM": "xterm", "NO_COLOR": "1", **(environment or {})},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # for control-C
+            preexec_fn=_take_terminal,
         )
         os.close(theirs)
         self._unread = b""
