@@ -182,12 +182,12 @@ class Blob:
             pass  # the full path says what is wrong
         finally:
             channel.mark = IDLE
-        self.check_length(length)
+        self._check_length(length)
         buffer = bytearray(length)
         self._read_slowly(memoryview(buffer), offset)
         return bytes(buffer)
 
-    def check_length(self, length: int) -> None:
+    def _check_length(self, length: int) -> None:
         """Refuse to read what cannot be there, before there is memory for it.
 
         Raises:

@@ -34,7 +34,7 @@ class DeviceBlob(Blob):
             self._writable_leaves = self._leaves
 
     def read(self, length: int, offset: int = 0) -> bytes:
-        self.check_length(length)
+        self._check_length(length)
         buffer = bytearray(length)
         self.read_into(buffer, offset)
         return bytes(buffer)
