@@ -538,8 +538,8 @@ def _bsinfo(replay: Replay, _line: Line) -> Result:
 
 def _iterate(replay: Replay, _line: Line) -> Result:
     """List the blobs that open; the end of the list is the original's ENOENT."""
-    found = replay.the_store().list_blobs()
-    return {"rc": -2, "ids": [blob.blob_id for blob in found if isinstance(blob, BlobInfo)]}
+    found = replay.the_store().iter_blobs()
+    return {"rc": -2, "ids": [blob_id for blob_id, blob in found if isinstance(blob, Blob)]}
 
 
 def _state(replay: Replay, _line: Line) -> Result:
@@ -766,15 +766,15 @@ def _get_esnap_id(replay: Replay, line: Line) -> Result:
 
 def _get_clones(replay: Replay, line: Line) -> Result:
     """Answer for closed blobs too, as the original does, and for ids that are none."""
-    children = replay.the_store().state.children
-    return {"clones": list(children.get(BlobId(replay.blob_id(line.arguments[0])), ()))}
+    clones = replay.the_store().state.clones
+    return {"clones": list(clones.of(BlobId(replay.blob_id(line.arguments[0]))))}
 
 
 def _get_parent(replay: Replay, line: Line) -> Result:
     """Answer for closed blobs too, as the original does, and for ids that are none."""
     wanted = replay.blob_id(line.arguments[0])
-    children = replay.the_store().state.children
-    return {"id": next((key for key, clones in children.items() if wanted in clones), None)}
+    families = replay.the_store().state.clones.all()
+    return {"id": next((key for key, clones in families if wanted in clones), None)}
 
 
 def _shallow_copy(replay: Replay, line: Line) -> Result:

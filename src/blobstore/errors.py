@@ -5,7 +5,7 @@ are `OSError`s in spirit only: they carry an `errno` but no file name.
 """
 
 import errno as _errno
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class BlobstoreError(Exception):
@@ -27,6 +27,10 @@ class BlobstoreError(Exception):
     def errno_name(self) -> str:
         """The symbolic name of `errno`, such as ``ENOSPC``."""
         return _errno.errorcode.get(self.errno, str(self.errno))
+
+    def anew(self) -> Self:
+        """Return the same error without the traceback and what that keeps alive."""
+        return type(self)(self.message, errno=self.errno)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.message, self.errno))

@@ -12,11 +12,12 @@ from blobstore.format.geometry import blob_id_of, root_of
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import StoreState
-from blobstore.store.blobs import BlobOptions, close_blob, create_blob, open_blob
+from blobstore.store.blobs import BlobOptions, create_blob
 from blobstore.store.delete import delete_blob
 from blobstore.store.grow import grow_open
 from blobstore.store.inflate import inflate
 from blobstore.store.lifecycle import flush_store, set_super_blob, set_type, unload
+from blobstore.store.opening import close_blob, open_blob
 from blobstore.store.snapshots import create_snapshot
 from blobstore.testing.alone import run_alone
 from blobstore.testing.expectation import BLOCK

@@ -16,7 +16,7 @@ from blobstore.errors import DeviceError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.load import known_ids, load
 from blobstore.metadata.store_state import StoreState
-from blobstore.store.blobs import open_blob
+from blobstore.store.opening import open_blob
 from blobstore.store.relations import register_external, set_external_parent
 from blobstore.store.shallow_copy import CopyTarget, shallow_copy
 from blobstore.testing.alone import run_alone

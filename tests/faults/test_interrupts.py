@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from blobstore.store.blobs import close_blob
+from blobstore.store.opening import close_blob
 from blobstore.testing.alone import run_alone
 from tests.faults.aftermath import (
     check_nothing_is_held,

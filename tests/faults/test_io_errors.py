@@ -7,7 +7,7 @@ import pytest
 
 from blobstore.errors import DeviceError, NoSpaceError
 from blobstore.metadata.load import load
-from blobstore.store.blobs import close_blob
+from blobstore.store.opening import close_blob
 from blobstore.testing.alone import run_alone
 from blobstore.testing.explorer import judge
 from blobstore.testing.inspect_store import load_checked

@@ -213,7 +213,7 @@ def test_the_descriptors_of_every_valid_page_are_encoded_as_they_were_found(name
 def test_every_whole_chain_is_packed_as_the_original_packed_it(name: str) -> None:
     for chain in whole_chains(name):
         content = decode_chain([page.body for page in chain], place=name)
-        assert content.unknown_kinds == []
+        assert not content.unknown_kinds
         assert content.flags is not None
         xattrs = [Xattr(key, value) for key, value in content.xattrs.items()]
         internal = [Xattr(key, value, True) for key, value in content.internal_xattrs.items()]
@@ -232,7 +232,7 @@ def test_the_unknown_descriptor_is_noticed(name: str) -> None:
         decode_chain([page.body for page in chain], place=name).unknown_kinds
         for chain in whole_chains(name)
     ]
-    assert kinds == [[77], [], [], []]
+    assert kinds == [(77,), (), (), ()]
 
 
 def test_only_interrupted_deletes_leave_broken_chains() -> None:

@@ -28,7 +28,8 @@ from blobstore.format.descriptors import (
 )
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, MetadataPage
-from blobstore.metadata.read import fetch_from_device, read_blob
+from blobstore.metadata.fetch import fetch_from_device
+from blobstore.metadata.read import read_blob
 from blobstore.metadata.recovery import recover, scan_region
 from blobstore.units import BlobId, PageIndex
 from tests.metadata.media import ImageMedium

@@ -31,7 +31,7 @@ def state_of(store: StoreState) -> dict[str, Any]:
         "pages": store.pages.used,
         "clusters": store.clusters.used,
         "ids": store.used_ids,
-        "children": {parent: children for parent, children in store.children.items() if children},
+        "clones": dict(store.clones.all()),
         "errors": {blob_id: error.message for blob_id, error in store.errors.items()},
         "deleted": sorted(outcome.deleted),
         "copies": sorted(outcome.copies),

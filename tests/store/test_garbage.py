@@ -16,11 +16,12 @@ from blobstore.errors import NoSpaceError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.load import load
 from blobstore.metadata.store_state import StoreState
-from blobstore.store.blobs import BlobOptions, ClearMethod, close_blob, create_blob, open_blob
+from blobstore.store.blobs import BlobOptions, ClearMethod, create_blob
 from blobstore.store.delete import delete_blob
 from blobstore.store.inflate import decouple, inflate
 from blobstore.store.init import Clear, InitOptions, init_store
 from blobstore.store.lifecycle import unload
+from blobstore.store.opening import close_blob, open_blob
 from blobstore.store.snapshots import create_clone, create_snapshot
 from blobstore.testing.alone import run_alone
 from blobstore.testing.simulated_disk import GARBAGE, SimulatedDisk
@@ -100,7 +101,7 @@ class Session:
 
     def delete(self) -> None:
         blob = self.pick()
-        if self.store.children.get(blob.blob_id):
+        if self.store.clones.of(blob.blob_id):
             return
         run_alone(close_blob(self.store, blob), self.disk)
         del self.content[blob]

@@ -23,10 +23,11 @@ from blobstore.metadata.load import load
 from blobstore.metadata.space import spare_pages
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Core, Operation, Write
-from blobstore.store.blobs import BlobOptions, close_blob, create_blob, open_blob
+from blobstore.store.blobs import BlobOptions, create_blob
 from blobstore.store.delete import delete_blob
 from blobstore.store.init import InitOptions, init_store
 from blobstore.store.lifecycle import flush_store, unload
+from blobstore.store.opening import close_blob, open_blob
 from blobstore.testing.alone import run_alone
 from blobstore.testing.crash_states import apply, whole
 from blobstore.testing.inspect_store import load_checked

@@ -349,7 +349,7 @@ class Comparison:
         self._departed.mark(self._blob_of(line), new)
         while changed:
             parent = BlobId(changed.pop())
-            for clone in self.replay.the_store().state.children.get(parent, ()):
+            for clone in self.replay.the_store().state.clones.of(parent):
                 self._departed.adopt(self._ids.original(clone), self._ids.original(parent))
                 changed.append(clone)
 

@@ -40,7 +40,7 @@ class ClusterMap:
     def __init__(self, count: int = 0) -> None:
         self.count = count
         self.allocated_count = 0
-        self.leaves: list[Leaf] = [ABSENT] * _leaves_for(count)
+        self.leaves: list[Leaf] = [ABSENT] * -(-count // LEAF_SIZE)
         self.dirty_leaves: set[int] | frozenset[int] = _NONE_DIRTY
 
     def get(self, index: int) -> int:

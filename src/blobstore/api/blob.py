@@ -27,9 +27,9 @@ from blobstore.errors import ClosedError, InvalidArgumentError
 from blobstore.locks import IDLE
 from blobstore.metadata.blob_state import BlobState
 from blobstore.operations import Buffer, Core
-from blobstore.store.blobs import close_blob
 from blobstore.store.describe import BlobInfo, describe_blob
 from blobstore.store.inflate import decouple, inflate
+from blobstore.store.opening import close_blob
 from blobstore.store.relations import set_external_parent, set_parent
 from blobstore.store.shallow_copy import CopyTarget, shallow_copy
 from blobstore.store.snapshots import create_clone, create_snapshot

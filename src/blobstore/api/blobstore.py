@@ -3,7 +3,7 @@
 import os
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -27,11 +27,10 @@ from blobstore.errors import BlobstoreError, PoisonedError
 from blobstore.format.super_block import SUPER_BLOCK_FIELDS
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.load import known_ids, load
-from blobstore.metadata.read import Revisits
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.operations import Core
 from blobstore.store import lifecycle
-from blobstore.store.blobs import BlobOptions, ClearMethod, create_open_blob, open_blob
+from blobstore.store.blobs import BlobOptions, ClearMethod, create_open_blob
 from blobstore.store.delete import delete_blob
 from blobstore.store.describe import BlobInfo, StoreInfo, describe_store
 from blobstore.store.dump import dump_store
@@ -44,6 +43,8 @@ from blobstore.store.init import (
     padded_type,
     plan_store,
 )
+from blobstore.store.listing import Listing
+from blobstore.store.opening import open_blob
 from blobstore.store.relations import register_external
 from blobstore.units import BlobId, ceil_div, parse_size
 
@@ -65,6 +66,7 @@ class Blobstore:
         self.channels = Channels(state.in_flight.channels)
         self._driver = driver
         self._handles: set[Blob] = set()
+        self._listings: set[Listing] = set()
         self._externals: list[Device] = []
         _stores.add(self)
 
@@ -293,36 +295,39 @@ class Blobstore:
         return known_ids(self.state)
 
     def list_blobs(self) -> Iterator[BlobInfo | tuple[BlobId, BlobstoreError]]:
-        """Yield every blob's description, or its id and why it cannot be opened."""
-        for blob_id, found in self.iter_blobs():
-            yield (blob_id, found) if isinstance(found, BlobstoreError) else found.info()
+        """Yield every blob's description, or its id and why it cannot be opened.
+
+        Some are looked at ahead: a blob may have been changed or deleted since.
+        """
+        with self._listing() as listing:
+            while described := self.run(listing.describe()):
+                for blob_id, found in described:
+                    yield (blob_id, found) if isinstance(found, BlobstoreError) else found
 
     def iter_blobs(self) -> Iterator[tuple[BlobId, Blob | BlobstoreError]]:
         """Yield every blob's id, and the blob, open until the next one, or why it does not open.
 
-        Parents stay open until the end, so that a chain is read once or twice in all.
+        Parents stay open until the end, so that a chain is read once in all.
         """
-        revisits = Revisits(self.state.geometry)
-        held: set[BlobId] = set()
-        with ExitStack() as parents:
-
-            def hold(blob_id: BlobId) -> None:
-                if blob_id not in held:
-                    held.add(blob_id)
-                    parents.enter_context(self.open_blob(blob_id))
-
-            for blob_id in self.blob_ids():
-                try:
-                    state = self.run(open_blob(self.state, blob_id, revisits))
-                except BlobstoreError as error:
-                    yield blob_id, error
+        with self._listing() as listing:
+            while (found := self.run(listing.open())) is not None:
+                blob_id, state = found
+                if isinstance(state, BlobstoreError):
+                    yield blob_id, state
                     continue
                 with self._handle(state) as blob:
-                    if state.parent_id is not None:
-                        hold(state.parent_id)
-                    if self.state.children.get(blob_id):
-                        hold(blob_id)
                     yield blob_id, blob
+
+    @contextmanager
+    def _listing(self) -> Iterator[Listing]:
+        """Have a listing that ends with the store, if not before."""
+        listing = Listing(self.state)
+        self._listings.add(listing)
+        try:
+            yield listing
+        finally:
+            self._listings.discard(listing)
+            self.run(listing.close())
 
     # The whole
 
@@ -419,6 +424,8 @@ class Blobstore:
 
     def _close_handles(self) -> None:
         failure: BlobstoreError | None = None
+        for listing in list(self._listings):
+            self.run(listing.close())
         for handle in list(self._handles):
             try:
                 handle.close()

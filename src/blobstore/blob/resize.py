@@ -110,6 +110,6 @@ def _change_count(blob: BlobState, cluster_count: int) -> list[int]:
         leaves = ceil_div(cluster_count, LEAF_SIZE)
         cut_pages = (page for page in pages[leaves:] if page != ABSENT_PAGE)
         blob.cut_extent_pages = [*blob.cut_extent_pages, *cut_pages]
-        blob.extent_pages = pages[:leaves] + [ABSENT_PAGE] * (leaves - len(pages))
+        blob.extent_pages = [*pages[:leaves], *[ABSENT_PAGE] * (leaves - len(pages))]
     blob.is_root_dirty = True
     return cut

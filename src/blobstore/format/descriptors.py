@@ -167,12 +167,16 @@ def split_descriptors(body: Buffer, *, place: str) -> Iterator[tuple[int, memory
             return
         at += HEADER.size
         if length > end - at:
-            raise CorruptError(
-                f"{place}: descriptor {kind} of {length} bytes, but {end - at} are left",
-                errno=_EINVAL,
-            )
+            raise too_long(kind, length, end - at, place=place)
         yield kind, view[at : at + length]
         at += length
+
+
+def too_long(kind: int, length: int, left: int, *, place: str) -> CorruptError:
+    """Return what is raised for a descriptor that reaches beyond its page."""
+    return CorruptError(
+        f"{place}: descriptor {kind} of {length} bytes, but {left} are left", errno=_EINVAL
+    )
 
 
 def decode_descriptors(body: Buffer, *, place: str) -> list[Descriptor]:
@@ -202,61 +206,78 @@ def _decode(kind: int, view: memoryview, place: str) -> Descriptor:
             return Unknown(kind, bytes(view))
 
 
-def decode_flags(view: memoryview, *, place: str) -> Flags:
+def decode_flags(content: Buffer, *, place: str) -> Flags:
     """Decode the content of a flags descriptor."""
-    if len(view) != _FLAGS_BODY.size:
+    if len(content) != _FLAGS_BODY.size:
         raise CorruptError(
-            f"{place}: flags of {len(view)} bytes, expected {_FLAGS_BODY.size}", errno=_EINVAL
+            f"{place}: flags of {len(content)} bytes, expected {_FLAGS_BODY.size}", errno=_EINVAL
         )
-    return _shared_flags(*_FLAGS_BODY.unpack(view))
+    return shared_flags(*_FLAGS_BODY.unpack(content))
 
 
 @lru_cache(maxsize=64)
-def _shared_flags(invalid: int, data_ro: int, md_ro: int) -> Flags:
+def shared_flags(invalid: int, data_ro: int, md_ro: int) -> Flags:
     """Return one value for all blobs with the same flags: there are few."""
     return Flags(invalid, data_ro, md_ro)
 
 
-def decode_xattr(view: memoryview, *, internal: bool, place: str) -> Xattr:
+def decode_xattr(content: Buffer, *, internal: bool, place: str) -> Xattr:
     """Decode the content of an xattr descriptor."""
-    if len(view) < _XATTR_HEAD.size:
-        raise CorruptError(f"{place}: xattr of {len(view)} bytes", errno=_EINVAL)
-    name_length, value_length = _XATTR_HEAD.unpack_from(view)
-    if _XATTR_HEAD.size + name_length + value_length != len(view):
-        raise CorruptError(
-            f"{place}: xattr of {len(view)} bytes, but name {name_length} and value {value_length}",
-            errno=_EINVAL,
-        )
+    return Xattr(*split_xattr(content, place=place), internal)
+
+
+def split_xattr(content: Buffer, *, place: str) -> tuple[str, bytes]:
+    """Return the name and the value that an xattr descriptor holds."""
+    size = len(content)
+    if size < _XATTR_HEAD.size:
+        raise CorruptError(f"{place}: xattr of {size} bytes", errno=_EINVAL)
+    name_length, value_length = _XATTR_HEAD.unpack_from(content)
     end_of_name = _XATTR_HEAD.size + name_length
-    name = decode_name(bytes(view[_XATTR_HEAD.size : end_of_name]))
-    return Xattr(name, bytes(view[end_of_name:]), internal)
-
-
-def decode_runs(view: memoryview, *, place: str) -> Runs:
-    """Decode run-length extents; the counts are not yet bounded by anything."""
-    if len(view) == 0 or len(view) % PAIR_SIZE:
+    if end_of_name + value_length != size:
         raise CorruptError(
-            f"{place}: extents of {len(view)} bytes, expected a multiple of {PAIR_SIZE}",
+            f"{place}: xattr of {size} bytes, but name {name_length} and value {value_length}",
             errno=_EINVAL,
         )
-    return Runs(tuple(_PAIR.iter_unpack(view)))
+    name = decode_name(bytes(content[_XATTR_HEAD.size : end_of_name]))
+    return name, bytes(content[end_of_name:])
 
 
-def decode_extent_table(view: memoryview, *, place: str) -> ExtentTable:
+def decode_runs(content: Buffer, *, place: str) -> Runs:
+    """Decode run-length extents; the counts are not yet bounded by anything."""
+    return Runs(tuple(split_runs(content, place=place)))
+
+
+def split_runs(content: Buffer, *, place: str) -> Iterator[tuple[int, int]]:
+    """Return the (first cluster, count) of run-length extents."""
+    if len(content) == 0 or len(content) % PAIR_SIZE:
+        raise CorruptError(
+            f"{place}: extents of {len(content)} bytes, expected a multiple of {PAIR_SIZE}",
+            errno=_EINVAL,
+        )
+    return _PAIR.iter_unpack(content)
+
+
+def decode_extent_table(content: Buffer, *, place: str) -> ExtentTable:
     """Decode (one part of) an extent table."""
-    if len(view) < _U64.size or len(view) % PAIR_SIZE:
-        raise CorruptError(f"{place}: extent table of {len(view)} bytes", errno=_EINVAL)
-    (cluster_count,) = _U64.unpack_from(view)
-    return ExtentTable(cluster_count, tuple(_PAIR.iter_unpack(view[_U64.size :])))
+    cluster_count, entries = split_extent_table(content, place=place)
+    return ExtentTable(cluster_count, tuple(entries))
 
 
-def decode_extent_page(view: memoryview, *, place: str) -> ExtentPage:
+def split_extent_table(content: Buffer, *, place: str) -> tuple[int, Iterator[tuple[int, int]]]:
+    """Return the number of clusters, and the (page, count) of (one part of) an extent table."""
+    if len(content) < _U64.size or len(content) % PAIR_SIZE:
+        raise CorruptError(f"{place}: extent table of {len(content)} bytes", errno=_EINVAL)
+    (cluster_count,) = _U64.unpack_from(content)
+    return cluster_count, _PAIR.iter_unpack(content[_U64.size :])
+
+
+def decode_extent_page(content: Buffer, *, place: str) -> ExtentPage:
     """Decode an extent page's only descriptor."""
-    size = len(view) - _U32.size
+    size = len(content) - _U32.size
     if size < 0 or size % _U32.size or size > CLUSTERS_PER_EXTENT_PAGE * _U32.size:
-        raise CorruptError(f"{place}: extent page of {len(view)} bytes", errno=_EINVAL)
-    (first,) = _U32.unpack_from(view)
-    return ExtentPage(first, bytes(view[_U32.size :]))
+        raise CorruptError(f"{place}: extent page of {len(content)} bytes", errno=_EINVAL)
+    (first,) = _U32.unpack_from(content)
+    return ExtentPage(first, bytes(content[_U32.size :]))
 
 
 def _encode_pairs(pairs: tuple[tuple[int, int], ...]) -> bytes:

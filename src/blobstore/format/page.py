@@ -18,6 +18,10 @@ CRC_OFFSET: Final = PAGE_SIZE - 4
 BODY_SIZE: Final = PAGE_SIZE - HEAD.size - TAIL.size
 assert BODY_SIZE == 4072
 
+_unpack_head: Final = HEAD.unpack_from
+_unpack_tail: Final = TAIL.unpack_from
+_TAIL_OFFSET: Final = PAGE_SIZE - TAIL.size
+
 _EINVAL: Final = 22
 
 
@@ -38,16 +42,9 @@ class MetadataPage:
         Raises:
             CorruptError: The checksum does not match the content (EINVAL).
         """
-        next_page, crc_found = TAIL.unpack_from(data, PAGE_SIZE - TAIL.size)
-        view = memoryview(data)
-        crc_expected = crc32c(view[:CRC_OFFSET])
-        if crc_found != crc_expected:
-            raise CorruptError(
-                f"page {at}: crc {crc_found:#010x}, expected {crc_expected:#010x}", errno=_EINVAL
-            )
-        blob_id, sequence, reserved = HEAD.unpack_from(data)
-        body = bytes(view[HEAD.size : HEAD.size + BODY_SIZE])
-        return cls(BlobId(blob_id), sequence, body, PageIndex(next_page), reserved)
+        blob_id, sequence, next_page = open_page(data, at=at)
+        _blob_id, _sequence, reserved = HEAD.unpack_from(data)
+        return cls(blob_id, sequence, bytes(body_of(data)), next_page, reserved)
 
     def encode(self) -> bytes:
         """Return the page's 4096 bytes; a short body is continued with zeroes."""
@@ -61,6 +58,27 @@ class MetadataPage:
             )
         )
         return content + crc32c(content).to_bytes(4, "little")
+
+
+def open_page(data: Buffer, *, at: PageIndex) -> tuple[BlobId, int, PageIndex]:
+    """Return the blob id, the sequence number and the next page of the page read from `at`.
+
+    Raises:
+        CorruptError: The checksum does not match the content (EINVAL).
+    """
+    next_page, crc_found = _unpack_tail(data, _TAIL_OFFSET)
+    crc_expected = crc32c(memoryview(data)[:CRC_OFFSET])
+    if crc_found != crc_expected:
+        raise CorruptError(
+            f"page {at}: crc {crc_found:#010x}, expected {crc_expected:#010x}", errno=_EINVAL
+        )
+    blob_id, sequence, _reserved = _unpack_head(data)
+    return blob_id, sequence, next_page
+
+
+def body_of(data: Buffer) -> memoryview:
+    """Return the part of a page that holds descriptors."""
+    return memoryview(data)[HEAD.size : _TAIL_OFFSET]
 
 
 def has_right_crc(page: Buffer) -> bool:

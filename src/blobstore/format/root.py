@@ -19,6 +19,7 @@ from blobstore.format.page import (
     NO_PAGE,
     PAGE_SIZE,
     TAIL,
+    body_of,
     has_right_crc,
 )
 from blobstore.operations import Buffer
@@ -65,8 +66,8 @@ class RootState:
 
 def descriptors_length(page: Buffer) -> int:
     """Return how many bytes the descriptors of a page take, up to the end mark."""
-    body = memoryview(page)[HEAD.size : HEAD.size + BODY_SIZE]
-    return sum(HEADER.size + len(view) for _kind, view in split_descriptors(body, place="root"))
+    found = split_descriptors(body_of(page), place="root")
+    return sum(HEADER.size + len(view) for _kind, view in found)
 
 
 def layout_of(page: Buffer) -> Layout:
@@ -74,11 +75,20 @@ def layout_of(page: Buffer) -> Layout:
     return Layout.SECTOR if bytes(page[_MARK]) == _PADDING else Layout.COMPACT
 
 
-def root_state_of(page: Buffer) -> RootState:
-    """Take from a root page what updates of it need."""
+_SHORT: Final = RootState(Layout.COMPACT, 0, needs_copy=False)
+_LONG: Final = RootState(Layout.COMPACT, 0, needs_copy=True)
+
+
+def root_state_of(page: Buffer, *, length: int | None = None) -> RootState:
+    """Take from a root page what updates of it need; its descriptors' length if it is known."""
     if layout_of(page) is Layout.SECTOR:
         return RootState(Layout.SECTOR, crc32c(memoryview(page)[:TAIL_OFFSET]))
-    return RootState(Layout.COMPACT, 0, descriptors_length(page) > SECTOR_CAPACITY)
+    return compact_state(descriptors_length(page) if length is None else length)
+
+
+def compact_state(length: int) -> RootState:
+    """Return the state of a root in the compact layout whose descriptors are so many bytes."""
+    return _LONG if length > SECTOR_CAPACITY else _SHORT
 
 
 def encode_sector_head(blob_id: BlobId) -> bytes:

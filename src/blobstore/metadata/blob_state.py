@@ -50,7 +50,7 @@ class Cost(NamedTuple):
 NO_COST: Final = Cost()
 
 NO_ATTRIBUTES: Final[Mapping[str, bytes]] = MappingProxyType({})
-"""Shared by all blobs without internal attributes, which are most."""
+"""Shared by all blobs without attributes of a kind."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +59,8 @@ class BlobState:
 
     `root`, `chain`, `extent_pages` and `disk_count` (of clusters) say what is
     on disk; everything else is what should be, dirty or not. `extent_pages` is
-    None for a blob with run-length extents. `pin_count` counts open clones;
+    None for a blob with run-length extents, and never changed in place.
+    `pin_count` counts open clones;
     `owner_cache` knows clusters of ancestors by place; `frozen_count` operations
     that writers wait for. `external` is what an external snapshot's id stands for,
     if the caller has said so.
@@ -73,15 +74,15 @@ class BlobState:
     root: PageIndex
     root_state: RootState
     flags: Flags = field(default_factory=Flags)
-    xattrs: dict[str, bytes] = field(default_factory=dict)
+    xattrs: Mapping[str, bytes] = field(default_factory=lambda: NO_ATTRIBUTES)
     internal_xattrs: Mapping[str, bytes] = field(default_factory=lambda: NO_ATTRIBUTES)
     clusters: ClusterMap = field(default_factory=ClusterMap)
-    extent_pages: list[int] | None = None
+    extent_pages: Sequence[int] | None = None
     chain: Sequence[PageIndex] = ()
     parent: "BlobState | None" = None
     external: ExternalSource | None = None
 
-    unknown_kinds: tuple[int, ...] = ()
+    unknown_kinds: Sequence[int] = ()
     open_count: int = 0
     pin_count: int = 0
     data_read_only: bool = False
@@ -134,7 +135,7 @@ class BlobState:
     @property
     def metadata_pages(self) -> list[PageIndex]:
         """All pages on disk but the root: the chain, then the extent pages."""
-        extents = [PageIndex(page) for page in self.extent_pages or [] if page != ABSENT_PAGE]
+        extents = [PageIndex(page) for page in self.extent_pages or () if page != ABSENT_PAGE]
         return [*self.chain, *extents]
 
     def apply_read_only_flags(self, on_disk: Flags) -> None:
@@ -196,7 +197,7 @@ class BlobState:
         """The id of the external snapshot that this blob is a clone of."""
         return self.internal_xattrs.get(EXTERNAL) if self.has_external_parent else None
 
-    def table_entries(self, pages: list[int]) -> list[tuple[int, int]]:
+    def table_entries(self, pages: Sequence[int]) -> list[tuple[int, int]]:
         """Return the extent table that names these pages."""
         entries: list[tuple[int, int]] = []
         for page in pages:
@@ -242,5 +243,5 @@ class BlobState:
         return Need(lasting=lasting, passing=copies + min(2, rewritten))
 
     def _page_of(self, leaf: int) -> int:
-        pages = self.extent_pages or []
+        pages = self.extent_pages or ()
         return pages[leaf] if leaf < len(pages) else ABSENT_PAGE

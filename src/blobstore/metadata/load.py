@@ -8,11 +8,13 @@ from blobstore.errors import BlobstoreError, WrongTypeError
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
+from blobstore.metadata.clones import Clones
+from blobstore.metadata.fetch import fetch_from_device
 from blobstore.metadata.markers import resolve_markers
 from blobstore.metadata.masks import read_mask
-from blobstore.metadata.read import fetch_from_device, read_blob
+from blobstore.metadata.read import read_blob
 from blobstore.metadata.recovery import Recovered, recover
-from blobstore.metadata.skim import Relations, skim_relations
+from blobstore.metadata.skim import skim_relations
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.operations import Read
 from blobstore.units import BlobId, PageIndex
@@ -82,8 +84,7 @@ async def read_super_block(traits: DeviceTraits) -> SuperBlock:
 
 def _adopt(store: StoreState, found: Recovered) -> None:
     """Take over relations, errors and the outcome."""
-    for child, parent in sorted(found.parents.items()):
-        store.children[parent].append(child)
+    store.clones = Clones(found.parents)
     store.errors = found.errors
     store.outcome = found.outcome
     for blob_id, error in found.errors.items():
@@ -103,17 +104,17 @@ async def _believe_masks(geometry: Geometry) -> Recovered:
             geometry, geometry.used_blob_ids, kind=MASK_BLOB_IDS, bit_count=geometry.md_len
         ),
     )
+    relations = await skim_relations(geometry, found.used_ids)
+    found.parents, found.marked = relations.parents, relations.marked
     fetch = fetch_from_device(geometry)
-    for blob_id, relations in await skim_relations(geometry, found.used_ids):
-        if relations is None:
-            try:
-                state = await read_blob(geometry, blob_id, fetch)
-            except BlobstoreError:
-                continue  # it says so when it is opened
-            relations = Relations(state.parent_id, state.marker is not None)
-        if relations.parent_id is not None:
-            found.parents[blob_id] = relations.parent_id
-        if relations.is_marked:
+    for blob_id in relations.unclear:
+        try:
+            state = await read_blob(geometry, blob_id, fetch)
+        except BlobstoreError:
+            continue  # it says so when it is opened
+        if state.parent_id is not None:
+            found.parents[blob_id] = state.parent_id
+        if state.marker is not None:
             found.marked.add(blob_id)
     return found
 

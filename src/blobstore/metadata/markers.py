@@ -13,7 +13,8 @@ from blobstore.metadata.blob_state import (
     SNAPSHOT_REMOVAL,
     BlobState,
 )
-from blobstore.metadata.read import Fetch, read_blob
+from blobstore.metadata.fetch import Fetch
+from blobstore.metadata.read import read_blob
 from blobstore.metadata.recovery import Recovered, take_clusters, take_pages
 from blobstore.units import BlobId
 

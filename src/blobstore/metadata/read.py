@@ -6,9 +6,8 @@ that names the place.
 """
 
 from array import array
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from collections.abc import Sequence
+from typing import Final
 
 from blobstore.alloc.cluster_map import (
     LEAF_SHIFT,
@@ -18,25 +17,22 @@ from blobstore.alloc.cluster_map import (
     cluster_map_of_runs,
 )
 from blobstore.errors import CorruptError, NotFoundError
-from blobstore.format.chain import ChainContent, decode_chain
+from blobstore.format.chain import ChainContent
 from blobstore.format.descriptors import (
     EXTENT_PAGE,
     HAS_EXTENT_TABLE,
     KNOWN_INVALID,
-    ExtentPage,
+    THIN_PROV,
     Flags,
     decode_extent_page,
     split_descriptors,
 )
-from blobstore.format.geometry import Geometry, blob_id_of, root_of
-from blobstore.format.page import NO_PAGE, PAGE_SIZE, MetadataPage
+from blobstore.format.geometry import Geometry, root_of
+from blobstore.format.page import NO_PAGE, body_of, open_page
 from blobstore.format.root import root_state_of
 from blobstore.metadata.blob_state import ABSENT_PAGE, NO_ATTRIBUTES, SNAP, BlobState
-from blobstore.operations import Read
+from blobstore.metadata.fetch import Fetch
 from blobstore.units import BlobId, PageIndex
-
-Fetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes]]
-"""Gives the 4096 bytes of a metadata page that lies in the region."""
 
 MAX_CLUSTERS: Final = 1 << 26
 """The largest blob, in clusters: what the map of an empty one may cost is bounded."""
@@ -44,62 +40,33 @@ MAX_CLUSTERS: Final = 1 << 26
 _REVISITS_MIN: Final = 4096
 _NOBODY: Final = 0
 _EINVAL: Final = 22
-_SNAP_SIZE: Final = 8
+_SNAP_VALUE: Final = bytes(8)
+_NO_FLAGS: Final = Flags()
 
 
-@dataclass(frozen=True, slots=True)
-class BlobOnDisk:
-    """The pages of a blob as they were read, and what they say."""
-
-    root: bytes
-    chain: list[PageIndex]
-    content: ChainContent
-
-
-def fetch_from_device(
-    geometry: Geometry, instead: Mapping[PageIndex, bytes] | None = None
-) -> Fetch:
-    """Return a `Fetch` that asks the device for each page, but for those in `instead`."""
-    known = instead or {}
-
-    async def fetch(page: PageIndex) -> bytes:
-        if page in known:
-            return known[page]
-        return await Read(geometry.page_offset(page), PAGE_SIZE)
-
-    return fetch
-
-
-async def read_chain(geometry: Geometry, blob_id: BlobId, fetch: Fetch) -> BlobOnDisk:
-    """Read the pages of a blob's chain, in order.
+async def _read_chain(
+    geometry: Geometry, blob_id: BlobId, at: PageIndex, fetch: Fetch, content: ChainContent
+) -> list[PageIndex]:
+    """Take the pages of a chain that follow its root, from page `at` on.
 
     The chain is bounded by the metadata region, so a cycle on disk ends as an
     error instead of an endless loop.
-
-    Raises:
-        NotFoundError: The root page is another's (ENOENT).
-        CorruptError: A page of the chain is not what it must be (EINVAL).
     """
-    root = root_of(blob_id)
-    data = await fetch(root)
-    page = MetadataPage.decode(data, at=root)
-    if page.blob_id != blob_id or page.sequence != 0:
-        raise NotFoundError(f"blob {blob_id:#x}: its root page {root} is not a root of this blob")
-    bodies = [page.body]
     chain: list[PageIndex] = []
-    while page.next_page != NO_PAGE:
-        at = page.next_page
+    while at != NO_PAGE:
         _check_link(geometry, blob_id, at, chain)
-        page = MetadataPage.decode(await fetch(at), at=at)
+        data = await fetch(at)
+        found_id, sequence, following = open_page(data, at=at)
         chain.append(at)
-        if page.blob_id != blob_id or page.sequence != len(chain):
+        if found_id != blob_id or sequence != len(chain):
             raise CorruptError(
-                f"page {at}: blob {page.blob_id:#x} sequence {page.sequence}, "
+                f"page {at}: blob {found_id:#x} sequence {sequence}, "
                 f"expected {blob_id:#x} sequence {len(chain)}",
                 errno=_EINVAL,
             )
-        bodies.append(page.body)
-    return BlobOnDisk(data, chain, decode_chain(bodies, place=f"blob {blob_id:#x}"))
+        content.take_page(data, place=f"blob {blob_id:#x}")
+        at = following
+    return chain
 
 
 def _check_link(
@@ -150,24 +117,44 @@ async def read_blob(
     """
     if not geometry.names_root(blob_id):
         raise NotFoundError(f"blob {blob_id:#x}: no such blob")
-    found = await read_chain(geometry, blob_id, fetch)
-    content = found.content
+    root = root_of(blob_id)
+    data = await fetch(root)
+    found_id, sequence, following = open_page(data, at=root)
+    if found_id != blob_id or sequence != 0:
+        raise NotFoundError(f"blob {blob_id:#x}: its root page {root} is not a root of this blob")
+    content, place = ChainContent(), f"blob {blob_id:#x}"
+    length = content.take_page(data, place=place)
+    chain: Sequence[PageIndex] = ()
+    if following != NO_PAGE:
+        chain = await _read_chain(geometry, blob_id, following, fetch, content)
+    flags = content.flags or _NO_FLAGS
+    if len(content.internal_xattrs.get(SNAP, _SNAP_VALUE)) != len(_SNAP_VALUE):
+        raise CorruptError(f"{place}: parent id is not 8 bytes", errno=_EINVAL)
+    is_thin = bool(flags.invalid & THIN_PROV)
+    extent_pages: Sequence[int] | None = None
+    has_table = content.table is not None or flags.invalid & HAS_EXTENT_TABLE
+    if content.runs is None and has_table:
+        reader = _TableReader(geometry, blob_id, place, fetch, revisits, is_thin=is_thin)
+        extent_pages, clusters = await reader.read(content)
+    else:
+        clusters = _clusters_of_runs(geometry, content.runs or (), place)
+    if not is_thin and clusters.allocated_count != clusters.count:
+        raise CorruptError(f"{place}: unallocated clusters in a thick blob", errno=_EINVAL)
     state = BlobState(
         blob_id=blob_id,
-        root=root_of(blob_id),
-        root_state=root_state_of(found.root),
-        flags=content.flags or Flags(),
-        xattrs=content.xattrs,
+        root=root,
+        root_state=root_state_of(data, length=length),
+        flags=flags,
+        xattrs=content.xattrs or NO_ATTRIBUTES,
         internal_xattrs=content.internal_xattrs or NO_ATTRIBUTES,
-        chain=found.chain or (),
-        unknown_kinds=tuple(content.unknown_kinds),
+        clusters=clusters,
+        extent_pages=extent_pages,
+        chain=chain,
+        unknown_kinds=content.unknown_kinds,
+        pair_bound=len(content.runs or content.table or ()),
+        disk_count=clusters.count,
     )
-    if state.parent_id is not None and len(content.internal_xattrs[SNAP]) != _SNAP_SIZE:
-        raise CorruptError(f"blob {blob_id:#x}: parent id is not 8 bytes", errno=_EINVAL)
-    await _read_clusters(geometry, state, content, fetch, revisits)
-    state.clusters.clean()
-    state.disk_count = state.clusters.count
-    state.apply_read_only_flags(state.flags)
+    state.apply_read_only_flags(flags)
     return state
 
 
@@ -185,27 +172,11 @@ def check_flags(state: BlobState) -> None:
         )
 
 
-async def _read_clusters(
-    geometry: Geometry,
-    state: BlobState,
-    content: ChainContent,
-    fetch: Fetch,
-    revisits: Revisits | None,
-) -> None:
-    place = f"blob {state.blob_id:#x}"
-    has_table = content.table is not None or (
-        content.runs is None and state.flags.invalid & HAS_EXTENT_TABLE
-    )
-    if has_table:
-        await _read_extent_pages(geometry, state, content, fetch, revisits)
-        state.pair_bound = len(content.table or [])
-    else:
-        runs = content.runs or []
-        _check_runs(geometry, runs, place)
-        state.clusters = cluster_map_of_runs(runs, limit=MAX_CLUSTERS, place=place)
-        state.pair_bound = len(runs)
-    if not state.is_thin and state.clusters.allocated_count != state.clusters.count:
-        raise CorruptError(f"{place}: unallocated clusters in a thick blob", errno=_EINVAL)
+def _clusters_of_runs(
+    geometry: Geometry, runs: Sequence[tuple[int, int]], place: str
+) -> ClusterMap:
+    _check_runs(geometry, runs, place)
+    return cluster_map_of_runs(runs, limit=MAX_CLUSTERS, place=place)
 
 
 def _check_runs(geometry: Geometry, runs: Sequence[tuple[int, int]], place: str) -> None:
@@ -230,45 +201,92 @@ def _check_cluster_range(geometry: Geometry, first: int, count: int, place: str)
         )
 
 
-async def _read_extent_pages(
-    geometry: Geometry,
-    state: BlobState,
-    content: ChainContent,
-    fetch: Fetch,
-    revisits: Revisits | None,
-) -> None:
-    """Follow the extent table; the number of clusters is what is counted on the way."""
-    place = f"blob {state.blob_id:#x}"
-    pages: list[int] = []
-    leaves: list[tuple[int, array[int]]] = []
-    count = 0
-    for page, repeat in content.table or []:
-        if count % LEAF_SIZE:
-            raise CorruptError(f"{place}: extent page {len(pages) - 1} is short", errno=_EINVAL)
-        if page == ABSENT_PAGE:
-            _check_table_run(state, repeat, len(pages), place)
-            pages += [ABSENT_PAGE] * repeat
-            count += LEAF_SIZE * repeat
-            continue
-        _check_table_entry(geometry, page, repeat, place)
-        if revisits is not None and not revisits.may_read(page, state.blob_id):
-            raise CorruptError(f"{place}: extent page {page} belongs to many blobs", errno=_EINVAL)
-        entries = await _read_extent_page(geometry, PageIndex(page), count, fetch, place)
-        leaves.append((len(pages), entries))
-        pages.append(page)
-        count += len(entries)
-    if pages and pages[-1] == ABSENT_PAGE:
-        present = leaves[-1][0] + 1 if leaves else 0
-        count = _cut_last_run(count, pages, content.table_cluster_count, present)
-    state.extent_pages = pages
-    state.clusters = _map_of_leaves(count, leaves)
+class _TableReader:
+    """Follows the extent table of one blob."""
 
+    __slots__ = ("_blob_id", "_fetch", "_geometry", "_is_thin", "_place", "_revisits")
 
-def _check_table_run(state: BlobState, repeat: int, so_far: int, place: str) -> None:
-    if not state.is_thin:
-        raise CorruptError(f"{place}: absent extent page in a thick blob", errno=_EINVAL)
-    if repeat + so_far > MAX_CLUSTERS >> LEAF_SHIFT:
-        raise CorruptError(f"{place}: extent table of {repeat} absent pages", errno=_EINVAL)
+    def __init__(
+        self,
+        geometry: Geometry,
+        blob_id: BlobId,
+        place: str,
+        fetch: Fetch,
+        revisits: Revisits | None,
+        *,
+        is_thin: bool,
+    ) -> None:
+        self._geometry = geometry
+        self._blob_id = blob_id
+        self._place = place
+        self._fetch = fetch
+        self._revisits = revisits
+        self._is_thin = is_thin
+
+    async def read(self, content: ChainContent) -> tuple[Sequence[int], ClusterMap]:
+        """Return the extent pages and the clusters; their number is counted on the way."""
+        pages: list[int] = []
+        leaves: list[tuple[int, array[int]]] = []
+        count = 0
+        for page, repeat in content.table or ():
+            if count % LEAF_SIZE:
+                raise self._error(f"extent page {len(pages) - 1} is short")
+            if page == ABSENT_PAGE:
+                self._check_run(repeat, len(pages))
+                pages += [ABSENT_PAGE] * repeat
+                count += LEAF_SIZE * repeat
+                continue
+            self._check_entry(page, repeat)
+            entries = await self._read_page(PageIndex(page), count)
+            leaves.append((len(pages), entries))
+            pages.append(page)
+            count += len(entries)
+        if pages and pages[-1] == ABSENT_PAGE:
+            present = leaves[-1][0] + 1 if leaves else 0
+            count = _cut_last_run(count, pages, content.table_cluster_count, present)
+        return tuple(pages), _map_of_leaves(count, leaves)
+
+    def _error(self, message: str) -> CorruptError:
+        return CorruptError(f"{self._place}: {message}", errno=_EINVAL)
+
+    def _check_run(self, repeat: int, so_far: int) -> None:
+        if not self._is_thin:
+            raise self._error("absent extent page in a thick blob")
+        if repeat + so_far > MAX_CLUSTERS >> LEAF_SHIFT:
+            raise self._error(f"extent table of {repeat} absent pages")
+
+    def _check_entry(self, page: int, repeat: int) -> None:
+        if page >= self._geometry.md_len or repeat != 1:
+            raise self._error(
+                f"extent table names page {page}, {repeat} times, "
+                f"of a region of {self._geometry.md_len} pages"
+            )
+        if self._revisits is not None and not self._revisits.may_read(page, self._blob_id):
+            raise self._error(f"extent page {page} belongs to many blobs")
+
+    async def _read_page(self, at: PageIndex, count: int) -> "array[int]":
+        data = await self._fetch(at)
+        try:
+            _blob_id, sequence, following = open_page(data, at=at)
+        except CorruptError as error:
+            raise self._error(f"extent {error.message}") from error
+        place = f"{self._place}: extent page {at}"
+        found = list(split_descriptors(body_of(data), place=place))
+        if sequence != 0 or len(found) != 1 or found[0][0] != EXTENT_PAGE:
+            raise self._error(f"page {at} is not an extent page")
+        extents = decode_extent_page(found[0][1], place=place)
+        if extents.first != count or following != NO_PAGE or not extents.clusters:
+            raise self._error(
+                f"extent page {at} begins at cluster {extents.first}, expected {count}"
+            )
+        entries = array("I", extents.clusters)[:]  # a slice has no room to spare
+        geometry = self._geometry
+        if max(entries) >= geometry.total_clusters or not _all_in_data(geometry, entries):
+            raise self._error(
+                f"extent page {at} names a cluster outside of {geometry.md_clusters} "
+                f"to {geometry.total_clusters - 1}"
+            )
+        return entries
 
 
 def _cut_last_run(count: int, pages: list[int], table_count: int, present: int) -> int:
@@ -285,51 +303,6 @@ def _map_of_leaves(count: int, leaves: Sequence[tuple[int, "array[int]"]]) -> Cl
     return clusters
 
 
-def _check_table_entry(geometry: Geometry, at: int, repeat: int, place: str) -> None:
-    if at >= geometry.md_len or repeat != 1:
-        raise CorruptError(
-            f"{place}: extent table names page {at}, {repeat} times, "
-            f"of a region of {geometry.md_len} pages",
-            errno=_EINVAL,
-        )
-
-
-async def _read_extent_page(
-    geometry: Geometry, at: PageIndex, count: int, fetch: Fetch, place: str
-) -> "array[int]":
-    try:
-        page = MetadataPage.decode(await fetch(at), at=at)
-    except CorruptError as error:
-        raise CorruptError(f"{place}: extent {error.message}", errno=_EINVAL) from error
-    extents = _only_descriptor(page, at, place)
-    if extents.first != count or page.next_page != NO_PAGE or not extents.clusters:
-        raise CorruptError(
-            f"{place}: extent page {at} begins at cluster {extents.first}, expected {count}",
-            errno=_EINVAL,
-        )
-    entries = array("I", extents.clusters)[:]  # a slice has no room to spare
-    if max(entries) >= geometry.total_clusters or not _all_in_data(geometry, entries):
-        raise CorruptError(
-            f"{place}: extent page {at} names a cluster outside of {geometry.md_clusters} "
-            f"to {geometry.total_clusters - 1}",
-            errno=_EINVAL,
-        )
-    return entries
-
-
 def _all_in_data(geometry: Geometry, entries: "array[int]") -> bool:
     lowest = min(entries) or min((cluster for cluster in entries if cluster), default=None)
     return lowest is None or lowest >= geometry.md_clusters
-
-
-def _only_descriptor(page: MetadataPage, at: PageIndex, place: str) -> ExtentPage:
-    """Return an extent page's content: the only descriptor of a page of its own."""
-    found = list(split_descriptors(page.body, place=f"{place}: extent page {at}"))
-    if page.sequence != 0 or len(found) != 1 or found[0][0] != EXTENT_PAGE:
-        raise CorruptError(f"{place}: page {at} is not an extent page", errno=_EINVAL)
-    return decode_extent_page(found[0][1], place=f"{place}: extent page {at}")
-
-
-def is_root(page: MetadataPage, at: PageIndex) -> bool:
-    """Tell whether the page names its own place, as only a root does."""
-    return page.blob_id == blob_id_of(at) and page.sequence == 0

@@ -13,15 +13,21 @@ import numpy as np
 from bitarray import bitarray
 
 from blobstore.errors import BlobstoreError, CorruptError
-from blobstore.format.checksum import crc32c
 from blobstore.format.descriptors import EXTENT_PAGE
 from blobstore.format.geometry import BLOB_ID_BASE, Geometry, blob_id_of
-from blobstore.format.page import CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
+from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.format.root import is_tombstone, is_torn_conversion, is_uncommitted
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.read import Fetch, Revisits, fetch_from_device, read_blob
+from blobstore.metadata.fetch import Fetch, fetch_from_device
+from blobstore.metadata.read import Revisits, read_blob
 from blobstore.metadata.store_state import Outcome
-from blobstore.metadata.survey import Chunk, Numbers, PlainBlobs, Survey
+from blobstore.metadata.survey import (
+    Chunk,
+    Numbers,
+    PlainBlobs,
+    Survey,
+    have_right_checksums,
+)
 from blobstore.operations import ReadInto
 from blobstore.units import BlobId, PageIndex
 
@@ -86,12 +92,9 @@ def _sort_pages(geometry: Geometry, scan: Scan, chunk: Chunk, first: int) -> Non
     rows = np.flatnonzero((ids >= BLOB_ID_BASE) & (ids < BLOB_ID_BASE + geometry.md_len))
     if not len(rows):
         return
-    words = chunk.view("<u4")
     data = chunk.data.cast("B")
-    starts = (rows * geometry.page_size).tolist()
-    checksums = [crc32c(data[start : start + CRC_OFFSET]) for start in starts]
-    is_right = words[rows, CRC_OFFSET // 4] == np.array(checksums, dtype=np.uint32)
-    is_head = words[rows, _SEQUENCE_WORD] == 0
+    is_right = have_right_checksums(chunk, rows)
+    is_head = chunk.view("<u4")[rows, _SEQUENCE_WORD] == 0
     is_root = is_head & (ids[rows] == (rows + (BLOB_ID_BASE + first)).astype(np.uint64))
     is_extent_page = is_head & ~is_root & (chunk[rows, HEAD.size] == EXTENT_PAGE)
 
@@ -243,7 +246,7 @@ def _quarantine(found: Recovered, blob_id: BlobId, error: BlobstoreError) -> Non
     found.is_contested |= bool(found.used_pages[root])
     found.used_pages[root] = True
     found.used_ids[root] = True
-    found.errors[blob_id] = type(error)(error.message, errno=error.errno)
+    found.errors[blob_id] = error.anew()
 
 
 def _take_blob(found: Recovered, state: BlobState) -> None:

@@ -7,7 +7,8 @@ fast as it can be read.
 """
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,60 +21,54 @@ from blobstore.format.descriptors import (
     HAS_INTERNAL_XATTRS,
     HEADER,
     INTERNAL_XATTR,
-    decode_xattr,
     split_descriptors,
+    split_xattr,
 )
 from blobstore.format.geometry import Geometry, blob_id_of
-from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
+from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, body_of
 from blobstore.format.root import TAIL_OFFSET
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL
-from blobstore.metadata.survey import Chunk, Numbers, Survey
+from blobstore.metadata.survey import Chunk, Numbers, Survey, are_roots, have_right_checksums
 from blobstore.operations import ReadInto
 from blobstore.units import BlobId, PageIndex
 
 _WINDOW_BYTES: Final = 1 << 20
 _GAP_PAGES: Final = 16
-_ID_SIZE: Final = 8
+_SOME_ID: Final = bytes(8)
 
 
-class Relations(NamedTuple):
-    """What a blob says of others: its parent, and whether a snapshot of or by it is unfinished."""
+@dataclass(slots=True)
+class Relations:
+    """What blobs say of others: parents, unfinished snapshots; of some, the root does not tell."""
 
-    parent_id: BlobId | None
-    is_marked: bool
+    parents: dict[BlobId, BlobId] = field(default_factory=dict)
+    marked: set[BlobId] = field(default_factory=set)
+    unclear: list[BlobId] = field(default_factory=list)
 
 
-async def skim_relations(
-    geometry: Geometry, used_ids: bitarray
-) -> list[tuple[BlobId, Relations | None]]:
-    """Return the blobs that may have relations; None where the root alone does not tell."""
+async def skim_relations(geometry: Geometry, used_ids: bitarray) -> Relations:
+    """Return the relations of all blobs that have some."""
     buffer = memoryview(bytearray(max(_WINDOW_BYTES, geometry.page_size)))
-    found: list[tuple[BlobId, Relations | None]] = []
+    found = Relations()
     for first, count in _windows(geometry, used_ids):
         view = buffer[: count * geometry.page_size]
         await ReadInto(geometry.page_offset(PageIndex(first)), [view])
         pages = np.frombuffer(view, dtype=np.uint8).reshape(count, geometry.page_size)
-        suspects = np.flatnonzero(_may_have_relations(pages))
-        is_used = [bool(used_ids[first + at]) for at in suspects.tolist()]
-        found += _relations_of(pages, suspects[is_used], first)
+        used = np.array(used_ids[first : first + count].tolist(), dtype=np.bool_)
+        _add_relations(found, pages, np.flatnonzero(_may_have_relations(pages) & used), first)
     return found
 
 
-def _relations_of(
-    pages: Chunk, rows: Numbers, first: int
-) -> Iterator[tuple[BlobId, Relations | None]]:
+def _add_relations(found: Relations, pages: Chunk, rows: Numbers, first: int) -> None:
     """Take the relations of roots that may have some; most of these are plain."""
-    roots = [
-        (pages[row, :PAGE_SIZE].data, blob_id_of(PageIndex(first + row))) for row in rows.tolist()
-    ]
     survey = Survey()
-    is_plain = np.array([_is_sound(page, blob_id) for page, blob_id in roots], dtype=np.bool_)
-    is_plain[is_plain] = survey.add_roots(pages, rows[is_plain], first=first)
-    for blob_id, parent_id in survey.parent_ids():
-        yield blob_id, Relations(parent_id, is_marked=False)
-    for at in np.flatnonzero(~is_plain).tolist():
-        page, blob_id = roots[at]
-        yield blob_id, _relations_in(page, blob_id)
+    is_sound = are_roots(pages, first=first)[rows] & have_right_checksums(pages, rows)
+    is_plain = is_sound.copy()
+    is_plain[is_sound] = survey.add_roots(pages, rows[is_sound], first=first)
+    found.parents.update(survey.parent_ids())
+    for row in rows[is_sound & ~is_plain].tolist():
+        _add_relations_of(found, pages[row, :PAGE_SIZE].data, blob_id_of(PageIndex(first + row)))
+    found.unclear += [blob_id_of(PageIndex(first + row)) for row in rows[~is_sound].tolist()]
 
 
 def _windows(geometry: Geometry, used_ids: bitarray) -> Iterator[tuple[int, int]]:
@@ -102,28 +97,29 @@ def _may_have_relations(pages: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     return is_marked | ~has_flags
 
 
-def _is_sound(page: memoryview, blob_id: BlobId) -> bool:
-    """Tell whether the page is this blob's root, and whole."""
-    found_id, sequence, _reserved = HEAD.unpack_from(page)
-    return (found_id, sequence) == (blob_id, 0) and has_right_crc(page)
-
-
-def _relations_in(page: memoryview, blob_id: BlobId) -> Relations | None:
-    """Take the relations from a root that is sound and has no further page."""
+def _add_relations_of(found: Relations, page: memoryview, blob_id: BlobId) -> None:
+    """Take the relations from a root that is sound, if it has no further page."""
     (following, _crc) = TAIL.unpack_from(page, PAGE_SIZE - TAIL.size)
-    if following != NO_PAGE or not _is_sound(page, blob_id):
-        return None
-    parent_id, is_marked = None, False
+    attributes = _internal_attributes(page) if following == NO_PAGE else None
+    if attributes is None or len(attributes.get(SNAP, _SOME_ID)) != len(_SOME_ID):
+        found.unclear.append(blob_id)
+        return
+    if SNAP in attributes:
+        found.parents[blob_id] = BlobId(int.from_bytes(attributes[SNAP], "little"))
+    if SNAPSHOT_IN_PROGRESS in attributes or SNAPSHOT_REMOVAL in attributes:
+        found.marked.add(blob_id)
+
+
+def _internal_attributes(page: memoryview) -> dict[str, bytes] | None:
+    """Return them by name, or None where they cannot be told, or one is there twice."""
+    attributes: dict[str, bytes] = {}
     try:
-        for kind, view in split_descriptors(page[HEAD.size : HEAD.size + BODY_SIZE], place="root"):
-            if kind != INTERNAL_XATTR:
-                continue
-            xattr = decode_xattr(view, internal=True, place="root")
-            if xattr.name == SNAP:
-                if parent_id is not None or len(xattr.value) != _ID_SIZE:
+        for kind, view in split_descriptors(body_of(page), place="root"):
+            if kind == INTERNAL_XATTR:
+                name, value = split_xattr(view, place="root")
+                if name in attributes:
                     return None
-                parent_id = BlobId(int.from_bytes(xattr.value, "little"))
-            is_marked |= xattr.name in (SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL)
+                attributes[name] = value
     except CorruptError:
         return None
-    return Relations(parent_id, is_marked)
+    return attributes

@@ -15,6 +15,7 @@ from blobstore.format.root import Layout
 from blobstore.format.super_block import SuperBlock
 from blobstore.locks import InFlight, Mutex, SharedFlush
 from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.clones import Clones
 from blobstore.operations import Batch, ExternalSource, Flush, Operation, Wakeup
 from blobstore.units import BlobId, PageIndex
 
@@ -117,7 +118,7 @@ class StoreState:
         self.open_blobs: dict[BlobId, BlobState] = {}
         self.exclusive: dict[BlobId, str] = {}
         self.externals: dict[bytes, ExternalSource] = {}
-        self.children: defaultdict[BlobId, list[BlobId]] = defaultdict(list)
+        self.clones = Clones()
         self.errors: dict[BlobId, BlobstoreError] = {}
         self.owned_clusters = bitarray(len(used_clusters), endian="little")
         self.zeroed_clusters = bitarray(len(used_clusters), endian="little")

@@ -1,15 +1,17 @@
 """Plain blobs, all at once: what recovery can say of them without following each (FORMAT 4).
 
 A plain blob's root says everything in one page: flags, a few attributes, perhaps
-a parent, and an extent table of one page or of absent ones. Most blobs are plain,
-snapshots and clones too, and thousands of them are looked at with a few array
-operations while their pages are in the cache. Whatever is not exactly so is left
-for `read_blob`, which says what is wrong.
+a parent, and an extent table of one page or of absent ones; or, of a thin blob
+without clusters, one run; or nothing. Most blobs are plain, snapshots and clones
+too, and thousands of them are looked at with a few array operations while their
+pages are in the cache. Whatever is not exactly so is left for `read_blob`, which
+says what is wrong.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,15 +28,19 @@ from blobstore.format.descriptors import (
     INTERNAL_XATTR,
     KNOWN_DATA_RO,
     KNOWN_MD_RO,
+    PADDING,
     PAIR_SIZE,
+    RUNS,
+    RUNS_HEAD_SIZE,
     TABLE_HEAD_SIZE,
     THIN_PROV,
     XATTR,
     XATTR_OVERHEAD,
     Flags,
+    decode_name,
 )
 from blobstore.format.geometry import BLOB_ID_BASE, Geometry
-from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.page import CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL
 from blobstore.format.root import TAIL_OFFSET, encode_sector_head
 from blobstore.metadata.blob_state import ABSENT_PAGE, SNAP
 from blobstore.metadata.read import MAX_CLUSTERS
@@ -64,16 +70,32 @@ _TABLE: Final = np.dtype(
 )  # fmt: skip
 """The last one, and the mark that nothing follows it."""
 
+_RUN: Final = np.dtype(
+    [
+        ("kind", "u1"), ("length", "<u4"), ("first", "<u4"), ("count", "<u4"),
+        ("end", "V5"), ("rest", "V8"),
+    ]
+)  # fmt: skip
+"""What may stand in its place; or there is the mark at once."""
+
+_EMPTY: Final = np.dtype(
+    [("kind", "u1"), ("length", "<u4"), ("cluster_count", "<u8"), ("end", "V5"), ("rest", "V8")]
+)
+"""Or a table that names no page."""
+
 _XATTR_HEAD: Final = np.dtype(
     [("kind", "u1"), ("length", "<u4"), ("name", "<u2"), ("value", "<u2")]
 )
+
+_TABLE_LENGTH: Final = TABLE_HEAD_SIZE - HEADER.size + PAIR_SIZE
+"""What a table says its length is when it names one page, or one run of absent ones."""
 
 _ATTRIBUTES_MAX: Final = 8
 """A blob with more attributes is not plain."""
 
 _PARENT: Final = np.dtype([("name", "S4"), ("id", "<u8")])
-_NO_PARENT: Final = 0
-"""No blob has the id 0; a root that names it as its parent is left to be read."""
+NO_PARENT: Final = 0
+"""No blob has this id; a root that names it as its parent is left to be read."""
 
 _EXTENT_HEAD: Final = np.dtype(
     [
@@ -89,14 +111,37 @@ _SECTOR_MARK: Final = np.frombuffer(
 )
 _ENTRY_SIZE: Final = 4
 _ENTRIES_AT: Final = _EXTENT_HEAD.itemsize
+_SEQUENCE_WORD: Final = 2
 _LINK_WORD: Final = (PAGE_SIZE - TAIL.size) // 4
 _BODY_END: Final = PAGE_SIZE - TAIL.size
 assert _FLAGS.itemsize == FLAGS_SIZE
 assert _TABLE.itemsize == TABLE_HEAD_SIZE + PAIR_SIZE + len(_NOTHING)
+assert _RUN.itemsize == _EMPTY.itemsize == _TABLE.itemsize
 assert _XATTR_HEAD.itemsize == XATTR_OVERHEAD
 assert _PARENT.itemsize == len(SNAP) + _PARENT["id"].itemsize
 assert _ENTRIES_AT == HEAD.size + HEADER.size + _ENTRY_SIZE
 assert SECTOR_SIZE >= _FLAGS.itemsize + _TABLE.itemsize + TAIL.size
+
+
+class Bare(NamedTuple):
+    """What the root of a plain blob says that owns nothing beside it.
+
+    `parent` is 0 where there is none; `kind` that of its extents' descriptor, or
+    of padding, and `pair_count` how many runs or entries that has; `end` is where
+    the descriptors end in the page.
+    """
+
+    invalid: int
+    data_ro: int
+    md_ro: int
+    parent: int
+    kind: int
+    cluster_count: int
+    pair_count: int
+    end: int
+
+
+_bare_of: Final = cast(Callable[[tuple[int, ...]], Bare], partial(tuple.__new__, Bare))
 
 
 class Plain(NamedTuple):
@@ -129,13 +174,13 @@ class PlainBlobs:
         """Yield the blobs that name another, or are named by one, or are among `others`."""
         ids = (self.roots + BLOB_ID_BASE).astype(np.uint64)
         is_named = np.isin(ids, np.concatenate((self.parents, others)))
-        for at in np.flatnonzero(is_named | (self.parents != _NO_PARENT)).tolist():
+        for at in np.flatnonzero(is_named | (self.parents != NO_PARENT)).tolist():
             flags, parent = self.flags[at], int(self.parents[at])
             yield (
                 BlobId(int(ids[at])),
                 Plain(
                     Flags(int(flags["invalid"]), int(flags["data_ro"]), int(flags["md_ro"])),
-                    None if parent == _NO_PARENT else BlobId(parent),
+                    None if parent == NO_PARENT else BlobId(parent),
                     int(self.counts[at]),
                 ),
             )
@@ -146,13 +191,17 @@ class Survey:
     """What was seen of plain blobs so far: roots, and the extent pages they may name.
 
     An extent page may belong to a blob that is not plain; `beginnings` keeps
-    all of it that means something.
+    all of it that means something. Attributes are kept only for who
+    wants them.
     """
 
+    keeps_attributes: bool = False
+    attributes: dict[int, dict[str, bytes]] = field(default_factory=dict)
     roots: list[Numbers] = field(default_factory=list)
     flags: list[Records] = field(default_factory=list)
     tables: list[Records] = field(default_factory=list)
     parents: list[Ids] = field(default_factory=list)
+    ends: list[Numbers] = field(default_factory=list)
     extent_pages: list[Numbers] = field(default_factory=list)
     counts: list[Numbers] = field(default_factory=list)
     entries: list[Numbers] = field(default_factory=list)
@@ -162,16 +211,36 @@ class Survey:
         """Take the plain ones among roots with right checksums; tell which they are."""
         start = _start_of_descriptors(chunk, rows)
         flags = _records_at(chunk, rows, start, _FLAGS)
-        place, is_plain, parents = _skip_attributes(chunk, rows, start + FLAGS_SIZE)
+        names: dict[int, dict[bytes, slice]] = {}
+        place, is_plain, parents = _skip_attributes(chunk, rows, start + FLAGS_SIZE, names)
         table = _records_at(chunk, rows, np.minimum(place, PAGE_SIZE - _TABLE.itemsize), _TABLE)
         is_plain &= place + _TABLE.itemsize <= _BODY_END
         is_plain &= _are_plain_flags(flags, parents) & _is_last(chunk, rows)
-        is_plain &= _is_plain_table(table, is_thin=_are_thin(flags))
+        is_plain &= _are_plain_extents(table, is_thin=_are_thin(flags))
         self.roots.append(rows[is_plain] + first)
         self.flags.append(flags[is_plain])
         self.tables.append(table[is_plain])
         self.parents.append(parents[is_plain])
+        self.ends.append((place + _sizes_of(table))[is_plain])
+        if self.keeps_attributes:
+            for at, attributes in names.items():
+                page = chunk[rows[at]].data
+                self.attributes[first + int(rows[at])] = {
+                    decode_name(name): bytes(page[value]) for name, value in attributes.items()
+                }
         return is_plain
+
+    def bare_roots(self) -> Iterator[tuple[int, Bare]]:
+        """Yield the roots that were taken and own nothing beside their page."""
+        parts = (self.roots, self.flags, self.tables, self.parents, self.ends)
+        for roots, flags, table, parents, ends in zip(*parts, strict=True):
+            is_bare = _named_pages(table) == ABSENT_PAGE
+            columns = (
+                flags["invalid"], flags["data_ro"], flags["md_ro"], parents,
+                table["kind"], _counts_of(table), _pair_counts(table), ends,
+            )  # fmt: skip
+            rows = zip(*(column[is_bare].tolist() for column in columns), strict=True)
+            yield from zip(roots[is_bare].tolist(), map(_bare_of, rows), strict=True)
 
     def add_extent_pages(self, chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
         """Take those extent pages with right checksums that can be a plain blob's only one."""
@@ -220,7 +289,7 @@ class Survey:
         place_of = np.full(geometry.md_len, -1, dtype=np.int64)
         place_of[pages] = np.arange(len(pages))
 
-        named = table["page"].astype(np.int64)
+        named = _named_pages(table)
         is_absent = named == ABSENT_PAGE
         is_there = ~is_absent & (named < geometry.md_len)
         places = np.where(is_there, place_of[np.where(is_there, named, 0)], -1)
@@ -265,18 +334,65 @@ class Survey:
         )
 
 
+def have_right_checksums(chunk: Chunk, rows: Numbers) -> Flagged:
+    """Tell which of these pages are whole."""
+    view = chunk.data.cast("B")
+    starts = (rows * chunk.shape[1]).tolist()
+    checksums = [crc32c(view[start : start + CRC_OFFSET]) for start in starts]
+    found = chunk.view("<u4")[rows, CRC_OFFSET // _ENTRY_SIZE]
+    are_right: Flagged = found == np.array(checksums, dtype=np.uint32)
+    return are_right
+
+
+def are_roots(chunk: Chunk, *, first: int) -> Flagged:
+    """Tell which of these pages, the first of which is page `first`, name their own place."""
+    own_ids = np.arange(len(chunk), dtype=np.uint64) + np.uint64(BLOB_ID_BASE + first)
+    is_own = chunk.view("<u8")[:, 0] == own_ids
+    are_own: Flagged = is_own & (chunk.view("<u4")[:, _SEQUENCE_WORD] == 0)
+    return are_own
+
+
 def _parent_ids(roots: Numbers, parents: Ids) -> Iterator[tuple[BlobId, BlobId]]:
-    clones = np.flatnonzero(parents != _NO_PARENT)
-    ids = (roots[clones] + BLOB_ID_BASE).tolist()
-    for blob_id, parent_id in zip(ids, parents[clones].tolist(), strict=True):
-        yield BlobId(blob_id), BlobId(parent_id)
+    clones = np.flatnonzero(parents != NO_PARENT)
+    ids: list[BlobId] = (roots[clones] + BLOB_ID_BASE).tolist()
+    parent_ids: list[BlobId] = parents[clones].tolist()
+    return zip(ids, parent_ids, strict=True)
+
+
+def _named_pages(table: Records) -> Numbers:
+    """Return the only extent page of each blob, or 0."""
+    has_page = (table["kind"] == EXTENT_TABLE) & (table["length"] == _TABLE_LENGTH)
+    pages: Numbers = np.where(has_page, table["page"], ABSENT_PAGE).astype(np.int64)
+    return pages
+
+
+def _repeats_of(table: Records) -> Numbers:
+    """Return how many extent pages a table names."""
+    repeats: Numbers = np.where(table["length"] == _TABLE_LENGTH, table["repeat"], 0)
+    return repeats.astype(np.int64)
 
 
 def _counts_of(table: Records) -> Numbers:
-    """Return how many clusters blobs have whose extent pages are all absent."""
+    """Return how many clusters blobs have whose extent pages, or clusters, are all absent."""
     promised = np.minimum(table["cluster_count"], np.uint64(MAX_CLUSTERS)).astype(np.int64)
-    counts: Numbers = np.minimum(table["repeat"].astype(np.int64) * LEAF_SIZE, promised)
+    in_pages = np.minimum(_repeats_of(table) * LEAF_SIZE, promised)
+    in_run = np.where(table["kind"] == RUNS, table.view(_RUN)["count"], 0)
+    counts: Numbers = np.where(table["kind"] == EXTENT_TABLE, in_pages, in_run)
     return counts
+
+
+def _pair_counts(table: Records) -> Numbers:
+    """Return how many runs, or entries of a table, there are."""
+    is_short = (table["kind"] == EXTENT_TABLE) & (table["length"] != _TABLE_LENGTH)
+    counts: Numbers = np.where((table["kind"] == PADDING) | is_short, 0, 1)
+    return counts
+
+
+def _sizes_of(table: Records) -> Numbers:
+    """Return how many bytes the last descriptors take."""
+    size = table["length"].astype(np.int64) + HEADER.size
+    sizes: Numbers = np.where(table["kind"] == PADDING, 0, size)
+    return sizes
 
 
 def _start_of_descriptors(chunk: Chunk, rows: Numbers) -> Numbers:
@@ -293,14 +409,16 @@ def _records_at(
     return _records(chunk[rows[:, None], places[:, None] + np.arange(fields.itemsize)], fields)
 
 
-def _skip_attributes(chunk: Chunk, rows: Numbers, places: Numbers) -> tuple[Numbers, Flagged, Ids]:
+def _skip_attributes(
+    chunk: Chunk, rows: Numbers, places: Numbers, names: dict[int, dict[bytes, slice]]
+) -> tuple[Numbers, Flagged, Ids]:
     """Return where the attributes end that begin at these places, if they are sound; and parents.
 
-    Of internal attributes only a parent's id is sound here.
+    Of internal attributes only a parent's id is sound here. Of the others `names`
+    tells, for each row that has some, where their values are.
     """
     is_sound = np.ones(len(rows), dtype=np.bool_)
-    parents = np.full(len(rows), _NO_PARENT, dtype=np.uint64)
-    names: dict[int, set[bytes]] = {}
+    parents = np.full(len(rows), NO_PARENT, dtype=np.uint64)
     for _step in range(_ATTRIBUTES_MAX):
         head = _records_at(chunk, rows, np.minimum(places, PAGE_SIZE - XATTR_OVERHEAD), _XATTR_HEAD)
         is_internal = head["kind"] == INTERNAL_XATTR
@@ -318,15 +436,15 @@ def _skip_attributes(chunk: Chunk, rows: Numbers, places: Numbers) -> tuple[Numb
         inner = np.flatnonzero(is_attribute & is_internal)
         found = _records_at(chunk, rows[inner], places[inner] + XATTR_OVERHEAD, _PARENT)
         is_parent = (name[inner] == len(SNAP)) & (found["name"] == SNAP.encode())
-        is_sound[inner] &= is_parent & (parents[inner] == _NO_PARENT) & (found["id"] != _NO_PARENT)
+        is_sound[inner] &= is_parent & (parents[inner] == NO_PARENT) & (found["id"] != NO_PARENT)
         parents[inner] = found["id"]
         for at in np.flatnonzero(is_attribute & ~is_internal).tolist():
             start = int(places[at]) + XATTR_OVERHEAD
             text = chunk[rows[at], start : start + int(name[at])].tobytes()
-            known = names.setdefault(at, set())
+            known = names.setdefault(at, {})
             if text in known or b"\0" in text:
                 is_sound[at] = False
-            known.add(text)
+            known[text] = slice(start + int(name[at]), int(ends[at]))
         places = np.where(is_attribute, ends, places)
     return places, is_sound, parents
 
@@ -339,7 +457,7 @@ def _are_plain_flags(flags: Records, parents: Ids) -> Flagged:
         (flags["kind"] == FLAGS)
         & (flags["length"] == FLAGS_SIZE - HEADER.size)
         & (flags["invalid"] & ~known == 0)
-        & (is_announced == (parents != _NO_PARENT))
+        & (is_announced == (parents != NO_PARENT))
         & (flags["data_ro"] & ~np.uint64(KNOWN_DATA_RO) == 0)
         & (flags["md_ro"] & ~np.uint64(KNOWN_MD_RO) == 0)
     )
@@ -351,17 +469,35 @@ def _are_thin(flags: Records) -> Flagged:
     return are_thin
 
 
-def _is_plain_table(table: Records, *, is_thin: Flagged) -> Flagged:
-    """Tell which tables name one page; or only absent ones, which a thick blob cannot have."""
-    repeat = table["repeat"]
+def _are_plain_extents(table: Records, *, is_thin: Flagged) -> Flagged:
+    """Tell which tables name one page; or only absent ones, which a thick blob cannot have.
+
+    Or there are no extents, or one run without clusters.
+    """
+    kind, length, repeat = table["kind"], table["length"], table["repeat"]
     is_possible = (repeat >= 1) & (repeat <= MAX_CLUSTERS >> LEAF_SHIFT)
-    is_plain: Flagged = (
-        (table["kind"] == EXTENT_TABLE)
-        & (table["length"] == TABLE_HEAD_SIZE - HEADER.size + PAIR_SIZE)
+    is_table = (
+        (kind == EXTENT_TABLE)
+        & (length == _TABLE_LENGTH)
         & np.where(table["page"] == ABSENT_PAGE, is_thin & is_possible, repeat == 1)
         & (table["end"] == _END)
     )
-    return is_plain
+    is_empty = (
+        (kind == EXTENT_TABLE)
+        & (length == _TABLE_LENGTH - PAIR_SIZE)
+        & (table.view(_EMPTY)["end"] == _END)
+    )
+    run = table.view(_RUN)
+    is_run = (
+        (kind == RUNS)
+        & (length == RUNS_HEAD_SIZE - HEADER.size + PAIR_SIZE)
+        & is_thin
+        & (run["first"] == UNALLOCATED)
+        & (run["count"] <= MAX_CLUSTERS)
+        & (run["end"] == _END)
+    )
+    are_plain: Flagged = is_table | is_empty | is_run | ((kind == PADDING) & (length == 0))
+    return are_plain
 
 
 def _entries(chunk: Chunk, rows: Numbers, counts: Numbers) -> Numbers:

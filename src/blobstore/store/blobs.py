@@ -1,36 +1,24 @@
-"""The blobs of a store: create, open, close, delete, iterate."""
+"""New blobs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final
 
 from blobstore.alloc.cluster_map import LEAF_SIZE, ClusterMap
 from blobstore.blob.attributes import check_xattr
 from blobstore.blob.resize import check_cluster_count
-from blobstore.errors import (
-    CorruptError,
-    InvalidArgumentError,
-    NotFoundError,
-)
-from blobstore.format.descriptors import HAS_INTERNAL_XATTRS, THIN_PROV, Flags
-from blobstore.format.geometry import blob_id_of, root_of
+from blobstore.errors import InvalidArgumentError
+from blobstore.format.descriptors import THIN_PROV, Flags
+from blobstore.format.geometry import blob_id_of
 from blobstore.format.root import Layout, RootState
 from blobstore.format.super_block import NO_BLOB
 from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
 from blobstore.metadata.outcome import begin_change
-from blobstore.metadata.persist import free_clusters_for, persist, persist_new
-from blobstore.metadata.read import Revisits, check_flags, fetch_from_device, read_blob
-from blobstore.metadata.space import (
-    claim_root,
-    claim_zeroed_clusters,
-    mark_owned,
-    spare_pages,
-)
+from blobstore.metadata.persist import free_clusters_for, persist_new
+from blobstore.metadata.space import claim_root, claim_zeroed_clusters, spare_pages
 from blobstore.metadata.store_state import StoreState
+from blobstore.store.opening import let_go, link
 from blobstore.units import BlobId, PageIndex, ceil_div
-
-_EINVAL: Final = 22
 
 
 class ClearMethod(IntEnum):
@@ -100,8 +88,8 @@ def _welcome(store: StoreState, blob: BlobState, parent_id: BlobId | None) -> No
     """Take a new blob into the store, open."""
     store.used_ids[blob.root] = True
     if parent_id is not None:
-        store.children[parent_id] = sorted([*store.children[parent_id], blob.blob_id])
-    _link(store, blob, None if parent_id is None else store.open_blobs[parent_id])
+        store.clones.add(parent_id, blob.blob_id)
+    link(store, blob, None if parent_id is None else store.open_blobs[parent_id])
     blob.open_count = 1
 
 
@@ -168,165 +156,3 @@ async def _check_pages(store: StoreState, blob: BlobState, claimed: int) -> None
         if not store.pages.used[0]:
             return
     raise store.pages.exhausted(wanted)
-
-
-def _disown(store: StoreState, blob: BlobState) -> None:
-    for cluster in blob.clusters.allocated():
-        store.owned_clusters[cluster] = False
-
-
-async def open_blob(
-    store: StoreState, blob_id: BlobId, revisits: Revisits | None = None
-) -> BlobState:
-    """Open a blob, and the snapshots below it; opening it again counts.
-
-    Who opens all blobs, one after the other, bounds the `revisits`.
-
-    Raises:
-        NotFoundError: There is no such blob, or its parent is missing (ENOENT).
-        CorruptError: It cannot be read.
-    """
-    async with store.mutex:
-        store.check_open()
-        blob = await open_chain(store, blob_id, revisits)
-        blob.open_count += 1
-        return blob
-
-
-async def open_chain(
-    store: StoreState, blob_id: BlobId, revisits: Revisits | None = None
-) -> BlobState:
-    """Read the blob and its ancestors as far as they are not open yet; the caller holds the mutex.
-
-    Who does not count itself as a user lets go of the blob again.
-    """
-    opened: list[BlobState] = []
-    seen: set[BlobId] = set()
-    wanted: BlobId | None = blob_id
-    parent: BlobState | None = None
-    while wanted is not None:
-        if wanted in seen:
-            raise CorruptError(f"blob {blob_id:#x}: is its own ancestor", errno=_EINVAL)
-        seen.add(wanted)
-        parent = store.open_blobs.get(wanted)
-        if parent is not None:
-            break
-        opened.append(await _read_member(store, blob_id, wanted, revisits))
-        wanted = opened[-1].parent_id
-    for blob in reversed(opened):
-        _link(store, blob, parent)
-        parent = blob
-    return store.open_blobs[blob_id]
-
-
-async def _read_member(
-    store: StoreState, blob_id: BlobId, wanted: BlobId, revisits: Revisits | None
-) -> BlobState:
-    """Read a blob, or an ancestor of it; of one that is missing say whose it is."""
-    try:
-        return await read_checked(store, wanted, revisits)
-    except NotFoundError as error:
-        if wanted == blob_id:
-            raise
-        message = f"blob {blob_id:#x}: its parent or another ancestor is missing: {error.message}"
-        raise NotFoundError(message, errno=error.errno) from error
-
-
-async def read_checked(
-    store: StoreState, blob_id: BlobId, revisits: Revisits | None = None
-) -> BlobState:
-    """Read a blob that is not open, as loading left it; the caller holds the mutex.
-
-    Raises:
-        NotFoundError, CorruptError: As `open_blob`.
-    """
-    known = store.errors.get(blob_id)
-    if known is not None:
-        raise type(known)(known.message, errno=known.errno)
-    if not store.geometry.names_root(blob_id) or not store.used_ids[root_of(blob_id)]:
-        raise NotFoundError(f"blob {blob_id:#x}: no such blob")
-    for changed in store.outcome.changed:
-        if changed.blob_id == blob_id:
-            return changed
-    fetch = fetch_from_device(store.geometry, store.outcome.restored)
-    blob = await read_blob(store.geometry, blob_id, fetch, revisits)
-    check_flags(blob)
-    _check_ownership(store, blob)
-    _check_relations(store, blob)
-    return blob
-
-
-def _check_relations(store: StoreState, blob: BlobState) -> None:
-    """Refuse relations that loading a clean store did not see: no flag announces them."""
-    announced = blob.flags.invalid & HAS_INTERNAL_XATTRS
-    if announced or store.was_recovered or not blob.internal_xattrs:
-        return
-    _distrust(store, f"blob {blob.blob_id:#x}: internal attributes without the flag for them")
-
-
-def _check_ownership(store: StoreState, blob: BlobState) -> None:
-    """Compare the blob's clusters with the masks, and with the other open blobs.
-
-    A clean store's masks are believed. Where they are wrong, nothing may be
-    allocated any more. On a poisoned store memory lags behind the device, and
-    nothing is allocated anyway.
-    """
-    if store.poison is not None:
-        return
-    clusters = blob.clusters.allocated()
-    is_alone = store.clusters.used[clusters].all() and not store.owned_clusters[clusters].any()
-    pages = blob.metadata_pages
-    if not is_alone or len(set(clusters)) != len(clusters):
-        what = "a cluster that is marked free, or another place's"
-    elif not store.pages.used[pages].all() or len(set(pages)) != len(pages):
-        what = "a metadata page that is marked free, or another place's"
-    else:
-        return
-    _distrust(store, f"blob {blob.blob_id:#x}: owns {what}")
-
-
-def _distrust(store: StoreState, message: str) -> None:
-    """Make the store read-only, and refuse the blob, unless the caller forced the store open."""
-    store.refuse_changes(message)
-    if not store.forced:
-        raise CorruptError(message, errno=_EINVAL)
-
-
-def _link(store: StoreState, blob: BlobState, parent: BlobState | None) -> None:
-    blob.parent = parent
-    if blob.external_id is not None:
-        blob.external = store.externals.get(blob.external_id)
-    if parent is not None:
-        parent.pin_count += 1
-    store.open_blobs[blob.blob_id] = blob
-    mark_owned(store, blob.clusters.allocated())
-
-
-async def close_blob(store: StoreState, blob: BlobState) -> None:
-    """Close the blob once; what is dirty becomes durable, whoever else has it open.
-
-    Raises:
-        DeviceError: It could not be written; the store is poisoned, the blob closed all the same.
-    """
-    async with store.mutex:
-        try:
-            if blob.is_dirty and store.is_writable:
-                await begin_change(store)
-                await persist(store, blob)
-        finally:
-            blob.open_count -= 1
-            let_go(store, blob)
-
-
-def let_go(store: StoreState, blob: BlobState) -> None:
-    """Drop a blob that nobody has open, and its ancestors with it."""
-    child: BlobState | None = blob
-    while child is not None and child.open_count == 0 and child.pin_count == 0:
-        _disown(store, child)
-        del store.open_blobs[child.blob_id]
-        store.reservations.clear(child.blob_id)
-        parent = child.parent
-        child.parent = None
-        if parent is not None:
-            parent.pin_count -= 1
-        child = parent

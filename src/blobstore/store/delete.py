@@ -26,8 +26,8 @@ from blobstore.metadata.space import (
 )
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Read, Write
-from blobstore.store.blobs import close_blob, let_go, open_blob, open_chain, read_checked
 from blobstore.store.inflate import keep_what_is_hidden
+from blobstore.store.opening import close_blob, let_go, open_blob, open_chain, read_checked
 from blobstore.store.relations import change_parent
 from blobstore.units import BlobId, PageIndex
 
@@ -44,7 +44,7 @@ async def delete_blob(store: StoreState, blob_id: BlobId) -> None:
         NoSpaceError: No pages to write the clone's merged metadata to; nothing changed.
     """
     store.check_writable()
-    clones = store.children.get(blob_id, [])
+    clones = store.clones.of(blob_id)
     with exclusive(store, blob_id, *clones[:1], what="delete"):
         _refuse_users(store, blob_id)
         if clones:
@@ -53,7 +53,7 @@ async def delete_blob(store: StoreState, blob_id: BlobId) -> None:
             store.check_writable()
             _refuse_users(store, blob_id)
             await begin_change(store)
-            clones = store.children.get(blob_id, [])
+            clones = store.clones.of(blob_id)
             if clones:
                 await _delete_under_clone(store, blob_id, clones[0])
             else:
@@ -73,7 +73,7 @@ def _refuse_users(store: StoreState, blob_id: BlobId) -> None:
     blob = store.open_blobs.get(blob_id)
     if blob is not None and blob.open_count:
         raise BusyError(f"blob {blob_id:#x}: is open")
-    count = len(store.children.get(blob_id, ()))
+    count = len(store.clones.of(blob_id))
     if count > 1:
         raise BusyError(f"blob {blob_id:#x}: has {count} clones")
 
@@ -83,7 +83,7 @@ async def _delete_alone(store: StoreState, blob: BlobState) -> None:
         await _clear_super_blob(store, blob)
         await _write_tombstone(store, blob)
         if blob.parent_id is not None:
-            store.children[blob.parent_id].remove(blob.blob_id)
+            store.clones.remove(blob.parent_id, blob.blob_id)
         _forget(store, blob, blob.metadata_pages)
         await release_clusters(store, blob.clusters.allocated(), clear_method=blob.clear_method)
 
@@ -126,11 +126,11 @@ async def _merge(store: StoreState, snapshot: BlobState, clone: BlobState) -> No
     await _write_tombstone(store, snapshot)
     left = set(snapshot.clusters.allocated()) - set(clone.clusters.allocated())
     if snapshot.parent_id is not None:
-        store.children[snapshot.parent_id].remove(snapshot.blob_id)
+        store.clones.remove(snapshot.parent_id, snapshot.blob_id)
     snapshot.pin_count -= 1
     let_go(store, snapshot)
     mark_owned(store, clone.clusters.allocated())
-    store.children.pop(snapshot.blob_id, None)
+    store.clones.forget(snapshot.blob_id)
     _forget(store, snapshot, sorted(pages))
     await release_clusters(store, sorted(left), clear_method=snapshot.clear_method)
 
@@ -159,14 +159,16 @@ def _take_over_pages(snapshot: BlobState, clone: BlobState) -> set[PageIndex]:
     taken: set[PageIndex] = set()
     if clone.extent_pages is None or snapshot.extent_pages is None:
         return taken
-    for number, page in enumerate(snapshot.extent_pages[: len(clone.extent_pages)]):
-        if page == ABSENT_PAGE or clone.extent_pages[number] != ABSENT_PAGE:
+    pages = list(clone.extent_pages)
+    for number, page in enumerate(snapshot.extent_pages[: len(pages)]):
+        if page == ABSENT_PAGE or pages[number] != ABSENT_PAGE:
             continue
         entries = snapshot.clusters.entries(number)
         if len(entries) == len(clone.clusters.entries(number)):
             clone.clusters.fill_leaf(number, entries)
-            clone.extent_pages[number] = page
+            pages[number] = page
             taken.add(PageIndex(page))
+    clone.extent_pages = pages
     return taken
 
 

@@ -1,11 +1,22 @@
 """What a store and its blobs look like from outside, as plain values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from blobstore.alloc.cluster_map import LEAF_SIZE, UNALLOCATED
+from blobstore.format.descriptors import (
+    CLEAR_METHOD_MASK,
+    HAS_EXTENT_TABLE,
+    READ_ONLY,
+    THIN_PROV,
+)
+from blobstore.format.geometry import root_of
 from blobstore.format.super_block import NO_BLOB
-from blobstore.metadata.blob_state import EXTERNAL, BlobState
+from blobstore.metadata.blob_state import ABSENT_PAGE, EXTERNAL, SNAP, BlobState
+from blobstore.metadata.bulk import has_table
 from blobstore.metadata.store_state import StoreState
-from blobstore.units import BlobId
+from blobstore.metadata.survey import Bare
+from blobstore.units import BlobId, ceil_div
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +40,7 @@ class StoreInfo:
     max_growable_size: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BlobInfo:
     """One blob: its size, what it is, its relations, and where its metadata stands.
 
@@ -84,6 +95,37 @@ def _none_if_unset(blob_id: BlobId) -> BlobId | None:
     return None if blob_id == NO_BLOB else blob_id
 
 
+def describe_bare(
+    store: StoreState, blob_id: BlobId, bare: Bare, xattrs: Mapping[str, bytes]
+) -> BlobInfo:
+    """Return what a blob is that is not open and owns nothing beside its root."""
+    clones = store.clones.of(blob_id)
+    count, has_parent, is_tabled = bare.cluster_count, bare.parent != 0, has_table(bare)
+    is_read_only = bool(bare.data_ro & READ_ONLY)
+    return BlobInfo(
+        blob_id=blob_id,
+        cluster_count=count,
+        size=count * store.geometry.cluster_size,
+        allocated_clusters=0,
+        thin=bool(bare.invalid & THIN_PROV),
+        read_only=is_read_only,
+        snapshot=is_read_only and bool(clones),
+        parent=BlobId(bare.parent) if has_parent else None,
+        clones=list(clones),
+        external_snapshot=None,
+        extent_table=is_tabled,
+        clear_method=bare.md_ro & CLEAR_METHOD_MASK,
+        xattrs=dict(xattrs),
+        internal_xattrs={SNAP: bare.parent.to_bytes(8, "little")} if has_parent else {},
+        extents=[(UNALLOCATED, count)] if count else [],
+        metadata_pages=[root_of(blob_id)],
+        extent_pages=[ABSENT_PAGE] * ceil_div(count, LEAF_SIZE) if is_tabled else [],
+        invalid_flags=bare.invalid | (HAS_EXTENT_TABLE if is_tabled else 0),
+        data_ro_flags=bare.data_ro,
+        md_ro_flags=bare.md_ro,
+    )
+
+
 def describe_blob(store: StoreState, blob: BlobState) -> BlobInfo:
     """Return what an open blob is now, changes included that are not durable yet."""
     flags = blob.flags_to_write()
@@ -94,9 +136,9 @@ def describe_blob(store: StoreState, blob: BlobState) -> BlobInfo:
         allocated_clusters=blob.clusters.allocated_count,
         thin=blob.is_thin,
         read_only=blob.data_read_only,
-        snapshot=bool(blob.data_read_only and store.children.get(blob.blob_id)),
+        snapshot=bool(blob.data_read_only and store.clones.of(blob.blob_id)),
         parent=blob.parent_id,
-        clones=list(store.children.get(blob.blob_id, ())),
+        clones=list(store.clones.of(blob.blob_id)),
         external_snapshot=blob.internal_xattrs.get(EXTERNAL) if blob.has_external_parent else None,
         extent_table=blob.extent_pages is not None,
         clear_method=blob.clear_method,

@@ -8,7 +8,7 @@ from blobstore.metadata.persist import persist
 from blobstore.metadata.space import check_room_for_root, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import ExternalSource
-from blobstore.store.blobs import close_blob, let_go, open_blob
+from blobstore.store.opening import close_blob, let_go, open_blob
 from blobstore.units import BlobId
 
 
@@ -18,10 +18,10 @@ def change_parent(
     """Move the blob below another parent, in memory; its root says so next."""
     before = blob.parent
     if blob.parent_id is not None:
-        store.children[blob.parent_id].remove(blob.blob_id)
+        store.clones.remove(blob.parent_id, blob.blob_id)
     blob.set_parent(None if parent is None else parent.blob_id, external_id)
     if parent is not None:
-        store.children[parent.blob_id] = sorted([*store.children[parent.blob_id], blob.blob_id])
+        store.clones.add(parent.blob_id, blob.blob_id)
         parent.pin_count += 1
     blob.parent = parent
     blob.external = None if external_id is None else store.externals.get(external_id)

@@ -19,13 +19,8 @@ from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist, persist_new
 from blobstore.metadata.space import claim_root, spare_pages
 from blobstore.metadata.store_state import StoreState
-from blobstore.store.blobs import (
-    BlobOptions,
-    check_xattrs,
-    close_blob,
-    create_blob,
-    open_blob,
-)
+from blobstore.store.blobs import BlobOptions, check_xattrs, create_blob
+from blobstore.store.opening import close_blob, open_blob
 from blobstore.units import BlobId, PageIndex
 
 
@@ -85,7 +80,7 @@ def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
         xattrs={name: bytes(value) for name, value in xattrs.items()},
         internal_xattrs={**marker, **blob.internal_xattrs},
         clusters=clusters,
-        extent_pages=None if blob.extent_pages is None else list(blob.extent_pages),
+        extent_pages=blob.extent_pages,
         pair_bound=blob.pair_bound,
         disk_count=blob.disk_count,
         is_root_dirty=True,
@@ -108,10 +103,9 @@ def _relate(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
     """Put the snapshot between the blob and the parent that it had."""
     snapshot.parent, snapshot.external = blob.parent, blob.external
     if blob.parent_id is not None:
-        siblings = store.children[blob.parent_id]
-        siblings[siblings.index(blob.blob_id)] = snapshot.blob_id
-        siblings.sort()
-    store.children[snapshot.blob_id] = [blob.blob_id]
+        store.clones.remove(blob.parent_id, blob.blob_id)
+        store.clones.add(blob.parent_id, snapshot.blob_id)
+    store.clones.add(snapshot.blob_id, blob.blob_id)
     snapshot.pin_count = 1
     store.open_blobs[snapshot.blob_id] = snapshot
     blob.parent, blob.external = snapshot, None

@@ -8,7 +8,7 @@ from blobstore.format.super_block import NO_BLOB
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.load import known_ids, load
 from blobstore.metadata.store_state import StoreState
-from blobstore.store.blobs import close_blob, open_blob
+from blobstore.store.opening import close_blob, open_blob
 from blobstore.testing.alone import run_alone
 from blobstore.testing.expectation import FoundBlob, FoundStore, Meta
 from blobstore.testing.simulated_disk import SimulatedDisk

@@ -22,10 +22,11 @@ from blobstore.blob.read import read_into
 from blobstore.errors import BlobstoreError, BusyError, InvalidArgumentError, NoSpaceError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import StoreState
-from blobstore.store.blobs import BlobOptions, close_blob, create_blob, open_blob
+from blobstore.store.blobs import BlobOptions, create_blob
 from blobstore.store.delete import delete_blob
 from blobstore.store.inflate import decouple, inflate
 from blobstore.store.lifecycle import flush_store
+from blobstore.store.opening import close_blob, open_blob
 from blobstore.store.snapshots import create_clone, create_snapshot
 from blobstore.testing.alone import run_alone
 from blobstore.testing.crash_states import apply, whole

@@ -1,8 +1,10 @@
 """`list`: a store's blobs."""
 
+from collections.abc import Iterable, Iterator
+
 import click
 
-from blobstore import Blob, BlobInfo, BlobstoreError
+from blobstore import BlobInfo, Blobstore, BlobstoreError
 from blobstore.tools.cli.content import sha256_of
 from blobstore.tools.cli.describe import (
     blob_fields,
@@ -24,40 +26,54 @@ from blobstore.tools.cli.output import print_result
 def command(options: StoreOptions, *, long: bool, sha256: bool) -> None:
     """List a store's blobs in the order of their ids; nothing of it changes."""
     with options.open(read_only=True) as store:
-        found = [_look_at(blob_id, blob, sha256=sha256) for blob_id, blob in store.iter_blobs()]
-    entries = [
-        failed_fields(blob_id, what)
-        if isinstance(what, BlobstoreError)
-        else blob_fields(what, long=long, sha256=digest)
-        for blob_id, what, digest in found
-    ]
-    text = _render(found, long=long)
-    print_result({"blobs": entries}, text, as_json=options.as_json)
+        found = _hashed(store) if sha256 else _described(store)
+        if options.as_json:
+            fields, text = {"blobs": [_entry(what, long=long) for what in found]}, ""
+        else:
+            fields, text = {}, _render(found, long=long)
+    print_result(fields, text, as_json=options.as_json)
 
 
 _Found = tuple[int, BlobInfo | BlobstoreError, str | None]
 
 
-def _look_at(blob_id: int, blob: Blob | BlobstoreError, *, sha256: bool) -> _Found:
-    """Return a blob's description or why there is none, and the hash of its content."""
-    if isinstance(blob, BlobstoreError):
-        return blob_id, blob, None
-    try:
-        return blob_id, blob.info(), sha256_of(blob) if sha256 else None
-    except BlobstoreError as error:
-        return blob_id, error, None
+def _described(store: Blobstore) -> Iterator[_Found]:
+    """Yield every blob's description, or why there is none."""
+    for found in store.list_blobs():
+        if isinstance(found, BlobInfo):
+            yield found.blob_id, found, None
+        else:
+            yield *found, None
 
 
-def _render(found: list[_Found], *, long: bool) -> str:
-    rows = [
-        failed_row(blob_id, what) if isinstance(what, BlobstoreError) else list_row(what)
-        for blob_id, what, _digest in found
-    ]
-    details = [
-        f"{blob_id:#x}  {line}"
-        for blob_id, what, digest in found
-        for line in _details(what, digest, long=long)
-    ]
+def _hashed(store: Blobstore) -> Iterator[_Found]:
+    """Yield every blob's description and the hash of its content, or why there is none."""
+    for blob_id, blob in store.iter_blobs():
+        if isinstance(blob, BlobstoreError):
+            yield blob_id, blob, None
+            continue
+        try:
+            yield blob_id, blob.info(), sha256_of(blob)
+        except BlobstoreError as error:
+            yield blob_id, error, None
+
+
+def _entry(found: _Found, *, long: bool) -> dict[str, object]:
+    blob_id, what, digest = found
+    if isinstance(what, BlobstoreError):
+        return failed_fields(blob_id, what)
+    return blob_fields(what, long=long, sha256=digest)
+
+
+def _render(blobs: Iterable[_Found], *, long: bool) -> str:
+    rows: list[list[str]] = []
+    details: list[str] = []
+    for blob_id, what, digest in blobs:
+        if isinstance(what, BlobstoreError):
+            rows.append(failed_row(blob_id, what))
+        else:
+            rows.append(list_row(what))
+        details += (f"{blob_id:#x}  {line}" for line in _details(what, digest, long=long))
     return "\n".join([render_list(rows), *details])
 
 

@@ -1,0 +1,212 @@
+"""Opening blobs with the snapshots below them, and letting go of them."""
+
+from typing import Final
+
+from blobstore.errors import BlobstoreError, CorruptError, NotFoundError
+from blobstore.format.descriptors import HAS_INTERNAL_XATTRS
+from blobstore.format.geometry import Geometry, root_of
+from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.bulk import BulkReader
+from blobstore.metadata.outcome import begin_change
+from blobstore.metadata.persist import persist
+from blobstore.metadata.read import Revisits, check_flags
+from blobstore.metadata.space import mark_owned
+from blobstore.metadata.store_state import StoreState
+from blobstore.units import BlobId
+
+_EINVAL: Final = 22
+
+
+class Sweep:
+    """What stays known while all blobs of a store are opened, one after the other.
+
+    `failures` are blobs that did not open, with the one that is to blame and why:
+    what has one of them below it does not, either. `revisits` bounds how often
+    pages are read again.
+    """
+
+    __slots__ = ("failures", "revisits")
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.failures: dict[BlobId, tuple[BlobId, BlobstoreError]] = {}
+        self.revisits = Revisits(geometry)
+
+
+def reader_of(store: StoreState) -> BulkReader:
+    """Return a reader for as long as the caller holds the mutex."""
+    return BulkReader(store.geometry, store.outcome.restored)
+
+
+async def open_blob(store: StoreState, blob_id: BlobId, sweep: Sweep | None = None) -> BlobState:
+    """Open a blob, and the snapshots below it; opening it again counts.
+
+    Who opens all blobs, one after the other, has a `sweep` for them.
+
+    Raises:
+        NotFoundError: There is no such blob, or its parent is missing (ENOENT).
+        CorruptError: It cannot be read.
+    """
+    async with store.mutex:
+        store.check_open()
+        blob = await open_chain(store, blob_id, sweep=sweep)
+        blob.open_count += 1
+        return blob
+
+
+async def open_chain(
+    store: StoreState,
+    blob_id: BlobId,
+    *,
+    reader: BulkReader | None = None,
+    sweep: Sweep | None = None,
+) -> BlobState:
+    """Read the blob and its ancestors as far as they are not open yet; the caller holds the mutex.
+
+    Who does not count itself as a user lets go of the blob again. A `reader`
+    keeps pages, and is good for as long as the mutex is held.
+    """
+    found = store.open_blobs.get(blob_id)
+    if found is not None:
+        return found
+    reader = reader or reader_of(store)
+    opened: dict[BlobId, BlobState] = {}
+    wanted: BlobId | None = blob_id
+    try:
+        while wanted is not None and wanted not in store.open_blobs:
+            if wanted in opened:
+                raise CorruptError(f"blob {blob_id:#x}: is its own ancestor", errno=_EINVAL)
+            if sweep is not None and wanted in sweep.failures:
+                wanted, known = sweep.failures[wanted]
+                raise known.anew()
+            opened[wanted] = await read_checked(store, wanted, reader, sweep)
+            wanted = opened[wanted].parent_id
+    except BlobstoreError as error:
+        assert wanted is not None
+        if sweep is not None:
+            failure = wanted, error.anew()
+            sweep.failures.update(dict.fromkeys([*opened, wanted], failure))
+        if isinstance(error, NotFoundError) and wanted != blob_id:
+            raise _without_ancestor(blob_id, error) from error
+        raise
+    parent = None if wanted is None else store.open_blobs[wanted]
+    for blob in reversed(opened.values()):
+        link(store, blob, parent)
+        parent = blob
+    return opened[blob_id]
+
+
+def _without_ancestor(blob_id: BlobId, error: NotFoundError) -> NotFoundError:
+    message = f"blob {blob_id:#x}: its parent or another ancestor is missing: {error.message}"
+    return NotFoundError(message, errno=error.errno)
+
+
+async def read_checked(
+    store: StoreState,
+    blob_id: BlobId,
+    reader: BulkReader | None = None,
+    sweep: Sweep | None = None,
+) -> BlobState:
+    """Read a blob that is not open, as loading left it; the caller holds the mutex.
+
+    Raises:
+        NotFoundError, CorruptError: As `open_blob`.
+    """
+    known = store.errors.get(blob_id)
+    if known is not None:
+        raise known.anew()
+    if not store.geometry.names_root(blob_id) or not store.used_ids[root_of(blob_id)]:
+        raise NotFoundError(f"blob {blob_id:#x}: no such blob")
+    for changed in store.outcome.changed:
+        if changed.blob_id == blob_id:
+            return changed
+    revisits = None if sweep is None else sweep.revisits
+    blob = await (reader or reader_of(store)).read(blob_id, revisits)
+    check_flags(blob)
+    _check_ownership(store, blob)
+    _check_relations(store, blob)
+    return blob
+
+
+def _check_relations(store: StoreState, blob: BlobState) -> None:
+    """Refuse relations that loading a clean store did not see: no flag announces them."""
+    announced = blob.flags.invalid & HAS_INTERNAL_XATTRS
+    if announced or store.was_recovered or not blob.internal_xattrs:
+        return
+    _distrust(store, f"blob {blob.blob_id:#x}: internal attributes without the flag for them")
+
+
+def _check_ownership(store: StoreState, blob: BlobState) -> None:
+    """Compare the blob's clusters with the masks, and with the other open blobs.
+
+    A clean store's masks are believed. Where they are wrong, nothing may be
+    allocated any more. On a poisoned store memory lags behind the device, and
+    nothing is allocated anyway.
+    """
+    if store.poison is not None:
+        return
+    if not blob.clusters.allocated_count and not blob.chain and not any(blob.extent_pages or ()):
+        return
+    clusters = blob.clusters.allocated()
+    is_alone = store.clusters.used[clusters].all() and not store.owned_clusters[clusters].any()
+    pages = blob.metadata_pages
+    if not is_alone or len(set(clusters)) != len(clusters):
+        what = "a cluster that is marked free, or another place's"
+    elif not store.pages.used[pages].all() or len(set(pages)) != len(pages):
+        what = "a metadata page that is marked free, or another place's"
+    else:
+        return
+    _distrust(store, f"blob {blob.blob_id:#x}: owns {what}")
+
+
+def _distrust(store: StoreState, message: str) -> None:
+    """Make the store read-only, and refuse the blob, unless the caller forced the store open."""
+    store.refuse_changes(message)
+    if not store.forced:
+        raise CorruptError(message, errno=_EINVAL)
+
+
+def link(store: StoreState, blob: BlobState, parent: BlobState | None) -> None:
+    """Take a blob into the store, above its parent, which is open."""
+    blob.parent = parent
+    if blob.has_external_parent and blob.external_id is not None:
+        blob.external = store.externals.get(blob.external_id)
+    if parent is not None:
+        parent.pin_count += 1
+    store.open_blobs[blob.blob_id] = blob
+    if blob.clusters.allocated_count:
+        mark_owned(store, blob.clusters.allocated())
+
+
+async def close_blob(store: StoreState, blob: BlobState) -> None:
+    """Close the blob once; what is dirty becomes durable, whoever else has it open.
+
+    Raises:
+        DeviceError: It could not be written; the store is poisoned, the blob closed all the same.
+    """
+    async with store.mutex:
+        try:
+            if blob.is_dirty and store.is_writable:
+                await begin_change(store)
+                await persist(store, blob)
+        finally:
+            blob.open_count -= 1
+            let_go(store, blob)
+
+
+def let_go(store: StoreState, blob: BlobState) -> None:
+    """Drop a blob that nobody has open, and its ancestors with it."""
+    child: BlobState | None = blob
+    while child is not None and child.open_count == 0 and child.pin_count == 0:
+        _disown(store, child)
+        del store.open_blobs[child.blob_id]
+        store.reservations.clear(child.blob_id)
+        parent = child.parent
+        child.parent = None
+        if parent is not None:
+            parent.pin_count -= 1
+        child = parent
+
+
+def _disown(store: StoreState, blob: BlobState) -> None:
+    for cluster in blob.clusters.allocated():
+        store.owned_clusters[cluster] = False
