@@ -14,7 +14,7 @@ SECONDS ?= 600
 KILLS   ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check static gate format format-check lint types layers coverage \
+.PHONY: hostile help venv demo test check static gate format format-check lint types layers coverage \
         crash sequences mutations races bytes fuzz soak system-packages bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
@@ -133,6 +133,9 @@ races: $(STAMP)  ## Tasks of the core against each other, in RUNS seeded orders
 
 bytes: $(STAMP)  ## Every byte of small stores' metadata set to five values, checksums fixed and not
 	@$(BIN)/python -m blobstore.testing.every_byte --jobs $(JOBS)
+
+hostile: $(STAMP)  ## Images made to hurt: an answer or a typed error, in 2 s and bounded memory
+	@$(BIN)/python -m blobstore.testing.hostile $(ARGS)
 
 fuzz: $(STAMP)  ## Coverage-guided fuzzing of load, list, read and check, for SECONDS
 	@$(BIN)/python -m blobstore.testing.fuzz --seconds $(SECONDS)

@@ -22,6 +22,8 @@ from blobstore.format.descriptors import (
     ExtentPage,
     ExtentTable,
     Flags,
+    Padding,
+    Runs,
     Unknown,
     Xattr,
     encode_descriptors,
@@ -118,6 +120,11 @@ RELATED: Final[dict[str, Sequence[Descriptor]]] = {
     "an empty blob": [FLAGS, ExtentTable(1, ((0, 1),))],
     "an empty blob larger than its table": [FLAGS, ExtentTable(1 << 60, ((0, 2),))],
     "an empty blob of no size": [FLAGS, ExtentTable(0, ((0, 1),))],
+    "a table without an entry": [FLAGS, ExtentTable(3, ())],
+    "a clone without extents": [Flags(CLONE), PARENT],
+    "no extents": [FLAGS, Xattr("name", b"vol0")],
+    "a run of no clusters": [FLAGS, Runs(((0, 700),))],
+    "a run in spite of the flag": [Flags(CLONE), PARENT, Runs(((0, 3),))],
 }
 
 
@@ -162,6 +169,13 @@ LEFT_OVER: Final[dict[str, Sequence[Descriptor]]] = {
     "an attribute behind the table": [FLAGS, TABLE, Xattr("a", b"1")],
     "a table that ends with the page": [FLAGS, Xattr("a", bytes(4012)), TABLE],
     "two tables": [FLAGS, TABLE, TABLE],
+    "two empty tables": [FLAGS, ExtentTable(3, ()), ExtentTable(3, ())],
+    "a run of clusters": [FLAGS, Runs(((60, 2),))],
+    "two runs": [FLAGS, Runs(((0, 1), (60, 1)))],
+    "two descriptors of runs": [FLAGS, Runs(((0, 1),)), Runs(((0, 1),))],
+    "an absent run in a thick blob": [Flags(0), Runs(((0, 3),))],
+    "a run that is too long": [FLAGS, Runs(((0, (1 << 26) + 1),))],
+    "padding": [FLAGS, Padding(b"abc"), TABLE],
     "unknown flags": [Flags(1 << 40), TABLE],
     "no flags": [Unknown(EXTENT_TABLE, bytes(8))],
 }  # fmt: skip

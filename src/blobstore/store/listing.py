@@ -90,8 +90,10 @@ class Listing:
                 return False
             below = await reader.bare(wanted) if self._is_as_on_device(wanted) else None
             if below is None:
-                if isinstance(await self._open_and_hold(wanted, reader), BlobstoreError):
+                blob = await self._open_and_hold(wanted, reader)
+                if isinstance(blob, BlobstoreError):
                     return False
+                self._hold(blob)
                 break
             passed.add(wanted)
             wanted = BlobId(below.parent)
@@ -101,7 +103,7 @@ class Listing:
     async def _open_and_hold(
         self, blob_id: BlobId, reader: BulkReader
     ) -> BlobState | BlobstoreError:
-        """Open a blob, not counted; it and its parent are kept if others will want them."""
+        """Open a blob; it and its parent are kept open if others will want them."""
         try:
             blob = await open_chain(self._store, blob_id, reader=reader, sweep=self._sweep)
         except BlobstoreError as error:
@@ -111,6 +113,7 @@ class Listing:
 
     async def open(self) -> tuple[BlobId, BlobState | BlobstoreError] | None:
         """Open the next blob, or say why it does not open; None at the end."""
+        self._store.check_open()
         if self._next == len(self._ids):
             return None
         blob_id = self._ids[self._next]

@@ -1,0 +1,273 @@
+"""Blobs that are read with their neighbours are as `read_blob` reads them, one by one."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any, Final
+
+import pytest
+
+from blobstore.alloc.cluster_map import ClusterMap
+from blobstore.drivers.blocking import BlockingDriver
+from blobstore.errors import BlobstoreError, CorruptError, DeviceError, NotFoundError
+from blobstore.format.checksum import crc32c
+from blobstore.format.descriptors import HAS_EXTENT_TABLE, HAS_INTERNAL_XATTRS, THIN_PROV
+from blobstore.format.geometry import Geometry, blob_id_of
+from blobstore.format.root import Layout, encode_sector_head, encode_sector_tail
+from blobstore.format.super_block import SuperBlock
+from blobstore.metadata import bulk
+from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.bulk import BulkReader
+from blobstore.metadata.fetch import fetch_from_device
+from blobstore.metadata.read import read_blob
+from blobstore.testing.forge import Forge, clone_of, extents, flags, runs, table, xattr
+from blobstore.testing.fuzz_target import seeds
+from blobstore.testing.image_device import SparseDevice
+from blobstore.testing.mutate import SmallImage, mutated
+from blobstore.units import BlobId, PageIndex
+
+CHANGES: Final = 12
+SHUFFLED: Final = 5
+MANY: Final = 3000
+CLONE: Final = THIN_PROV | HAS_INTERNAL_XATTRS
+NO_TABLE_CLONE: Final = flags(CLONE) + xattr("SNAP", (7 << 32).to_bytes(8, "little"), internal=True)
+TABLED: Final = THIN_PROV | HAS_EXTENT_TABLE
+
+
+class CountingDevice(SparseDevice):
+    """Counts reads, and cannot read some pieces."""
+
+    reads = 0
+    bad: frozenset[int] = frozenset()
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.reads += 1
+        if self.bad & set(range(offset // 4096, -(-(offset + length) // 4096))):
+            raise DeviceError("medium: bad sector")
+        return super().read(offset, length)
+
+
+def geometry_of(device: SparseDevice) -> Geometry:
+    super_block = SuperBlock.decode(device.read(0, 4096))
+    return Geometry.of(super_block, device_size=device.size_bytes)
+
+
+def facts(blob: BlobState | BlobstoreError) -> Any:
+    """Return all that a blob's state says, or what is wrong with it."""
+    if isinstance(blob, BlobstoreError):
+        return type(blob), blob.errno, blob.message
+    found = {field.name: getattr(blob, field.name) for field in fields(blob)}
+    clusters: ClusterMap = found.pop("clusters")
+    for name in ("chain", "extent_pages", "unknown_kinds"):
+        found[name] = None if found[name] is None else list(found[name])
+    for name in ("xattrs", "internal_xattrs"):
+        found[name] = list(found[name].items())
+    leaves = [list(leaf) for leaf in clusters.leaves]
+    return found, clusters.count, clusters.allocated_count, leaves, set(clusters.dirty_leaves)
+
+
+def one_by_one(device: SparseDevice, ids: Sequence[BlobId]) -> dict[BlobId, Any]:
+    geometry = geometry_of(device)
+    fetch = fetch_from_device(geometry)
+
+    def read(blob_id: BlobId) -> BlobState | BlobstoreError:
+        try:
+            return BlockingDriver(device).run(read_blob(geometry, blob_id, fetch))
+        except BlobstoreError as error:
+            return error
+
+    return {blob_id: facts(read(blob_id)) for blob_id in ids}
+
+
+def together(
+    device: SparseDevice, ids: Sequence[BlobId], near: PageIndex | None = None
+) -> dict[BlobId, Any]:
+    reader = BulkReader(geometry_of(device), {}, near=near)
+
+    def read(blob_id: BlobId) -> BlobState | BlobstoreError:
+        try:
+            return BlockingDriver(device).run(reader.read(blob_id))
+        except BlobstoreError as error:
+            return error
+
+    return {blob_id: facts(read(blob_id)) for blob_id in ids}
+
+
+def ids_of(geometry: Geometry) -> list[BlobId]:
+    return [blob_id_of(PageIndex(root)) for root in range(geometry.md_len)]
+
+
+def damaged_stores() -> Iterator[SparseDevice]:
+    for n, seed in enumerate(seeds()):
+        for data in [seed, *(mutated(seed, 1000 * n + change) for change in range(CHANGES))]:
+            yield SmallImage.unpack(data).device(read_only=True)
+
+
+def test_every_blob_of_damaged_stores_is_as_it_is_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bulk, "_SURVEYED_FROM", 1)
+    compared = 0
+    for device in damaged_stores():
+        try:
+            ids = ids_of(geometry_of(device))[:64]
+        except BlobstoreError:
+            continue
+        assert together(device, ids, PageIndex(0)) == one_by_one(device, ids)
+        compared += len(ids)
+    assert compared > 10_000
+
+
+ROOTS: Final[dict[str, bytes]] = {
+    "nothing": flags(),
+    "nothing, without a table": flags(THIN_PROV),
+    "nothing, thick": flags(0),
+    "an empty table": flags() + table(0),
+    "an empty table that promises clusters": flags() + table(700),
+    "an empty table without the flag": flags(THIN_PROV) + table(0),
+    "absent pages": flags() + table(700, (0, 2)),
+    "absent pages without the flag": flags(THIN_PROV) + table(700, (0, 2)),
+    "fewer clusters than the pages have": flags() + table(5, (0, 2)),
+    "a run of no clusters": flags(THIN_PROV) + runs((0, 700)),
+    "a run in spite of the flag": flags(TABLED) + runs((0, 3)),
+    "a run of none": flags(THIN_PROV) + runs((0, 0)),
+    "a clone with a run": NO_TABLE_CLONE + runs((0, 3)),
+    "a clone of nothing": NO_TABLE_CLONE,
+    "a clone": clone_of(3) + table(2, (0, 1)),
+    "a snapshot": clone_of(3, data_ro=1) + table(2, (0, 1)),
+    "a base": flags(TABLED, 1, 2) + table(2, (0, 1)),
+    "names": flags() + xattr("name", b"v") + xattr("\udcff", b"") + table(2, (0, 1)),
+    "names around a parent": clone_of(3) + xattr("name", b"vol") + table(2, (0, 1)),
+    "more than a sector": flags() + xattr("long", bytes(600)) + table(2, (0, 1)),
+    "just a sector": flags() + xattr("long", bytes(504 - 29 - 21 - 13)) + table(2, (0, 1)),
+}
+OTHERS: Final[dict[str, bytes]] = {
+    "a run of clusters": flags(0) + runs((200, 3)),
+    "two runs": flags(THIN_PROV) + runs((0, 3), (200, 1)),
+    "an absent run in a thick blob": flags(0) + runs((0, 3)),
+    "a run that is too long": flags(THIN_PROV) + runs((0, (1 << 26) + 1)),
+    "a run and a table": flags(THIN_PROV) + runs((0, 3)) + table(0),
+    "a run without a pair": flags(THIN_PROV) + b"\1\0\0\0\0",
+    "an own page": flags() + table(2, (60, 1)),
+    "a page that is none": flags() + table(2, (61, 1)),
+    "padding": flags() + b"\0\3\0\0\0abc" + table(2, (0, 1)),
+    "an unknown flag": flags(1 << 40) + table(0),
+    "an unknown kind": flags() + b"\x63\1\0\0\0x",
+}
+
+
+def forged(*, count: int = 1) -> tuple[Forge, dict[BlobId, str]]:
+    """Return a store with all these roots, and which is which."""
+    forge = Forge(md_len=64 * count, cluster_count=64 * count)
+    names: dict[BlobId, str] = {}
+    for number, (name, body) in enumerate({**ROOTS, **OTHERS}.items()):
+        forge.root(number, body)
+        names[blob_id_of(PageIndex(number))] = name
+    forge.put(60, 9, extents(0, [220, 221]))
+    forge.put(59, 59, flags(), sequence=1)
+    return forge, names
+
+
+@pytest.mark.parametrize("order", range(SHUFFLED))
+def test_bare_roots_of_every_kind_are_taken_and_the_others_are_read(order: int) -> None:
+    forge, names = forged()
+    device = forge.device(read_only=True)
+    ids = ids_of(geometry_of(device))
+    random.Random(order).shuffle(ids)
+    assert together(device, ids, PageIndex(0)) == one_by_one(device, ids)
+    reader = BulkReader(geometry_of(device), {}, near=PageIndex(0))
+    for blob_id, name in names.items():
+        is_bare = BlockingDriver(device).run(reader.bare(blob_id)) is not None
+        assert is_bare == (name in ROOTS), name
+
+
+def test_a_root_in_the_sector_layout_keeps_the_checksum_of_its_head() -> None:
+    forge, _names = forged()
+    geometry = geometry_of(forge.device())
+    blob_id = blob_id_of(PageIndex(40))
+    head = encode_sector_head(blob_id)
+    device = forge.device()
+    crc = crc32c(head)
+    tail = encode_sector_tail(
+        flags() + table(2, (0, 1)), next_page=PageIndex(0xFFFF_FFFF), head_crc=crc
+    )
+    device.write(geometry.page_offset(PageIndex(40)), [head + tail])
+    assert together(device, [blob_id], PageIndex(0)) == one_by_one(device, [blob_id])
+    state = BlockingDriver(device).run(BulkReader(geometry, {}, near=PageIndex(0)).read(blob_id))
+    assert state.root_state.layout is Layout.SECTOR
+    assert state.root_state.head_crc == crc
+
+
+def chain_of(count: int) -> Forge:
+    forge = Forge(md_len=count + 8, cluster_count=count + 200)
+    forge.root(0, flags(TABLED, 1), table(2, (0, 1)))
+    for number in range(1, count):
+        forge.root(number, clone_of(number - 1, data_ro=1), table(2, (0, 1)))
+    return forge
+
+
+def counting(device: SparseDevice, bad: frozenset[int] = frozenset()) -> CountingDevice:
+    pieces = {n: device.piece(n) for n in range(device.size_bytes // 4096)}
+    found = CountingDevice(device.size_bytes, pieces, read_only=True)
+    found.bad = bad
+    return found
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_neighbours_take_few_reads_in_either_direction(backwards: bool) -> None:
+    device = counting(chain_of(MANY).device(read_only=True))
+    ids = ids_of(geometry_of(device))[:MANY]
+    device.reads = 0
+    together(device, ids[::-1] if backwards else ids)
+    assert device.reads < MANY / 100
+
+
+def test_roots_and_extent_pages_far_from_each_other_take_few_reads() -> None:
+    forge = Forge(md_len=2 * MANY, cluster_count=6 * MANY)
+    for number in range(MANY):
+        forge.root(number, flags(), table(1, (MANY + number, 1)))
+        forge.put(MANY + number, number, extents(0, [5 * MANY + number % MANY]))
+    device = counting(forge.device(read_only=True))
+    ids = ids_of(geometry_of(device))[:MANY]
+    device.reads = 0
+    together(device, ids)
+    assert device.reads < MANY / 50
+
+
+def test_one_blob_far_from_the_others_is_one_read() -> None:
+    device = counting(chain_of(MANY).device(read_only=True))
+    device.reads = 0
+    together(device, [blob_id_of(PageIndex(root)) for root in (5, MANY - 1, 1500)])
+    assert device.reads <= 1 + 3
+
+
+def test_a_page_that_cannot_be_read_is_its_own_blobs_business() -> None:
+    sound = chain_of(MANY).device(read_only=True)
+    geometry = geometry_of(sound)
+    device = counting(sound, frozenset({geometry.page_offset(PageIndex(700)) // 4096}))
+    ids = ids_of(geometry)[:MANY]
+    found, expected = together(device, ids), one_by_one(sound, ids)
+    assert [blob_id for blob_id in ids if found[blob_id] != expected[blob_id]] == [ids[700]]
+    assert found[ids[700]][0] is DeviceError
+
+
+def test_pages_that_are_not_as_on_the_device_come_from_the_caller() -> None:
+    sound = chain_of(100).device(read_only=True)
+    geometry = geometry_of(sound)
+    root = PageIndex(50)
+    instead = sound.read(geometry.page_offset(root), 4096)
+    device = chain_of(100).device()
+    device.write(geometry.page_offset(root), [b"torn"])
+    reader = BulkReader(geometry, {root: instead}, near=PageIndex(0))
+    state = BlockingDriver(device).run(reader.read(blob_id_of(root)))
+    assert facts(state) == one_by_one(sound, [blob_id_of(root)])[blob_id_of(root)]
+    with pytest.raises(CorruptError):
+        BlockingDriver(device).run(BulkReader(geometry, {}).read(blob_id_of(root)))
+
+
+@pytest.mark.parametrize("blob_id", [0, 7, (1 << 32) + 108, (1 << 33), (1 << 64) - 1])
+def test_an_id_outside_of_the_region_is_no_blob(blob_id: int) -> None:
+    device = chain_of(100).device(read_only=True)
+    reader = BulkReader(geometry_of(device), {}, near=PageIndex(0))
+    with pytest.raises(NotFoundError):
+        BlockingDriver(device).run(reader.read(BlobId(blob_id)))

@@ -1,0 +1,258 @@
+"""Going through all blobs: each described as if it were opened, whatever is wrong below it."""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import pytest
+
+from blobstore.api.blobstore import Blobstore
+from blobstore.device.memory import MemoryDevice
+from blobstore.errors import BlobstoreError, ClosedError, CorruptError, NotFoundError
+from blobstore.format.geometry import blob_id_of
+from blobstore.store.describe import BlobInfo
+from blobstore.testing.forge import Forge, clone_of, extents, flags, runs, table
+from blobstore.testing.fuzz_target import seeds
+from blobstore.testing.image_device import SparseDevice
+from blobstore.testing.mutate import SmallImage, mutated
+from blobstore.units import MIB, BlobId, PageIndex
+
+CLUSTER: Final = 16384
+MANY: Final = 2000
+CHANGES: Final = 6
+
+Seen = dict[BlobId, BlobInfo | str]
+
+
+class CountingDevice(SparseDevice):
+    """Counts reads."""
+
+    reads = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.reads += 1
+        return super().read(offset, length)
+
+
+def listed(store: Blobstore) -> Seen:
+    """Return what a list says."""
+    seen: Seen = {}
+    for found in store.list_blobs():
+        if isinstance(found, BlobInfo):
+            seen[found.blob_id] = found
+        else:
+            seen[found[0]] = type(found[1]).__name__
+    return seen
+
+
+def opened(store: Blobstore) -> Seen:
+    """Return what opening one blob after the other shows."""
+    seen: Seen = {}
+    for blob_id in store.blob_ids():
+        try:
+            with store.open_blob(blob_id) as blob:
+                seen[blob_id] = blob.info()
+        except BlobstoreError as error:
+            seen[blob_id] = type(error).__name__
+    return seen
+
+
+def iterated(store: Blobstore) -> Seen:
+    """Return what going through the open blobs shows."""
+    return {
+        blob_id: type(blob).__name__ if isinstance(blob, BlobstoreError) else blob.info()
+        for blob_id, blob in store.iter_blobs()
+    }
+
+
+WAYS: Final[dict[str, Callable[[Blobstore], Seen]]] = {"listed": listed, "iterated": iterated}
+
+
+def damaged_stores() -> Iterator[SparseDevice]:
+    for n, seed in enumerate(seeds()):
+        for data in [seed, *(mutated(seed, 5000 * n + change) for change in range(CHANGES))]:
+            yield SmallImage.unpack(data).device(read_only=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_damaged_stores_are_seen_as_by_opening_each_blob(way: str) -> None:
+    compared = 0
+    for device in damaged_stores():
+        try:
+            store = Blobstore.open(device, read_only=True)
+        except BlobstoreError:
+            continue
+        with store:
+            if way == "listed":
+                found = WAYS[way](store)
+                assert found == opened(store)
+            else:
+                expected = opened(store)
+                assert WAYS[way](store) == expected
+            compared += len(store.blob_ids())
+            assert not store.state.open_blobs
+    assert compared > 500
+
+
+def forged(build: Callable[[Forge], None], *, clean: bool = True) -> CountingDevice:
+    forge = Forge(md_len=2 * MANY + 8, cluster_count=2 * MANY, clean=clean)
+    build(forge)
+    device = forge.device(read_only=True)
+    pieces = {n: device.piece(n) for n in range((2 * MANY + 8) * 2)}
+    return CountingDevice(device.size_bytes, pieces, read_only=True)
+
+
+def chain(forge: Forge, *parents: int | None) -> None:
+    """Put blobs, each a clone of the one whose number is said."""
+    for number, parent in enumerate(parents):
+        head = flags(data_ro=1) if parent is None else clone_of(parent, data_ro=1)
+        forge.root(number, head, table(2, (0, 1)))
+
+
+def ascending(forge: Forge) -> None:
+    chain(forge, None, *range(MANY - 1))
+
+
+def descending(forge: Forge) -> None:
+    """Put the newest first, as snapshots of one volume come to be."""
+    chain(forge, *range(1, MANY), None)
+
+
+def missing_at_the_bottom(forge: Forge) -> None:
+    chain(forge, MANY + 5, *range(MANY - 1))
+
+
+def broken_at_the_bottom(forge: Forge) -> None:
+    ascending(forge)
+    forge.root(0, flags(data_ro=1), table(2, (0, 1)), table(3, (0, 1)))
+
+
+def a_circle_at_the_bottom(forge: Forge) -> None:
+    chain(forge, 9, *range(MANY - 1))
+
+
+def owning_at_the_bottom(forge: Forge) -> None:
+    descending(forge)
+    forge.root(MANY - 1, flags(0, 1), runs((1500, 2)))
+
+
+def owning_each(forge: Forge) -> None:
+    for number in range(MANY // 4):
+        head = clone_of(number - 1, data_ro=1) if number else flags(data_ro=1)
+        forge.root(number, head, table(2, (MANY + number, 1)))
+        forge.put(MANY + number, number, extents(0, [1200 + number, 0]))
+
+
+CHAINS: Final = {
+    "ascending": (ascending, MANY),
+    "descending": (descending, MANY),
+    "missing at the bottom": (missing_at_the_bottom, 0),
+    "broken at the bottom": (broken_at_the_bottom, 0),
+    "a circle at the bottom": (a_circle_at_the_bottom, 0),
+    "owning at the bottom": (owning_at_the_bottom, MANY),
+    "owning each": (owning_each, MANY // 4),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_is_read_once_whatever_is_at_its_bottom(name: str, way: str) -> None:
+    build, good = CHAINS[name]
+    device = forged(build)
+    with Blobstore.open(device, read_only=True) as store:
+        device.reads = 0
+        seen = WAYS[way](store)
+        assert device.reads < (MANY / 10 if way == "listed" else 2.5 * MANY)
+        assert list(seen) == store.blob_ids()
+        assert sum(isinstance(found, BlobInfo) for found in seen.values()) == good
+        assert not store.state.open_blobs
+
+
+def messages(device: SparseDevice) -> dict[int, BlobstoreError]:
+    with Blobstore.open(device, read_only=True) as store:
+        return {
+            found[0] & 0xFFFF: found[1] for found in store.list_blobs() if isinstance(found, tuple)
+        }
+
+
+def test_every_clone_of_a_missing_blob_says_that_an_ancestor_is_missing() -> None:
+    errors = messages(forged(missing_at_the_bottom))
+    assert len(errors) == MANY
+    missing = blob_id_of(PageIndex(MANY + 5))
+    for number, error in errors.items():
+        assert isinstance(error, NotFoundError)
+        assert error.message == (
+            f"blob {blob_id_of(PageIndex(number)):#x}: its parent or another ancestor is missing: "
+            f"blob {missing:#x}: no such blob"
+        )
+
+
+def test_every_clone_of_a_broken_blob_names_that() -> None:
+    errors = messages(forged(broken_at_the_bottom))
+    assert len(errors) == MANY
+    assert all(isinstance(error, CorruptError) for error in errors.values())
+    assert {error.message.split(":")[0] for error in errors.values()} == {"blob 0x100000000"}
+
+
+def test_errors_that_are_listed_keep_nothing_alive() -> None:
+    for build in (missing_at_the_bottom, broken_at_the_bottom, a_circle_at_the_bottom):
+        errors = messages(forged(build))
+        assert all(error.__traceback__ is None for error in errors.values())
+
+
+@pytest.fixture
+def store() -> Iterator[Blobstore]:
+    with Blobstore.create(MemoryDevice(16 * MIB), cluster_size=CLUSTER) as store:
+        yield store
+
+
+def test_blobs_that_are_open_are_listed_as_they_are_in_memory(store: Blobstore) -> None:
+    blob = store.create_blob(CLUSTER, thin=True)
+    closed = store.create_blob(CLUSTER, thin=True, xattrs={"name": b"closed"})
+    closed.close()
+    blob.set_xattr("name", b"new")
+    names = [found.xattrs["name"] for found in store.list_blobs() if isinstance(found, BlobInfo)]
+    assert names == [b"new", b"closed"]
+
+
+def test_a_list_may_be_given_up_and_changes_be_made_during_it(store: Blobstore) -> None:
+    for _ in range(600):
+        store.create_blob(CLUSTER, thin=True).close()
+    for found in store.list_blobs():
+        assert isinstance(found, BlobInfo)
+        store.delete_blob(found.blob_id)
+    assert store.blob_ids() == []
+
+
+def test_a_blob_deleted_before_its_turn_is_listed_as_gone(store: Blobstore) -> None:
+    for _ in range(600):
+        store.create_blob(CLUSTER, thin=True).close()
+    listing = store.list_blobs()
+    next(listing)
+    last = store.blob_ids()[-1]
+    store.delete_blob(last)
+    *_others, gone = listing
+    assert isinstance(gone, tuple)
+    assert gone[0] == last
+    assert isinstance(gone[1], NotFoundError)
+
+
+@pytest.mark.parametrize("way", ["list_blobs", "iter_blobs"])
+def test_a_store_can_be_closed_in_the_middle_of_a_list(way: str) -> None:
+    device = MemoryDevice(16 * MIB)
+    store = Blobstore.create(device, cluster_size=CLUSTER)
+    blob = store.create_blob(CLUSTER)
+    for _ in range(600):
+        blob.snapshot().close()
+    blob.close()
+    listing = getattr(store, way)()
+    next(listing)
+    store.close()
+    assert store.closed
+    with pytest.raises(ClosedError):
+        list(listing)
+
+
+def test_a_list_of_a_closed_store_is_refused(store: Blobstore) -> None:
+    store.close()
+    with pytest.raises(ClosedError):
+        next(store.list_blobs())
