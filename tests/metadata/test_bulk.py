@@ -11,7 +11,6 @@ from blobstore.alloc.cluster_map import ClusterMap
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, CorruptError, DeviceError, NotFoundError
 from blobstore.format.checksum import crc32c
-from blobstore.format.descriptors import HAS_EXTENT_TABLE, HAS_INTERNAL_XATTRS, THIN_PROV
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.root import Layout, encode_sector_head, encode_sector_tail
 from blobstore.format.super_block import SuperBlock
@@ -20,18 +19,16 @@ from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.bulk import BulkReader
 from blobstore.metadata.fetch import fetch_from_device
 from blobstore.metadata.read import read_blob
-from blobstore.testing.forge import Forge, clone_of, extents, flags, runs, table, xattr
+from blobstore.testing.forge import Forge, clone_of, extents, flags, table
 from blobstore.testing.fuzz_target import seeds
 from blobstore.testing.image_device import SparseDevice
 from blobstore.testing.mutate import SmallImage, mutated
 from blobstore.units import BlobId, PageIndex
+from tests.metadata.shapes import BARE, SHAPES, TABLED
 
 CHANGES: Final = 12
 SHUFFLED: Final = 5
 MANY: Final = 3000
-CLONE: Final = THIN_PROV | HAS_INTERNAL_XATTRS
-NO_TABLE_CLONE: Final = flags(CLONE) + xattr("SNAP", (7 << 32).to_bytes(8, "little"), internal=True)
-TABLED: Final = THIN_PROV | HAS_EXTENT_TABLE
 
 
 class CountingDevice(SparseDevice):
@@ -118,52 +115,14 @@ def test_every_blob_of_damaged_stores_is_as_it_is_by_itself(
     assert compared > 10_000
 
 
-ROOTS: Final[dict[str, bytes]] = {
-    "nothing": flags(),
-    "nothing, without a table": flags(THIN_PROV),
-    "nothing, thick": flags(0),
-    "an empty table": flags() + table(0),
-    "an empty table that promises clusters": flags() + table(700),
-    "an empty table without the flag": flags(THIN_PROV) + table(0),
-    "absent pages": flags() + table(700, (0, 2)),
-    "absent pages without the flag": flags(THIN_PROV) + table(700, (0, 2)),
-    "fewer clusters than the pages have": flags() + table(5, (0, 2)),
-    "a run of no clusters": flags(THIN_PROV) + runs((0, 700)),
-    "a run in spite of the flag": flags(TABLED) + runs((0, 3)),
-    "a run of none": flags(THIN_PROV) + runs((0, 0)),
-    "a clone with a run": NO_TABLE_CLONE + runs((0, 3)),
-    "a clone of nothing": NO_TABLE_CLONE,
-    "a clone": clone_of(3) + table(2, (0, 1)),
-    "a snapshot": clone_of(3, data_ro=1) + table(2, (0, 1)),
-    "a base": flags(TABLED, 1, 2) + table(2, (0, 1)),
-    "names": flags() + xattr("name", b"v") + xattr("\udcff", b"") + table(2, (0, 1)),
-    "names around a parent": clone_of(3) + xattr("name", b"vol") + table(2, (0, 1)),
-    "more than a sector": flags() + xattr("long", bytes(600)) + table(2, (0, 1)),
-    "just a sector": flags() + xattr("long", bytes(504 - 29 - 21 - 13)) + table(2, (0, 1)),
-}
-OTHERS: Final[dict[str, bytes]] = {
-    "a run of clusters": flags(0) + runs((200, 3)),
-    "two runs": flags(THIN_PROV) + runs((0, 3), (200, 1)),
-    "an absent run in a thick blob": flags(0) + runs((0, 3)),
-    "a run that is too long": flags(THIN_PROV) + runs((0, (1 << 26) + 1)),
-    "a run and a table": flags(THIN_PROV) + runs((0, 3)) + table(0),
-    "a run without a pair": flags(THIN_PROV) + b"\1\0\0\0\0",
-    "an own page": flags() + table(2, (60, 1)),
-    "a page that is none": flags() + table(2, (61, 1)),
-    "padding": flags() + b"\0\3\0\0\0abc" + table(2, (0, 1)),
-    "an unknown flag": flags(1 << 40) + table(0),
-    "an unknown kind": flags() + b"\x63\1\0\0\0x",
-}
-
-
 def forged(*, count: int = 1) -> tuple[Forge, dict[BlobId, str]]:
     """Return a store with all these roots, and which is which."""
     forge = Forge(md_len=64 * count, cluster_count=64 * count)
     names: dict[BlobId, str] = {}
-    for number, (name, body) in enumerate({**ROOTS, **OTHERS}.items()):
+    for number, (name, body) in enumerate(SHAPES.items()):
         forge.root(number, body)
         names[blob_id_of(PageIndex(number))] = name
-    forge.put(60, 9, extents(0, [220, 221]))
+    forge.put(38, 9, extents(0, [220, 221]))
     forge.put(59, 59, flags(), sequence=1)
     return forge, names
 
@@ -178,7 +137,7 @@ def test_bare_roots_of_every_kind_are_taken_and_the_others_are_read(order: int) 
     reader = BulkReader(geometry_of(device), {}, near=PageIndex(0))
     for blob_id, name in names.items():
         is_bare = BlockingDriver(device).run(reader.bare(blob_id)) is not None
-        assert is_bare == (name in ROOTS), name
+        assert is_bare == (name in BARE), name
 
 
 def test_a_root_in_the_sector_layout_keeps_the_checksum_of_its_head() -> None:

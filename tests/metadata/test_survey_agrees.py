@@ -9,11 +9,14 @@ import pytest
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError
 from blobstore.fsck.examine import examine
+from blobstore.metadata.columns import Chunk, Flagged, Numbers
 from blobstore.metadata.load import load
 from blobstore.metadata.store_state import DeviceTraits, StoreState
-from blobstore.metadata.survey import Chunk, Flagged, Numbers, Survey
+from blobstore.metadata.survey import Survey
+from blobstore.testing.forge import Forge, extents, flags, runs
 from blobstore.testing.fuzz_target import seeds
 from blobstore.testing.mutate import SmallImage, mutated
+from tests.metadata.shapes import SHAPES
 
 SEEDS: Final = seeds()
 CHANGES: Final = 12
@@ -78,3 +81,19 @@ def test_a_damaged_store_is_seen_alike_with_and_without_the_survey(
     monkeypatch.setattr(Survey, "add_roots", none_is_plain)
     for number, image in enumerate(images):
         assert WAYS[way](image) == at_once[number], f"image {number}"
+
+
+@pytest.mark.parametrize("clean", [pytest.param(True, id="clean"), pytest.param(False, id="dirty")])
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_root_of_every_kind_is_seen_alike(
+    name: str, clean: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forge = Forge(md_len=40, cluster_count=300, cluster_size=4096, clean=clean)
+    forge.root(3, flags(1, 1) + runs((290, 1)))
+    forge.root(5, SHAPES[name])
+    forge.put(38, 5, extents(0, [220, 221]))
+    device = forge.device(read_only=True)
+    image = SmallImage.of(device.read(0, device.size_bytes), compact=True)
+    at_once = {way: see(image) for way, see in WAYS.items()}
+    monkeypatch.setattr(Survey, "add_roots", none_is_plain)
+    assert {way: see(image) for way, see in WAYS.items()} == at_once

@@ -11,7 +11,8 @@ from blobstore.format.geometry import Geometry
 from blobstore.fsck.finding import Finding, Severity
 from blobstore.fsck.seen import SeenBlob
 from blobstore.fsck.segments import Segments, name_run
-from blobstore.metadata.survey import Numbers, PlainBlobs
+from blobstore.metadata.columns import Numbers
+from blobstore.metadata.survey import PlainBlobs
 from blobstore.units import BlobId, PageIndex
 
 

@@ -23,8 +23,9 @@ from blobstore.format.geometry import Geometry, root_of
 from blobstore.format.page import HEAD, PAGE_SIZE
 from blobstore.format.root import TAIL_OFFSET, RootState, compact_state, root_state_of
 from blobstore.metadata.blob_state import ABSENT_PAGE, NO_ATTRIBUTES, SNAP, BlobState
+from blobstore.metadata.columns import are_roots, have_right_checksums
 from blobstore.metadata.read import Revisits, read_blob
-from blobstore.metadata.survey import Bare, Survey, are_roots, have_right_checksums
+from blobstore.metadata.survey import Bare, Survey
 from blobstore.operations import Read
 from blobstore.units import BlobId, PageIndex
 
@@ -154,7 +155,8 @@ class BulkReader:
         """Let the survey see the sound roots of a piece."""
         step = self._geometry.page_size
         chunk = np.frombuffer(data, dtype=np.uint8).reshape(-1, step)
-        rows = np.flatnonzero(are_roots(chunk, first=first))
+        rows = np.arange(len(chunk))
+        rows = rows[are_roots(chunk, rows, first=first)]
         survey.add_roots(chunk, rows[have_right_checksums(chunk, rows)], first=first)
 
     def _state_of(self, blob_id: BlobId, bare: Bare) -> BlobState:

@@ -18,21 +18,15 @@ from blobstore.format.geometry import BLOB_ID_BASE, Geometry, blob_id_of
 from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.format.root import is_tombstone, is_torn_conversion, is_uncommitted
 from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.columns import Chunk, Numbers, are_heads, are_roots, have_right_checksums
 from blobstore.metadata.fetch import Fetch, fetch_from_device
 from blobstore.metadata.read import Revisits, read_blob
 from blobstore.metadata.store_state import Outcome
-from blobstore.metadata.survey import (
-    Chunk,
-    Numbers,
-    PlainBlobs,
-    Survey,
-    have_right_checksums,
-)
+from blobstore.metadata.survey import PlainBlobs, Survey
 from blobstore.operations import ReadInto
 from blobstore.units import BlobId, PageIndex
 
 _CHUNK_BYTES: Final = 1 << 20
-_SEQUENCE_WORD: Final = 2
 _EINVAL: Final = 22
 
 
@@ -94,8 +88,7 @@ def _sort_pages(geometry: Geometry, scan: Scan, chunk: Chunk, first: int) -> Non
         return
     data = chunk.data.cast("B")
     is_right = have_right_checksums(chunk, rows)
-    is_head = chunk.view("<u4")[rows, _SEQUENCE_WORD] == 0
-    is_root = is_head & (ids[rows] == (rows + (BLOB_ID_BASE + first)).astype(np.uint64))
+    is_head, is_root = are_heads(chunk, rows), are_roots(chunk, rows, first=first)
     is_extent_page = is_head & ~is_root & (chunk[rows, HEAD.size] == EXTENT_PAGE)
 
     is_plain = is_root & is_right

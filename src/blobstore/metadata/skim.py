@@ -28,7 +28,8 @@ from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, body_of
 from blobstore.format.root import TAIL_OFFSET
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL
-from blobstore.metadata.survey import Chunk, Numbers, Survey, are_roots, have_right_checksums
+from blobstore.metadata.columns import Chunk, Numbers, are_roots, have_right_checksums
+from blobstore.metadata.survey import Survey
 from blobstore.operations import ReadInto
 from blobstore.units import BlobId, PageIndex
 
@@ -62,7 +63,7 @@ async def skim_relations(geometry: Geometry, used_ids: bitarray) -> Relations:
 def _add_relations(found: Relations, pages: Chunk, rows: Numbers, first: int) -> None:
     """Take the relations of roots that may have some; most of these are plain."""
     survey = Survey()
-    is_sound = are_roots(pages, first=first)[rows] & have_right_checksums(pages, rows)
+    is_sound = are_roots(pages, rows, first=first) & have_right_checksums(pages, rows)
     is_plain = is_sound.copy()
     is_plain[is_sound] = survey.add_roots(pages, rows[is_sound], first=first)
     found.parents.update(survey.parent_ids())

@@ -1,25 +1,22 @@
 """Plain blobs, all at once: what recovery can say of them without following each (FORMAT 4).
 
 A plain blob's root says everything in one page: flags, a few attributes, perhaps
-a parent, and an extent table of one page or of absent ones; or, of a thin blob
-without clusters, one run; or nothing. Most blobs are plain, snapshots and clones
-too, and thousands of them are looked at with a few array operations while their
-pages are in the cache. Whatever is not exactly so is left for `read_blob`, which
-says what is wrong.
+a parent, and its extents: runs, a table of one page or of absent ones, or nothing.
+Most blobs are plain, snapshots and clones too, and thousands of them are looked at
+with a few array operations while their pages are in the cache. Whatever is not
+exactly so is left for `read_blob`, which says what is wrong.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Final, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 
-from blobstore.alloc.cluster_map import LEAF_SHIFT, LEAF_SIZE, UNALLOCATED
-from blobstore.format.checksum import SECTOR_SIZE, crc32c
+from blobstore.alloc.cluster_map import LEAF_SIZE, UNALLOCATED
+from blobstore.format.checksum import crc32c
 from blobstore.format.descriptors import (
-    EXTENT_TABLE,
     FLAGS,
     FLAGS_SIZE,
     HAS_EXTENT_TABLE,
@@ -28,11 +25,6 @@ from blobstore.format.descriptors import (
     INTERNAL_XATTR,
     KNOWN_DATA_RO,
     KNOWN_MD_RO,
-    PADDING,
-    PAIR_SIZE,
-    RUNS,
-    RUNS_HEAD_SIZE,
-    TABLE_HEAD_SIZE,
     THIN_PROV,
     XATTR,
     XATTR_OVERHEAD,
@@ -40,18 +32,26 @@ from blobstore.format.descriptors import (
     decode_name,
 )
 from blobstore.format.geometry import BLOB_ID_BASE, Geometry
-from blobstore.format.page import CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL
 from blobstore.format.root import TAIL_OFFSET, encode_sector_head
 from blobstore.metadata.blob_state import ABSENT_PAGE, SNAP
-from blobstore.metadata.read import MAX_CLUSTERS
+from blobstore.metadata.columns import (
+    BODY_END,
+    Chunk,
+    Flagged,
+    Ids,
+    Numbers,
+    Records,
+    are_last,
+    as_records,
+    bytes_at,
+    has_repeats,
+    joined,
+    parts_of,
+    records_at,
+)
+from blobstore.metadata.plain_extents import PlainExtents, Runs, plain_extents
 from blobstore.units import BlobId
-
-Numbers: TypeAlias = npt.NDArray[np.int64]
-Ids: TypeAlias = npt.NDArray[np.uint64]
-Flagged: TypeAlias = npt.NDArray[np.bool_]
-Records: TypeAlias = npt.NDArray[Any]
-Chunk: TypeAlias = npt.NDArray[np.uint8]
-"""Neighbouring pages, one in each row."""
 
 _FLAGS: Final = np.dtype(
     [
@@ -61,34 +61,9 @@ _FLAGS: Final = np.dtype(
 )  # fmt: skip
 """The first descriptor of a plain root."""
 
-_TABLE: Final = np.dtype(
-    [
-        ("kind", "u1"), ("length", "<u4"), ("cluster_count", "<u8"),
-        ("page", "<u4"), ("repeat", "<u4"),
-        ("end", "V5"),
-    ]
-)  # fmt: skip
-"""The last one, and the mark that nothing follows it."""
-
-_RUN: Final = np.dtype(
-    [
-        ("kind", "u1"), ("length", "<u4"), ("first", "<u4"), ("count", "<u4"),
-        ("end", "V5"), ("rest", "V8"),
-    ]
-)  # fmt: skip
-"""What may stand in its place; or there is the mark at once."""
-
-_EMPTY: Final = np.dtype(
-    [("kind", "u1"), ("length", "<u4"), ("cluster_count", "<u8"), ("end", "V5"), ("rest", "V8")]
-)
-"""Or a table that names no page."""
-
 _XATTR_HEAD: Final = np.dtype(
     [("kind", "u1"), ("length", "<u4"), ("name", "<u2"), ("value", "<u2")]
 )
-
-_TABLE_LENGTH: Final = TABLE_HEAD_SIZE - HEADER.size + PAIR_SIZE
-"""What a table says its length is when it names one page, or one run of absent ones."""
 
 _ATTRIBUTES_MAX: Final = 8
 """A blob with more attributes is not plain."""
@@ -104,23 +79,15 @@ _EXTENT_HEAD: Final = np.dtype(
     ]
 )  # fmt: skip
 
-_NOTHING: Final = bytes(HEADER.size)
-_END: Final = np.void(_NOTHING)
 _SECTOR_MARK: Final = np.frombuffer(
     encode_sector_head(BlobId(0))[HEAD.size : HEAD.size + HEADER.size], dtype=np.uint8
 )
 _ENTRY_SIZE: Final = 4
 _ENTRIES_AT: Final = _EXTENT_HEAD.itemsize
-_SEQUENCE_WORD: Final = 2
-_LINK_WORD: Final = (PAGE_SIZE - TAIL.size) // 4
-_BODY_END: Final = PAGE_SIZE - TAIL.size
 assert _FLAGS.itemsize == FLAGS_SIZE
-assert _TABLE.itemsize == TABLE_HEAD_SIZE + PAIR_SIZE + len(_NOTHING)
-assert _RUN.itemsize == _EMPTY.itemsize == _TABLE.itemsize
 assert _XATTR_HEAD.itemsize == XATTR_OVERHEAD
 assert _PARENT.itemsize == len(SNAP) + _PARENT["id"].itemsize
 assert _ENTRIES_AT == HEAD.size + HEADER.size + _ENTRY_SIZE
-assert SECTOR_SIZE >= _FLAGS.itemsize + _TABLE.itemsize + TAIL.size
 
 
 class Bare(NamedTuple):
@@ -191,15 +158,14 @@ class Survey:
     """What was seen of plain blobs so far: roots, and the extent pages they may name.
 
     An extent page may belong to a blob that is not plain; `beginnings` keeps
-    all of it that means something. Attributes are kept only for who
-    wants them.
+    all of it that means something. Attributes are kept only for who wants them.
     """
 
     keeps_attributes: bool = False
     attributes: dict[int, dict[str, bytes]] = field(default_factory=dict)
     roots: list[Numbers] = field(default_factory=list)
     flags: list[Records] = field(default_factory=list)
-    tables: list[Records] = field(default_factory=list)
+    extents: list[PlainExtents] = field(default_factory=list)
     parents: list[Ids] = field(default_factory=list)
     ends: list[Numbers] = field(default_factory=list)
     extent_pages: list[Numbers] = field(default_factory=list)
@@ -210,18 +176,17 @@ class Survey:
     def add_roots(self, chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
         """Take the plain ones among roots with right checksums; tell which they are."""
         start = _start_of_descriptors(chunk, rows)
-        flags = _records_at(chunk, rows, start, _FLAGS)
+        flags = records_at(chunk, rows, start, _FLAGS)
         names: dict[int, dict[bytes, slice]] = {}
         place, is_plain, parents = _skip_attributes(chunk, rows, start + FLAGS_SIZE, names)
-        table = _records_at(chunk, rows, np.minimum(place, PAGE_SIZE - _TABLE.itemsize), _TABLE)
-        is_plain &= place + _TABLE.itemsize <= _BODY_END
-        is_plain &= _are_plain_flags(flags, parents) & _is_last(chunk, rows)
-        is_plain &= _are_plain_extents(table, is_thin=_are_thin(flags))
+        extents, has_plain = plain_extents(chunk, rows, place, is_thin=_are_thin(flags))
+        is_plain &= _are_plain_flags(flags, parents) & are_last(chunk, rows) & has_plain
+        extents = extents.those(is_plain)
         self.roots.append(rows[is_plain] + first)
         self.flags.append(flags[is_plain])
-        self.tables.append(table[is_plain])
+        self.extents.append(extents)
         self.parents.append(parents[is_plain])
-        self.ends.append((place + _sizes_of(table))[is_plain])
+        self.ends.append(place[is_plain] + extents.sizes)
         if self.keeps_attributes:
             for at, attributes in names.items():
                 page = chunk[rows[at]].data
@@ -232,30 +197,29 @@ class Survey:
 
     def bare_roots(self) -> Iterator[tuple[int, Bare]]:
         """Yield the roots that were taken and own nothing beside their page."""
-        parts = (self.roots, self.flags, self.tables, self.parents, self.ends)
-        for roots, flags, table, parents, ends in zip(*parts, strict=True):
-            is_bare = _named_pages(table) == ABSENT_PAGE
+        parts = (self.roots, self.flags, self.extents, self.parents, self.ends)
+        for roots, flags, extents, parents, ends in zip(*parts, strict=True):
+            are_bare = extents.are_bare()
             columns = (
                 flags["invalid"], flags["data_ro"], flags["md_ro"], parents,
-                table["kind"], _counts_of(table), _pair_counts(table), ends,
+                extents.kinds, extents.counts, extents.pair_counts, ends,
             )  # fmt: skip
-            rows = zip(*(column[is_bare].tolist() for column in columns), strict=True)
-            yield from zip(roots[is_bare].tolist(), map(_bare_of, rows), strict=True)
+            rows = zip(*(column[are_bare].tolist() for column in columns), strict=True)
+            yield from zip(roots[are_bare].tolist(), map(_bare_of, rows), strict=True)
 
     def add_extent_pages(self, chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
         """Take those extent pages with right checksums that can be a plain blob's only one."""
-        heads = _records(chunk[rows, : _EXTENT_HEAD.itemsize], _EXTENT_HEAD)
+        heads = as_records(chunk[rows, : _EXTENT_HEAD.itemsize], _EXTENT_HEAD)
         length = heads["length"].astype(np.int64)
         is_plain: Flagged = (
-            _is_last(chunk, rows)
+            are_last(chunk, rows)
             & (heads["first"] == 0)
             & (length % _ENTRY_SIZE == 0)
             & (length > _ENTRY_SIZE)
             & (length <= _ENTRY_SIZE * (LEAF_SIZE + 1))
         )
         ends = _ENTRIES_AT + np.where(is_plain, length - _ENTRY_SIZE, 0)
-        followers = chunk[rows[:, None], ends[:, None] + np.arange(len(_NOTHING))]
-        is_plain &= ~followers.any(axis=1)
+        is_plain &= ~bytes_at(chunk, rows, ends, HEADER.size).any(axis=1)
         rows, ends = rows[is_plain], ends[is_plain]
         counts = (ends - _ENTRIES_AT) // _ENTRY_SIZE
         self.extent_pages.append(rows + first)
@@ -275,7 +239,7 @@ class Survey:
 
     def sound_roots(self) -> Numbers:
         """Return all roots that were taken, whatever their extents came to."""
-        return _joined(self.roots)
+        return joined(self.roots)
 
     def parent_ids(self) -> Iterator[tuple[BlobId, BlobId]]:
         """Yield (blob, parent) for every clone among the roots that were taken."""
@@ -284,44 +248,48 @@ class Survey:
 
     def plain_blobs(self, geometry: Geometry) -> PlainBlobs | None:
         """Put roots and extent pages together; None when two name the same page or cluster."""
-        table = np.concatenate(self.tables or [np.empty(0, dtype=_TABLE)])
-        pages = _joined(self.extent_pages)
+        pages = joined(self.extent_pages)
         place_of = np.full(geometry.md_len, -1, dtype=np.int64)
         place_of[pages] = np.arange(len(pages))
 
-        named = _named_pages(table)
+        extents = PlainExtents.joined(self.extents)
+        named = extents.pages
         is_absent = named == ABSENT_PAGE
         is_there = ~is_absent & (named < geometry.md_len)
         places = np.where(is_there, place_of[np.where(is_there, named, 0)], -1)
         is_plain = is_absent | (places >= 0)
-        roots = _joined(self.roots)[is_plain]
-        named, places, table = named[is_plain], places[is_plain], table[is_plain]
-        if _has_repeats(np.concatenate((roots, named[places >= 0]))):
+        is_plain &= ~extents.runs.are_impossible(geometry, len(named))
+        roots, extents = joined(self.roots)[is_plain], extents.those(is_plain)
+        places = places[is_plain]
+        if has_repeats(np.concatenate((roots, extents.pages[places >= 0]))):
             return None
         flags = np.concatenate(self.flags or [np.empty(0, dtype=_FLAGS)])[is_plain]
         parents = np.concatenate(self.parents or [np.empty(0, dtype=np.uint64)])[is_plain]
-        counts = _counts_of(table)
-        counts[places >= 0] = _joined(self.counts)[places[places >= 0]]
-        found = PlainBlobs(roots, named, _joined([]), flags, parents, counts)
-        return self._with_clusters(geometry, found, places)
+        counts = extents.counts
+        counts[places >= 0] = joined(self.counts)[places[places >= 0]]
+        found = PlainBlobs(roots, extents.pages, joined([]), flags, parents, counts)
+        return self._with_clusters(geometry, found, extents.runs, places)
 
     def _with_clusters(
-        self, geometry: Geometry, found: PlainBlobs, places: Numbers
+        self, geometry: Geometry, found: PlainBlobs, runs: Runs, places: Numbers
     ) -> PlainBlobs | None:
         """Leave out the blobs with a cluster that cannot be.
 
         `places` says where among all extent pages is each blob's; -1 is nowhere.
         """
         owner = np.flatnonzero(places >= 0)
-        clusters = _parts(_joined(self.entries), _joined(self.counts), places[owner])
+        clusters = parts_of(joined(self.entries), joined(self.counts), places[owner])
         owners = np.repeat(owner, found.counts[owner])
         is_hole = clusters == UNALLOCATED
         is_outside = (clusters < geometry.md_clusters) | (clusters >= geometry.total_clusters)
         is_right = np.ones(len(found.roots), dtype=np.bool_)
         is_thin = _are_thin(found.flags)
         is_right[owners[np.where(is_hole, ~is_thin[owners], is_outside)]] = False
-        clusters = clusters[is_right[owners] & ~is_hole]
-        if _has_repeats(clusters):
+        runs = runs.those(is_right)
+        if runs.counts[runs.firsts != UNALLOCATED].sum() > geometry.data_clusters:
+            return None
+        clusters = np.concatenate((clusters[is_right[owners] & ~is_hole], runs.clusters()))
+        if has_repeats(clusters):
             return None
         roots = found.roots[is_right]
         return PlainBlobs(
@@ -334,65 +302,11 @@ class Survey:
         )
 
 
-def have_right_checksums(chunk: Chunk, rows: Numbers) -> Flagged:
-    """Tell which of these pages are whole."""
-    view = chunk.data.cast("B")
-    starts = (rows * chunk.shape[1]).tolist()
-    checksums = [crc32c(view[start : start + CRC_OFFSET]) for start in starts]
-    found = chunk.view("<u4")[rows, CRC_OFFSET // _ENTRY_SIZE]
-    are_right: Flagged = found == np.array(checksums, dtype=np.uint32)
-    return are_right
-
-
-def are_roots(chunk: Chunk, *, first: int) -> Flagged:
-    """Tell which of these pages, the first of which is page `first`, name their own place."""
-    own_ids = np.arange(len(chunk), dtype=np.uint64) + np.uint64(BLOB_ID_BASE + first)
-    is_own = chunk.view("<u8")[:, 0] == own_ids
-    are_own: Flagged = is_own & (chunk.view("<u4")[:, _SEQUENCE_WORD] == 0)
-    return are_own
-
-
 def _parent_ids(roots: Numbers, parents: Ids) -> Iterator[tuple[BlobId, BlobId]]:
     clones = np.flatnonzero(parents != NO_PARENT)
     ids: list[BlobId] = (roots[clones] + BLOB_ID_BASE).tolist()
     parent_ids: list[BlobId] = parents[clones].tolist()
     return zip(ids, parent_ids, strict=True)
-
-
-def _named_pages(table: Records) -> Numbers:
-    """Return the only extent page of each blob, or 0."""
-    has_page = (table["kind"] == EXTENT_TABLE) & (table["length"] == _TABLE_LENGTH)
-    pages: Numbers = np.where(has_page, table["page"], ABSENT_PAGE).astype(np.int64)
-    return pages
-
-
-def _repeats_of(table: Records) -> Numbers:
-    """Return how many extent pages a table names."""
-    repeats: Numbers = np.where(table["length"] == _TABLE_LENGTH, table["repeat"], 0)
-    return repeats.astype(np.int64)
-
-
-def _counts_of(table: Records) -> Numbers:
-    """Return how many clusters blobs have whose extent pages, or clusters, are all absent."""
-    promised = np.minimum(table["cluster_count"], np.uint64(MAX_CLUSTERS)).astype(np.int64)
-    in_pages = np.minimum(_repeats_of(table) * LEAF_SIZE, promised)
-    in_run = np.where(table["kind"] == RUNS, table.view(_RUN)["count"], 0)
-    counts: Numbers = np.where(table["kind"] == EXTENT_TABLE, in_pages, in_run)
-    return counts
-
-
-def _pair_counts(table: Records) -> Numbers:
-    """Return how many runs, or entries of a table, there are."""
-    is_short = (table["kind"] == EXTENT_TABLE) & (table["length"] != _TABLE_LENGTH)
-    counts: Numbers = np.where((table["kind"] == PADDING) | is_short, 0, 1)
-    return counts
-
-
-def _sizes_of(table: Records) -> Numbers:
-    """Return how many bytes the last descriptors take."""
-    size = table["length"].astype(np.int64) + HEADER.size
-    sizes: Numbers = np.where(table["kind"] == PADDING, 0, size)
-    return sizes
 
 
 def _start_of_descriptors(chunk: Chunk, rows: Numbers) -> Numbers:
@@ -401,12 +315,6 @@ def _start_of_descriptors(chunk: Chunk, rows: Numbers) -> Numbers:
     is_sector = (marks == _SECTOR_MARK).all(axis=1)
     start: Numbers = np.where(is_sector, TAIL_OFFSET, HEAD.size)
     return start
-
-
-def _records_at(
-    chunk: Chunk, rows: Numbers, places: Numbers, fields: "np.dtype[np.void]"
-) -> Records:
-    return _records(chunk[rows[:, None], places[:, None] + np.arange(fields.itemsize)], fields)
 
 
 def _skip_attributes(
@@ -420,7 +328,7 @@ def _skip_attributes(
     is_sound = np.ones(len(rows), dtype=np.bool_)
     parents = np.full(len(rows), NO_PARENT, dtype=np.uint64)
     for _step in range(_ATTRIBUTES_MAX):
-        head = _records_at(chunk, rows, np.minimum(places, PAGE_SIZE - XATTR_OVERHEAD), _XATTR_HEAD)
+        head = records_at(chunk, rows, np.minimum(places, PAGE_SIZE - XATTR_OVERHEAD), _XATTR_HEAD)
         is_internal = head["kind"] == INTERNAL_XATTR
         is_attribute = is_sound & (is_internal | (head["kind"] == XATTR))
         if not is_attribute.any():
@@ -429,12 +337,12 @@ def _skip_attributes(
         name, value = head["name"].astype(np.int64), head["value"].astype(np.int64)
         ends = places + HEADER.size + length
         is_whole = (name + value + XATTR_OVERHEAD - HEADER.size == length) & (name > 0)
-        is_whole &= ends <= _BODY_END
+        is_whole &= ends <= BODY_END
         is_whole &= ~is_internal | (length == XATTR_OVERHEAD - HEADER.size + _PARENT.itemsize)
         is_sound &= ~is_attribute | is_whole
         is_attribute &= is_whole
         inner = np.flatnonzero(is_attribute & is_internal)
-        found = _records_at(chunk, rows[inner], places[inner] + XATTR_OVERHEAD, _PARENT)
+        found = records_at(chunk, rows[inner], places[inner] + XATTR_OVERHEAD, _PARENT)
         is_parent = (name[inner] == len(SNAP)) & (found["name"] == SNAP.encode())
         is_sound[inner] &= is_parent & (parents[inner] == NO_PARENT) & (found["id"] != NO_PARENT)
         parents[inner] = found["id"]
@@ -469,37 +377,6 @@ def _are_thin(flags: Records) -> Flagged:
     return are_thin
 
 
-def _are_plain_extents(table: Records, *, is_thin: Flagged) -> Flagged:
-    """Tell which tables name one page; or only absent ones, which a thick blob cannot have.
-
-    Or there are no extents, or one run without clusters.
-    """
-    kind, length, repeat = table["kind"], table["length"], table["repeat"]
-    is_possible = (repeat >= 1) & (repeat <= MAX_CLUSTERS >> LEAF_SHIFT)
-    is_table = (
-        (kind == EXTENT_TABLE)
-        & (length == _TABLE_LENGTH)
-        & np.where(table["page"] == ABSENT_PAGE, is_thin & is_possible, repeat == 1)
-        & (table["end"] == _END)
-    )
-    is_empty = (
-        (kind == EXTENT_TABLE)
-        & (length == _TABLE_LENGTH - PAIR_SIZE)
-        & (table.view(_EMPTY)["end"] == _END)
-    )
-    run = table.view(_RUN)
-    is_run = (
-        (kind == RUNS)
-        & (length == RUNS_HEAD_SIZE - HEADER.size + PAIR_SIZE)
-        & is_thin
-        & (run["first"] == UNALLOCATED)
-        & (run["count"] <= MAX_CLUSTERS)
-        & (run["end"] == _END)
-    )
-    are_plain: Flagged = is_table | is_empty | is_run | ((kind == PADDING) & (length == 0))
-    return are_plain
-
-
 def _entries(chunk: Chunk, rows: Numbers, counts: Numbers) -> Numbers:
     """Return the entries of extent pages, one page after the other."""
     longest = int(counts.max(initial=0))
@@ -507,31 +384,3 @@ def _entries(chunk: Chunk, rows: Numbers, counts: Numbers) -> Numbers:
     is_entry = np.arange(longest) < counts[:, None]
     entries: Numbers = table.view("<u4").reshape(len(rows), longest)[is_entry].astype(np.int64)
     return entries
-
-
-def _parts(values: Numbers, counts: Numbers, places: Numbers) -> Numbers:
-    """Return the values of the parts at these places, one part after the other."""
-    starts = np.cumsum(counts) - counts
-    wanted = counts[places]
-    offsets = np.arange(wanted.sum()) - np.repeat(np.cumsum(wanted) - wanted, wanted)
-    parts: Numbers = values[np.repeat(starts[places], wanted) + offsets]
-    return parts
-
-
-def _records(rows: Chunk, fields: "np.dtype[np.void]") -> Records:
-    records: Records = np.ascontiguousarray(rows).view(fields)[:, 0]
-    return records
-
-
-def _is_last(chunk: Chunk, rows: Numbers) -> Flagged:
-    """Tell which pages name no next one."""
-    is_last: Flagged = chunk.view("<u4")[rows, _LINK_WORD] == NO_PAGE
-    return is_last
-
-
-def _joined(parts: list[Numbers]) -> Numbers:
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-
-
-def _has_repeats(numbers: Numbers) -> bool:
-    return bool(len(numbers) and np.bincount(numbers).max() > 1)

@@ -1,0 +1,99 @@
+"""Many metadata pages as columns of numbers: what looking at them all at once needs."""
+
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from blobstore.format.checksum import crc32c
+from blobstore.format.geometry import BLOB_ID_BASE
+from blobstore.format.page import CRC_OFFSET, NO_PAGE, PAGE_SIZE, TAIL
+
+Numbers: TypeAlias = npt.NDArray[np.int64]
+Ids: TypeAlias = npt.NDArray[np.uint64]
+Flagged: TypeAlias = npt.NDArray[np.bool_]
+Records: TypeAlias = npt.NDArray[Any]
+Chunk: TypeAlias = npt.NDArray[np.uint8]
+"""Neighbouring pages, one in each row."""
+
+BODY_END: Final = PAGE_SIZE - TAIL.size
+_WORD: Final = 4
+_SEQUENCE_WORD: Final = 2
+_LINK_WORD: Final = BODY_END // _WORD
+
+
+def have_right_checksums(chunk: Chunk, rows: Numbers) -> Flagged:
+    """Tell which of these pages are whole."""
+    view = chunk.data.cast("B")
+    starts = (rows * chunk.shape[1]).tolist()
+    checksums = [crc32c(view[start : start + CRC_OFFSET]) for start in starts]
+    are_right: Flagged = _word(chunk, rows, CRC_OFFSET // _WORD) == np.array(
+        checksums, dtype=np.uint32
+    )
+    return are_right
+
+
+def are_heads(chunk: Chunk, rows: Numbers) -> Flagged:
+    """Tell which of these pages have the sequence number 0."""
+    are_first: Flagged = _word(chunk, rows, _SEQUENCE_WORD) == 0
+    return are_first
+
+
+def are_last(chunk: Chunk, rows: Numbers) -> Flagged:
+    """Tell which of these pages name no next one."""
+    are_ends: Flagged = _word(chunk, rows, _LINK_WORD) == NO_PAGE
+    return are_ends
+
+
+def are_roots(chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
+    """Tell which of these pages name their own place; the chunk begins at page `first`."""
+    own_ids = rows.astype(np.uint64) + np.uint64(BLOB_ID_BASE + first)
+    are_own: Flagged = (chunk.view("<u8")[rows, 0] == own_ids) & are_heads(chunk, rows)
+    return are_own
+
+
+def _word(chunk: Chunk, rows: Numbers, number: int) -> Records:
+    words: Records = chunk.view("<u4")[rows, number]
+    return words
+
+
+def bytes_at(chunk: Chunk, rows: Numbers, places: Numbers, count: int) -> Chunk:
+    """Return so many bytes of each of these pages, from a place in it on."""
+    found: Chunk = chunk[rows[:, None], places[:, None] + np.arange(count)]
+    return found
+
+
+def records_at(
+    chunk: Chunk, rows: Numbers, places: Numbers, fields: "np.dtype[np.void]"
+) -> Records:
+    """Return the record at a place of each of these pages."""
+    return as_records(bytes_at(chunk, rows, places, fields.itemsize), fields)
+
+
+def as_records(rows: Chunk, fields: "np.dtype[np.void]") -> Records:
+    """Take rows of bytes as records."""
+    records: Records = np.ascontiguousarray(rows).view(fields)[:, 0]
+    return records
+
+
+def joined(parts: list[Numbers]) -> Numbers:
+    """Return the parts as one."""
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def steps(counts: Numbers) -> Numbers:
+    """Return 0, 1, 2... up to each of the counts, one after the other."""
+    numbers: Numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return numbers
+
+
+def parts_of(values: Numbers, counts: Numbers, places: Numbers) -> Numbers:
+    """Return the values of the parts at these places, one part after the other."""
+    starts, wanted = np.cumsum(counts) - counts, counts[places]
+    parts: Numbers = values[np.repeat(starts[places], wanted) + steps(wanted)]
+    return parts
+
+
+def has_repeats(numbers: Numbers) -> bool:
+    """Tell whether a number is there twice; none is negative."""
+    return bool(len(numbers) and np.bincount(numbers).max() > 1)
