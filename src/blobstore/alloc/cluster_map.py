@@ -33,18 +33,31 @@ assert array("I").itemsize == 4
 
 
 class ClusterMap:
-    """The clusters of one blob, in order, and which leaves differ from the disk."""
+    """The clusters of one blob, in order, and which leaves differ from the disk.
+
+    The list of leaves is made when it is first wanted: of most ancestors that own
+    nothing it never is, and lists are what the collector of garbage goes through.
+    """
 
     __slots__ = ("allocated_count", "count", "dirty_leaves", "leaves")
+
+    leaves: list[Leaf]
 
     def __init__(self, count: int = 0) -> None:
         self.count = count
         self.allocated_count = 0
-        self.leaves: list[Leaf] = [ABSENT] * -(-count // LEAF_SIZE)
         self.dirty_leaves: set[int] | frozenset[int] = _NONE_DIRTY
+
+    def __getattr__(self, name: str) -> list[Leaf]:
+        if name != "leaves":
+            raise AttributeError(f"{type(self).__name__} has no {name}", name=name, obj=self)
+        self.leaves = [ABSENT] * -(-self.count // LEAF_SIZE)
+        return self.leaves
 
     def get(self, index: int) -> int:
         """Return the cluster at `index`, or 0."""
+        if not self.allocated_count:
+            return UNALLOCATED
         return self.leaves[index >> LEAF_SHIFT][index & LEAF_MASK]
 
     def set(self, index: int, cluster: int) -> None:

@@ -84,14 +84,16 @@ class BulkReader:
         Raises:
             NotFoundError, CorruptError: As `read_blob`.
         """
-        root, piece = root_of(blob_id), self._piece
-        if piece.first <= root < piece.end:
-            bare = piece.bare.get(root)
-        else:
-            bare = await self.bare(blob_id)
+        bare = await self.bare(blob_id)
         if bare is None:
             return await read_blob(self._geometry, blob_id, self.fetch, revisits)
         return self._state_of(blob_id, bare)
+
+    def read_bare(self, blob_id: BlobId) -> BlobState | None:
+        """Return a blob that is bare, if it is among those that were seen last."""
+        root = root_of(blob_id)
+        bare = self._piece.bare.get(root) if self._piece.first <= root < self._piece.end else None
+        return None if bare is None else self._state_of(blob_id, bare)
 
     async def bare(self, blob_id: BlobId) -> Bare | None:
         """Return what the blob's root says, if that was seen at once with its neighbours'."""

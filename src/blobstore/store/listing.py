@@ -10,7 +10,7 @@ from blobstore.metadata.load import known_ids
 from blobstore.metadata.store_state import StoreState
 from blobstore.metadata.survey import NO_PARENT, Bare
 from blobstore.store.describe import BlobInfo, describe_bare, describe_blob
-from blobstore.store.opening import Sweep, let_go, open_blob, open_chain
+from blobstore.store.opening import Sweep, is_as_on_device, let_go, open_blob, open_chain
 from blobstore.units import BlobId
 
 _DESCRIBED_AT_ONCE: Final = 256
@@ -57,7 +57,7 @@ class Listing:
         return described
 
     async def _describe(self, blob_id: BlobId, reader: BulkReader) -> BlobInfo | BlobstoreError:
-        bare = await reader.bare(blob_id) if self._is_as_on_device(blob_id) else None
+        bare = await self._bare(blob_id, reader)
         if bare is not None:
             xattrs = reader.xattrs(blob_id)
             if bare.parent in self._sound or await self._stands_on(bare, blob_id, reader):
@@ -70,16 +70,8 @@ class Listing:
         let_go(self._store, blob)
         return info
 
-    def _is_as_on_device(self, blob_id: BlobId) -> bool:
-        """Tell whether the blob is there, closed, and as its root says."""
-        store = self._store
-        return (
-            blob_id not in store.open_blobs
-            and blob_id not in store.errors
-            and not store.outcome.changed
-            and store.geometry.names_root(blob_id)
-            and bool(store.used_ids[root_of(blob_id)])
-        )
+    async def _bare(self, blob_id: BlobId, reader: BulkReader) -> Bare | None:
+        return await reader.bare(blob_id) if is_as_on_device(self._store, blob_id) else None
 
     async def _stands_on(self, bare: Bare, blob_id: BlobId, reader: BulkReader) -> bool:
         """Tell whether all that is below a bare blob opens; what is not bare is opened for it."""
@@ -88,7 +80,7 @@ class Listing:
         while wanted not in self._sound and wanted not in self._store.open_blobs:
             if wanted in passed or wanted in self._sweep.failures:
                 return False
-            below = await reader.bare(wanted) if self._is_as_on_device(wanted) else None
+            below = await self._bare(wanted, reader)
             if below is None:
                 blob = await self._open_and_hold(wanted, reader)
                 if isinstance(blob, BlobstoreError):

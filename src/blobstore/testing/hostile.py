@@ -6,23 +6,27 @@ answer or a typed error, within 2 s of processor time each, and with no more
 memory than 64 MiB and twice the metadata: what the process's resident size has
 grown by at most, which counts the arrays of numpy and leaves the times alone.
 
-Stores of 100,000 blobs are not read whole: each blob is opened by itself for
-that, with all that is below it.
+Stores of 100,000 blobs lie in a file. They are not read whole: each blob is
+opened by itself for that, with all that is below it.
 """
 
 import argparse
+import gc
 import json
 import multiprocessing
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
-from typing import Final
+from tempfile import NamedTemporaryFile
+from typing import Final, NamedTuple
 
 from blobstore.api.blobstore import Blobstore, dump
+from blobstore.device.address import open_device
+from blobstore.device.base import Device
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.geometry import Geometry
@@ -32,7 +36,6 @@ from blobstore.metadata.store_state import DeviceTraits
 from blobstore.testing.forge import Forge
 from blobstore.testing.hostile_blobs import HOSTILE_BLOBS
 from blobstore.testing.hostile_stores import HOSTILE_STORES, LARGE
-from blobstore.testing.image_device import SparseDevice
 from blobstore.testing.observe import LONGEST_S, HangError, observe, time_limit
 from blobstore.units import MIB
 
@@ -43,6 +46,8 @@ _ADDRESS_SPACE: Final = 3 << 29
 _OVERTIME_S: Final = 0.5
 _GIVEN_UP_S: Final = 20.0
 _TRIED_IN_WRITING: Final = 8
+_MORE_TRIES: Final = 2
+"""What takes too long is done again: on a machine shared with others, seconds vary by half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +83,25 @@ def bound_of(forge: Forge) -> int:
     return _MOST_MEMORY
 
 
-def _open(device: SparseDevice) -> None:
+def _open(device: Device) -> None:
     with Blobstore.open(device, read_only=True) as store:
         store.blob_ids()
 
 
-def _list(device: SparseDevice) -> None:
+def _list(device: Device) -> None:
     with Blobstore.open(device, read_only=True) as store:
         for entry in store.list_blobs():
             if isinstance(entry, tuple):
                 _check_message(entry[1])
 
 
-def _read(device: SparseDevice) -> None:
+def _read(device: Device) -> None:
     with Blobstore.open(device, read_only=True) as store:
         for message in observe(store).errors.values():
             _check_message(CorruptError(message))
 
 
-def _read_last(device: SparseDevice) -> None:
+def _read_last(device: Device) -> None:
     """Open the store and its last blob, and read that: what is done with a sound one."""
     with Blobstore.open(device, read_only=True) as store:
         ids = store.blob_ids()
@@ -105,17 +110,17 @@ def _read_last(device: SparseDevice) -> None:
                 blob.read(min(blob.size, MIB))
 
 
-def _dump(device: SparseDevice) -> None:
+def _dump(device: Device) -> None:
     dump(device)
 
 
-def _check(device: SparseDevice) -> None:
+def _check(device: Device) -> None:
     traits = DeviceTraits(device.size_bytes)
     for finding in BlockingDriver(device).run(examine(traits)).findings:
         _check_message(CorruptError(finding.message))
 
 
-def _write(device: SparseDevice) -> None:
+def _write(device: Device) -> None:
     """Change what can be changed, and close: typed refusals are as good as success."""
     with Blobstore.open(device) as store:
         with suppress(BlobstoreError), store.create_blob(store.cluster_size) as blob:
@@ -129,7 +134,7 @@ def _write(device: SparseDevice) -> None:
                 store.delete_blob(blob_id)
 
 
-_STEPS: Final[dict[str, Callable[[SparseDevice], None]]] = {
+_STEPS: Final[dict[str, Callable[[Device], None]]] = {
     "open": _open,
     "read last": _read_last,
     "list": _list,
@@ -163,7 +168,7 @@ def try_image(name: str, *, clean: bool, limit_s: float = LONGEST_S) -> Iterator
     process.start()
     theirs.close()
     for step in steps_of(name):
-        found = _receive(ours, _GIVEN_UP_S + 2 * limit_s)
+        found = _receive(ours, _GIVEN_UP_S + 2 * (1 + _MORE_TRIES) * limit_s)
         if found is None:
             process.kill()
             yield Step(name, clean, step, "died", 0, 0, "the process ended, or had to be ended")
@@ -186,22 +191,52 @@ def _do_steps(answers: Connection, forge: Forge, name: str, limit_s: float) -> N
     """Do one step after the other in a fresh process, and send what came of each."""
     bound = bound_of(forge)
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE + bound, _ADDRESS_SPACE + bound))
-    at_first = _peak_bytes()
-    for step in steps_of(name):
-        device = forge.device(read_only=step != "write")
+    with _source_of(forge, is_file=name in LARGE) as source:
+        gc.freeze()  # the forge is not what is measured
+        at_first = _peak_bytes()
+        for step in steps_of(name):
+            tried = _try_step(source, step, limit_s)
+            for _ in range(_MORE_TRIES):
+                if tried.seconds > limit_s:
+                    tried = _try_step(source, step, limit_s)
+            problem, grown = tried.problem, _peak_bytes() - at_first
+            if not problem and tried.seconds > limit_s:
+                problem = f"{tried.seconds:.1f} s, at most {limit_s} expected"
+            if not problem and grown > bound:
+                problem = f"{grown // MIB} MiB, at most {bound // MIB} expected"
+            found = Step(name, forge.clean, step, tried.outcome, tried.seconds, grown, problem)
+            answers.send(found)
+
+
+Source = Callable[[bool], Device]
+"""Gives a device with the image on it: one that cannot be written to, or one that can."""
+
+
+@contextmanager
+def _source_of(forge: Forge, *, is_file: bool) -> Iterator[Source]:
+    """Keep the image in memory, or in a file for as long as it is wanted."""
+    if not is_file:
+        yield lambda read_only: forge.device(read_only=read_only)
+        return
+    with NamedTemporaryFile(prefix="hostile-") as file:
+        forge.device(read_only=True).write_to(file.name)
+        yield lambda read_only: open_device(file.name, read_only=read_only)
+
+
+class _Tried(NamedTuple):
+    outcome: str
+    problem: str
+    seconds: float
+
+
+def _try_step(source: Source, step: str, limit_s: float) -> _Tried:
+    with closing(source(step != "write")) as device:
         began = time.process_time()
         outcome, problem = _outcome_of(_STEPS[step], device, limit_s)
-        seconds, grown = time.process_time() - began, _peak_bytes() - at_first
-        if not problem and seconds > limit_s:
-            problem = f"{seconds:.1f} s, at most {limit_s} expected"
-        if not problem and grown > bound:
-            problem = f"{grown // MIB} MiB, at most {bound // MIB} expected"
-        answers.send(Step(name, forge.clean, step, outcome, seconds, grown, problem))
+        return _Tried(outcome, problem, time.process_time() - began)
 
 
-def _outcome_of(
-    do: Callable[[SparseDevice], None], device: SparseDevice, limit_s: float
-) -> tuple[str, str]:
+def _outcome_of(do: Callable[[Device], None], device: Device, limit_s: float) -> tuple[str, str]:
     """Return what a step came to, and what is wrong with that."""
     try:
         with time_limit(limit_s + _OVERTIME_S):

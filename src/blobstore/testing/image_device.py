@@ -126,6 +126,14 @@ class SparseDevice(Device):
             piece = self.piece(number)
             self._written[number] = piece[:start] + bytes(stop - start) + piece[stop:]
 
+    def write_to(self, path: str) -> None:
+        """Write the content to a file, which stays as sparse as it is here."""
+        with open(path, "wb") as file:
+            file.truncate(self.size_bytes)
+            for number in sorted({*self._pieces, *self._written}):
+                file.seek(number * _PIECE)
+                file.write(self.piece(number))
+
     def piece(self, number: int) -> bytes:
         """Return 4096 bytes as they are now."""
         found = self._written.get(number) or self._pieces.get(number)
