@@ -35,11 +35,13 @@ class CountingDevice(SparseDevice):
     """Counts reads, and cannot read some pieces."""
 
     reads = 0
+    failed = 0
     bad: frozenset[int] = frozenset()
 
     def read(self, offset: int, length: int) -> bytes:
         self.reads += 1
         if self.bad & set(range(offset // 4096, -(-(offset + length) // 4096))):
+            self.failed += 1
             raise DeviceError("medium: bad sector")
         return super().read(offset, length)
 
@@ -193,6 +195,15 @@ def test_roots_and_extent_pages_far_from_each_other_take_few_reads() -> None:
     assert device.reads < MANY / 50
 
 
+def test_huge_pages_are_read_one_by_one() -> None:
+    forge = Forge(md_len=8, cluster_count=16, cluster_size=1 << 20, page_size=1 << 20)
+    for number in range(4):
+        forge.root(number, flags(), table(2, (0, 1)))
+    device = forge.device(read_only=True)
+    ids = ids_of(geometry_of(device))[:4]
+    assert together(device, ids) == one_by_one(device, ids)
+
+
 def test_one_blob_far_from_the_others_is_one_read() -> None:
     device = counting(chain_of(MANY).device(read_only=True))
     device.reads = 0
@@ -205,7 +216,9 @@ def test_a_page_that_cannot_be_read_is_its_own_blobs_business() -> None:
     geometry = geometry_of(sound)
     device = counting(sound, frozenset({geometry.page_offset(PageIndex(700)) // 4096}))
     ids = ids_of(geometry)[:MANY]
+    device.failed = 0
     found, expected = together(device, ids), one_by_one(sound, ids)
+    assert device.failed == 2  # the piece, then the page
     assert [blob_id for blob_id in ids if found[blob_id] != expected[blob_id]] == [ids[700]]
     assert found[ids[700]][0] is DeviceError
 

@@ -53,8 +53,9 @@ class BulkReader:
     """Reads blobs that are wanted one after the other, most often neighbours.
 
     Pieces grow while pages are asked for that are near one of the last. They are
-    kept for a while, so nothing may be written to the region meanwhile. Where
-    a piece cannot be read, its pages are asked for one by one.
+    kept for a while, so nothing may be written to the region meanwhile. Once a
+    piece could not be read, pages are asked for one by one: where a device fails
+    it is slow.
     """
 
     __slots__ = ("_count", "_geometry", "_instead", "_missed", "_most", "_piece", "_pieces")
@@ -130,6 +131,8 @@ class BulkReader:
 
     async def _read_piece(self, page: PageIndex) -> bool:
         """Read the page with others, if one of the last that were missed is near."""
+        if self._most == 1:
+            return False
         last = next((missed for missed in self._missed if abs(page - missed) <= self._most), None)
         if last is None:
             self._missed = [page, *self._missed[: _KEPT_PIECES - 1]]
@@ -142,13 +145,12 @@ class BulkReader:
         try:
             data = await Read(self._geometry.page_offset(PageIndex(first)), length)
         except DeviceError:
+            self._most = 1
             return False
         survey = Survey(keeps_attributes=True)
         if end - first >= _SURVEYED_FROM:
             self._look_at(survey, data, first)
-        bare = dict(survey.bare_roots())
-        for page in self._instead:
-            bare.pop(page, None)
+        bare = {root: found for root, found in survey.bare_roots() if root not in self._instead}
         self._piece = _Piece(first, end, data, bare, survey.attributes)
         self._pieces = [self._piece, *self._pieces[: _KEPT_PIECES - 1]]
         return True
