@@ -15,6 +15,7 @@ from blobstore.testing.fuzz_target import seeds
 from blobstore.testing.image_device import SparseDevice
 from blobstore.testing.mutate import SmallImage, mutated
 from blobstore.units import MIB, BlobId, PageIndex
+from tests.metadata.shapes import SHAPES
 
 CLUSTER: Final = 16384
 MANY: Final = 2000
@@ -165,6 +166,24 @@ def test_a_chain_is_read_once_whatever_is_at_its_bottom(name: str, way: str) -> 
         assert list(seen) == store.blob_ids()
         assert sum(isinstance(found, BlobInfo) for found in seen.values()) == good
         assert not store.state.open_blobs
+
+
+def every_shape(forge: Forge) -> None:
+    """Put a root of every kind; clones among them have a parent, and so have two more."""
+    for number, body in enumerate(SHAPES.values()):
+        forge.root(number, body)
+    forge.put(38, 9, extents(0, [1500, 1501]))
+    forge.root(50, clone_of(3), table(2, (0, 1)))
+    forge.root(51, clone_of(MANY), table(2, (0, 1)))
+
+
+@pytest.mark.parametrize("clean", [pytest.param(True, id="clean"), pytest.param(False, id="dirty")])
+def test_roots_of_every_kind_are_listed_as_by_opening_them(clean: bool) -> None:
+    with Blobstore.open(forged(every_shape, clean=clean), read_only=True) as store:
+        found = listed(store)
+        assert len(found) == len(SHAPES) + 2
+        assert found == opened(store)
+        assert found == iterated(store)
 
 
 def messages(device: SparseDevice) -> dict[int, BlobstoreError]:

@@ -120,7 +120,7 @@ def describe_bare(
         extents=[(UNALLOCATED, count)] if count else [],
         metadata_pages=[root_of(blob_id)],
         extent_pages=[ABSENT_PAGE] * ceil_div(count, LEAF_SIZE) if is_tabled else [],
-        invalid_flags=bare.invalid | (HAS_EXTENT_TABLE if is_tabled else 0),
+        invalid_flags=bare.invalid & ~HAS_EXTENT_TABLE | (HAS_EXTENT_TABLE if is_tabled else 0),
         data_ro_flags=bare.data_ro,
         md_ro_flags=bare.md_ro,
     )
