@@ -128,7 +128,7 @@ RELATED: Final[dict[str, Sequence[Descriptor]]] = {
     "a run in spite of the flag": [Flags(CLONE), PARENT, Runs(((0, 3),))],
     "a run of clusters": [Flags(0), Runs(((60, 2),))],
     "runs and holes": [FLAGS, Runs(((0, 1), (60, 2), (0, 600), (64, 1), (66, 3)))],
-    "as many runs as fit": [FLAGS, Runs(((0, 1),) * 504)],
+    "as many runs as are looked at": [FLAGS, Runs(((0, 1),) * 16)],
 }
 
 
@@ -185,6 +185,7 @@ LEFT_OVER: Final[dict[str, Sequence[Descriptor]]] = {
     "runs without a pair": [FLAGS, Runs(())],
     "runs of half a pair": [FLAGS, Unknown(RUNS, bytes(12))],
     "a run of nothing": [Flags(0), Runs(((60, 0), (60, 1)))],
+    "more runs than are looked at": [FLAGS, Runs(((0, 1),) * 17)],
     "a hole of nothing": [FLAGS, Runs(((0, 0), (60, 1)))],
     "padding": [FLAGS, Padding(b"abc"), TABLE],
     "unknown flags": [Flags(1 << 40), TABLE],

@@ -37,6 +37,8 @@ _HEADER: Final = np.dtype([("kind", "u1"), ("length", "<u4")])
 _TABLE: Final = np.dtype([("cluster_count", "<u8"), ("page", "<u4"), ("repeat", "<u4")])
 _TABLE_LENGTH: Final = TABLE_HEAD_SIZE - HEADER.size + PAIR_SIZE
 _EMPTY_LENGTH: Final = TABLE_HEAD_SIZE - HEADER.size
+_RUNS_MAX: Final = 16
+"""A blob with more runs is not plain: as columns they take more memory than in their page."""
 assert _HEADER.itemsize == HEADER.size
 assert _TABLE.itemsize == _TABLE_LENGTH
 
@@ -146,6 +148,7 @@ def plain_extents(
 
     is_table = is_inside & (kinds == EXTENT_TABLE)
     is_run = is_inside & (kinds == RUNS) & (lengths > 0) & (lengths % PAIR_SIZE == 0)
+    is_run &= lengths <= _RUNS_MAX * PAIR_SIZE
     pages, counts, are_plain = _tables(chunk, rows, places, lengths, is_thin=is_thin)
     are_plain &= is_table
     runs = _runs(chunk, rows, places, np.where(is_run, lengths // PAIR_SIZE, 0))
