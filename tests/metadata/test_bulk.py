@@ -15,7 +15,7 @@ from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.root import Layout, encode_sector_head, encode_sector_tail
 from blobstore.format.super_block import SuperBlock
 from blobstore.metadata import bulk
-from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.blob_state import AbsentPages, BlobState
 from blobstore.metadata.bulk import BulkReader
 from blobstore.metadata.fetch import fetch_from_device
 from blobstore.metadata.read import read_blob
@@ -35,11 +35,13 @@ class CountingDevice(SparseDevice):
     """Counts reads, and cannot read some pieces."""
 
     reads = 0
+    pages = 0
     failed = 0
     bad: frozenset[int] = frozenset()
 
     def read(self, offset: int, length: int) -> bytes:
         self.reads += 1
+        self.pages += -(-length // 4096)
         if self.bad & set(range(offset // 4096, -(-(offset + length) // 4096))):
             self.failed += 1
             raise DeviceError("medium: bad sector")
@@ -202,6 +204,25 @@ def test_huge_pages_are_read_one_by_one() -> None:
     device = forge.device(read_only=True)
     ids = ids_of(geometry_of(device))[:4]
     assert together(device, ids) == one_by_one(device, ids)
+
+
+@pytest.mark.parametrize("step", [1, 3, 257, 1031])
+def test_pages_in_any_order_bring_no_more_than_twice_as_many_with_them(step: int) -> None:
+    device = counting(chain_of(MANY).device(read_only=True))
+    ids = [blob_id_of(PageIndex(number * step % MANY)) for number in range(MANY // 2)]
+    device.pages = 0
+    together(device, ids)
+    assert device.pages <= 3 * len(ids) + 10
+
+
+def test_absent_extent_pages_take_no_memory_and_are_a_sequence_of_none() -> None:
+    pages = AbsentPages(1 << 30)
+    assert len(pages) == 1 << 30
+    assert pages[5] == pages[-1] == 0
+    assert list(pages[:3]) == [0, 0, 0]
+    assert not any(AbsentPages(1000))
+    with pytest.raises(IndexError):
+        pages[1 << 30]
 
 
 def test_one_blob_far_from_the_others_is_one_read() -> None:

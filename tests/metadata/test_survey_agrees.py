@@ -8,14 +8,16 @@ import pytest
 
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError
+from blobstore.format.geometry import blob_id_of
 from blobstore.fsck.examine import examine
 from blobstore.metadata.columns import Chunk, Flagged, Numbers
 from blobstore.metadata.load import load
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.metadata.survey import Survey
-from blobstore.testing.forge import Forge, extents, flags, runs
+from blobstore.testing.forge import Forge, clone_of, extents, flags, runs, table, xattr
 from blobstore.testing.fuzz_target import seeds
 from blobstore.testing.mutate import SmallImage, mutated
+from blobstore.units import PageIndex
 from tests.metadata.shapes import SHAPES
 
 SEEDS: Final = seeds()
@@ -97,3 +99,21 @@ def test_a_root_of_every_kind_is_seen_alike(
     at_once = {way: see(image) for way, see in WAYS.items()}
     monkeypatch.setattr(Survey, "add_roots", none_is_plain)
     assert {way: see(image) for way, see in WAYS.items()} == at_once
+
+
+TWICE: Final = {
+    "an external parent": clone_of(3) + 2 * xattr("EXTSNAP", b"a", internal=True),
+    "a marker": clone_of(3) + 2 * xattr("SNAPTMP", bytes(8), internal=True),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_what_is_named_twice_hides_no_parent(name: str) -> None:
+    """The snapshot below a blob that does not open has a clone all the same."""
+    forge = Forge(md_len=40, cluster_count=300, cluster_size=4096)
+    forge.root(3, flags(1, 1), runs((290, 1)))
+    forge.root(5, TWICE[name] + table(2, (0, 1)))
+    device = forge.device()
+    store = BlockingDriver(device).run(load(DeviceTraits(device.size_bytes)))
+    assert store.clones.of(blob_id_of(PageIndex(3))) == (blob_id_of(PageIndex(5)),)
+    assert (blob_id_of(PageIndex(5)) in store.errors) == (name == "a marker")

@@ -1,15 +1,24 @@
 """Going through all blobs: each described as if it were opened, whatever is wrong below it."""
 
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Final
 
 import pytest
 
+from blobstore.alloc.cluster_map import ClusterMap
 from blobstore.api.blobstore import Blobstore
 from blobstore.device.memory import MemoryDevice
-from blobstore.errors import BlobstoreError, ClosedError, CorruptError, NotFoundError
+from blobstore.errors import (
+    BlobstoreError,
+    ClosedError,
+    CorruptError,
+    DeviceError,
+    NotFoundError,
+)
 from blobstore.format.geometry import blob_id_of
 from blobstore.store.describe import BlobInfo
+from blobstore.store.opening import close_blob, open_blob
 from blobstore.testing.forge import Forge, clone_of, extents, flags, runs, table
 from blobstore.testing.fuzz_target import seeds
 from blobstore.testing.image_device import SparseDevice
@@ -28,9 +37,12 @@ class CountingDevice(SparseDevice):
     """Counts reads."""
 
     reads = 0
+    fails = False
 
     def read(self, offset: int, length: int) -> bytes:
         self.reads += 1
+        if self.fails:
+            raise DeviceError("medium: not there")
         return super().read(offset, length)
 
 
@@ -253,6 +265,83 @@ def test_a_blob_deleted_before_its_turn_is_listed_as_gone(store: Blobstore) -> N
     assert isinstance(gone, tuple)
     assert gone[0] == last
     assert isinstance(gone[1], NotFoundError)
+
+
+def test_a_blob_that_is_gone_and_made_again_during_a_list_is_no_reason_to_refuse_another(
+    store: Blobstore,
+) -> None:
+    for _ in range(6):
+        store.create_blob(CLUSTER, thin=True).close()
+    first, _second, third, *_others, last = store.blob_ids()
+    listing = store.iter_blobs()
+    assert next(listing)[0] == first
+    next(listing)
+    store.delete_blob(third)
+    assert isinstance(next(listing)[1], NotFoundError)
+    store.flush()
+    with store.open_blob(last) as blob:
+        made = [blob.snapshot() for _ in range(10)]
+        assert third in [snapshot.id for snapshot in made]
+        for snapshot in made:
+            snapshot.close()
+    assert not any(isinstance(found, BlobstoreError) for _id, found in listing)
+
+
+def test_a_read_that_failed_once_condemns_no_other_blob() -> None:
+    device = forged(ascending)
+    with Blobstore.open(device, read_only=True) as store:
+        listing = store.iter_blobs()
+        device.fails = True
+        assert isinstance(next(listing)[1], DeviceError)
+        device.fails = False
+        assert not any(isinstance(found, BlobstoreError) for _id, found in listing)
+
+
+def test_who_is_in_a_circle_is_named_as_its_own_ancestor() -> None:
+    errors = messages(forged(a_circle_at_the_bottom))
+    circle = {f"blob {blob_id_of(PageIndex(number)):#x}" for number in range(10)}
+    assert len(errors) == MANY
+    for error in errors.values():
+        assert error.message.endswith(": is its own ancestor")
+        assert error.message.split(":")[0] in circle
+
+
+@pytest.mark.parametrize("way", ["list_blobs", "iter_blobs"])
+def test_a_list_of_an_abandoned_store_ends_without_asking_it(way: str) -> None:
+    store = Blobstore.create(MemoryDevice(16 * MIB), cluster_size=CLUSTER)
+    blob = store.create_blob(CLUSTER)
+    blob.snapshot().close()
+    listing = getattr(store, way)()
+    next(listing)
+    lock = store._driver._lock
+    with lock:  # as a thread may hold it that a forked child does not have
+        store.abandon()
+        listing.close()
+
+
+def test_the_map_of_a_blob_is_whole_before_a_handle_can_see_it(store: Blobstore) -> None:
+    created = store.create_blob(CLUSTER, thin=True)
+    created.close()
+    for state in (store.run(open_blob(store.state, created.id)), *store.state.open_blobs.values()):
+        slot = ClusterMap.__dict__["leaves"]
+        assert slot.__get__(state.clusters) is state.clusters.leaves
+        state.open_count = 1
+    store.run(close_blob(store.state, state))
+
+
+def test_a_chain_of_huge_blobs_that_own_nothing_takes_little_memory() -> None:
+    def bombs(forge: Forge) -> None:
+        for number in range(MANY):
+            head = clone_of(number - 1, data_ro=1) if number else flags(data_ro=1)
+            forge.root(number, head, table(1 << 26, (0, (1 << 26) // 512)))
+
+    with Blobstore.open(forged(bombs), read_only=True) as store:
+        tracemalloc.start()
+        with store.open_blob(store.blob_ids()[-1]) as blob:
+            assert blob.read(10) == bytes(10)
+        _now, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 32 * MIB
 
 
 @pytest.mark.parametrize("way", ["list_blobs", "iter_blobs"])

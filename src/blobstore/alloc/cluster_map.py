@@ -37,6 +37,7 @@ class ClusterMap:
 
     The list of leaves is made when it is first wanted: of most ancestors that own
     nothing it never is, and lists are what the collector of garbage goes through.
+    Before anybody outside the core sees the map, `unfold` has made it.
     """
 
     __slots__ = ("allocated_count", "count", "dirty_leaves", "leaves")
@@ -53,6 +54,10 @@ class ClusterMap:
             raise AttributeError(f"{type(self).__name__} has no {name}", name=name, obj=self)
         self.leaves = [ABSENT] * -(-self.count // LEAF_SIZE)
         return self.leaves
+
+    def unfold(self) -> None:
+        """Make the list of leaves: from now on it is always the same object."""
+        assert self.leaves is not None
 
     def get(self, index: int) -> int:
         """Return the cluster at `index`, or 0."""

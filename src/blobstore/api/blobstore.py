@@ -326,8 +326,9 @@ class Blobstore:
         try:
             yield listing
         finally:
-            self._listings.discard(listing)
-            self.run(listing.close())
+            if listing in self._listings:
+                self._listings.discard(listing)
+                self.run(listing.close())
 
     # The whole
 
@@ -437,6 +438,7 @@ class Blobstore:
     def abandon(self) -> None:
         """Be closed, with all blobs, without touching the device: it is another process's."""
         self.state.is_closed = True
+        self._listings.clear()
         for handle in self._handles:
             handle.abandon()
 

@@ -1,9 +1,10 @@
 """One blob in memory: what its metadata says, and what of it is not on disk yet."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, overload
 
 from blobstore.alloc.cluster_map import LEAF_SHIFT, ClusterMap
 from blobstore.alloc.reservation import Need
@@ -33,6 +34,31 @@ SNAP: Final = "SNAP"
 SNAPSHOT_IN_PROGRESS: Final = "SNAPTMP"
 SNAPSHOT_REMOVAL: Final = "SNAPRM"
 EXTERNAL: Final = "EXTSNAP"
+
+
+class AbsentPages(Sequence[int]):
+    """An extent table in which no page is there; it takes no memory, however long it is."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self, count: int) -> None:
+        self._count = range(count)
+
+    def __len__(self) -> int:
+        return len(self._count)
+
+    def __iter__(self) -> Iterator[int]:
+        return repeat(ABSENT_PAGE, len(self._count))
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[int]: ...
+
+    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
+        chosen = self._count[index]
+        return ABSENT_PAGE if isinstance(chosen, int) else AbsentPages(len(chosen))
 
 
 class Cost(NamedTuple):

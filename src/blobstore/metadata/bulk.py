@@ -22,14 +22,16 @@ from blobstore.format.descriptors import (
 from blobstore.format.geometry import Geometry, root_of
 from blobstore.format.page import HEAD, PAGE_SIZE
 from blobstore.format.root import TAIL_OFFSET, RootState, compact_state, root_state_of
-from blobstore.metadata.blob_state import ABSENT_PAGE, NO_ATTRIBUTES, SNAP, BlobState
+from blobstore.metadata.blob_state import NO_ATTRIBUTES, SNAP, AbsentPages, BlobState
 from blobstore.metadata.columns import are_roots, have_right_checksums
 from blobstore.metadata.read import Revisits, read_blob
 from blobstore.metadata.survey import Bare, Survey
 from blobstore.operations import Read
 from blobstore.units import BlobId, PageIndex
 
-_FIRST_COUNT: Final = 4
+_CREDIT: Final = 2
+"""How many pages may come in pieces for each one that is asked for."""
+_LEAST_COUNT: Final = 4
 _LARGEST_COUNT: Final = 256
 _LARGEST_BYTES: Final = 1 << 20
 _SURVEYED_FROM: Final = 32
@@ -52,13 +54,16 @@ _NO_PIECE: Final = _Piece(0, 0, b"", {}, {})
 class BulkReader:
     """Reads blobs that are wanted one after the other, most often neighbours.
 
-    Pieces grow while pages are asked for that are near one of the last. They are
-    kept for a while, so nothing may be written to the region meanwhile. Once a
+    Pieces come when a page is asked for that is near one of the last, and grow with
+    the number of pages that were: in all, no more than twice as many are read. They
+    are kept for a while, so nothing may be written to the region meanwhile. Once a
     piece could not be read, pages are asked for one by one: where a device fails
     it is slow.
     """
 
-    __slots__ = ("_count", "_geometry", "_instead", "_missed", "_most", "_piece", "_pieces")
+    __slots__ = (
+        "_asked", "_credit", "_geometry", "_instead", "_missed", "_most", "_piece", "_pieces",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -75,9 +80,10 @@ class BulkReader:
         self._instead = instead
         self._piece = _NO_PIECE
         self._pieces: list[_Piece] = []
-        self._missed: list[int] = [] if near is None else [near]
+        self._missed: list[int] = [] if near is None else [near - 1]
         self._most = max(1, min(_LARGEST_COUNT, _LARGEST_BYTES // geometry.page_size))
-        self._count = _FIRST_COUNT if near is None else self._most
+        self._asked = -1
+        self._credit = 0 if near is None else 2 * self._most
 
     async def read(self, blob_id: BlobId, revisits: Revisits | None = None) -> BlobState:
         """Read a blob as `read_blob` does.
@@ -94,11 +100,15 @@ class BulkReader:
         """Return a blob that is bare, if it is among those that were seen last."""
         root = root_of(blob_id)
         bare = self._piece.bare.get(root) if self._piece.first <= root < self._piece.end else None
-        return None if bare is None else self._state_of(blob_id, bare)
+        if bare is None:
+            return None
+        self._credit += _CREDIT
+        return self._state_of(blob_id, bare)
 
     async def bare(self, blob_id: BlobId) -> Bare | None:
         """Return what the blob's root says, if that was seen at once with its neighbours'."""
         root = root_of(blob_id)
+        self._count(root)
         if self._piece.first <= root < self._piece.end or await self._is_near(root):
             return self._piece.bare.get(root)
         return None
@@ -111,9 +121,16 @@ class BulkReader:
         """Return a page of the region."""
         if page in self._instead:
             return self._instead[page]
+        self._count(page)
         if await self._is_near(page):
             return self._page(page)
         return await Read(self._geometry.page_offset(page), PAGE_SIZE)
+
+    def _count(self, page: int) -> None:
+        """Note that a page is asked for; twice in a row is once."""
+        if page != self._asked:
+            self._asked = page
+            self._credit += _CREDIT
 
     def _page(self, page: int) -> bytes:
         at = (page - self._piece.first) * self._geometry.page_size
@@ -137,10 +154,15 @@ class BulkReader:
         if last is None:
             self._missed = [page, *self._missed[: _KEPT_PIECES - 1]]
             return False
+        if last == page:
+            return False
         self._missed[self._missed.index(last)] = page
-        count, self._count = min(self._count, self._most), min(2 * self._count, self._most)
-        first = page if page >= last else max(0, page - count + 1)
+        count = min(self._credit, self._most)
+        if count < _LEAST_COUNT:
+            return False
+        first = page if page > last else max(0, page - count + 1)
         end = min(first + count, self._geometry.md_len)
+        self._credit -= end - first
         length = (end - first) * self._geometry.page_size
         try:
             data = await Read(self._geometry.page_offset(PageIndex(first)), length)
@@ -176,7 +198,7 @@ class BulkReader:
             xattrs=self._piece.attributes.get(root, NO_ATTRIBUTES),
             internal_xattrs={SNAP: parent.to_bytes(8, "little")} if parent else NO_ATTRIBUTES,
             clusters=ClusterMap(count),
-            extent_pages=(ABSENT_PAGE,) * -(-count // LEAF_SIZE) if has_pages else None,
+            extent_pages=AbsentPages(-(-count // LEAF_SIZE)) if has_pages else None,
             data_read_only=is_read_only,
             md_read_only=is_read_only,
             pair_bound=bare.pair_count,

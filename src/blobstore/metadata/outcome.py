@@ -17,6 +17,7 @@ async def begin_change(store: StoreState) -> None:
         ReadOnlyError: The store may not be changed.
         DeviceError: A write or a flush failed; the store is poisoned.
     """
+    store.change_count += 1
     await mark_dirty(store)
     if not store.outcome:
         return

@@ -30,7 +30,7 @@ from blobstore.format.descriptors import (
 from blobstore.format.geometry import Geometry, root_of
 from blobstore.format.page import NO_PAGE, body_of, open_page
 from blobstore.format.root import root_state_of
-from blobstore.metadata.blob_state import ABSENT_PAGE, NO_ATTRIBUTES, SNAP, BlobState
+from blobstore.metadata.blob_state import ABSENT_PAGE, NO_ATTRIBUTES, SNAP, AbsentPages, BlobState
 from blobstore.metadata.fetch import Fetch
 from blobstore.units import BlobId, PageIndex
 
@@ -244,7 +244,8 @@ class _TableReader:
         if pages and pages[-1] == ABSENT_PAGE:
             present = leaves[-1][0] + 1 if leaves else 0
             count = _cut_last_run(count, pages, content.table_cluster_count, present)
-        return tuple(pages), _map_of_leaves(count, leaves)
+        kept = tuple(pages) if leaves else AbsentPages(len(pages))
+        return kept, _map_of_leaves(count, leaves)
 
     def _error(self, message: str) -> CorruptError:
         return CorruptError(f"{self._place}: {message}", errno=_EINVAL)

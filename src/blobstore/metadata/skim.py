@@ -112,13 +112,13 @@ def _add_relations_of(found: Relations, page: memoryview, blob_id: BlobId) -> No
 
 
 def _internal_attributes(page: memoryview) -> dict[str, bytes] | None:
-    """Return them by name, or None where they cannot be told, or one is there twice."""
+    """Return them by name, or None where they cannot be told, or two name a parent."""
     attributes: dict[str, bytes] = {}
     try:
         for kind, view in split_descriptors(body_of(page), place="root"):
             if kind == INTERNAL_XATTR:
                 name, value = split_xattr(view, place="root")
-                if name in attributes:
+                if name == SNAP and name in attributes:
                     return None
                 attributes[name] = value
     except CorruptError:

@@ -113,6 +113,7 @@ class StoreState:
         self.is_closed = False
         self.is_marked_dirty = not super_block.clean
         self.is_changed = False
+        self.change_count = 0
         self.outcome = Outcome()
 
         self.open_blobs: dict[BlobId, BlobState] = {}

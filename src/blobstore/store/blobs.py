@@ -90,6 +90,7 @@ def _welcome(store: StoreState, blob: BlobState, parent_id: BlobId | None) -> No
     if parent_id is not None:
         store.clones.add(parent_id, blob.blob_id)
     link(store, blob, None if parent_id is None else store.open_blobs[parent_id])
+    blob.clusters.unfold()
     blob.open_count = 1
 
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from blobstore.errors import BlobstoreError, CorruptError, NotFoundError
+from blobstore.errors import BlobstoreError, CorruptError, DeviceError, NotFoundError
 from blobstore.format.descriptors import HAS_INTERNAL_XATTRS
 from blobstore.format.geometry import Geometry, root_of
 from blobstore.metadata.blob_state import BlobState
@@ -21,15 +21,22 @@ class Sweep:
     """What stays known while all blobs of a store are opened, one after the other.
 
     `failures` are blobs that did not open, with the one that is to blame and why:
-    what has one of them below it does not, either. `revisits` bounds how often
-    pages are read again.
+    what has one of them below it does not, either, until something changes.
+    `revisits` bounds how often pages are read again.
     """
 
-    __slots__ = ("failures", "revisits")
+    __slots__ = ("_change_count", "failures", "revisits")
 
     def __init__(self, geometry: Geometry) -> None:
         self.failures: dict[BlobId, tuple[BlobId, BlobstoreError]] = {}
         self.revisits = Revisits(geometry)
+        self._change_count = 0
+
+    def forget_if_changed(self, store: StoreState) -> None:
+        """Forget failures when there was a change of the store since."""
+        if store.change_count != self._change_count:
+            self._change_count = store.change_count
+            self.failures.clear()
 
 
 def reader_of(store: StoreState) -> BulkReader:
@@ -49,6 +56,7 @@ async def open_blob(store: StoreState, blob_id: BlobId, sweep: Sweep | None = No
     async with store.mutex:
         store.check_open()
         blob = await open_chain(store, blob_id, sweep=sweep)
+        blob.clusters.unfold()
         blob.open_count += 1
         return blob
 
@@ -69,12 +77,14 @@ async def open_chain(
     if found is not None:
         return found
     reader = reader or reader_of(store)
+    if sweep is not None:
+        sweep.forget_if_changed(store)
     opened: dict[BlobId, BlobState] = {}
     wanted: BlobId | None = blob_id
     try:
         while wanted is not None and wanted not in store.open_blobs:
             if wanted in opened:
-                raise CorruptError(f"blob {blob_id:#x}: is its own ancestor", errno=_EINVAL)
+                raise CorruptError(f"blob {wanted:#x}: is its own ancestor", errno=_EINVAL)
             if sweep is not None and wanted in sweep.failures:
                 wanted, known = sweep.failures[wanted]
                 raise known.anew()
@@ -85,7 +95,7 @@ async def open_chain(
             wanted = blob.parent_id
     except BlobstoreError as error:
         assert wanted is not None
-        if sweep is not None:
+        if sweep is not None and not isinstance(error, DeviceError):
             failure = wanted, error.anew()
             sweep.failures.update(dict.fromkeys([*opened, wanted], failure))
         if isinstance(error, NotFoundError) and wanted != blob_id:
