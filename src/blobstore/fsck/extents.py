@@ -26,11 +26,13 @@ _REPORTED_RUNS: Final = 8
 
 def read_runs(geometry: Geometry, blob: SeenBlob, runs: Sequence[tuple[int, int]]) -> None:
     """Take run-length extents; one that cannot be is lost, and its length counted if it can be."""
+    lowest, end, most = geometry.md_clusters, geometry.total_clusters, geometry.data_clusters
     holes = owned = 0
     for cluster, count in runs:
-        owned += min(count, geometry.data_clusters) if cluster != UNALLOCATED else 0
-        if owned > 2 * geometry.data_clusters:
-            blob.add(38, f"more clusters of its own than the {geometry.data_clusters} there are")
+        if cluster != UNALLOCATED:
+            owned += min(count, most)
+        if owned > 2 * most:
+            blob.add(38, f"more clusters of its own than the {most} there are")
             return
         if count == 0:
             blob.add(29, f"a run of no clusters at place {blob.cluster_count}")
@@ -40,6 +42,9 @@ def read_runs(geometry: Geometry, blob: SeenBlob, runs: Sequence[tuple[int, int]
             return
         if cluster == UNALLOCATED:
             holes += count
+            blob.cluster_count += count
+        elif count and lowest <= cluster and cluster + count <= end:
+            blob.segments.add(blob.cluster_count, cluster, count)
             blob.cluster_count += count
         else:
             _take_run(geometry, blob, cluster, count)
