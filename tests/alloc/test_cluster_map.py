@@ -2,6 +2,7 @@
 
 from array import array
 from itertools import groupby
+from operator import attrgetter
 
 import pytest
 from hypothesis import given
@@ -115,3 +116,14 @@ def test_runs_become_a_map_and_runs_again() -> None:
 def test_runs_that_are_too_long_are_refused_before_memory_is_taken() -> None:
     with pytest.raises(CorruptError, match="blob: 4294967295 clusters, expected at most 10"):
         cluster_map_of_runs([(1, 0xFFFF_FFFF)], limit=10, place="blob")
+
+
+def test_a_map_makes_its_leaves_when_they_are_wanted_and_has_nothing_else_to_make() -> None:
+    clusters = ClusterMap(600)
+    assert clusters.get(599) == 0
+    leaves = clusters.leaves
+    clusters.unfold()
+    assert clusters.leaves is leaves
+    assert leaves == [ABSENT, ABSENT]
+    with pytest.raises(AttributeError, match="no stems"):
+        attrgetter("stems")(clusters)
