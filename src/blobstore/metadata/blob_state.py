@@ -87,8 +87,8 @@ class BlobState:
     on disk; everything else is what should be, dirty or not. `extent_pages` is
     None for a blob with run-length extents, and never changed in place.
     `pin_count` counts open clones; `owner_cache` knows clusters of ancestors by
-    place; `frozen_count` operations that writers wait for. `external` is what an external snapshot's id stands for,
-    if the caller has said so.
+    place; `frozen_count` operations that writers wait for. `external` is what an
+    external snapshot's id stands for, if the caller has said so.
     `cut_clusters` and `cut_extent_pages` were given up by a shrink, and wait for
     the commit that says so.
     `pair_bound` is at least the number of runs or table entries to write;

@@ -5,7 +5,8 @@ listed and read, dumped, checked, and opened for writing. All must end in an
 answer or a typed error, within 2 s of processor time each, and with no more
 memory than 64 MiB and twice the metadata: what the process's resident size has
 grown by at most, which counts the arrays of numpy and leaves the times alone.
-A step that took longer is done again, and the time of its last try counts.
+A step that took longer is done again, twice at most and not when it writes; the
+last try counts.
 
 Stores of 100,000 blobs lie in a file. They are not read whole: each blob is
 opened by itself for that, with all that is below it.
