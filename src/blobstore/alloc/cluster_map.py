@@ -1,8 +1,9 @@
 """Which cluster holds which part of a blob.
 
 Two levels, as on disk: leaves of up to 512 clusters. An absent leaf is one
-shared, unchangeable run of zeroes, so that a thin blob of many TiB costs
-nothing. Readers outside the core index `leaves` directly.
+shared, unchangeable run of zeroes; of huge maps only the other leaves are kept,
+so that a thin blob of many TiB costs nothing. Readers outside the core index
+`leaves` directly.
 """
 
 import sys
@@ -26,38 +27,80 @@ ABSENT: Final = bytes(LEAF_SIZE)
 _NONE_DIRTY: Final[frozenset[int]] = frozenset()
 """Shared by all maps that are as on disk: most blobs never change while they are open."""
 
+_LARGEST_LIST: Final = 1024
+"""The most leaves that are kept in a list: of more, those that are there are looked for."""
+
 _EINVAL: Final = 22
 
 assert sys.byteorder == "little", "leaves are on disk as they are in memory"
 assert array("I").itemsize == 4
 
 
+class SparseLeaves(dict[int, "Leaf"]):
+    """The leaves of a huge map that are there, by their number; any other is absent."""
+
+    __slots__ = ()
+
+    def __missing__(self, number: int) -> Leaf:
+        return ABSENT
+
+
+Leaves: TypeAlias = list[Leaf] | SparseLeaves
+
+
 class ClusterMap:
     """The clusters of one blob, in order, and which leaves differ from the disk.
 
-    The list of leaves is made when it is first wanted: of most ancestors that own
-    nothing it never is, and lists are what the collector of garbage goes through.
-    Before anybody outside the core sees the map, `unfold` has made it.
+    The leaves are made when they are first wanted, as a list or, of a huge map,
+    sparse: of most ancestors that own nothing they never are, and lists are what the
+    collector of garbage goes through. Before anybody outside the core sees the map,
+    `unfold` has made them.
     """
 
     __slots__ = ("allocated_count", "count", "dirty_leaves", "leaves")
 
-    leaves: list[Leaf]
+    leaves: Leaves
 
     def __init__(self, count: int = 0) -> None:
         self.count = count
         self.allocated_count = 0
         self.dirty_leaves: set[int] | frozenset[int] = _NONE_DIRTY
 
-    def __getattr__(self, name: str) -> list[Leaf]:
+    def __getattr__(self, name: str) -> Leaves:
         if name != "leaves":
             raise AttributeError(f"{type(self).__name__} has no {name}", name=name, obj=self)
-        self.leaves = [ABSENT] * -(-self.count // LEAF_SIZE)
+        count = _leaves_for(self.count)
+        self.leaves = [ABSENT] * count if count <= _LARGEST_LIST else SparseLeaves()
         return self.leaves
 
     def unfold(self) -> None:
-        """Make the list of leaves: from now on it is always the same object."""
+        """Make the leaves: from now on they are always the same object."""
         len(self.leaves)
+
+    def present_leaves(self) -> list[tuple[int, Leaf]]:
+        """Return (number, leaf) of all leaves but the absent ones, in order."""
+        leaves = self.leaves
+        if isinstance(leaves, list):
+            return [(number, leaf) for number, leaf in enumerate(leaves) if leaf is not ABSENT]
+        return sorted(leaves.items(), key=_number_of)
+
+    def copy(self) -> "ClusterMap":
+        """Return a clean map that shares the leaves: from now on, one of both may change."""
+        copy = ClusterMap(self.count)
+        for number, leaf in self.present_leaves():
+            copy.leaves[number] = leaf
+        copy.allocated_count = self.allocated_count
+        return copy
+
+    def empty(self) -> None:
+        """Own nothing any more, as on disk; what holds the leaves stays the same object."""
+        leaves = self.leaves
+        if isinstance(leaves, list):
+            leaves[:] = [ABSENT] * len(leaves)
+        else:
+            leaves.clear()
+        self.allocated_count = 0
+        self.clean()
 
     def get(self, index: int) -> int:
         """Return the cluster at `index`, or 0."""
@@ -98,13 +141,12 @@ class ClusterMap:
         cut = self._cut(count) if count < self.count else []
         boundary = {n >> LEAF_SHIFT for n in (self.count - 1, count - 1) if n >= 0}
         leaf_count = _leaves_for(count)
-        del self.leaves[leaf_count:]
-        self.leaves.extend([ABSENT] * (leaf_count - len(self.leaves)))
+        self._keep_leaves(leaf_count)
         self.count = count
         self.allocated_count -= len(cut)
         kept = (n for n in self.dirty_leaves | boundary if n < leaf_count)
         self.dirty_leaves = set(kept)
-        if leaf_count and self.leaves[-1] is not ABSENT:
+        if leaf_count and self.leaves[leaf_count - 1] is not ABSENT:
             self._fit(leaf_count - 1)
         for number in boundary:
             if number < leaf_count - 1 and self.leaves[number] is not ABSENT:
@@ -128,9 +170,14 @@ class ClusterMap:
         """Return all clusters that the blob owns, in the order of the blob."""
         if not self.allocated_count:
             return []
-        return [
-            cluster for leaf in self.leaves if leaf is not ABSENT for cluster in leaf if cluster
-        ]
+        return [cluster for _number, leaf in self.present_leaves() for cluster in leaf if cluster]
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Yield (index, cluster) of all places with a cluster, in order."""
+        for number, leaf in self.present_leaves():
+            for index, cluster in enumerate(leaf, start=number << LEAF_SHIFT):
+                if cluster:
+                    yield index, cluster
 
     def runs(self) -> list[tuple[int, int]]:
         """Return (first cluster, or 0, count) of neighbouring clusters, merged."""
@@ -151,23 +198,49 @@ class ClusterMap:
             if self.leaves[index >> LEAF_SHIFT] is ABSENT:
                 if not allocated:
                     return index
-                index = (index | LEAF_MASK) + 1
+                index = self._next_leaf(index >> LEAF_SHIFT) << LEAF_SHIFT
             elif (self.get(index) != UNALLOCATED) == allocated:
                 return index
             else:
                 index += 1
         return None
 
+    def _next_leaf(self, number: int) -> int:
+        """Return the leaf to look at after an absent one; there is none between that is there.
+
+        Neighbours are tried first, as many as there are leaves: then it takes little
+        both to go through many leaves one by one and to find a single one far away.
+        """
+        leaves = self.leaves
+        if isinstance(leaves, list):
+            return number + 1
+        near = range(number + 1, number + 1 + len(leaves))
+        for neighbour in near:
+            if neighbour in leaves:
+                return neighbour
+        last = _leaves_for(self.count)
+        return min((far for far in leaves if far >= near.stop), default=last)
+
     def _leaf_runs(self) -> Iterator[tuple[int, int]]:
-        number = 0
-        for is_absent, leaves in groupby(self.leaves, key=_is_absent):
-            if is_absent:
-                first, number = number, number + sum(1 for _leaf in leaves)
-                yield UNALLOCATED, min(self.count, number * LEAF_SIZE) - first * LEAF_SIZE
-                continue
-            for leaf in leaves:
-                number += 1
-                yield from _runs_of(leaf)
+        at = 0
+        for number, leaf in self.present_leaves():
+            first = number << LEAF_SHIFT
+            if at < first:
+                yield UNALLOCATED, first - at
+            yield from _runs_of(leaf)
+            at = first + len(leaf)
+        if at < self.count:
+            yield UNALLOCATED, self.count - at
+
+    def _keep_leaves(self, count: int) -> None:
+        """Drop the leaves from `count` on; in a list, add absent ones up to there."""
+        leaves = self.leaves
+        if isinstance(leaves, list):
+            del leaves[count:]
+            leaves.extend([ABSENT] * (count - len(leaves)))
+            return
+        for number in [number for number in leaves if number >= count]:
+            del leaves[number]
 
     def _own_leaf(self, number: int) -> "array[int]":
         leaf = self.leaves[number]
@@ -188,10 +261,10 @@ class ClusterMap:
         self.leaves[number] = fitted
 
     def _cut(self, count: int) -> list[int]:
-        first_leaf = count >> LEAF_SHIFT
-        cut = [c for leaf in self.leaves[first_leaf + 1 :] if leaf is not ABSENT for c in leaf if c]
-        if first_leaf < len(self.leaves) and self.leaves[first_leaf] is not ABSENT:
-            cut = [c for c in self.leaves[first_leaf][count & LEAF_MASK :] if c] + cut
+        cut: list[int] = []
+        for number, leaf in self.present_leaves():
+            kept = max(0, count - (number << LEAF_SHIFT))
+            cut += [cluster for cluster in leaf[kept:] if cluster]
         return cut
 
 
@@ -224,8 +297,8 @@ def _fill(clusters: ClusterMap, at: int, first: int, count: int) -> None:
         at, first = at + step, first + step
 
 
-def _is_absent(leaf: Leaf) -> bool:
-    return leaf is ABSENT
+def _number_of(numbered: tuple[int, Leaf]) -> int:
+    return numbered[0]
 
 
 def _runs_of(leaf: Leaf) -> Iterator[tuple[int, int]]:

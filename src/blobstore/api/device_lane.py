@@ -7,7 +7,7 @@ overlapping ones apart.
 
 from typing import TYPE_CHECKING, Any, Final
 
-from blobstore.alloc.cluster_map import LEAF_MASK, LEAF_SHIFT
+from blobstore.alloc.cluster_map import LEAF_MASK, LEAF_SHIFT, Leaves
 from blobstore.api.arguments import bytes_of, writable_bytes_of
 from blobstore.api.blob import Blob
 from blobstore.errors import BlobstoreError
@@ -71,7 +71,7 @@ class DeviceBlob(Blob):
             channel.mark = IDLE
         return self._write_slowly(view, offset)
 
-    def _place(self, leaves: list[Any], offset: int, length: int) -> int:
+    def _place(self, leaves: Leaves, offset: int, length: int) -> int:
         """Return where on the device a request of one owned cluster goes, or `_NOWHERE`."""
         size = self._cluster_size
         index, start = divmod(offset, size)

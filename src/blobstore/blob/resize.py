@@ -4,7 +4,7 @@ from blobstore.alloc.cluster_map import LEAF_SHIFT, LEAF_SIZE
 from blobstore.blob.attributes import check_metadata_writable
 from blobstore.blob.exclusive import refuse_busy
 from blobstore.errors import InvalidArgumentError
-from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState, Cost
+from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState, Cost, extent_table_of
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for
 from blobstore.metadata.read import MAX_CLUSTERS
@@ -105,11 +105,12 @@ def _shrink(store: StoreState, blob: BlobState, cluster_count: int) -> None:
 def _change_count(blob: BlobState, cluster_count: int) -> list[int]:
     """Resize the map, and the extent table with it; return the clusters that were cut off."""
     cut = blob.clusters.resize(cluster_count)
-    pages = blob.extent_pages
-    if pages is not None:
+    if blob.extent_pages is not None:
         leaves = ceil_div(cluster_count, LEAF_SIZE)
-        cut_pages = (page for page in pages[leaves:] if page != ABSENT_PAGE)
+        present = blob.present_pages
+        cut_pages = [page for number, page in present.items() if number >= leaves]
+        kept_pages = {number: page for number, page in present.items() if number < leaves}
         blob.cut_extent_pages = [*blob.cut_extent_pages, *cut_pages]
-        blob.extent_pages = [*pages[:leaves], *[ABSENT_PAGE] * (leaves - len(pages))]
+        blob.extent_pages = extent_table_of(leaves, kept_pages)
     blob.is_root_dirty = True
     return cut

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import chain, repeat
 from types import MappingProxyType
 from typing import Final, NamedTuple, overload
 
@@ -30,25 +30,37 @@ from blobstore.units import BlobId, PageIndex
 ABSENT_PAGE: Final = 0
 """In an extent table: no page there. Page 0 can hold a root, never an extent page."""
 
+_LARGEST_FULL: Final = 64
+_SPARSE_SHARE: Final = 16
+"""A table is sparse if it is longer, and at most one page in so many is there: a page by its
+number takes as much memory as a dozen in a row."""
+
+_NO_PAGES: Final[Mapping[int, int]] = MappingProxyType({})
+
 SNAP: Final = "SNAP"
 SNAPSHOT_IN_PROGRESS: Final = "SNAPTMP"
 SNAPSHOT_REMOVAL: Final = "SNAPRM"
 EXTERNAL: Final = "EXTSNAP"
 
 
-class AbsentPages(Sequence[int]):
-    """An extent table in which no page is there; it takes no memory, however long it is."""
+class SparsePages(Sequence[int]):
+    """An extent table in which few pages are there; it takes memory for those alone.
 
-    __slots__ = ("_count",)
+    `present` are the pages by their number, ascending; it never changes.
+    """
 
-    def __init__(self, count: int) -> None:
-        self._count = range(count)
+    __slots__ = ("_count", "present")
+
+    def __init__(self, count: int, present: Mapping[int, int] = _NO_PAGES) -> None:
+        self._count = count
+        self.present = present
 
     def __len__(self) -> int:
-        return len(self._count)
+        return self._count
 
     def __iter__(self) -> Iterator[int]:
-        return repeat(ABSENT_PAGE, len(self._count))
+        entries = table_entries(self._count, self.present)
+        return chain.from_iterable(repeat(page, count) for page, count in entries)
 
     @overload
     def __getitem__(self, index: int) -> int: ...
@@ -57,8 +69,55 @@ class AbsentPages(Sequence[int]):
     def __getitem__(self, index: slice) -> Sequence[int]: ...
 
     def __getitem__(self, index: int | slice) -> int | Sequence[int]:
-        chosen = self._count[index]
-        return ABSENT_PAGE if isinstance(chosen, int) else AbsentPages(len(chosen))
+        chosen = range(self._count)[index]
+        if isinstance(chosen, int):
+            return self.present.get(chosen, ABSENT_PAGE)
+        present = {chosen.index(n): page for n, page in self.present.items() if n in chosen}
+        return SparsePages(len(chosen), dict(sorted(present.items())))
+
+
+class AbsentPages(SparsePages):
+    """An extent table in which no page is there; it takes no memory, however long it is."""
+
+    __slots__ = ()
+
+
+def extent_table_of(count: int, present: Mapping[int, int]) -> Sequence[int]:
+    """Return the extent table of `count` pages in which these are there, by their number."""
+    if not present:
+        return AbsentPages(count)
+    sparse = SparsePages(count, dict(sorted(present.items())))
+    is_sparse = count > max(_LARGEST_FULL, _SPARSE_SHARE * len(present))
+    return sparse if is_sparse else tuple(all_pages(sparse))
+
+
+def all_pages(pages: Sequence[int]) -> list[int]:
+    """Return an extent table as a list, as fast as lists are made."""
+    listed = [ABSENT_PAGE] * len(pages)
+    for number, page in present_pages(pages).items():
+        listed[number] = page
+    return listed
+
+
+def present_pages(pages: Sequence[int]) -> Mapping[int, int]:
+    """Return the pages of an extent table that are there, by their number, ascending."""
+    if isinstance(pages, SparsePages):
+        return pages.present
+    return {number: page for number, page in enumerate(pages) if page != ABSENT_PAGE}
+
+
+def table_entries(count: int, present: Mapping[int, int]) -> list[tuple[int, int]]:
+    """Return the (page, count) on disk that say which of `count` pages are there."""
+    entries: list[tuple[int, int]] = []
+    at = 0
+    for number in sorted(present):
+        if at < number:
+            entries.append((ABSENT_PAGE, number - at))
+        entries.append((present[number], 1))
+        at = number + 1
+    if at < count:
+        entries.append((ABSENT_PAGE, count - at))
+    return entries
 
 
 class Cost(NamedTuple):
@@ -85,7 +144,8 @@ class BlobState:
 
     `root`, `chain`, `extent_pages` and `disk_count` (of clusters) say what is
     on disk; everything else is what should be, dirty or not. `extent_pages` is
-    None for a blob with run-length extents, and never changed in place.
+    None for a blob with run-length extents, never changed in place, and long: who
+    wants the pages that are there asks for `present_pages`.
     `pin_count` counts open clones; `owner_cache` knows clusters of ancestors by
     place; `frozen_count` operations that writers wait for. `external` is what an
     external snapshot's id stands for, if the caller has said so.
@@ -160,8 +220,12 @@ class BlobState:
     @property
     def metadata_pages(self) -> list[PageIndex]:
         """All pages on disk but the root: the chain, then the extent pages."""
-        extents = [PageIndex(page) for page in self.extent_pages or () if page != ABSENT_PAGE]
-        return [*self.chain, *extents]
+        return [*self.chain, *map(PageIndex, self.present_pages.values())]
+
+    @property
+    def present_pages(self) -> Mapping[int, int]:
+        """The extent pages that are there, by their number in the table, ascending."""
+        return present_pages(self.extent_pages or ())
 
     def apply_read_only_flags(self, on_disk: Flags) -> None:
         """Let the flags that are on disk take effect."""
@@ -221,16 +285,6 @@ class BlobState:
     def external_id(self) -> bytes | None:
         """The id of the external snapshot that this blob is a clone of."""
         return self.internal_xattrs.get(EXTERNAL) if self.has_external_parent else None
-
-    def table_entries(self, pages: Sequence[int]) -> list[tuple[int, int]]:
-        """Return the extent table that names these pages."""
-        entries: list[tuple[int, int]] = []
-        for page in pages:
-            if page == ABSENT_PAGE and entries and entries[-1][0] == ABSENT_PAGE:
-                entries[-1] = (ABSENT_PAGE, entries[-1][1] + 1)
-            else:
-                entries.append((page, 1))
-        return entries
 
     def chain_pages_bound(self, layout: Layout, pair_count: int) -> int:
         """Return how many pages a chain with so many runs or table entries takes, at most."""

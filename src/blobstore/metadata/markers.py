@@ -95,9 +95,10 @@ def _disown(found: Recovered, state: BlobState, partner: BlobState) -> None:
     """Drop the clone's clusters that are the snapshot's: a delete had begun to merge them."""
     shared = set(state.clusters.allocated())
     changed = False
-    for index in range(min(partner.clusters.count, state.clusters.count)):
-        cluster = partner.clusters.get(index)
-        if cluster and cluster == state.clusters.get(index) and cluster in shared:
+    for index, cluster in partner.clusters.places():
+        if index >= state.clusters.count:
+            break
+        if cluster in shared and cluster == state.clusters.get(index):
             partner.clusters.set(index, 0)
             found.used_clusters[cluster] = False
             changed = True

@@ -27,7 +27,12 @@ from blobstore.format.root import (
     rewritten_from_copy,
 )
 from blobstore.metadata.begin import mark_dirty, poisoning
-from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
+from blobstore.metadata.blob_state import (
+    ABSENT_PAGE,
+    BlobState,
+    extent_table_of,
+    table_entries,
+)
 from blobstore.metadata.space import (
     claim_chain_pages,
     release_clusters,
@@ -43,11 +48,11 @@ from blobstore.units import PageIndex
 
 @dataclass(slots=True)
 class Round:
-    """One step from a state on disk to the next."""
+    """One step from a state on disk to the next; `extent_pages` are those that are there."""
 
     leaves: list[int]
     flags: Flags
-    extent_pages: list[int] | None
+    extent_pages: dict[int, int] | None
     replaced: list[PageIndex]
     chain: Sequence[PageIndex] = ()
     bodies: list[bytes] = field(default_factory=list)
@@ -150,7 +155,7 @@ def _begin_round(store: StoreState, blob: BlobState, *, at_once: bool = False) -
     this = Round(
         leaves=leaves,
         flags=blob.flags_to_write(),
-        extent_pages=None if blob.extent_pages is None else list(blob.extent_pages),
+        extent_pages=None if blob.extent_pages is None else dict(blob.present_pages),
         replaced=[PageIndex(page) for page in blob.cut_extent_pages],
     )
     blob.cut_extent_pages = ()
@@ -212,10 +217,8 @@ def _bound_pairs(
     """Begin to count anew from what this round writes, and from writes in flight."""
     pair_count = len(runs or ())
     if this.extent_pages is not None:
-        pages = list(this.extent_pages)
-        for leaf in _leaves_with_page(blob, this):
-            pages[leaf] = NO_PAGE
-        pair_count = len(blob.table_entries(pages))
+        pages = {**this.extent_pages, **dict.fromkeys(_leaves_with_page(blob, this), NO_PAGE)}
+        pair_count = len(table_entries(_table_length(blob), pages))
     blob.pair_bound = pair_count + blob.allocation_cost(store.places_in_flight(blob)).pairs
 
 
@@ -234,15 +237,13 @@ def _leaves_with_page(blob: BlobState, this: Round) -> list[int]:
     if this.extent_pages is None:
         return []
     return [
-        leaf
-        for leaf in this.leaves
-        if this.extent_pages[leaf] != ABSENT_PAGE or any(blob.clusters.leaves[leaf])
+        leaf for leaf in this.leaves if leaf in this.extent_pages or any(blob.clusters.leaves[leaf])
     ]
 
 
 def _place_leaf(this: Round, leaf: int, place: PageIndex) -> None:
     assert this.extent_pages is not None
-    if this.extent_pages[leaf] != ABSENT_PAGE:
+    if leaf in this.extent_pages:
         this.replaced.append(PageIndex(this.extent_pages[leaf]))
     this.extent_pages[leaf] = place
 
@@ -252,7 +253,8 @@ def _pack(
 ) -> None:
     table = None
     if this.extent_pages is not None:
-        table = (blob.clusters.count, blob.table_entries(this.extent_pages))
+        entries = table_entries(_table_length(blob), this.extent_pages)
+        table = (blob.clusters.count, entries)
     this.bodies = pack_chain(
         flags=this.flags,
         xattrs=blob.xattrs_to_write(),
@@ -260,6 +262,10 @@ def _pack(
         table=table,
         root_capacity=store.layout.capacity,
     )
+
+
+def _table_length(blob: BlobState) -> int:
+    return len(blob.extent_pages or ())
 
 
 def _chain_writes(store: StoreState, blob: BlobState, this: Round) -> list[Operation[Any]]:
@@ -332,7 +338,8 @@ async def _commit(store: StoreState, blob: BlobState, this: Round) -> None:
     """Take note that the round is durable, and give back what it replaced."""
     release_pages(store, this.replaced + [page for page in blob.chain if page not in this.chain])
     blob.chain = this.chain or ()
-    blob.extent_pages = this.extent_pages
+    if this.extent_pages is not None:
+        blob.extent_pages = extent_table_of(_table_length(blob), this.extent_pages)
     blob.leaves_in_round = ()
     blob.disk_count = blob.clusters.count
     blob.apply_read_only_flags(this.flags)

@@ -30,9 +30,15 @@ from blobstore.format.descriptors import (
 from blobstore.format.geometry import Geometry, root_of
 from blobstore.format.page import NO_PAGE, body_of, open_page
 from blobstore.format.root import root_state_of
-from blobstore.metadata.blob_state import ABSENT_PAGE, NO_ATTRIBUTES, SNAP, AbsentPages, BlobState
+from blobstore.metadata.blob_state import (
+    ABSENT_PAGE,
+    NO_ATTRIBUTES,
+    SNAP,
+    BlobState,
+    extent_table_of,
+)
 from blobstore.metadata.fetch import Fetch
-from blobstore.units import BlobId, PageIndex
+from blobstore.units import BlobId, PageIndex, ceil_div
 
 MAX_CLUSTERS: Final = 1 << 26
 """The largest blob, in clusters: what the map of an empty one may cost is bounded."""
@@ -225,27 +231,28 @@ class _TableReader:
 
     async def read(self, content: ChainContent) -> tuple[Sequence[int], ClusterMap]:
         """Return the extent pages and the clusters; their number is counted on the way."""
-        pages: list[int] = []
+        pages: dict[int, int] = {}
         leaves: list[tuple[int, array[int]]] = []
-        count = 0
+        length = count = 0
         for page, repeat in content.table or ():
             if count % LEAF_SIZE:
-                raise self._error(f"extent page {len(pages) - 1} is short")
+                raise self._error(f"extent page {length - 1} is short")
             if page == ABSENT_PAGE:
-                self._check_run(repeat, len(pages))
-                pages += [ABSENT_PAGE] * repeat
+                self._check_run(repeat, length)
+                length += repeat
                 count += LEAF_SIZE * repeat
                 continue
             self._check_entry(page, repeat)
             entries = await self._read_page(PageIndex(page), count)
-            leaves.append((len(pages), entries))
-            pages.append(page)
+            leaves.append((length, entries))
+            pages[length] = page
+            length += 1
             count += len(entries)
-        if pages and pages[-1] == ABSENT_PAGE:
-            present = leaves[-1][0] + 1 if leaves else 0
-            count = _cut_last_run(count, pages, content.table_cluster_count, present)
-        kept = tuple(pages) if leaves else AbsentPages(len(pages))
-        return kept, _map_of_leaves(count, leaves)
+        present = leaves[-1][0] + 1 if leaves else 0
+        if present < length:
+            count = min(count, max(content.table_cluster_count, present * LEAF_SIZE))
+            length = ceil_div(count, LEAF_SIZE)  # behind the present pages, the table says it
+        return extent_table_of(length, pages), _map_of_leaves(count, leaves)
 
     def _error(self, message: str) -> CorruptError:
         return CorruptError(f"{self._place}: {message}", errno=_EINVAL)
@@ -288,13 +295,6 @@ class _TableReader:
                 f"to {geometry.total_clusters - 1}"
             )
         return entries
-
-
-def _cut_last_run(count: int, pages: list[int], table_count: int, present: int) -> int:
-    """Cut the absent pages behind the present ones to what the table says is left."""
-    kept = min(count, max(table_count, present * LEAF_SIZE))
-    del pages[-(-kept // LEAF_SIZE) :]
-    return kept
 
 
 def _map_of_leaves(count: int, leaves: Sequence[tuple[int, "array[int]"]]) -> ClusterMap:

@@ -12,7 +12,7 @@ from blobstore.format.descriptors import THIN_PROV, Flags
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.root import Layout, RootState
 from blobstore.format.super_block import NO_BLOB
-from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
+from blobstore.metadata.blob_state import AbsentPages, BlobState
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for, persist_new
 from blobstore.metadata.space import claim_root, claim_zeroed_clusters, spare_pages
@@ -130,7 +130,7 @@ def _new_blob(options: BlobOptions) -> BlobState:
         root_state=RootState(Layout.COMPACT, 0),
         flags=Flags(THIN_PROV if options.thin else 0, 0, int(options.clear_method)),
         xattrs={name: bytes(value) for name, value in options.xattrs.items()},
-        extent_pages=[ABSENT_PAGE] * leaves if options.extent_table else None,
+        extent_pages=AbsentPages(leaves) if options.extent_table else None,
         clusters=ClusterMap(options.cluster_count),
     )
     if options.parent_id is not None or options.external_id is not None:

@@ -5,14 +5,13 @@ hands its clusters over. The clone's root decides: it gets the merged map and
 the new parent in one write.
 """
 
-from blobstore.alloc.cluster_map import ABSENT, LEAF_SHIFT, LEAF_SIZE
 from blobstore.blob.exclusive import exclusive, frozen
 from blobstore.errors import BusyError
 from blobstore.format.page import PAGE_SIZE
 from blobstore.format.root import TAIL_OFFSET, Layout, encode_tombstone_tail
 from blobstore.format.super_block import NO_BLOB
 from blobstore.metadata.begin import poisoning, write_super_block
-from blobstore.metadata.blob_state import ABSENT_PAGE, SNAPSHOT_REMOVAL, BlobState
+from blobstore.metadata.blob_state import SNAPSHOT_REMOVAL, BlobState, extent_table_of
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist
 from blobstore.metadata.space import (
@@ -145,8 +144,9 @@ def _check_room(store: StoreState, snapshot: BlobState, clone: BlobState) -> Non
     leaves = 0
     pairs = clone.pair_bound + snapshot.pair_bound + 2
     if clone.extent_pages is not None:
-        leaves = sum(leaf is not ABSENT for leaf in snapshot.clusters.leaves)
-        pairs = len(clone.extent_pages) + 2
+        leaves = len(snapshot.clusters.present_leaves())
+        present = leaves + len(clone.present_pages)
+        pairs = min(len(clone.extent_pages), 2 * present + 1) + 2
     elif snapshot.clusters.allocated_count:
         pairs += 2 * clone.clusters.allocated_count
     wanted = leaves + clone.chain_pages_bound(store.layout, pairs) + len(snapshot.chain) + 3
@@ -159,29 +159,24 @@ def _take_over_pages(snapshot: BlobState, clone: BlobState) -> set[PageIndex]:
     taken: set[PageIndex] = set()
     if clone.extent_pages is None or snapshot.extent_pages is None:
         return taken
-    pages = list(clone.extent_pages)
-    for number, page in enumerate(snapshot.extent_pages[: len(pages)]):
-        if page == ABSENT_PAGE or pages[number] != ABSENT_PAGE:
+    length, pages = len(clone.extent_pages), dict(clone.present_pages)
+    for number, page in snapshot.present_pages.items():
+        if number >= length or number in pages:
             continue
         entries = snapshot.clusters.entries(number)
         if len(entries) == len(clone.clusters.entries(number)):
             clone.clusters.fill_leaf(number, entries)
             pages[number] = page
             taken.add(PageIndex(page))
-    clone.extent_pages = pages
+    clone.extent_pages = extent_table_of(length, pages)
     return taken
 
 
 def _take_over_clusters(snapshot: BlobState, clone: BlobState) -> None:
     """Let the clone name every cluster that it has read from the snapshot so far."""
-    for number, leaf in enumerate(snapshot.clusters.leaves[: len(clone.clusters.leaves)]):
-        if leaf is ABSENT:
-            continue
-        first = number << LEAF_SHIFT
-        for index in range(first, min(first + LEAF_SIZE, clone.clusters.count)):
-            cluster = snapshot.clusters.get(index) if index < snapshot.clusters.count else 0
-            if cluster and not clone.clusters.get(index):
-                clone.clusters.set(index, cluster)
+    for index, cluster in snapshot.clusters.places():
+        if index < clone.clusters.count and not clone.clusters.get(index):
+            clone.clusters.set(index, cluster)
 
 
 async def _write_tombstone(store: StoreState, blob: BlobState) -> None:

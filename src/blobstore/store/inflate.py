@@ -5,7 +5,7 @@ writers; each step is a valid state. The root with the new flags and parent
 comes last.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from blobstore.alloc.cluster_map import UNALLOCATED
@@ -34,7 +34,10 @@ async def inflate(store: StoreState, blob: BlobState) -> None:
     """
     store.check_writable()
     with exclusive(store, blob.blob_id, what="inflate"):
-        await _allocate_all(store, blob, lambda _index: True)
+        missing = blob.clusters.count - blob.clusters.allocated_count
+        if missing > store.free_clusters:
+            raise store.clusters.exhausted(missing)
+        await _allocate_all(store, blob, lambda: range(blob.clusters.count))
         async with store.mutex:
             await begin_change(store)
             async with frozen(store, blob):
@@ -61,9 +64,7 @@ async def decouple(store: StoreState, blob: BlobState) -> None:
     if parent is None:
         raise InvalidArgumentError(f"blob {blob.blob_id:#x}: has no parent")
     with exclusive(store, blob.blob_id, what="decouple"):
-        await _allocate_all(
-            store, blob, lambda index: _has_cluster(parent, index) or hides(parent, index)
-        )
+        await _allocate_all(store, blob, lambda: _places_below(parent, blob))
         async with store.mutex:
             await begin_change(store)
             async with frozen(store, blob):
@@ -80,26 +81,32 @@ async def keep_what_is_hidden(store: StoreState, clone: BlobState, parent: BlobS
     Raises:
         NoSpaceError: There are not as many clusters; nothing changed.
     """
-    await _allocate_all(store, clone, lambda index: hides(parent, index))
+    await _allocate_all(store, clone, lambda: _hidden_places(parent, clone))
 
 
-def hides(parent: BlobState, index: int) -> bool:
-    """Tell whether a place reads as zeroes only because this parent ends before it."""
-    if index < parent.clusters.count:
-        return False
-    above = parent.parent
-    return parent.has_external_parent or (above is not None and index < above.clusters.count)
+def _hidden_places(parent: BlobState, clone: BlobState) -> range:
+    """Return the places that read as zeroes only because this parent ends before them."""
+    end = 0
+    if parent.has_external_parent:
+        end = clone.clusters.count
+    elif parent.parent is not None:
+        end = min(clone.clusters.count, parent.parent.clusters.count)
+    return range(parent.clusters.count, end)
 
 
-def _has_cluster(parent: BlobState, index: int) -> bool:
-    return index < parent.clusters.count and parent.clusters.get(index) != UNALLOCATED
+def _places_below(parent: BlobState, clone: BlobState) -> Iterator[int]:
+    """Yield the places that read as they do because of this parent, in order."""
+    for index, _cluster in parent.clusters.places():
+        if index < clone.clusters.count:
+            yield index
+    yield from _hidden_places(parent, clone)
 
 
 async def _allocate_all(
-    store: StoreState, blob: BlobState, is_wanted: Callable[[int], bool]
+    store: StoreState, blob: BlobState, wanted: Callable[[], Iterable[int]]
 ) -> None:
     """Allocate the wanted clusters in groups, as a writer does, until none is missing."""
-    missing = list(_missing(blob, is_wanted))
+    missing = _missing(blob, wanted())
     if len(missing) > store.free_clusters:
         raise store.clusters.exhausted(len(missing))
     _check_pages(store, blob, missing)
@@ -107,7 +114,7 @@ async def _allocate_all(
     while missing:
         for first in range(0, len(missing), group):
             await allocate_clusters(store, blob, missing[first : first + group])
-        missing = list(_missing(blob, is_wanted))
+        missing = _missing(blob, wanted())
 
 
 def _check_pages(store: StoreState, blob: BlobState, missing: Sequence[int]) -> None:
@@ -119,10 +126,8 @@ def _check_pages(store: StoreState, blob: BlobState, missing: Sequence[int]) -> 
         raise store.pages.exhausted(wanted)
 
 
-def _missing(blob: BlobState, is_wanted: Callable[[int], bool]) -> Iterator[int]:
-    for index in range(blob.clusters.count):
-        if blob.clusters.get(index) == UNALLOCATED and is_wanted(index):
-            yield index
+def _missing(blob: BlobState, wanted: Iterable[int]) -> list[int]:
+    return [index for index in wanted if blob.clusters.get(index) == UNALLOCATED]
 
 
 async def _finish(

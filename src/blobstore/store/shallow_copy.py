@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from blobstore.alloc.cluster_map import UNALLOCATED
 from blobstore.blob.exclusive import exclusive
 from blobstore.errors import InvalidArgumentError, ReadOnlyError
 from blobstore.metadata.blob_state import BlobState
@@ -42,8 +41,7 @@ async def shallow_copy(
     store.check_open()
     _check(store, blob, target)
     with exclusive(store, blob.blob_id, what="shallow copy"):
-        clusters = blob.clusters
-        own = [index for index in range(clusters.count) if clusters.get(index) != UNALLOCATED]
+        own = [index for index, _cluster in blob.clusters.places()]
         for done, index in enumerate(own, start=1):
             await _copy_cluster(store, blob, target, index)
             if progress is not None:

@@ -7,14 +7,13 @@ before it is written the new root is marked as half-made, and a crash removes it
 
 from collections.abc import Mapping
 
-from blobstore.alloc.cluster_map import ABSENT, ClusterMap
 from blobstore.blob.exclusive import exclusive, frozen
 from blobstore.errors import InvalidArgumentError
 from blobstore.format.descriptors import READ_ONLY, THIN_PROV, Flags
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.root import Layout, RootState
 from blobstore.metadata.begin import poisoning
-from blobstore.metadata.blob_state import ABSENT_PAGE, SNAPSHOT_IN_PROGRESS, BlobState
+from blobstore.metadata.blob_state import SNAPSHOT_IN_PROGRESS, AbsentPages, BlobState
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist, persist_new
 from blobstore.metadata.space import claim_root, spare_pages
@@ -68,9 +67,6 @@ async def _hand_over(store: StoreState, blob: BlobState, xattrs: Mapping[str, by
 
 def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
     """Return the state of the new root: the blob's own map, parent and kind, half-made."""
-    clusters = ClusterMap(blob.clusters.count)
-    clusters.leaves = list(blob.clusters.leaves)
-    clusters.allocated_count = blob.clusters.allocated_count
     marker = {SNAPSHOT_IN_PROGRESS: blob.blob_id.to_bytes(8, "little")}
     return BlobState(
         blob_id=blob.blob_id,
@@ -79,7 +75,7 @@ def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
         flags=Flags(blob.flags.invalid, 0, blob.clear_method),
         xattrs={name: bytes(value) for name, value in xattrs.items()},
         internal_xattrs={**marker, **blob.internal_xattrs},
-        clusters=clusters,
+        clusters=blob.clusters.copy(),
         extent_pages=blob.extent_pages,
         pair_bound=blob.pair_bound,
         disk_count=blob.disk_count,
@@ -115,14 +111,12 @@ def _relate(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
 def _empty(blob: BlobState) -> None:
     """Make the blob a thin clone of its snapshot, without a cluster of its own.
 
-    The list of leaves stays the same object: the fast lane looks into it.
+    Its map stays the same object: the fast lane looks into it.
     """
     assert blob.parent is not None
-    blob.clusters.leaves[:] = [ABSENT] * len(blob.clusters.leaves)
-    blob.clusters.allocated_count = 0
-    blob.clusters.clean()
+    blob.clusters.empty()
     if blob.extent_pages is not None:
-        blob.extent_pages = [ABSENT_PAGE] * len(blob.extent_pages)
+        blob.extent_pages = AbsentPages(len(blob.extent_pages))
     blob.flags = Flags(blob.flags.invalid | THIN_PROV, blob.flags.data_ro, blob.flags.md_ro)
     blob.set_parent(blob.parent.blob_id)
     blob.pair_bound = 1
