@@ -1,4 +1,4 @@
-"""Roots of every kind: of blobs that own nothing beside them, and of others."""
+"""Roots of every kind: of blobs that own nothing beside them, of other plain ones, of others."""
 
 from typing import Final
 
@@ -32,20 +32,28 @@ BARE: Final[dict[str, bytes]] = {
     "more than a sector": flags() + xattr("long", bytes(600)) + table(2, (0, 1)),
     "just a sector": flags() + xattr("long", bytes(504 - 29 - 21 - 13)) + table(2, (0, 1)),
 }
+PLAIN: Final[dict[str, bytes]] = BARE | {
+    "a run of clusters": flags(0) + runs((1200, 3)),
+    "two runs": flags(THIN_PROV) + runs((0, 3), (1200, 1)),
+    "runs that continue each other": flags(0) + runs((1203, 3), (1206, 1), (1208, 2)),
+    "a clone with a run of its own": NO_TABLE_CLONE + runs((0, 3), (1210, 1), (0, 2), (0, 1)),
+    "an own page": flags() + table(2, (61, 1)),
+}
 OTHERS: Final[dict[str, bytes]] = {
-    "a run of clusters": flags(0) + runs((200, 3)),
-    "two runs": flags(THIN_PROV) + runs((0, 3), (200, 1)),
+    "more runs than a leaf has room for": flags(THIN_PROV) + runs((1212, 1), (0, 512)),
+    "a run outside": flags(0) + runs((1, 3)),
     "a run of none": flags(THIN_PROV) + runs((0, 0)),
-    "a run of nothing": flags(THIN_PROV) + runs((200, 0)),
+    "a run of nothing": flags(THIN_PROV) + runs((1200, 0)),
     "an absent run in a thick blob": flags(0) + runs((0, 3)),
     "a run that is too long": flags(THIN_PROV) + runs((0, (1 << 26) + 1)),
     "a run and a table": flags(THIN_PROV) + runs((0, 3)) + table(0),
     "a run without a pair": flags(THIN_PROV) + b"\1\0\0\0\0",
-    "an own page": flags() + table(2, (38, 1)),
-    "a page that is none": flags() + table(2, (39, 1)),
+    "a page that two name": flags() + table(2, (60, 1)),
+    "a page that two name, too": flags() + table(2, (60, 1)),
+    "a page that is none": flags() + table(2, (62, 1)),
     "padding": flags() + b"\0\3\0\0\0abc" + table(2, (0, 1)),
     "an unknown flag": flags(1 << 40) + table(0),
     "an unknown kind": flags() + b"\x63\1\0\0\0x",
 }
 
-SHAPES: Final = BARE | OTHERS
+SHAPES: Final = PLAIN | OTHERS

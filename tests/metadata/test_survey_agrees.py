@@ -90,10 +90,11 @@ def test_a_damaged_store_is_seen_alike_with_and_without_the_survey(
 def test_a_root_of_every_kind_is_seen_alike(
     name: str, clean: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forge = Forge(md_len=40, cluster_count=300, cluster_size=4096, clean=clean)
+    forge = Forge(md_len=64, cluster_count=1300, cluster_size=4096, clean=clean)
     forge.root(3, flags(1, 1) + runs((290, 1)))
     forge.root(5, SHAPES[name])
-    forge.put(38, 5, extents(0, [220, 221]))
+    forge.put(61, 5, extents(0, [220, 221]))
+    forge.put(60, 5, extents(0, [1260, 1261]))
     device = forge.device(read_only=True)
     image = SmallImage.of(device.read(0, device.size_bytes), compact=True)
     at_once = {way: see(image) for way, see in WAYS.items()}

@@ -184,7 +184,8 @@ def every_shape(forge: Forge) -> None:
     """Put a root of every kind; clones among them have a parent, and so have two more."""
     for number, body in enumerate(SHAPES.values()):
         forge.root(number, body)
-    forge.put(38, 9, extents(0, [1500, 1501]))
+    forge.put(61, 9, extents(0, [1500, 1501]))
+    forge.put(60, 9, extents(0, [1260, 1261]))
     forge.root(50, clone_of(3), table(2, (0, 1)))
     forge.root(51, clone_of(MANY), table(2, (0, 1)))
 

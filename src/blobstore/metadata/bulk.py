@@ -1,12 +1,15 @@
-"""Reading many blobs: pages near the last one come in pieces, bare roots all at once.
+"""Reading many blobs: pages near the last one come in pieces, plain roots all at once.
 
-A bare blob owns nothing beside its root: clones that were never written to,
-snapshots between two others. Chains of thousands of them are as good as read
-with their pages.
+Of plain blobs the survey knows all that their roots say, and what they own where
+that is no more than one leaf of clusters. Chains of thousands of them are as good
+as read with their pages.
 """
 
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
 
 import numpy as np
 
@@ -22,10 +25,17 @@ from blobstore.format.descriptors import (
 from blobstore.format.geometry import Geometry, root_of
 from blobstore.format.page import HEAD, PAGE_SIZE
 from blobstore.format.root import TAIL_OFFSET, RootState, compact_state, root_state_of
-from blobstore.metadata.blob_state import NO_ATTRIBUTES, SNAP, AbsentPages, BlobState
-from blobstore.metadata.columns import are_roots, have_right_checksums
+from blobstore.metadata.blob_state import (
+    ABSENT_PAGE,
+    NO_ATTRIBUTES,
+    SNAP,
+    AbsentPages,
+    BlobState,
+)
+from blobstore.metadata.columns import Chunk, Entries, Numbers, are_roots, have_right_checksums
+from blobstore.metadata.plain_extents import LeafRuns
 from blobstore.metadata.read import Revisits, read_blob
-from blobstore.metadata.survey import Bare, Survey
+from blobstore.metadata.survey import NO_LEAF, PlainRoot, Survey
 from blobstore.operations import Read
 from blobstore.units import BlobId, PageIndex
 
@@ -36,19 +46,37 @@ _LARGEST_COUNT: Final = 256
 _LARGEST_BYTES: Final = 1 << 20
 _SURVEYED_FROM: Final = 32
 _KEPT_PIECES: Final = 4
+_GAP: Final = 4
+"""Extent pages with no more pages than this between them are read together."""
 
 
-class _Piece(NamedTuple):
-    """Neighbouring pages of the region, from `first` up to `end`, and the bare roots in it."""
+@dataclass(frozen=True)
+class _Piece:
+    """Neighbouring pages of the region, from `first` up to `end`, and the plain roots in it.
 
-    first: int
-    end: int
-    data: bytes
-    bare: Mapping[int, Bare]
-    attributes: Mapping[int, Mapping[str, bytes]]
+    `entries` are the clusters of those that own some, one after the other.
+    """
+
+    first: int = 0
+    end: int = 0
+    data: bytes = b""
+    roots: Mapping[int, PlainRoot] = field(default_factory=dict)
+    entries: Entries = field(default_factory=lambda: np.empty(0, dtype=np.uint32))
+    attributes: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
+
+    @cached_property
+    def leaves(self) -> memoryview:
+        """The entries as they are in a leaf."""
+        return self.entries.data.cast("B") if len(self.entries) else memoryview(b"")
+
+    @cached_property
+    def runs(self) -> LeafRuns:
+        """The entries as runs."""
+        starts = [plain.leaf_start for plain in self.roots.values() if plain.leaf_start != NO_LEAF]
+        return LeafRuns.of(self.entries, starts)
 
 
-_NO_PIECE: Final = _Piece(0, 0, b"", {}, {})
+_NO_PIECE: Final = _Piece()
 
 
 class BulkReader:
@@ -91,31 +119,42 @@ class BulkReader:
         Raises:
             NotFoundError, CorruptError: As `read_blob`.
         """
-        bare = await self.bare(blob_id)
-        if bare is None:
+        plain = await self.plain(blob_id)
+        if plain is None or not may_read(plain, blob_id, revisits):
             return await read_blob(self._geometry, blob_id, self.fetch, revisits)
-        return self._state_of(blob_id, bare)
+        return self._state_of(blob_id, plain)
 
-    def read_bare(self, blob_id: BlobId) -> BlobState | None:
-        """Return a blob that is bare, if it is among those that were seen last."""
+    def read_plain(self, blob_id: BlobId, revisits: Revisits | None = None) -> BlobState | None:
+        """Return a blob that is plain, if it is among those that were seen last."""
         root = root_of(blob_id)
-        bare = self._piece.bare.get(root) if self._piece.first <= root < self._piece.end else None
-        if bare is None:
+        plain = self._piece.roots.get(root)
+        if plain is None or not may_read(plain, blob_id, revisits):
             return None
-        self._credit += _CREDIT
-        return self._state_of(blob_id, bare)
+        self._credit += _CREDIT if plain.leaf_start == NO_LEAF else 2 * _CREDIT
+        return self._state_of(blob_id, plain)
 
-    async def bare(self, blob_id: BlobId) -> Bare | None:
+    async def plain(self, blob_id: BlobId) -> PlainRoot | None:
         """Return what the blob's root says, if that was seen at once with its neighbours'."""
         root = root_of(blob_id)
         self._count(root)
-        if self._piece.first <= root < self._piece.end or await self._is_near(root):
-            return self._piece.bare.get(root)
-        return None
+        if not (self._piece.first <= root < self._piece.end or await self._is_near(root)):
+            return None
+        plain = self._piece.roots.get(root)
+        if plain is not None and plain.page != ABSENT_PAGE:
+            self._credit += _CREDIT
+        return plain
 
     def xattrs(self, blob_id: BlobId) -> Mapping[str, bytes]:
-        """Return the attributes of the blob that was just found to be bare."""
+        """Return the attributes of the blob that was just found to be plain."""
         return self._piece.attributes.get(root_of(blob_id), NO_ATTRIBUTES)
+
+    def extents(self, plain: PlainRoot) -> list[tuple[int, int]]:
+        """Return the runs of the blob that was just found to be plain, and owns some."""
+        return self._piece.runs.between(plain.leaf_start, plain.leaf_start + plain.cluster_count)
+
+    def clusters(self, plain: PlainRoot) -> list[int]:
+        """Return the clusters of the blob that was just found to be plain, and owns some."""
+        return [cluster for cluster in self._leaf(plain) if cluster]
 
     async def fetch(self, page: PageIndex) -> bytes:
         """Return a page of the region."""
@@ -157,51 +196,84 @@ class BulkReader:
         if last == page:
             return False
         self._missed[self._missed.index(last)] = page
-        count = min(self._credit, self._most)
+        count = min(self._credit // 2, self._most)  # the other half is for their extent pages
         if count < _LEAST_COUNT:
             return False
         first = page if page > last else max(0, page - count + 1)
-        end = min(first + count, self._geometry.md_len)
-        self._credit -= end - first
-        length = (end - first) * self._geometry.page_size
-        try:
-            data = await Read(self._geometry.page_offset(PageIndex(first)), length)
-        except DeviceError:
-            self._most = 1
+        data = await self._read_pages(first, min(first + count, self._geometry.md_len))
+        if data is None:
             return False
-        survey = Survey(keeps_attributes=True)
-        if end - first >= _SURVEYED_FROM:
-            self._look_at(survey, data, first)
-        bare = {root: found for root, found in survey.bare_roots() if root not in self._instead}
-        self._piece = _Piece(first, end, data, bare, survey.attributes)
+        self._piece = await self._look_at(data, first)
         self._pieces = [self._piece, *self._pieces[: _KEPT_PIECES - 1]]
         return True
 
-    def _look_at(self, survey: Survey, data: bytes, first: int) -> None:
-        """Let the survey see the sound roots of a piece."""
-        step = self._geometry.page_size
-        chunk = np.frombuffer(data, dtype=np.uint8).reshape(-1, step)
+    async def _read_pages(self, first: int, end: int) -> bytes | None:
+        """Read neighbouring pages for nobody in particular, if the device does."""
+        self._credit -= end - first
+        length = (end - first) * self._geometry.page_size
+        try:
+            return await Read(self._geometry.page_offset(PageIndex(first)), length)
+        except DeviceError:
+            self._most = 1
+            return None
+
+    async def _look_at(self, data: bytes, first: int) -> _Piece:
+        """Make a piece of pages; in one that is large enough, plain roots are looked for."""
+        chunk = np.frombuffer(data, dtype=np.uint8).reshape(-1, self._geometry.page_size)
+        end = first + len(chunk)
+        if len(chunk) < _SURVEYED_FROM:
+            return _Piece(first, end, data)
+        survey = Survey(keeps_attributes=True)
         rows = np.arange(len(chunk))
         rows = rows[are_roots(chunk, rows, first=first)]
         survey.add_roots(chunk, rows[have_right_checksums(chunk, rows)], first=first)
+        await self._add_extent_pages(survey, chunk, first)
+        found = survey.plain_roots(self._geometry)
+        roots = {root: plain for root, plain in found.by_root.items() if root not in self._instead}
+        return _Piece(first, end, data, roots, found.entries, survey.attributes)
 
-    def _state_of(self, blob_id: BlobId, bare: Bare) -> BlobState:
-        """Return the state of the blob that was just found to be bare."""
-        root, count = root_of(blob_id), bare.cluster_count
-        parent, has_pages = bare.parent, has_table(bare)
-        is_read_only = bool(bare.data_ro & READ_ONLY)
+    async def _add_extent_pages(self, survey: Survey, chunk: Chunk, first: int) -> None:
+        """Let the survey see the extent pages that the roots name, here or elsewhere."""
+        named = survey.named_pages(self._geometry)
+        if self._instead:
+            named = named[~np.isin(named, list(self._instead))]
+        are_here = (named >= first) & (named < first + len(chunk))
+        survey.add_extent_pages_of(chunk, named[are_here] - first, first=first)
+        for pages in _neighbours(named[~are_here]):
+            start, end = int(pages[0]), int(pages[-1]) + 1
+            if len(pages) < _LEAST_COUNT or self._credit < end - start or self._most == 1:
+                continue
+            data = await self._read_pages(start, end)
+            if data is not None:
+                there = np.frombuffer(data, dtype=np.uint8).reshape(-1, self._geometry.page_size)
+                survey.add_extent_pages_of(there, pages - start, first=start)
+
+    def _leaf(self, plain: PlainRoot) -> "array[int]":
+        start, leaf = 4 * plain.leaf_start, array("I")
+        leaf.frombytes(self._piece.leaves[start : start + 4 * plain.cluster_count])
+        return leaf
+
+    def _state_of(self, blob_id: BlobId, plain: PlainRoot) -> BlobState:
+        """Return the state of the blob that was just found to be plain."""
+        root, count = root_of(blob_id), plain.cluster_count
+        parent, has_pages = plain.parent, has_table(plain)
+        is_read_only = bool(plain.data_ro & READ_ONLY)
+        clusters = ClusterMap(count)
+        if plain.leaf_start != NO_LEAF:
+            clusters.fill_leaf(0, self._leaf(plain))
+        pages = AbsentPages(-(-count // LEAF_SIZE)) if plain.page == ABSENT_PAGE else (plain.page,)
         return BlobState(
             blob_id=blob_id,
             root=root,
-            root_state=self._root_state(root, bare.end),
-            flags=shared_flags(bare.invalid, bare.data_ro, bare.md_ro),
+            root_state=self._root_state(root, plain.end),
+            flags=shared_flags(plain.invalid, plain.data_ro, plain.md_ro),
             xattrs=self._piece.attributes.get(root, NO_ATTRIBUTES),
             internal_xattrs={SNAP: parent.to_bytes(8, "little")} if parent else NO_ATTRIBUTES,
-            clusters=ClusterMap(count),
-            extent_pages=AbsentPages(-(-count // LEAF_SIZE)) if has_pages else None,
+            clusters=clusters,
+            extent_pages=pages if has_pages else None,
             data_read_only=is_read_only,
             md_read_only=is_read_only,
-            pair_bound=bare.pair_count,
+            pair_bound=plain.pair_count,
             disk_count=count,
         )
 
@@ -211,8 +283,19 @@ class BulkReader:
         return root_state_of(self._page(root), length=end - HEAD.size)
 
 
-def has_table(bare: Bare) -> bool:
+def has_table(plain: PlainRoot) -> bool:
     """Tell whether the blob has an extent table, if only by its flag."""
-    return bare.kind == EXTENT_TABLE or (
-        bare.kind == PADDING and bool(bare.invalid & HAS_EXTENT_TABLE)
+    return plain.kind == EXTENT_TABLE or (
+        plain.kind == PADDING and bool(plain.invalid & HAS_EXTENT_TABLE)
     )
+
+
+def may_read(plain: PlainRoot, blob_id: BlobId, revisits: Revisits | None) -> bool:
+    """Tell whether the blob's extent page may be looked at once more."""
+    return revisits is None or plain.page == ABSENT_PAGE or revisits.may_read(plain.page, blob_id)
+
+
+def _neighbours(pages: Numbers) -> Iterator[Numbers]:
+    """Cut ascending pages where there is much between them."""
+    if len(pages):
+        yield from np.split(pages, np.flatnonzero(np.diff(pages) > _GAP) + 1)

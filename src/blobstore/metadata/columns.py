@@ -11,10 +11,14 @@ from blobstore.format.page import CRC_OFFSET, NO_PAGE, PAGE_SIZE, TAIL
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
 Ids: TypeAlias = npt.NDArray[np.uint64]
+Entries: TypeAlias = npt.NDArray[np.uint32]
 Flagged: TypeAlias = npt.NDArray[np.bool_]
 Records: TypeAlias = npt.NDArray[Any]
 Chunk: TypeAlias = npt.NDArray[np.uint8]
 """Neighbouring pages, one in each row."""
+
+ENTRY: Final = np.dtype("<u4")
+"""A cluster, in an extent page and in a leaf."""
 
 BODY_END: Final = PAGE_SIZE - TAIL.size
 _WORD: Final = 4

@@ -4,7 +4,7 @@ It is a table that names one page, or only absent ones, or none; or runs; or
 there is nothing, and the mark that ends the descriptors follows at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
 import numpy as np
@@ -23,6 +23,7 @@ from blobstore.metadata.blob_state import ABSENT_PAGE
 from blobstore.metadata.columns import (
     BODY_END,
     Chunk,
+    Entries,
     Flagged,
     Numbers,
     Records,
@@ -79,6 +80,43 @@ class Runs(NamedTuple):
         clusters: Numbers = np.repeat(self.firsts, counts) + steps(counts)
         return clusters
 
+    def entries(self) -> Numbers:
+        """Return all clusters, and 0 for those that are not there, one run after the other."""
+        firsts = np.repeat(self.firsts, self.counts)
+        entries: Numbers = np.where(firsts == UNALLOCATED, UNALLOCATED, firsts + steps(self.counts))
+        return entries
+
+
+class LeafRuns(NamedTuple):
+    """The clusters of several blobs, one after the other, as runs; none is of two blobs.
+
+    `places` tells for the start of each blob's clusters, and for the end of all, how
+    many runs there are before it.
+    """
+
+    runs: Sequence[tuple[int, int]]
+    places: Mapping[int, int]
+
+    @classmethod
+    def of(cls, entries: Entries, starts: Sequence[int]) -> Self:
+        """Join neighbouring clusters, and unallocated ones, as long as no blob starts."""
+        clusters = entries.astype(np.int64)
+        before, here = clusters[:-1], clusters[1:]
+        begins = np.ones(len(clusters), dtype=np.bool_)
+        begins[1:] = np.where(before == UNALLOCATED, here != UNALLOCATED, here != before + 1)
+        begins[starts] = True
+        at = np.flatnonzero(begins)
+        counts = np.diff(at, append=len(clusters))
+        ends = [*starts, len(clusters)]
+        return cls(
+            list(zip(clusters[at].tolist(), counts.tolist(), strict=True)),
+            dict(zip(ends, np.searchsorted(at, ends).tolist(), strict=True)),
+        )
+
+    def between(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return the runs of the blob whose clusters begin and end there."""
+        return list(self.runs[self.places[start] : self.places[end]])
+
 
 class PlainExtents(NamedTuple):
     """The extents of roots, one entry for each.
@@ -129,6 +167,12 @@ class PlainExtents(NamedTuple):
         are_bare: Flagged = self.pages == ABSENT_PAGE
         are_bare[self.runs.owners[self.runs.firsts != UNALLOCATED]] = False
         return are_bare
+
+    def short_runs(self, geometry: Geometry, are_bare: Flagged) -> tuple[Flagged, Numbers]:
+        """Tell which blobs own runs that fit into one leaf, and return these, as entries."""
+        is_short = ~are_bare & (self.pages == ABSENT_PAGE) & (self.counts <= LEAF_SIZE)
+        is_short &= ~self.runs.are_impossible(geometry, len(self.pages))
+        return is_short, self.runs.those(is_short).entries()
 
 
 def plain_extents(

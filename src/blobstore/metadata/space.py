@@ -261,6 +261,6 @@ async def claim_zeroed_clusters(store: StoreState, count: int) -> list[int]:
 
 def mark_owned(store: StoreState, clusters: Sequence[int]) -> None:
     """Note that an open blob owns the clusters; what they hold is its business now."""
-    for cluster in clusters:
-        store.owned_clusters[cluster] = True
-        store.zeroed_clusters[cluster] = False
+    numbers = list(clusters)
+    store.owned_clusters[numbers] = True
+    store.zeroed_clusters[numbers] = False

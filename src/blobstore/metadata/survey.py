@@ -7,7 +7,7 @@ with a few array operations while their pages are in the cache. Whatever is not
 exactly so is left for `read_blob`, which says what is wrong.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple, cast
@@ -17,6 +17,7 @@ import numpy as np
 from blobstore.alloc.cluster_map import LEAF_SIZE, UNALLOCATED
 from blobstore.format.checksum import crc32c
 from blobstore.format.descriptors import (
+    EXTENT_PAGE,
     FLAGS,
     FLAGS_SIZE,
     HAS_EXTENT_TABLE,
@@ -37,15 +38,19 @@ from blobstore.format.root import TAIL_OFFSET, encode_sector_head
 from blobstore.metadata.blob_state import ABSENT_PAGE, SNAP
 from blobstore.metadata.columns import (
     BODY_END,
+    ENTRY,
     Chunk,
+    Entries,
     Flagged,
     Ids,
     Numbers,
     Records,
+    are_heads,
     are_last,
     as_records,
     bytes_at,
     has_repeats,
+    have_right_checksums,
     joined,
     parts_of,
     records_at,
@@ -82,7 +87,9 @@ _EXTENT_HEAD: Final = np.dtype(
 _SECTOR_MARK: Final = np.frombuffer(
     encode_sector_head(BlobId(0))[HEAD.size : HEAD.size + HEADER.size], dtype=np.uint8
 )
-_ENTRY_SIZE: Final = 4
+_ENTRY_SIZE: Final = ENTRY.itemsize
+NO_LEAF: Final = -1
+"""Where the clusters begin of a blob that owns none."""
 _ENTRIES_AT: Final = _EXTENT_HEAD.itemsize
 assert _FLAGS.itemsize == FLAGS_SIZE
 assert _XATTR_HEAD.itemsize == XATTR_OVERHEAD
@@ -90,12 +97,13 @@ assert _PARENT.itemsize == len(SNAP) + _PARENT["id"].itemsize
 assert _ENTRIES_AT == HEAD.size + HEADER.size + _ENTRY_SIZE
 
 
-class Bare(NamedTuple):
-    """What the root of a plain blob says that owns nothing beside it.
+class PlainRoot(NamedTuple):
+    """What the root of a plain blob says that has no more clusters than one leaf, or owns none.
 
     `parent` is 0 where there is none; `kind` that of its extents' descriptor, or
     of padding, and `pair_count` how many runs or entries that has; `end` is where
-    the descriptors end in the page.
+    the descriptors end in the page. `page` is its only extent page, or 0;
+    `leaf_start` where its clusters are among those of all, or -1 where it owns none.
     """
 
     invalid: int
@@ -106,9 +114,20 @@ class Bare(NamedTuple):
     cluster_count: int
     pair_count: int
     end: int
+    page: int
+    leaf_start: int
 
 
-_bare_of: Final = cast(Callable[[tuple[int, ...]], Bare], partial(tuple.__new__, Bare))
+_plain_root_of: Final = cast(
+    Callable[[tuple[int, ...]], PlainRoot], partial(tuple.__new__, PlainRoot)
+)
+
+
+class PlainRoots(NamedTuple):
+    """Plain roots by their place, and the clusters of those that own some, one after the other."""
+
+    by_root: Mapping[int, PlainRoot]
+    entries: Entries
 
 
 class Plain(NamedTuple):
@@ -158,7 +177,8 @@ class Survey:
     """What was seen of plain blobs so far: roots, and the extent pages they may name.
 
     An extent page may belong to a blob that is not plain; `beginnings` keeps
-    all of it that means something. Attributes are kept only for who wants them.
+    all of it that means something. Who wants the blobs themselves, and not only
+    what they own, has attributes kept instead.
     """
 
     keeps_attributes: bool = False
@@ -195,17 +215,58 @@ class Survey:
                 }
         return is_plain
 
-    def bare_roots(self) -> Iterator[tuple[int, Bare]]:
-        """Yield the roots that were taken and own nothing beside their page."""
-        parts = (self.roots, self.flags, self.extents, self.parents, self.ends)
-        for roots, flags, extents, parents, ends in zip(*parts, strict=True):
-            are_bare = extents.are_bare()
-            columns = (
-                flags["invalid"], flags["data_ro"], flags["md_ro"], parents,
-                extents.kinds, extents.counts, extents.pair_counts, ends,
-            )  # fmt: skip
-            rows = zip(*(column[are_bare].tolist() for column in columns), strict=True)
-            yield from zip(roots[are_bare].tolist(), map(_bare_of, rows), strict=True)
+    def named_pages(self, geometry: Geometry) -> Numbers:
+        """Return the extent pages that the roots name, ascending, each once."""
+        named = joined([extents.pages for extents in self.extents])
+        pages: Numbers = np.unique(named[(named != ABSENT_PAGE) & (named < geometry.md_len)])
+        return pages
+
+    def plain_roots(self, geometry: Geometry) -> PlainRoots:
+        """Return the roots of which all is known: what they own fits into one leaf, and is sound.
+
+        A page that several of them name is none of theirs: who is wrong is not for here.
+        """
+        flags = np.concatenate(self.flags or [np.empty(0, dtype=_FLAGS)])
+        parents = np.concatenate(self.parents or [np.empty(0, dtype=np.uint64)])
+        extents = PlainExtents.joined(self.extents)
+        are_bare = extents.are_bare()
+        in_runs, run_entries = extents.short_runs(geometry, are_bare)
+        in_pages, counts, page_entries = self._in_pages(geometry, extents, _are_thin(flags))
+        counts = np.where(in_pages, counts, extents.counts)
+        owners = np.concatenate((np.flatnonzero(in_runs), np.flatnonzero(in_pages)))
+        starts = np.full(len(flags), NO_LEAF)
+        starts[owners] = np.cumsum(counts[owners]) - counts[owners]
+        chosen = are_bare | in_runs | in_pages
+        columns = (
+            flags["invalid"], flags["data_ro"], flags["md_ro"], parents, extents.kinds,
+            counts, extents.pair_counts, joined(self.ends), extents.pages, starts,
+        )  # fmt: skip
+        rows = zip(*(column[chosen].tolist() for column in columns), strict=True)
+        roots = joined(self.roots)[chosen].tolist()
+        entries = np.concatenate((run_entries, page_entries)).astype(ENTRY)
+        return PlainRoots(dict(zip(roots, map(_plain_root_of, rows), strict=True)), entries)
+
+    def _in_pages(
+        self, geometry: Geometry, extents: PlainExtents, are_thin: Flagged
+    ) -> tuple[Flagged, Numbers, Numbers]:
+        """Tell whose one extent page is known and sound; how many clusters it has, and which."""
+        pages, page_counts = joined(self.extent_pages), joined(self.counts)
+        order = np.argsort(pages)
+        places = np.searchsorted(pages[order], extents.pages)
+        is_known = (extents.pages != ABSENT_PAGE) & (places < len(pages))
+        places = order[np.where(is_known, places, 0)] if len(pages) else places
+        is_known[is_known] = pages[places[is_known]] == extents.pages[is_known]
+        is_known[is_known] = _are_single(extents.pages[is_known])
+
+        owner = np.flatnonzero(is_known)
+        entries = parts_of(joined(self.entries), page_counts, places[owner])
+        owners = np.repeat(owner, page_counts[places[owner]])
+        is_hole = entries == UNALLOCATED
+        is_outside = (entries < geometry.md_clusters) | (entries >= geometry.total_clusters)
+        is_known[owners[np.where(is_hole, ~are_thin[owners], is_outside)]] = False
+        counts = np.zeros(len(extents.pages), dtype=np.int64)
+        counts[owner] = page_counts[places[owner]]
+        return is_known, counts, entries[is_known[owners]]
 
     def add_extent_pages(self, chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
         """Take those extent pages with right checksums that can be a plain blob's only one."""
@@ -225,9 +286,15 @@ class Survey:
         self.extent_pages.append(rows + first)
         self.counts.append(counts)
         self.entries.append(_entries(chunk, rows, counts))
-        for row, end in zip(rows.tolist(), ends.tolist(), strict=True):
-            self.beginnings[first + row] = chunk[row, :end].tobytes()
+        if not self.keeps_attributes:
+            for row, end in zip(rows.tolist(), ends.tolist(), strict=True):
+                self.beginnings[first + row] = chunk[row, :end].tobytes()
         return is_plain
+
+    def add_extent_pages_of(self, chunk: Chunk, rows: Numbers, *, first: int) -> None:
+        """Take those of some pages that can be a plain blob's only extent page."""
+        rows = rows[are_heads(chunk, rows) & (chunk[rows, HEAD.size] == EXTENT_PAGE)]
+        self.add_extent_pages(chunk, rows[have_right_checksums(chunk, rows)], first=first)
 
     def extent_page(self, number: int) -> bytes | None:
         """Return a page that was taken, as good as it was: what follows its end is left out."""
@@ -300,6 +367,13 @@ class Survey:
             found.parents[is_right],
             found.counts[is_right],
         )
+
+
+def _are_single(numbers: Numbers) -> Flagged:
+    """Tell which of the numbers are there only once."""
+    _values, places, times = np.unique(numbers, return_inverse=True, return_counts=True)
+    are_single: Flagged = times[places] == 1
+    return are_single
 
 
 def _parent_ids(roots: Numbers, parents: Ids) -> Iterator[tuple[BlobId, BlobId]]:

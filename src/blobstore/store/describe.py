@@ -12,10 +12,10 @@ from blobstore.format.descriptors import (
 )
 from blobstore.format.geometry import root_of
 from blobstore.format.super_block import NO_BLOB
-from blobstore.metadata.blob_state import ABSENT_PAGE, EXTERNAL, SNAP, BlobState
+from blobstore.metadata.blob_state import EXTERNAL, SNAP, BlobState
 from blobstore.metadata.bulk import has_table
 from blobstore.metadata.store_state import StoreState
-from blobstore.metadata.survey import Bare
+from blobstore.metadata.survey import PlainRoot
 from blobstore.units import BlobId, ceil_div
 
 
@@ -95,34 +95,41 @@ def _none_if_unset(blob_id: BlobId) -> BlobId | None:
     return None if blob_id == NO_BLOB else blob_id
 
 
-def describe_bare(
-    store: StoreState, blob_id: BlobId, bare: Bare, xattrs: Mapping[str, bytes]
+def describe_plain(
+    store: StoreState,
+    blob_id: BlobId,
+    plain: PlainRoot,
+    xattrs: Mapping[str, bytes],
+    extents: list[tuple[int, int]] | None,
 ) -> BlobInfo:
-    """Return what a blob is that is not open and owns nothing beside its root."""
+    """Return what a plain blob is that is not open; without `extents` it owns no cluster."""
     clones = store.clones.of(blob_id)
-    count, has_parent, is_tabled = bare.cluster_count, bare.parent != 0, has_table(bare)
-    is_read_only = bool(bare.data_ro & READ_ONLY)
+    count, has_parent, is_tabled = plain.cluster_count, plain.parent != 0, has_table(plain)
+    is_read_only = bool(plain.data_ro & READ_ONLY)
+    if extents is None:
+        extents = [(UNALLOCATED, count)] if count else []
+    pages = [plain.page] * ceil_div(count, LEAF_SIZE) if is_tabled else []
     return BlobInfo(
         blob_id=blob_id,
         cluster_count=count,
         size=count * store.geometry.cluster_size,
-        allocated_clusters=0,
-        thin=bool(bare.invalid & THIN_PROV),
+        allocated_clusters=sum(run for first, run in extents if first != UNALLOCATED),
+        thin=bool(plain.invalid & THIN_PROV),
         read_only=is_read_only,
         snapshot=is_read_only and bool(clones),
-        parent=BlobId(bare.parent) if has_parent else None,
+        parent=BlobId(plain.parent) if has_parent else None,
         clones=list(clones),
         external_snapshot=None,
         extent_table=is_tabled,
-        clear_method=bare.md_ro & CLEAR_METHOD_MASK,
+        clear_method=plain.md_ro & CLEAR_METHOD_MASK,
         xattrs=dict(xattrs),
-        internal_xattrs={SNAP: bare.parent.to_bytes(8, "little")} if has_parent else {},
-        extents=[(UNALLOCATED, count)] if count else [],
+        internal_xattrs={SNAP: plain.parent.to_bytes(8, "little")} if has_parent else {},
+        extents=extents,
         metadata_pages=[root_of(blob_id)],
-        extent_pages=[ABSENT_PAGE] * ceil_div(count, LEAF_SIZE) if is_tabled else [],
-        invalid_flags=bare.invalid & ~HAS_EXTENT_TABLE | (HAS_EXTENT_TABLE if is_tabled else 0),
-        data_ro_flags=bare.data_ro,
-        md_ro_flags=bare.md_ro,
+        extent_pages=pages,
+        invalid_flags=plain.invalid & ~HAS_EXTENT_TABLE | (HAS_EXTENT_TABLE if is_tabled else 0),
+        data_ro_flags=plain.data_ro,
+        md_ro_flags=plain.md_ro,
     )
 
 

@@ -1,16 +1,26 @@
 """Going through all blobs of a store, whatever is wrong with some."""
 
+from collections.abc import Iterable
 from typing import Final, TypeAlias
+
+from bitarray import bitarray
 
 from blobstore.errors import BlobstoreError
 from blobstore.format.geometry import root_of
-from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.bulk import BulkReader
+from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState
+from blobstore.metadata.bulk import BulkReader, may_read
 from blobstore.metadata.load import known_ids
 from blobstore.metadata.store_state import StoreState
-from blobstore.metadata.survey import NO_PARENT, Bare
-from blobstore.store.describe import BlobInfo, describe_bare, describe_blob
-from blobstore.store.opening import Sweep, is_as_on_device, let_go, open_blob, open_chain
+from blobstore.metadata.survey import NO_LEAF, NO_PARENT, PlainRoot
+from blobstore.store.describe import BlobInfo, describe_blob, describe_plain
+from blobstore.store.opening import (
+    Sweep,
+    are_nobodys,
+    is_as_on_device,
+    let_go,
+    open_blob,
+    open_chain,
+)
 from blobstore.units import BlobId
 
 _DESCRIBED_AT_ONCE: Final = 256
@@ -23,8 +33,10 @@ Described: TypeAlias = list[tuple[BlobId, BlobInfo | BlobstoreError]]
 class Listing:
     """The blobs of a store in the order of their ids, each seen once.
 
-    Snapshots with clones stay open until it is closed: a chain, however deep, is
-    read once. Blobs that come while this is under way are not among them.
+    A plain blob is not opened: it is `sound` if all below it is, and none of them
+    shares a cluster with another. What is not so is opened, and snapshots with clones
+    then stay open until the end: a chain, however deep, is read once. Blobs that come
+    while this is under way are not among them.
     """
 
     def __init__(self, store: StoreState) -> None:
@@ -34,7 +46,9 @@ class Listing:
         self._next = 0
         self._sweep = Sweep(store.geometry)
         self._held: dict[BlobId, BlobState] = {}
-        self._sound = {BlobId(NO_PARENT)}
+        self._sound: set[int] = set()
+        self._taken = bitarray()
+        self._change_count = -1
 
     async def describe(self) -> Described:
         """Return what the next blobs are, or why they do not open; nothing at the end."""
@@ -44,6 +58,7 @@ class Listing:
         numbers_left = _NUMBERS_AT_ONCE
         async with store.mutex:
             store.check_open()
+            self._forget_if_changed()
             near = root_of(ids[0]) if ids else None
             reader = BulkReader(store.geometry, store.outcome.restored, near=near)
             for blob_id in ids:
@@ -56,13 +71,22 @@ class Listing:
                     break
         return described
 
+    def _forget_if_changed(self) -> None:
+        """Begin anew with what is sound when there was a change of the store since."""
+        store = self._store
+        if store.change_count != self._change_count:
+            self._change_count = store.change_count
+            self._sound = {NO_PARENT}
+            self._taken = bitarray(len(store.owned_clusters), endian="little")
+
     async def _describe(self, blob_id: BlobId, reader: BulkReader) -> BlobInfo | BlobstoreError:
-        bare = await self._bare(blob_id, reader)
-        if bare is not None:
-            xattrs = reader.xattrs(blob_id)
-            if bare.parent in self._sound or await self._stands_on(bare, blob_id, reader):
-                self._sound.add(blob_id)
-                return describe_bare(self._store, blob_id, bare, xattrs)
+        plain = await self._plain(blob_id, reader)
+        if plain is not None and not self._is_sound(blob_id, plain, reader):
+            is_sound = await self._stands_on(plain, blob_id, reader)
+            plain = await self._plain(blob_id, reader) if is_sound else None
+        if plain is not None:
+            extents = None if plain.leaf_start == NO_LEAF else reader.extents(plain)
+            return describe_plain(self._store, blob_id, plain, reader.xattrs(blob_id), extents)
         blob = await self._open_and_hold(blob_id, reader)
         if isinstance(blob, BlobstoreError):
             return blob
@@ -70,26 +94,66 @@ class Listing:
         let_go(self._store, blob)
         return info
 
-    async def _bare(self, blob_id: BlobId, reader: BulkReader) -> Bare | None:
-        return await reader.bare(blob_id) if is_as_on_device(self._store, blob_id) else None
+    async def _plain(self, blob_id: BlobId, reader: BulkReader) -> PlainRoot | None:
+        """Return what the root of a closed, plain blob says, unless too many share its page."""
+        if not is_as_on_device(self._store, blob_id):
+            return None
+        plain = await reader.plain(blob_id)
+        if plain is None or not may_read(plain, blob_id, self._sweep.revisits):
+            return None
+        return plain
 
-    async def _stands_on(self, bare: Bare, blob_id: BlobId, reader: BulkReader) -> bool:
-        """Tell whether all that is below a bare blob opens; what is not bare is opened for it."""
-        passed = {blob_id}
-        wanted = BlobId(bare.parent)
-        while wanted not in self._sound and wanted not in self._store.open_blobs:
-            if wanted in passed or wanted in self._sweep.failures:
+    def _is_sound(self, blob_id: BlobId, plain: PlainRoot, reader: BulkReader) -> bool:
+        """Tell whether the blob is known to be sound, or its parent is and it is too."""
+        if blob_id in self._sound:
+            return True
+        if plain.parent not in self._sound:
+            return False
+        clusters = self._free_clusters(plain, reader)
+        return clusters is not None and self._take([blob_id], clusters)
+
+    async def _stands_on(self, plain: PlainRoot, blob_id: BlobId, reader: BulkReader) -> bool:
+        """Tell whether a plain blob and all below it are sound; what is not plain is opened."""
+        passed: dict[int, None] = {}
+        clusters: list[int] = []
+        at, found = blob_id, plain
+        while True:
+            owned = self._free_clusters(found, reader)
+            if owned is None:
                 return False
-            below = await self._bare(wanted, reader)
+            passed[at] = None
+            clusters += owned
+            at = BlobId(found.parent)
+            if at in self._sound or at in self._store.open_blobs:
+                return self._take(passed, clusters)
+            if at in passed or at in self._sweep.failures:
+                return False
+            below = await self._plain(at, reader)
             if below is None:
-                blob = await self._open_and_hold(wanted, reader)
+                blob = await self._open_and_hold(at, reader)
                 if isinstance(blob, BlobstoreError):
                     return False
                 self._hold(blob)
-                break
-            passed.add(wanted)
-            wanted = BlobId(below.parent)
-        self._sound |= passed
+                return self._take(passed, clusters)
+            found = below
+
+    def _free_clusters(self, plain: PlainRoot, reader: BulkReader) -> list[int] | None:
+        """Return the clusters of a plain blob, or None if they or its page cannot be its own."""
+        store = self._store
+        clusters = reader.clusters(plain) if plain.leaf_start != NO_LEAF else []
+        if store.poison is not None:
+            return clusters
+        if plain.page != ABSENT_PAGE and not store.pages.used[plain.page]:
+            return None
+        return clusters if are_nobodys(store, clusters) else None
+
+    def _take(self, blob_ids: Iterable[int], clusters: list[int]) -> bool:
+        """Note that these blobs are sound, if they share nothing with others or each other."""
+        if clusters:
+            if self._taken[clusters].any() or len(set(clusters)) != len(clusters):
+                return False
+            self._taken[clusters] = True
+        self._sound.update(blob_ids)
         return True
 
     async def _open_and_hold(

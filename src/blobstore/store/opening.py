@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from blobstore.alloc.cluster_map import LEAF_SIZE
 from blobstore.errors import BlobstoreError, CorruptError, DeviceError, NotFoundError
 from blobstore.format.descriptors import HAS_INTERNAL_XATTRS
 from blobstore.format.geometry import Geometry, root_of
@@ -12,7 +13,7 @@ from blobstore.metadata.persist import persist
 from blobstore.metadata.read import Revisits, check_flags
 from blobstore.metadata.space import mark_owned
 from blobstore.metadata.store_state import StoreState
-from blobstore.units import BlobId
+from blobstore.units import BlobId, PageIndex
 
 _EINVAL: Final = 22
 
@@ -79,6 +80,7 @@ async def open_chain(
     reader = reader or reader_of(store)
     if sweep is not None:
         sweep.forget_if_changed(store)
+    revisits = None if sweep is None else sweep.revisits
     opened: dict[BlobId, BlobState] = {}
     wanted: BlobId | None = blob_id
     try:
@@ -88,13 +90,25 @@ async def open_chain(
             if sweep is not None and wanted in sweep.failures:
                 wanted, known = sweep.failures[wanted]
                 raise known.anew()
-            blob = reader.read_bare(wanted) if is_as_on_device(store, wanted) else None
+            blob = None
+            if is_as_on_device(store, wanted):
+                blob = reader.read_plain(wanted, revisits)
             if blob is None:
-                blob = await read_checked(store, wanted, reader, sweep)
+                blob = await _read_known(store, wanted, reader, revisits)
+            refused = None if is_small(blob) else _own(store, blob, opened)
+            if refused is not None:
+                wanted, problem = refused
+                raise problem
             opened[wanted] = blob
             wanted = blob.parent_id
+        refused = _own_small_ones(store, opened)
+        if refused is not None:
+            wanted, problem = refused
+            raise problem
     except BlobstoreError as error:
         assert wanted is not None
+        for blob in opened.values():
+            _disown(store, blob)
         if sweep is not None and not isinstance(error, DeviceError):
             failure = wanted, error.anew()
             sweep.failures.update(dict.fromkeys([*opened, wanted], failure))
@@ -127,17 +141,23 @@ def _without_ancestor(blob_id: BlobId, error: NotFoundError) -> NotFoundError:
     return NotFoundError(message, errno=error.errno)
 
 
-async def read_checked(
-    store: StoreState,
-    blob_id: BlobId,
-    reader: BulkReader | None = None,
-    sweep: Sweep | None = None,
-) -> BlobState:
+async def read_checked(store: StoreState, blob_id: BlobId) -> BlobState:
     """Read a blob that is not open, as loading left it; the caller holds the mutex.
 
     Raises:
         NotFoundError, CorruptError: As `open_blob`.
     """
+    blob = await _read_known(store, blob_id, reader_of(store), None)
+    problem = _problem_of(store, blob, blob.clusters.allocated())
+    if problem:
+        _distrust(store, problem)
+    return blob
+
+
+async def _read_known(
+    store: StoreState, blob_id: BlobId, reader: BulkReader, revisits: Revisits | None
+) -> BlobState:
+    """Read a blob that is not open, whoever owns what it names."""
     known = store.errors.get(blob_id)
     if known is not None:
         raise known.anew()
@@ -146,10 +166,8 @@ async def read_checked(
     for changed in store.outcome.changed:
         if changed.blob_id == blob_id:
             return changed
-    revisits = None if sweep is None else sweep.revisits
-    blob = await (reader or reader_of(store)).read(blob_id, revisits)
+    blob = await reader.read(blob_id, revisits)
     check_flags(blob)
-    _check_ownership(store, blob)
     _check_relations(store, blob)
     return blob
 
@@ -162,7 +180,81 @@ def _check_relations(store: StoreState, blob: BlobState) -> None:
     _distrust(store, f"blob {blob.blob_id:#x}: internal attributes without the flag for them")
 
 
-def _check_ownership(store: StoreState, blob: BlobState) -> None:
+def _own(
+    store: StoreState, blob: BlobState, opened: dict[BlobId, BlobState]
+) -> tuple[BlobId, BlobstoreError] | None:
+    """Note that an open blob owns the clusters, or return whom to refuse and why.
+
+    `opened` are those above it, in order. Where one of them shares a cluster with
+    the blob, it is the one to refuse: a clone owns what it does not read from below.
+    It is taken out, with all that follow it.
+    """
+    clusters = blob.clusters.allocated()
+    problem = _problem_of(store, blob, clusters)
+    if problem:
+        sharing = _nearest_that_shares(clusters, opened)
+        refused = blob.blob_id if sharing is None else sharing
+        try:
+            _distrust(store, problem.replace(f"{blob.blob_id:#x}", f"{refused:#x}"))
+        except CorruptError as error:
+            for above in reversed(list(opened) if sharing is not None else []):
+                _disown(store, opened.pop(above))
+                if above == sharing:
+                    break
+            return refused, error
+    if clusters:
+        mark_owned(store, clusters)
+    return None
+
+
+def is_small(blob: BlobState) -> bool:
+    """Tell whether the blob has no more than one leaf: all of these are compared at once.
+
+    What their maps take is bounded by their metadata; those of others are compared
+    before the next one is read.
+    """
+    return blob.clusters.count <= LEAF_SIZE
+
+
+def _own_small_ones(
+    store: StoreState, opened: dict[BlobId, BlobState]
+) -> tuple[BlobId, BlobstoreError] | None:
+    """Do what `_own` does for all small ones; at once where nothing is wrong.
+
+    Otherwise all are looked at again in their order, so that the right one is refused.
+    """
+    small = [blob for blob in opened.values() if is_small(blob)]
+    clusters = [cluster for blob in small for cluster in blob.clusters.allocated()]
+    pages = [
+        page for blob in small if blob.extent_pages or blob.chain for page in blob.metadata_pages
+    ]
+    if store.poison is not None or (are_nobodys(store, clusters) and _are_own_pages(store, pages)):
+        if clusters:
+            mark_owned(store, clusters)
+        return None
+    for blob in opened.values():
+        if not is_small(blob):
+            _disown(store, blob)
+    blobs = list(opened.values())
+    opened.clear()
+    for blob in blobs:
+        refused = _own(store, blob, opened)
+        if refused is not None:
+            return refused
+        opened[blob.blob_id] = blob
+    return None
+
+
+def _nearest_that_shares(clusters: list[int], opened: dict[BlobId, BlobState]) -> BlobId | None:
+    """Return the last of the opened blobs that owns one of these clusters too."""
+    wanted = set(clusters)
+    for blob_id, blob in reversed(opened.items()):
+        if not wanted.isdisjoint(blob.clusters.allocated()):
+            return blob_id
+    return None
+
+
+def _problem_of(store: StoreState, blob: BlobState, clusters: list[int]) -> str | None:
     """Compare the blob's clusters with the masks, and with the other open blobs.
 
     A clean store's masks are believed. Where they are wrong, nothing may be
@@ -170,19 +262,28 @@ def _check_ownership(store: StoreState, blob: BlobState) -> None:
     nothing is allocated anyway.
     """
     if store.poison is not None:
-        return
-    if not blob.clusters.allocated_count and not blob.chain and not any(blob.extent_pages or ()):
-        return
-    clusters = blob.clusters.allocated()
-    is_alone = store.clusters.used[clusters].all() and not store.owned_clusters[clusters].any()
-    pages = blob.metadata_pages
-    if not is_alone or len(set(clusters)) != len(clusters):
+        return None
+    if not are_nobodys(store, clusters):
         what = "a cluster that is marked free, or another place's"
-    elif not store.pages.used[pages].all() or len(set(pages)) != len(pages):
+    elif not _are_own_pages(store, blob.metadata_pages):
         what = "a metadata page that is marked free, or another place's"
     else:
-        return
-    _distrust(store, f"blob {blob.blob_id:#x}: owns {what}")
+        return None
+    return f"blob {blob.blob_id:#x}: owns {what}"
+
+
+def are_nobodys(store: StoreState, clusters: list[int]) -> bool:
+    """Tell whether the clusters are marked used, no open blob owns one, and none is there twice."""
+    return not clusters or (
+        store.clusters.used[clusters].all()
+        and not store.owned_clusters[clusters].any()
+        and len(set(clusters)) == len(clusters)
+    )
+
+
+def _are_own_pages(store: StoreState, pages: list[PageIndex]) -> bool:
+    """Tell whether the pages are marked used, and none is there twice."""
+    return not pages or (store.pages.used[pages].all() and len(set(pages)) == len(pages))
 
 
 def _distrust(store: StoreState, message: str) -> None:
@@ -200,8 +301,6 @@ def link(store: StoreState, blob: BlobState, parent: BlobState | None) -> None:
     if parent is not None:
         parent.pin_count += 1
     store.open_blobs[blob.blob_id] = blob
-    if blob.clusters.allocated_count:
-        mark_owned(store, blob.clusters.allocated())
 
 
 async def close_blob(store: StoreState, blob: BlobState) -> None:
@@ -223,8 +322,9 @@ async def close_blob(store: StoreState, blob: BlobState) -> None:
 def let_go(store: StoreState, blob: BlobState) -> None:
     """Drop a blob that nobody has open, and its ancestors with it."""
     child: BlobState | None = blob
+    disowned: list[int] = []
     while child is not None and child.open_count == 0 and child.pin_count == 0:
-        _disown(store, child)
+        disowned += child.clusters.allocated()
         del store.open_blobs[child.blob_id]
         store.reservations.clear(child.blob_id)
         parent = child.parent
@@ -232,8 +332,9 @@ def let_go(store: StoreState, blob: BlobState) -> None:
         if parent is not None:
             parent.pin_count -= 1
         child = parent
+    store.owned_clusters[disowned] = False
 
 
 def _disown(store: StoreState, blob: BlobState) -> None:
-    for cluster in blob.clusters.allocated():
-        store.owned_clusters[cluster] = False
+    if blob.clusters.allocated_count:
+        store.owned_clusters[blob.clusters.allocated()] = False

@@ -1,0 +1,159 @@
+"""Clusters with two owners on a clean store, whose masks are believed: who is refused, and when."""
+
+import tracemalloc
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import pytest
+
+from blobstore.api.blobstore import Blobstore
+from blobstore.errors import CorruptError
+from blobstore.format.descriptors import HAS_INTERNAL_XATTRS, THIN_PROV
+from blobstore.format.geometry import blob_id_of
+from blobstore.store.describe import BlobInfo
+from blobstore.testing.forge import Forge, flags, runs, xattr
+from blobstore.units import MIB, BlobId, PageIndex
+
+BOTTOM, MIDDLE, TOP = (blob_id_of(PageIndex(number)) for number in range(3))
+LARGE: Final = 600
+"""A blob with so many clusters has more than one leaf."""
+
+
+def clone(parent: int, *pairs: tuple[int, int]) -> bytes:
+    value = blob_id_of(PageIndex(parent)).to_bytes(8, "little")
+    attribute = xattr("SNAP", value, internal=True)
+    return flags(THIN_PROV | HAS_INTERNAL_XATTRS, 1) + attribute + runs(*pairs)
+
+
+def three(bottom: tuple[int, int], middle: tuple[int, int], top: tuple[int, int]) -> Forge:
+    """Forge a snapshot with a clone that has a clone, each with one run of clusters."""
+    forge = Forge(md_len=64, cluster_count=8 * LARGE)
+    forge.root(0, flags(0, 1) + runs(bottom))
+    forge.root(1, clone(0, middle))
+    forge.root(2, clone(1, top))
+    return forge
+
+
+def opened(store: Blobstore) -> set[BlobId]:
+    found = set()
+    for blob_id in store.blob_ids():
+        with suppress(CorruptError), store.open_blob(blob_id):
+            found.add(blob_id)
+    return found
+
+
+def listed(store: Blobstore) -> set[BlobId]:
+    return {found.blob_id for found in store.list_blobs() if isinstance(found, BlobInfo)}
+
+
+def listed_while_the_bottom_is_open(store: Blobstore) -> set[BlobId]:
+    with store.open_blob(BOTTOM):
+        return listed(store)
+
+
+WAYS: Final = {"opened": opened, "listed": listed, "beside": listed_while_the_bottom_is_open}
+
+
+@pytest.mark.parametrize("count", [3, LARGE])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_clone_that_owns_what_is_its_ancestors_is_refused_and_its_ancestor_is_not(
+    way: str, count: int
+) -> None:
+    forge = three((1000, count), (2000, count), (1000 + count - 1, count))
+    with Blobstore.open(forge.device()) as store:
+        assert WAYS[way](store) == {BOTTOM, MIDDLE}
+        assert store.read_only
+        assert not store.state.open_blobs
+        assert not store.state.owned_clusters.any()
+
+
+@pytest.mark.parametrize("count", [3, LARGE])
+def test_what_stands_on_a_clone_that_is_refused_is_refused_with_its_reason(count: int) -> None:
+    forge = three((1000, count), (1000, count), (3000, count))
+    with Blobstore.open(forge.device()) as store:
+        with pytest.raises(CorruptError, match=f"blob {MIDDLE:#x}: owns a cluster"):
+            store.open_blob(TOP)
+        assert not store.state.owned_clusters.any()
+        assert listed(store) == {BOTTOM}
+
+
+@pytest.mark.parametrize("counts", [(3, LARGE, 3), (LARGE, 3, LARGE)])
+def test_small_and_large_blobs_that_share_nothing_open(counts: tuple[int, int, int]) -> None:
+    bottom, middle, top = counts
+    forge = three((1000, bottom), (2000, middle), (3000, top))
+    with Blobstore.open(forge.device()) as store:
+        assert WAYS["opened"](store) == WAYS["listed"](store) == {BOTTOM, MIDDLE, TOP}
+        with store.open_blob(TOP):
+            assert store.state.owned_clusters.count() == sum(counts)
+        assert not store.state.owned_clusters.any()
+
+
+@pytest.mark.parametrize("counts", [(3, LARGE, 3), (LARGE, 3, LARGE), (3, 3, LARGE)])
+def test_of_small_and_large_blobs_the_one_that_shares_is_refused(
+    counts: tuple[int, int, int],
+) -> None:
+    bottom, middle, top = counts
+    forge = three((1000, bottom), (2000, middle), (1000, top))
+    with Blobstore.open(forge.device()) as store:
+        assert WAYS["opened"](store) == {BOTTOM, MIDDLE}
+        assert not store.state.owned_clusters.any()
+        assert WAYS["listed"](store) == {BOTTOM, MIDDLE}
+
+
+def test_a_store_opened_by_force_opens_what_shares_clusters() -> None:
+    forge = three((1000, 3), (2000, 3), (1000, 3))
+    with Blobstore.open(forge.device(), force=True) as store:
+        assert opened(store) == {BOTTOM, MIDDLE, TOP}
+
+
+def two_that_are_not_related(forge: Forge) -> None:
+    forge.root(0, flags(0, 1) + runs((1000, 3)))
+    forge.root(1, clone(0, (2000, 3)))
+    forge.root(2, clone(0, (2000, 3)))
+
+
+def the_newest_first(forge: Forge) -> None:
+    forge.root(0, clone(1, (1000, 3)))
+    forge.root(1, clone(2, (2000, 3)))
+    forge.root(2, flags(0, 1) + runs((1000, 3)))
+
+
+def in_itself(forge: Forge) -> None:
+    forge.root(0, flags(0, 1) + runs((1000, 3)))
+    forge.root(1, clone(0, (2000, 3), (2002, 1)))
+    forge.root(2, clone(1, (3000, 3)))
+
+
+@pytest.mark.parametrize(
+    ("build", "good"),
+    [
+        (two_that_are_not_related, {BOTTOM, MIDDLE, TOP}),
+        (the_newest_first, {MIDDLE, TOP}),
+        (in_itself, {BOTTOM}),
+    ],
+)
+def test_a_list_shows_what_opening_one_after_the_other_does(
+    build: Callable[[Forge], None], good: set[BlobId]
+) -> None:
+    forge = Forge(md_len=64, cluster_count=8 * LARGE)
+    build(forge)
+    with Blobstore.open(forge.device(read_only=True), read_only=True) as store:
+        assert listed(store) == good
+        assert opened(store) == good
+
+
+def test_a_chain_of_blobs_that_all_own_everything_takes_no_more_than_two_maps_of_memory() -> None:
+    clusters = 1 << 20
+    forge = Forge(md_len=64, cluster_size=4096, cluster_count=clusters)
+    everything = (clusters // 2, clusters // 2 - 1)
+    forge.root(0, flags(0, 1) + runs(everything))
+    for number in range(1, 60):
+        forge.root(number, clone(number - 1, everything))
+    with Blobstore.open(forge.device(read_only=True), read_only=True) as store:
+        tracemalloc.start()
+        with pytest.raises(CorruptError):
+            store.open_blob(blob_id_of(PageIndex(59)))
+        _now, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 80 * MIB
