@@ -1,4 +1,8 @@
-"""Every hostile image ends in an answer or a typed error, in time and in bounded memory."""
+"""Every hostile image ends in an answer or a typed error, and in bounded memory.
+
+Whether each takes no more than 2 s is what `make hostile` tells: here other tests
+run beside it, and only what hangs is found.
+"""
 
 import json
 import subprocess
@@ -10,22 +14,33 @@ import pytest
 
 from blobstore.api.blobstore import Blobstore
 from blobstore.testing.forge import Forge, flags, runs, table, xattr
-from blobstore.testing.hostile import IMAGES, bound_of, forged, steps_of
-from blobstore.testing.hostile_stores import LARGE, clones, snapshots
+from blobstore.testing.hostile import IMAGES, STEPS, bound_of, forged
+from blobstore.testing.hostile_stores import (
+    LARGE,
+    clones,
+    snapshots,
+    snapshots_with_pages,
+    snapshots_with_runs,
+)
 from blobstore.testing.image_device import SparseDevice
 from blobstore.testing.observe import observe
 
-COMMAND: Final = [sys.executable, "-m", "blobstore.testing.hostile", "--json"]
-STEPS: Final = ["open", "read last", "list", "read", "dump", "check", "write"]
+COMMAND: Final = [sys.executable, "-m", "blobstore.testing.hostile", "--small", "--json"]
+HANGS: Final = ["--limit", "15"]
 FEWER: Final = 2000
-FEWER_IMAGES: Final = {"snapshots": snapshots(FEWER), "clones": clones(FEWER)}
+FEWER_IMAGES: Final = {
+    "snapshots": snapshots(FEWER),
+    "clones": clones(FEWER),
+    "snapshots with runs": snapshots_with_runs(FEWER),
+    "snapshots with extent pages": snapshots_with_pages(FEWER),
+}
 Found = dict[tuple[str, bool], list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
 def found() -> Found:
     """What every image came to: the command forks, which a test process with threads may not."""
-    ended = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
+    ended = subprocess.run([*COMMAND, *HANGS], capture_output=True, text=True, check=False)
     assert ended.returncode in (0, 1), ended.stderr
     steps: Found = defaultdict(list)
     for line in ended.stdout.splitlines():
@@ -35,11 +50,10 @@ def found() -> Found:
 
 
 @pytest.mark.parametrize("clean", [pytest.param(True, id="clean"), pytest.param(False, id="dirty")])
-@pytest.mark.parametrize("name", sorted(IMAGES))
+@pytest.mark.parametrize("name", sorted(IMAGES.keys() - LARGE))
 def test_an_image_made_to_hurt_does_no_harm(found: Found, name: str, clean: bool) -> None:
     steps = found[name, clean]
-    assert [step["step"] for step in steps] == steps_of(name)
-    assert steps_of(name) == [step for step in STEPS if step != "read" or name not in LARGE]
+    assert [step["step"] for step in steps] == list(STEPS)
     assert [(step["step"], step["problem"]) for step in steps if step["problem"]] == []
 
 
@@ -55,7 +69,7 @@ def test_a_forged_store_without_lies_is_sound() -> None:
 
 
 @pytest.mark.parametrize("clean", [pytest.param(True, id="clean"), pytest.param(False, id="dirty")])
-@pytest.mark.parametrize("kind", ["snapshots", "clones"])
+@pytest.mark.parametrize("kind", FEWER_IMAGES)
 def test_thousands_of_snapshots_or_clones_open_list_and_read(kind: str, clean: bool) -> None:
     forge = Forge(clean=clean)
     FEWER_IMAGES[kind](forge)
@@ -64,6 +78,7 @@ def test_thousands_of_snapshots_or_clones_open_list_and_read(kind: str, clean: b
         assert len(ids) == FEWER
         with store.open_blob(ids[-1]) as blob:
             assert blob.read(blob.size) == bytes(blob.size)
+            assert blob.info().allocated_clusters == ("with" in kind)
         assert not any(isinstance(entry, tuple) for entry in store.list_blobs())
 
 

@@ -55,10 +55,12 @@ def raw(kind: int, body: bytes = b"", *, length: int | None = None) -> bytes:
     return data if length is None else data[:1] + length.to_bytes(4, "little") + body
 
 
-def clone_of(parent: int, *, name: str = "SNAP", data_ro: int = 0) -> bytes:
+def clone_of(
+    parent: int, *, name: str = "SNAP", invalid: int = THIN_TABLE, data_ro: int = 0
+) -> bytes:
     """Return flags and the internal attribute that name the blob with that root page."""
     value = blob_id_of(PageIndex(parent)).to_bytes(8, "little")
-    return flags(THIN_TABLE | HAS_INTERNAL_XATTRS, data_ro) + xattr(name, value, internal=True)
+    return flags(invalid | HAS_INTERNAL_XATTRS, data_ro) + xattr(name, value, internal=True)
 
 
 def extents(first: int, clusters: Sequence[int]) -> bytes:

@@ -4,8 +4,18 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
+from blobstore.format.descriptors import THIN_PROV
 from blobstore.format.super_block import MaskRegion
-from blobstore.testing.forge import CLUSTER, THIN_TABLE, Forge, clone_of, flags, runs, table
+from blobstore.testing.forge import (
+    CLUSTER,
+    THIN_TABLE,
+    Forge,
+    clone_of,
+    extents,
+    flags,
+    runs,
+    table,
+)
 from blobstore.units import BlobId
 
 Build = Callable[[Forge], None]
@@ -92,10 +102,39 @@ def clones(count: int) -> Build:
     return build
 
 
-def _size_for(forge: Forge, count: int) -> None:
-    forge.md_len = count + 8
-    forge.cluster_count = (count + 1000) * 4096 // CLUSTER + 64
-    forge.every_cluster = False
+def snapshots_with_runs(count: int) -> Build:
+    """Forge a sound chain of snapshots, each with a cluster of its own."""
+
+    def build(forge: Forge) -> None:
+        first = _size_for(forge, count, cluster_count=count)
+        forge.root(0, flags(0, 1), runs((first, 1)))
+        for number in range(1, count):
+            parent = clone_of(number - 1, invalid=THIN_PROV, data_ro=1)
+            forge.root(number, parent, runs((first + number, 1), (0, 1)))
+
+    return build
+
+
+def snapshots_with_pages(count: int) -> Build:
+    """Forge a sound chain of snapshots, each with a cluster of its own in an extent page."""
+
+    def build(forge: Forge) -> None:
+        first = _size_for(forge, 2 * count, cluster_count=count)
+        for number in range(count):
+            head = clone_of(number - 1, data_ro=1) if number else flags(THIN_TABLE, 1)
+            forge.root(number, head, table(2, (count + number, 1)))
+            forge.put(count + number, number, extents(0, [first + number, 0]))
+
+    return build
+
+
+def _size_for(forge: Forge, page_count: int, *, cluster_count: int = 0) -> int:
+    """Make room for so many pages and clusters; return the first cluster that is free."""
+    forge.md_len = page_count + 8
+    metadata = (page_count + 1000) * 4096 // CLUSTER + 64
+    forge.cluster_count = metadata + cluster_count
+    forge.every_cluster = cluster_count > 0
+    return metadata
 
 
 LIES: Final[dict[str, Build]] = {
@@ -133,6 +172,8 @@ LIES: Final[dict[str, Build]] = {
 LARGE: Final[dict[str, Build]] = {
     "100000 snapshots in a chain": snapshots(MANY),
     "100000 clones of one snapshot": clones(MANY),
+    "100000 snapshots with runs": snapshots_with_runs(MANY),
+    "100000 snapshots with extent pages": snapshots_with_pages(MANY),
 }
 """Sound stores: all of them opens, and nothing is an error."""
 

@@ -5,7 +5,7 @@ Whatever is wrong with an image, there are two ways to end: an answer, or a
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,6 +13,7 @@ from typing import Final
 from blobstore.api.blob import Blob
 from blobstore.api.blobstore import Blobstore
 from blobstore.errors import BlobstoreError
+from blobstore.units import BlobId
 
 LONGEST_S: Final = 2.0
 """The processor time that any image may take; what is waited for without it may take longer."""
@@ -74,10 +75,10 @@ class Seen:
         return sorted(i for i in ids if self.blobs.get(i) != right.blobs.get(i))
 
 
-def observe(store: Blobstore) -> Seen:
-    """List the store and read every blob that opens; the store is left open."""
+def observe(store: Blobstore, ids: Iterable[BlobId] | None = None) -> Seen:
+    """List the store and read every blob that opens, or just these; the store is left open."""
     seen = Seen()
-    for blob_id in store.blob_ids():
+    for blob_id in store.blob_ids() if ids is None else ids:
         try:
             with store.open_blob(blob_id) as blob:
                 seen.blobs[blob_id] = _read_all(store, blob)
