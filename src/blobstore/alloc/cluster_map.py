@@ -10,7 +10,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Final, TypeAlias
+from typing import Final, Self, TypeAlias
 
 from blobstore.errors import CorruptError
 
@@ -72,6 +72,14 @@ class ClusterMap:
         count = _leaves_for(self.count)
         self.leaves = [ABSENT] * count if count <= _LARGEST_LIST else SparseLeaves()
         return self.leaves
+
+    @classmethod
+    def of_leaf(cls, entries: "array[int]") -> Self:
+        """Return the map of a blob that has no more than these clusters, as they were read."""
+        clusters = cls(len(entries))
+        clusters.leaves = [entries]
+        clusters.allocated_count = len(entries) - entries.count(UNALLOCATED)
+        return clusters
 
     def unfold(self) -> None:
         """Make the leaves: from now on they are always the same object."""
@@ -170,6 +178,8 @@ class ClusterMap:
         """Return all clusters that the blob owns, in the order of the blob."""
         if not self.allocated_count:
             return []
+        if self.count <= LEAF_SIZE:
+            return [cluster for cluster in self.leaves[0] if cluster]
         return [cluster for _number, leaf in self.present_leaves() for cluster in leaf if cluster]
 
     def places(self) -> Iterator[tuple[int, int]]:

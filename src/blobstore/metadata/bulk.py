@@ -6,7 +6,7 @@ as read with their pages.
 """
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
@@ -42,8 +42,8 @@ from blobstore.units import BlobId, PageIndex
 _CREDIT: Final = 2
 """How many pages may come in pieces for each one that is asked for."""
 _LEAST_COUNT: Final = 4
-_LARGEST_COUNT: Final = 256
-_LARGEST_BYTES: Final = 1 << 20
+_LARGEST_COUNT: Final = 1024
+_LARGEST_BYTES: Final = 1 << 22
 _SURVEYED_FROM: Final = 32
 _KEPT_PIECES: Final = 4
 _GAP: Final = 4
@@ -65,9 +65,9 @@ class _Piece:
     attributes: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
 
     @cached_property
-    def leaves(self) -> memoryview:
+    def leaves(self) -> "array[int]":
         """The entries as they are in a leaf."""
-        return self.entries.data.cast("B") if len(self.entries) else memoryview(b"")
+        return array("I", self.entries.tobytes())
 
     @cached_property
     def runs(self) -> LeafRuns:
@@ -84,8 +84,7 @@ class BulkReader:
 
     Pieces come when a page is asked for that is near one of the last, and grow with
     the number of pages that were: in all, no more than twice as many are read. They
-    are kept for a while, so nothing may be written to the region meanwhile. Once a
-    piece could not be read, pages are asked for one by one: where a device fails
+    are kept for a while, so no blob may be changed meanwhile. Once a piece could not be read, pages are asked for one by one: where a device fails
     it is slow.
     """
 
@@ -120,7 +119,7 @@ class BulkReader:
             NotFoundError, CorruptError: As `read_blob`.
         """
         plain = await self.plain(blob_id)
-        if plain is None or not may_read(plain, blob_id, revisits):
+        if plain is None or (revisits and not may_read(plain, blob_id, revisits)):
             return await read_blob(self._geometry, blob_id, self.fetch, revisits)
         return self._state_of(blob_id, plain)
 
@@ -128,7 +127,7 @@ class BulkReader:
         """Return a blob that is plain, if it is among those that were seen last."""
         root = root_of(blob_id)
         plain = self._piece.roots.get(root)
-        if plain is None or not may_read(plain, blob_id, revisits):
+        if plain is None or (revisits and not may_read(plain, blob_id, revisits)):
             return None
         self._credit += _CREDIT if plain.leaf_start == NO_LEAF else 2 * _CREDIT
         return self._state_of(blob_id, plain)
@@ -249,19 +248,19 @@ class BulkReader:
                 survey.add_extent_pages_of(there, pages - start, first=start)
 
     def _leaf(self, plain: PlainRoot) -> "array[int]":
-        start, leaf = 4 * plain.leaf_start, array("I")
-        leaf.frombytes(self._piece.leaves[start : start + 4 * plain.cluster_count])
-        return leaf
+        return self._piece.leaves[plain.leaf_start : plain.leaf_start + plain.cluster_count]
 
     def _state_of(self, blob_id: BlobId, plain: PlainRoot) -> BlobState:
         """Return the state of the blob that was just found to be plain."""
         root, count = root_of(blob_id), plain.cluster_count
-        parent, has_pages = plain.parent, has_table(plain)
-        is_read_only = bool(plain.data_ro & READ_ONLY)
-        clusters = ClusterMap(count)
-        if plain.leaf_start != NO_LEAF:
-            clusters.fill_leaf(0, self._leaf(plain))
-        pages = AbsentPages(-(-count // LEAF_SIZE)) if plain.page == ABSENT_PAGE else (plain.page,)
+        parent, is_read_only = plain.parent, bool(plain.data_ro & READ_ONLY)
+        owns_none = plain.leaf_start == NO_LEAF
+        clusters = ClusterMap(count) if owns_none else ClusterMap.of_leaf(self._leaf(plain))
+        pages: Sequence[int] | None = None
+        if plain.page != ABSENT_PAGE:
+            pages = (plain.page,)
+        elif has_table(plain):
+            pages = AbsentPages(-(-count // LEAF_SIZE))
         return BlobState(
             blob_id=blob_id,
             root=root,
@@ -270,7 +269,7 @@ class BulkReader:
             xattrs=self._piece.attributes.get(root, NO_ATTRIBUTES),
             internal_xattrs={SNAP: parent.to_bytes(8, "little")} if parent else NO_ATTRIBUTES,
             clusters=clusters,
-            extent_pages=pages if has_pages else None,
+            extent_pages=pages,
             data_read_only=is_read_only,
             md_read_only=is_read_only,
             pair_bound=plain.pair_count,

@@ -12,7 +12,7 @@ from blobstore.format.descriptors import (
 )
 from blobstore.format.geometry import root_of
 from blobstore.format.super_block import NO_BLOB
-from blobstore.metadata.blob_state import EXTERNAL, SNAP, BlobState
+from blobstore.metadata.blob_state import EXTERNAL, SNAP, BlobState, all_pages
 from blobstore.metadata.bulk import has_table
 from blobstore.metadata.store_state import StoreState
 from blobstore.metadata.survey import PlainRoot
@@ -153,7 +153,7 @@ def describe_blob(store: StoreState, blob: BlobState) -> BlobInfo:
         internal_xattrs=dict(blob.internal_xattrs),
         extents=blob.clusters.runs(),
         metadata_pages=[blob.root, *blob.chain],
-        extent_pages=list(blob.extent_pages or []),
+        extent_pages=all_pages(blob.extent_pages or ()),
         invalid_flags=flags.invalid,
         data_ro_flags=flags.data_ro,
         md_ro_flags=flags.md_ro,

@@ -46,6 +46,7 @@ class Listing:
         self._next = 0
         self._sweep = Sweep(store.geometry)
         self._held: dict[BlobId, BlobState] = {}
+        self._reader = BulkReader(store.geometry, {})
         self._sound: set[int] = set()
         self._taken = bitarray()
         self._change_count = -1
@@ -59,10 +60,8 @@ class Listing:
         async with store.mutex:
             store.check_open()
             self._forget_if_changed()
-            near = root_of(ids[0]) if ids else None
-            reader = BulkReader(store.geometry, store.outcome.restored, near=near)
             for blob_id in ids:
-                info = await self._describe(blob_id, reader)
+                info = await self._describe(blob_id, self._reader)
                 described.append((blob_id, info))
                 self._next += 1
                 if isinstance(info, BlobInfo):
@@ -72,10 +71,12 @@ class Listing:
         return described
 
     def _forget_if_changed(self) -> None:
-        """Begin anew with what is sound when there was a change of the store since."""
+        """Begin anew with what was read, and is sound, when there was a change of the store since."""
         store = self._store
         if store.change_count != self._change_count:
             self._change_count = store.change_count
+            near = root_of(self._ids[self._next]) if self._next < len(self._ids) else None
+            self._reader = BulkReader(store.geometry, store.outcome.restored, near=near)
             self._sound = {NO_PARENT}
             self._taken = bitarray(len(store.owned_clusters), endian="little")
 

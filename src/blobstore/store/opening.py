@@ -225,9 +225,7 @@ def _own_small_ones(
     """
     small = [blob for blob in opened.values() if is_small(blob)]
     clusters = [cluster for blob in small for cluster in blob.clusters.allocated()]
-    pages = [
-        page for blob in small if blob.extent_pages or blob.chain for page in blob.metadata_pages
-    ]
+    pages = [page for blob in small for page in blob.metadata_pages]
     if store.poison is not None or (are_nobodys(store, clusters) and _are_own_pages(store, pages)):
         if clusters:
             mark_owned(store, clusters)
