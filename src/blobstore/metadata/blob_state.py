@@ -220,7 +220,10 @@ class BlobState:
     @property
     def metadata_pages(self) -> list[PageIndex]:
         """All pages on disk but the root: the chain, then the extent pages."""
-        return [*self.chain, *map(PageIndex, self.present_pages.values())]
+        pages = self.extent_pages or ()
+        if isinstance(pages, SparsePages):
+            return [*self.chain, *map(PageIndex, pages.present.values())]
+        return [*self.chain, *(PageIndex(page) for page in pages if page != ABSENT_PAGE)]
 
     @property
     def present_pages(self) -> Mapping[int, int]:

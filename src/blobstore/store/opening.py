@@ -223,9 +223,12 @@ def _own_small_ones(
 
     Otherwise all are looked at again in their order, so that the right one is refused.
     """
-    small = [blob for blob in opened.values() if is_small(blob)]
-    clusters = [cluster for blob in small for cluster in blob.clusters.allocated()]
-    pages = [page for blob in small for page in blob.metadata_pages]
+    clusters: list[int] = []
+    pages: list[PageIndex] = []
+    for blob in opened.values():
+        if is_small(blob):
+            clusters += blob.clusters.allocated()
+            pages += blob.metadata_pages
     if store.poison is not None or (are_nobodys(store, clusters) and _are_own_pages(store, pages)):
         if clusters:
             mark_owned(store, clusters)

@@ -139,6 +139,17 @@ def _absent_bomb_in_every_root(marker: bytes) -> Build:
     return build
 
 
+def _huge_blobs_with_a_page_each(forge: Forge) -> None:
+    """Forge a chain of the largest blobs, each with its first extent page alone."""
+    count = 1000
+    forge.md_len, forge.cluster_count = 2 * count + 8, 4096
+    absent = (0, (MAX_CLUSTERS >> LEAF_SHIFT) - 1)
+    for number in range(count):
+        head = clone_of(number - 1, data_ro=1) if number else flags(data_ro=1)
+        forge.root(number, head, table(MAX_CLUSTERS, (count + number, 1), absent))
+        forge.put(count + number, number, extents(0, [3000 + number] + [0] * 511))
+
+
 def _run_named_500_times(forge: Forge) -> None:
     forge.cluster_size, forge.cluster_count, forge.md_len = 4096, 1 << 20, 64
     forge.root(0, _PLAIN, runs(*[(1 << 10, (1 << 20) - (1 << 10))] * 490))
@@ -217,6 +228,7 @@ EXTENTS: Final[dict[str, Build]] = {
     "absent runs of 2^40 pages": _roots(flags() + table(_U64_MAX, *[(0, _U32_MAX)] * 400)),
     "absent bomb in every root": _absent_bomb_in_every_root(flags()),
     "marked absent bomb in every root": _absent_bomb_in_every_root(clone_of(70, name="SNAPTMP")),
+    "a page in every huge table": _huge_blobs_with_a_page_each,
     "table entries of no pages": _roots(flags() + table(5, *[(0, 0)] * 400, (1, 0))),
     "table with different counts": _chain(flags() + table(4, (0, 1)), table(5, (0, 1))),
     "table of 7 bytes": _roots(flags() + raw(5, bytes(7))),
