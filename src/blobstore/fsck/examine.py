@@ -24,6 +24,7 @@ from blobstore.fsck.reading import TolerantReader
 from blobstore.fsck.relations import Problem, relation_problems, snapshot_stands
 from blobstore.fsck.seen import SeenBlob
 from blobstore.fsck.segments import name_run, runs_of, without_shared
+from blobstore.fsck.spans import touching
 from blobstore.fsck.super_block import examine_super_block
 from blobstore.fsck.walk import walk_blob
 from blobstore.metadata.read import Revisits
@@ -55,7 +56,7 @@ class RegionView:
     """The metadata region as it was seen.
 
     `facts` are of all blobs but plain ones without relations; `broken` are those
-    of which something is wrong, `newer` those that a newer version wrote;
+    of which something is wrong, without their content; `newer` those that a newer version wrote;
     `orphans` are sound pages that nothing leads to, with the blob they name;
     `strange` keeps pages that only following a blob led to.
     """
@@ -87,10 +88,20 @@ class RegionView:
                 self.strange[page] = data
         return data
 
-    async def walk(self, blob_id: BlobId, revisits: Revisits | None = None) -> SeenBlob:
+    async def walk(
+        self,
+        blob_id: BlobId,
+        revisits: Revisits | None = None,
+        earlier: Findings | None = None,
+    ) -> SeenBlob:
         """Walk the blob whose root the id names; the caller knows that it lies in the region."""
         return await walk_blob(
-            self.geometry, blob_id, self.fetch, version=self.version, revisits=revisits
+            self.geometry,
+            blob_id,
+            self.fetch,
+            version=self.version,
+            revisits=revisits,
+            earlier=earlier,
         )
 
     @property
@@ -233,10 +244,12 @@ async def _walk_all(view: RegionView, findings: Findings) -> None:
     if view.plain is not None and view.ownership.is_contested:
         view.plain = None
         view.ownership = Ownership(view.geometry)
-        await _take_all(view, None, None)
+        await _take_all(view, findings, None, is_again=True)
 
 
-async def _take_all(view: RegionView, findings: Findings | None, plain: PlainBlobs | None) -> None:
+async def _take_all(
+    view: RegionView, findings: Findings, plain: PlainBlobs | None, *, is_again: bool = False
+) -> None:
     taken: set[int] = set()
     if plain is not None:
         view.ownership.take_plain(plain)
@@ -245,17 +258,20 @@ async def _take_all(view: RegionView, findings: Findings | None, plain: PlainBlo
     for root in view.roots:
         if root in taken:
             continue
-        blob = await view.walk(blob_id_of(root), revisits)
-        if findings is not None:
-            findings.take_all(blob.findings)
+        blob = await view.walk(blob_id_of(root), revisits, findings)
+        if not is_again:
+            findings.take_over(blob.findings)
         view.facts[blob.blob_id] = Facts.of(blob)
-        if blob.is_broken:
+        is_broken = blob.is_broken
+        if is_broken:
             view.broken[blob.blob_id] = blob
         if blob.is_newer:
             view.newer.add(blob.blob_id)
         view.ownership.take_pages([root])
         if blob.marker is None and blob.is_root_sound:
             _take(view, blob)
+        if is_broken and blob.is_root_sound:
+            blob.forget_content()
     if plain is not None:
         named = [facts.parent_id or 0 for facts in view.facts.values()]
         named += [facts.marker[1] for facts in view.facts.values() if facts.marker]
@@ -293,7 +309,9 @@ async def _name_owners(view: RegionView, findings: Findings) -> None:
     claims = Claims(view.ownership)
     revisits = Revisits(view.geometry)
     for root in view.roots:
-        blob = await view.walk(blob_id_of(root), revisits)
+        if claims.is_full:
+            break
+        blob = await view.walk(blob_id_of(root), revisits, findings)
         if blob.is_root_sound:
             claims.take(blob)
     findings.take_all(claims.findings())
@@ -304,16 +322,25 @@ def _report_unsure_claims(view: RegionView, findings: Findings) -> None:
     for blob in view.broken.values():
         if blob.is_root_sound:
             continue
-        before = len(blob.findings)
         for page in blob.metadata_pages:
             if view.ownership.pages[page]:
-                blob.add(36, f"says that page {page} is its, which another blob owns", page=page)
-        for _index, first, count in blob.segments:
+                message = f"says that page {page} is its, which another blob owns"
+                findings.add(36, f"{blob.name}: {message}", blob=blob.blob_id, page=page)
+        _report_unsure_clusters(view, blob, findings)
+        blob.forget_content()
+
+
+def _report_unsure_clusters(view: RegionView, blob: SeenBlob, findings: Findings) -> None:
+    for firsts, counts in blob.segments.spans():
+        at = touching(view.ownership.clusters, firsts, counts)
+        room = findings.room_for(35)
+        told = firsts[at[:room]].tolist(), counts[at[:room]].tolist()
+        for first, count in zip(*told, strict=True):
             owned = view.ownership.clusters[first : first + count]
-            if owned.any():
-                shared = name_run("cluster", first + owned.find(1), owned.count())
-                blob.add(35, f"says that it owns {shared}, as another blob does", cluster=first)
-        findings.take_all(blob.findings[before:])
+            shared = name_run("cluster", first + owned.find(1), owned.count())
+            message = f"{blob.name}: says that it owns {shared}, as another blob does"
+            findings.add(35, message, blob=blob.blob_id, cluster=first)
+        findings.count_more(len(at) - room, 35)
 
 
 def _report_unreadable(view: RegionView, findings: Findings) -> None:

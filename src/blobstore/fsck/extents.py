@@ -1,6 +1,6 @@
 """Following a blob's extents, and going on behind what is broken (CRASH-SAFETY 5: 29 to 34, 38)."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -8,13 +8,21 @@ import numpy.typing as npt
 
 from blobstore.alloc.cluster_map import LEAF_SIZE, UNALLOCATED
 from blobstore.errors import CorruptError
-from blobstore.format.descriptors import EXTENT_PAGE, decode_extent_page, split_descriptors
+from blobstore.format.descriptors import (
+    EXTENT_PAGE,
+    PAIR_SIZE,
+    decode_extent_page,
+    split_descriptors,
+    split_runs,
+)
 from blobstore.format.geometry import Geometry
 from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.fsck.seen import SeenBlob
-from blobstore.fsck.segments import Segments, name_run
+from blobstore.fsck.segments import PIECE, Places, Segments, name_run
 from blobstore.metadata.blob_state import ABSENT_PAGE
+from blobstore.metadata.columns import Flagged, Numbers
 from blobstore.metadata.read import MAX_CLUSTERS, Revisits
+from blobstore.operations import Buffer
 from blobstore.units import PageIndex
 
 Fetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes | None]]
@@ -23,52 +31,166 @@ Entries: TypeAlias = npt.NDArray[np.uint32]
 _REPORTED_RUNS: Final = 8
 """Of the places that are wrong in one extent page, so many are named."""
 
+_FEW_RUNS: Final = 16
+"""So many are read sooner one after the other than at once."""
 
-def read_runs(geometry: Geometry, blob: SeenBlob, runs: Sequence[tuple[int, int]]) -> None:
-    """Take run-length extents; one that cannot be is lost, and its length counted if it can be."""
-    lowest, end, most = geometry.md_clusters, geometry.total_clusters, geometry.data_clusters
+
+def read_runs(geometry: Geometry, blob: SeenBlob, runs: Buffer) -> None:
+    """Take run-length extents; one that cannot be is lost, and its length counted if it can be.
+
+    The runs are what their descriptors hold, one after the other.
+    """
+    if len(runs) > _FEW_RUNS * PAIR_SIZE:
+        _read_at_once(geometry, blob, runs)
+    elif runs:
+        _read_in_turn(geometry, blob, split_runs(runs, place=blob.name))
+
+
+def _read_in_turn(geometry: Geometry, blob: SeenBlob, runs: Iterable[tuple[int, int]]) -> None:
+    """Take one run after the other, which is faster where they are few."""
+    most = geometry.data_clusters
     holes = owned = 0
     for cluster, count in runs:
         if cluster != UNALLOCATED:
             owned += min(count, most)
-        if owned > 2 * most:
-            blob.add(38, f"more clusters of its own than the {most} there are")
+        if owned > 2 * most or count > MAX_CLUSTERS - blob.cluster_count:
+            _note_end(blob, count, most, has_too_many=owned > 2 * most)
             return
         if count == 0:
-            blob.add(29, f"a run of no clusters at place {blob.cluster_count}")
-        if count > MAX_CLUSTERS - blob.cluster_count:
-            blob.add(29, f"a run of {count} clusters at place {blob.cluster_count}")
-            blob.add(38, f"more than {MAX_CLUSTERS} clusters in all")
-            return
+            _note_empty(blob, blob.cluster_count)
         if cluster == UNALLOCATED:
             holes += count
-            blob.cluster_count += count
-        elif count and lowest <= cluster and cluster + count <= end:
-            blob.segments.add(blob.cluster_count, cluster, count)
-            blob.cluster_count += count
         else:
             _take_run(geometry, blob, cluster, count)
+        blob.cluster_count += count
+    _note_holes(blob, holes)
+
+
+def _note_end(blob: SeenBlob, count: int, most: int, *, has_too_many: bool) -> None:
+    """Say why what follows from this run on cannot be."""
+    if has_too_many:
+        blob.add(38, f"more clusters of its own than the {most} there are")
+    else:
+        blob.add(29, f"a run of {count} clusters at place {blob.cluster_count}")
+        blob.add(38, f"more than {MAX_CLUSTERS} clusters in all")
+
+
+def _note_empty(blob: SeenBlob, place: int) -> None:
+    blob.add(29, f"a run of no clusters at place {place}")
+
+
+def _note_holes(blob: SeenBlob, holes: int) -> None:
     if holes and not blob.is_thin:
         blob.add(32, f"{holes} unallocated clusters in a thick blob")
 
 
-def _take_run(geometry: Geometry, blob: SeenBlob, cluster: int, count: int) -> None:
-    first = max(cluster, geometry.md_clusters)
-    end = min(cluster + count, geometry.total_clusters)
+def _note_outside(geometry: Geometry, blob: SeenBlob, cluster: int, count: int) -> None:
+    """Say what of an allocated run cannot be."""
     if count > geometry.total_clusters:
         blob.add(29, f"a run of {count} clusters in a store of {geometry.total_clusters}")
-    if (first, end) != (cluster, cluster + count):
+    if cluster < geometry.md_clusters or cluster + count > geometry.total_clusters:
         blob.add(34, _say_outside(geometry, name_run("cluster", cluster, count)), cluster=cluster)
-    index = blob.cluster_count
-    if first >= end:
-        blob.lost.append((index, count))
-    else:
-        if first > cluster:
-            blob.lost.append((index, first - cluster))
-        blob.segments.add(index + first - cluster, first, end - first)
-        if end < cluster + count:
-            blob.lost.append((index + end - cluster, cluster + count - end))
-    blob.cluster_count += count
+
+
+def _take_run(geometry: Geometry, blob: SeenBlob, cluster: int, count: int) -> None:
+    """Take what of a run lies where clusters can be."""
+    index, end = blob.cluster_count, cluster + count
+    first, stop = max(cluster, geometry.md_clusters), min(end, geometry.total_clusters)
+    if (first, stop) != (cluster, end):
+        _note_outside(geometry, blob, cluster, count)
+    if first >= stop:
+        blob.lost.add(index, count)
+        return
+    if first > cluster:
+        blob.lost.add(index, first - cluster)
+    blob.segments.add(index + first - cluster, first, stop - first)
+    if stop < end:
+        blob.lost.add(index + stop - cluster, end - stop)
+
+
+def _read_at_once(geometry: Geometry, blob: SeenBlob, runs: Buffer) -> None:
+    """Take many runs: the same as one after the other, up to one with which it is too much."""
+    most = geometry.data_clusters
+    holes = owned = 0
+    pairs = np.frombuffer(runs, dtype="<u4").reshape(-1, 2)
+    for at in range(0, len(pairs), PIECE):
+        clusters, counts = pairs[at : at + PIECE].astype(np.int64).T
+        places = blob.cluster_count + np.cumsum(counts) - counts
+        are_holes: Flagged = clusters == UNALLOCATED
+        sums = owned + np.cumsum(np.where(are_holes, 0, np.minimum(counts, most)))
+        ends = np.flatnonzero((sums > 2 * most) | (counts > MAX_CLUSTERS - places))
+        taken = int(ends[0]) if len(ends) else len(counts)
+        columns = places[:taken], clusters[:taken], counts[:taken]
+        _take_runs(geometry, blob, *columns, are_holes=are_holes[:taken])
+        blob.cluster_count += int(counts[:taken].sum())
+        if len(ends):
+            has_too_many = bool(sums[taken] > 2 * most)
+            _note_end(blob, int(counts[taken]), most, has_too_many=has_too_many)
+            return
+        holes, owned = holes + int(counts[are_holes].sum()), int(sums[-1])
+    _note_holes(blob, holes)
+
+
+def _take_runs(
+    geometry: Geometry,
+    blob: SeenBlob,
+    places: Numbers,
+    clusters: Numbers,
+    counts: Numbers,
+    *,
+    are_holes: Flagged,
+) -> None:
+    """Take what of many runs lies where clusters can be."""
+    ends = clusters + counts
+    firsts = np.maximum(clusters, geometry.md_clusters)
+    stops = np.minimum(ends, geometry.total_clusters)
+    is_inside: Flagged = ~are_holes & (firsts < stops)
+    moved = places - clusters
+    blob.segments.extend(
+        (firsts + moved)[is_inside], firsts[is_inside], (stops - firsts)[is_inside]
+    )
+    is_odd = ~are_holes & ((firsts != clusters) | (stops != ends))
+    odd = np.flatnonzero(is_odd | (counts == 0))
+    if len(odd):
+        _note_odd(geometry, blob, places[odd], clusters[odd], counts[odd])
+        allocated = odd[~are_holes[odd]]
+        _lose(blob.lost, *(column[allocated] for column in (places, clusters, firsts, stops, ends)))
+
+
+def _note_odd(
+    geometry: Geometry, blob: SeenBlob, places: Numbers, clusters: Numbers, counts: Numbers
+) -> None:
+    """Say what is wrong with these runs, and count what there is no room for."""
+    is_allocated: Flagged = clusters != UNALLOCATED
+    end = geometry.total_clusters
+    have_bad_counts = (counts == 0) | (is_allocated & (counts > end))
+    are_outside = is_allocated & ((clusters < geometry.md_clusters) | (clusters + counts > end))
+    told = np.union1d(
+        np.flatnonzero(have_bad_counts)[: blob.findings.room_for(29)],
+        np.flatnonzero(are_outside)[: blob.findings.room_for(34)],
+    )
+    columns = (column[told].tolist() for column in (places, clusters, counts))
+    for place, cluster, count in zip(*columns, strict=True):
+        if count == 0:
+            _note_empty(blob, place)
+        if cluster != UNALLOCATED:
+            _note_outside(geometry, blob, cluster, count)
+    for invariant, are_wrong in ((29, have_bad_counts), (34, are_outside)):
+        blob.findings.count_more(int(are_wrong.sum() - are_wrong[told].sum()), invariant)
+
+
+def _lose(
+    lost: Places, places: Numbers, clusters: Numbers, firsts: Numbers, stops: Numbers, ends: Numbers
+) -> None:
+    """Put down the places of runs that have no cluster: all of one, or its ends."""
+    are_inside = firsts < stops
+    before = np.where(are_inside, firsts - clusters, ends - clusters)
+    behind = np.where(are_inside, ends - stops, 0)
+    starts = np.stack((places, places + np.maximum(stops - clusters, 0)), axis=1)
+    counts = np.stack((before, behind), axis=1)
+    is_lost = counts > 0
+    is_lost[:, 0] |= ~are_inside
+    lost.extend(starts[is_lost], counts[is_lost])
 
 
 def _say_outside(geometry: Geometry, what: str) -> str:
@@ -94,7 +216,7 @@ async def read_table(
         if blob.cluster_count % LEAF_SIZE:
             blob.add(30, f"an extent page before place {blob.cluster_count} is short", page=page)
             end = -(-blob.cluster_count // LEAF_SIZE) * LEAF_SIZE
-            blob.lost.append((blob.cluster_count, end - blob.cluster_count))
+            blob.lost.add(blob.cluster_count, end - blob.cluster_count)
             blob.cluster_count = end
         room = MAX_CLUSTERS - blob.cluster_count
         if (LEAF_SIZE * repeat if page == ABSENT_PAGE else LEAF_SIZE) > room:
@@ -121,7 +243,7 @@ def _give_up(blob: SeenBlob, page: int, table_count: int) -> None:
     blob.add(36, f"its extent table names page {page}, as many other blobs do", page=page)
     missing = min(table_count, MAX_CLUSTERS) - blob.cluster_count
     if missing > 0:
-        blob.lost.append((blob.cluster_count, missing))
+        blob.lost.add(blob.cluster_count, missing)
         blob.cluster_count += missing
 
 
@@ -159,7 +281,7 @@ async def _take_entry(
         entries = _entries_of(blob, at, await fetch(at), index)
     if entries is None:
         missing = min(LEAF_SIZE, max(1, table_count - index))
-        blob.lost.append((index, missing))
+        blob.lost.add(index, missing)
         blob.cluster_count += missing
         return
     blob.extent_pages.append(at)
@@ -214,18 +336,12 @@ def _take_entries(
     for place in places[:_REPORTED_RUNS].tolist():
         cluster = int(entries[place])
         blob.add(34, _say_outside(geometry, f"cluster {cluster}"), page=at, cluster=cluster)
-    blob.lost.extend((index + place, 1) for place in places.tolist())
+    blob.lost.extend(index + places, np.ones_like(places))
     add_entries(blob.segments, np.where(is_outside, UNALLOCATED, entries), index)
 
 
 def add_entries(segments: Segments, entries: Entries, index: int) -> None:
     """Add what an extent page says, its holes left out."""
     allocated = np.flatnonzero(entries)
-    if not len(allocated):
-        return
     clusters = entries[allocated].astype(np.int64)
-    breaks = np.flatnonzero((np.diff(allocated) != 1) | (np.diff(clusters) != 1)) + 1
-    starts = np.concatenate(([0], breaks))
-    counts = np.diff(np.concatenate((starts, [len(allocated)])))
-    for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-        segments.add(index + int(allocated[start]), int(clusters[start]), count)
+    segments.extend(index + allocated, clusters, np.ones_like(clusters))

@@ -1,9 +1,10 @@
 """What a check finds: one finding for each broken invariant and place (CRASH-SAFETY 5)."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 from blobstore.units import BlobId, PageIndex
 
@@ -23,6 +24,10 @@ class Severity(StrEnum):
     NOTE = "note"
 
 
+Kind: TypeAlias = tuple[int, Severity]
+"""An invariant, and how bad it is that it does not hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One broken invariant, by its number, and where: a blob, a metadata page, a cluster."""
@@ -40,10 +45,14 @@ class Finding:
 
 @dataclass(slots=True)
 class Findings:
-    """Findings so far, a bounded number of each invariant."""
+    """Findings so far, a bounded number of each invariant.
+
+    Those that are to follow others count what came `earlier`.
+    """
 
     kept: list[Finding] = field(default_factory=list)
-    counts: dict[tuple[int, Severity], int] = field(default_factory=dict)
+    counts: dict[Kind, int] = field(default_factory=dict)
+    earlier: Mapping[Kind, int] = field(default_factory=dict)
 
     def add(
         self,
@@ -56,20 +65,52 @@ class Findings:
         cluster: int | None = None,
     ) -> None:
         """Note a broken invariant."""
-        self.take(Finding(invariant, severity, message, blob, page, cluster))
+        if self.admit(invariant, severity):
+            self.kept.append(Finding(invariant, severity, message, blob, page, cluster))
+
+    def admit(self, invariant: int, severity: Severity) -> bool:
+        """Count a finding; tell whether it is to be kept."""
+        kind = (invariant, severity)
+        count = self.counts.get(kind, 0) + 1
+        self.counts[kind] = count
+        return count + self.earlier.get(kind, 0) <= KEPT_PER_INVARIANT
+
+    def room_for(self, invariant: int, severity: Severity = Severity.ERROR) -> int:
+        """Return how many more findings of an invariant would be kept."""
+        kind = (invariant, severity)
+        count = self.counts.get(kind, 0) + self.earlier.get(kind, 0)
+        return max(0, KEPT_PER_INVARIANT - count)
+
+    def count_more(self, count: int, invariant: int, severity: Severity = Severity.ERROR) -> None:
+        """Count findings that there is no room for."""
+        if count > 0:
+            kind = (invariant, severity)
+            self.counts[kind] = self.counts.get(kind, 0) + count
 
     def take(self, finding: Finding) -> None:
         """Note a finding that somebody else has made."""
-        kind = (finding.invariant, finding.severity)
-        count = self.counts.get(kind, 0) + 1
-        self.counts[kind] = count
-        if count <= KEPT_PER_INVARIANT:
+        if self.admit(finding.invariant, finding.severity):
             self.kept.append(finding)
 
     def take_all(self, findings: Iterable[Finding]) -> None:
         """Note many."""
         for finding in findings:
             self.take(finding)
+
+    def take_over(self, others: "Findings") -> None:
+        """Note those that others kept, and count those that they counted."""
+        if not others.counts:
+            return
+        self.take_all(others.kept)
+        kept = Counter((finding.invariant, finding.severity) for finding in others.kept)
+        for kind, count in others.counts.items():
+            self.count_more(count - kept[kind], *kind)
+
+    @property
+    def error_count(self) -> int:
+        """How many things are wrong, not only worth knowing."""
+        counts = self.counts.items()
+        return sum(count for (_invariant, severity), count in counts if severity is Severity.ERROR)
 
     def __iter__(self) -> Iterator[Finding]:
         """Go through those that were kept, then say of which there were more."""

@@ -40,11 +40,14 @@ class FreeClusters:
 
     def __init__(self, taken: bitarray) -> None:
         self.taken = taken
+        self._from = 0
 
     def take(self) -> int | None:
-        """Claim a cluster, or return None when there is none."""
-        cluster = self.taken.find(False)
+        """Claim a cluster, or return None when there is none; none is ever given back."""
+        cluster = self.taken.find(False, self._from)
         if cluster < 0:
+            self._from = len(self.taken)
             return None
+        self._from = cluster + 1
         self.taken[cluster] = True
         return cluster

@@ -16,7 +16,8 @@ from blobstore.format.mask import (
 )
 from blobstore.format.super_block import MaskRegion
 from blobstore.fsck.finding import Findings, Severity
-from blobstore.fsck.segments import name_run, runs_of
+from blobstore.fsck.segments import name_run
+from blobstore.fsck.spans import spans_of
 from blobstore.metadata.masks import bytes_used
 from blobstore.operations import Read
 from blobstore.units import PageIndex
@@ -81,31 +82,32 @@ def compare_mask(
     Where a blob could not be read, what is marked and has no owner may be its:
     then that is a note, not a leak.
     """
-    invariant, unit = _INVARIANT_OF_KIND[kind], _UNIT_OF_KIND[kind]
-    for first, count in runs_of((truth & ~mask).search(True)):
-        what = name_run(unit, first, count)
-        verb = "is used but not marked so" if count == 1 else "are used but not marked so"
-        _add(findings, kind, invariant, f"{_NAMES[kind]}: {what} {verb}", Severity.ERROR, first)
-    for first, count in runs_of((mask & ~truth).search(True)):
-        what = name_run(unit, first, count)
-        verb = (
-            "is marked used but has no owner" if count == 1 else "are marked used but have no owner"
-        )
-        severity = Severity.LEAK if is_truth_whole else Severity.NOTE
-        _add(findings, kind, invariant, f"{_NAMES[kind]}: {what} {verb}", severity, first)
+    severity = Severity.LEAK if is_truth_whole else Severity.NOTE
+    wrong = "are used but not marked so", "is used but not marked so"
+    _report(kind, truth & ~mask, findings, Severity.ERROR, *wrong)
+    wrong = "are marked used but have no owner", "is marked used but has no owner"
+    _report(kind, mask & ~truth, findings, severity, *wrong)
 
 
-def _add(
-    findings: Findings, kind: int, invariant: int, message: str, severity: Severity, first: int
+def _report(
+    kind: int, bits: bitarray, findings: Findings, severity: Severity, many: str, one: str
 ) -> None:
-    findings.add(
-        invariant,
-        message,
-        severity=severity,
-        page=None if kind == MASK_CLUSTERS else PageIndex(first),
-        cluster=first if kind == MASK_CLUSTERS else None,
-        blob=blob_id_of(PageIndex(first)) if kind == MASK_BLOB_IDS else None,
-    )
+    """Put down the runs of these bits; those that would not be kept are only counted."""
+    invariant = _INVARIANT_OF_KIND[kind]
+    for firsts, counts in spans_of(bits):
+        room = findings.room_for(invariant, severity)
+        for first, count in zip(firsts[:room].tolist(), counts[:room].tolist(), strict=True):
+            what = name_run(_UNIT_OF_KIND[kind], first, count)
+            message = f"{_NAMES[kind]}: {what} {one if count == 1 else many}"
+            findings.add(
+                invariant,
+                message,
+                severity=severity,
+                page=None if kind == MASK_CLUSTERS else PageIndex(first),
+                cluster=first if kind == MASK_CLUSTERS else None,
+                blob=blob_id_of(PageIndex(first)) if kind == MASK_BLOB_IDS else None,
+            )
+        findings.count_more(len(firsts) - room, invariant, severity)
 
 
 def compare_free_count(

@@ -2,18 +2,23 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from typing import Final
 
+import numpy as np
 from bitarray import bitarray
 
 from blobstore.format.geometry import Geometry
 from blobstore.fsck.finding import Finding, Severity
 from blobstore.fsck.seen import SeenBlob
-from blobstore.fsck.segments import Segments, name_run
+from blobstore.fsck.segments import PIECE, Segments, name_run
+from blobstore.fsck.spans import SHORT, are_apart, set_short, touching
 from blobstore.metadata.columns import Numbers
 from blobstore.metadata.survey import PlainBlobs
 from blobstore.units import BlobId, PageIndex
+
+_FEW_SEGMENTS: Final = 16
+"""So many are taken sooner one after the other than at once."""
 
 
 class Ownership:
@@ -40,11 +45,32 @@ class Ownership:
 
     def take_clusters(self, segments: Segments) -> None:
         """Take a blob's clusters; the caller has left out what is outside of the store."""
-        for _index, first, count in segments:
-            end = first + count
-            if self.clusters[first:end].any():
-                self.contested_clusters[first:end] |= self.clusters[first:end]
-            self.clusters[first:end] = True
+        if len(segments) <= _FEW_SEGMENTS:
+            for _index, first, count in segments:
+                self._take_span(first, count)
+        else:
+            for firsts, counts in segments.spans():
+                self._take_spans(firsts, counts)
+
+    def _take_span(self, first: int, count: int) -> None:
+        end = first + count
+        if self.contested_clusters.find(0, first, end) < 0:
+            return
+        if self.clusters.find(1, first, end) >= 0:
+            self.contested_clusters[first:end] |= self.clusters[first:end]
+        self.clusters[first:end] = True
+
+    def _take_spans(self, firsts: Numbers, counts: Numbers) -> None:
+        """Take the short ones at once, unless some of them overlap each other."""
+        order = np.argsort(firsts, kind="stable")
+        firsts, counts = firsts[order], counts[order]
+        is_short = counts <= SHORT
+        short = firsts[is_short], counts[is_short]
+        if are_apart(*short):
+            set_short(self.clusters, self.contested_clusters, *short)
+            firsts, counts = firsts[~is_short], counts[~is_short]
+        for first, count in zip(firsts.tolist(), counts.tolist(), strict=True):
+            self._take_span(first, count)
 
     def release_clusters(self, segments: Segments) -> None:
         """Take back what a blob claimed."""
@@ -58,7 +84,8 @@ class Ownership:
 
 
 def _set(bits: bitarray, numbers: Numbers) -> None:
-    bits[numbers.tolist()] = True
+    for at in range(0, len(numbers), PIECE):
+        bits[numbers[at : at + PIECE].tolist()] = True
 
 
 _KEPT_SPANS: Final = 4096
@@ -81,13 +108,34 @@ class Claims:
         for page in (blob.root, *blob.metadata_pages):
             if self._ownership.contested_pages[page]:
                 self._pages[page].append(blob.blob_id)
-        for _index, first, count in blob.segments:
+        if len(self._spans) < _KEPT_SPANS:
+            self._take_spans(blob)
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether nothing that is to come could be noted."""
+        has_pages = self._ownership.contested_pages.any()
+        return len(self._spans) >= _KEPT_SPANS and not has_pages
+
+    def _take_spans(self, blob: SeenBlob) -> None:
+        contested = self._ownership.contested_clusters
+        for first, count in _touching(contested, blob.segments):
             if len(self._spans) >= _KEPT_SPANS:
                 return
-            self._spans += [
-                (*run, blob.blob_id)
-                for run in _runs_in(self._ownership.contested_clusters, first, first + count)
-            ]
+            runs = _runs_in(contested, first, first + count)
+            room = _KEPT_SPANS - len(self._spans)
+            self._spans += [(*run, blob.blob_id) for run in islice(runs, room)]
+            self._spans += [(*run, blob.blob_id) for run in self._known_among(runs)]
+
+    def _known_among(self, runs: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Yield those that somebody is known to claim: no claims but these are noted any more."""
+        run = next(runs, None)
+        if run is None:
+            return
+        known = bitarray(len(self._ownership.clusters), endian="little")
+        for first, end, _blob_id in self._spans:
+            known[first:end] = True
+        yield from (run for run in chain((run,), runs) if known.find(1, *run) >= 0)
 
     def findings(self) -> Iterator[Finding]:
         """Say who shares what, one finding for each run of places with the same owners."""
@@ -99,6 +147,16 @@ class Claims:
             verb = "belongs" if end - first == 1 else "belong"
             message = f"{what} {verb} to {_names(owners)}"
             yield Finding(35, Severity.ERROR, message, blob=owners[-1], cluster=first)
+
+
+def _touching(bits: bitarray, segments: Segments) -> Iterator[tuple[int, int]]:
+    """Yield (first, count) of the segments that may have a set bit; of many only those that do."""
+    if len(segments) <= _FEW_SEGMENTS:
+        yield from zip(segments.clusters, segments.counts, strict=True)
+        return
+    for firsts, counts in segments.spans():
+        at = touching(bits, firsts, counts)
+        yield from zip(firsts[at].tolist(), counts[at].tolist(), strict=True)
 
 
 def _runs_in(bits: bitarray, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -135,9 +193,9 @@ def _shared(spans: Sequence[tuple[int, int, BlobId]]) -> Iterator[tuple[int, int
 
 
 def _names(owners: Sequence[BlobId]) -> str:
-    names = [f"{owner:#x}" for owner in owners]
-    if len(set(names)) == 1:
-        return f"blob {names[0]} in {len(names)} places"
-    if len(names) > _NAMED_OWNERS:
-        return f"blobs {', '.join(names[:_NAMED_OWNERS])} and {len(names) - _NAMED_OWNERS} more"
+    if all(owner == owners[0] for owner in owners):
+        return f"blob {owners[0]:#x} in {len(owners)} places"
+    names = [f"{owner:#x}" for owner in owners[:_NAMED_OWNERS]]
+    if len(owners) > _NAMED_OWNERS:
+        return f"blobs {', '.join(names)} and {len(owners) - _NAMED_OWNERS} more"
     return f"blobs {', '.join(names[:-1])} and {names[-1]}"

@@ -274,8 +274,8 @@ class KnownBlob:
 
 def _may_be_larger(blob: SeenBlob) -> bool:
     return any(
-        finding.invariant in _CUTTING and finding.severity is Severity.ERROR
-        for finding in blob.findings
+        invariant in _CUTTING and severity is Severity.ERROR
+        for invariant, severity in blob.findings.counts
     )
 
 

@@ -246,15 +246,15 @@ async def _restore(work: _Work, blob_id: BlobId, *, is_last: bool) -> None:
 
 def _reasons_of(blob: SeenBlob) -> list[str]:
     """Say what is wrong with it, the first of many, and how much of it is lost."""
-    place = f"blob {blob.blob_id:#x}: "
     reasons = [
-        finding.message.removeprefix(place)
-        for finding in blob.findings
+        finding.message.removeprefix(f"{blob.name}: ")
+        for finding in blob.findings.kept
         if finding.severity is Severity.ERROR
     ]
-    if len(reasons) > _REASONS_MAX:
-        reasons[_REASONS_MAX:] = [f"and {len(reasons) - _REASONS_MAX} more"]
-    lost = sum(count for _first, count in blob.lost)
+    count = blob.findings.error_count
+    if count > _REASONS_MAX:
+        reasons[_REASONS_MAX:] = [f"and {count - _REASONS_MAX} more"]
+    lost = blob.lost.place_count
     if lost:
         reasons.append(f"{lost} of its {blob.cluster_count} clusters are lost, and holes now")
     return reasons
@@ -301,7 +301,7 @@ async def _claim_clusters(work: _Work, blob: SeenBlob) -> list[str]:
 
 def _lacks_clusters(blob: SeenBlob) -> bool:
     """Tell whether the blob owns clusters that it cannot name any more."""
-    is_cut = any(finding.invariant in _CUTTING for finding in blob.findings)
+    is_cut = any(invariant in _CUTTING for invariant, _severity in blob.findings.counts)
     return bool(not blob.is_root_sound or blob.lost or is_cut)
 
 

@@ -10,8 +10,8 @@ from blobstore.format.descriptors import (
     THIN_PROV,
     Flags,
 )
-from blobstore.fsck.finding import Finding, Severity
-from blobstore.fsck.segments import Segments
+from blobstore.fsck.finding import Finding, Findings, Severity
+from blobstore.fsck.segments import Places, Segments
 from blobstore.metadata.blob_state import (
     EXTERNAL,
     SNAP,
@@ -46,8 +46,8 @@ class SeenBlob:
     table: list[tuple[int, int]] | None = None
     cluster_count: int = 0
     segments: Segments = field(default_factory=Segments)
-    lost: list[tuple[int, int]] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    lost: Places = field(default_factory=Places)
+    findings: Findings = field(default_factory=Findings)
 
     def add(
         self,
@@ -59,14 +59,28 @@ class SeenBlob:
         cluster: int | None = None,
     ) -> None:
         """Note what is wrong with it."""
-        place = None if page is None else PageIndex(page)
-        text = f"blob {self.blob_id:#x}: {message}"
-        self.findings.append(Finding(invariant, severity, text, self.blob_id, place, cluster))
+        if self.findings.admit(invariant, severity):
+            place = None if page is None else PageIndex(page)
+            text = f"{self.name}: {message}"
+            finding = Finding(invariant, severity, text, self.blob_id, place, cluster)
+            self.findings.kept.append(finding)
+
+    @property
+    def name(self) -> str:
+        """What a message calls it."""
+        return f"blob {self.blob_id:#x}"
+
+    def forget_content(self) -> None:
+        """Drop all but what is wrong with it, and whether some of it is lost."""
+        self.xattrs, self.internal_xattrs = {}, {}
+        self.chain, self.extent_pages, self.table = [], [], None
+        self.segments = Segments()
+        self.lost = Places(self.lost.firsts[:1], self.lost.counts[:1])
 
     @property
     def is_broken(self) -> bool:
         """Tell whether something is wrong, not only worth knowing."""
-        return any(finding.severity is Severity.ERROR for finding in self.findings)
+        return self.findings.error_count > 0
 
     @property
     def metadata_pages(self) -> list[PageIndex]:

@@ -3,6 +3,14 @@
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from blobstore.metadata.columns import Numbers
+
+PIECE: Final = 1 << 14
+"""So many rows are looked at together; more of them would take memory, and no less time."""
 
 
 def _u64() -> "array[int]":
@@ -28,6 +36,26 @@ class Segments:
         self.clusters.append(cluster)
         self.counts.append(count)
 
+    def extend(self, indices: Numbers, clusters: Numbers, counts: Numbers) -> None:
+        """Append many segments, as `add` would one after the other."""
+        if not len(indices):
+            return
+        ends = counts[:-1]
+        goes_on = (indices[1:] == indices[:-1] + ends) & (clusters[1:] == clusters[:-1] + ends)
+        starts = np.flatnonzero(np.concatenate(([True], ~goes_on)))
+        joined = np.add.reduceat(counts, starts)
+        self.add(int(indices[0]), int(clusters[0]), int(joined[0]))
+        self.indices.frombytes(indices[starts[1:]].tobytes())
+        self.clusters.frombytes(clusters[starts[1:]].tobytes())
+        self.counts.frombytes(joined[1:].tobytes())
+
+    def spans(self) -> Iterator[tuple[Numbers, Numbers]]:
+        """Yield the clusters as columns (first, count), a bounded number at a time."""
+        for at in range(0, len(self), PIECE):
+            columns = self.clusters[at : at + PIECE], self.counts[at : at + PIECE]
+            firsts, counts = (np.array(column, dtype=np.int64) for column in columns)
+            yield firsts, counts
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -38,6 +66,35 @@ class Segments:
     @property
     def cluster_count(self) -> int:
         """How many clusters there are in all."""
+        return sum(self.counts)
+
+
+@dataclass(slots=True)
+class Places:
+    """Places of a blob, whatever they hold, as (first, count); there may be many as well."""
+
+    firsts: "array[int]" = field(default_factory=_u64)
+    counts: "array[int]" = field(default_factory=_u64)
+
+    def add(self, first: int, count: int) -> None:
+        """Append places."""
+        self.firsts.append(first)
+        self.counts.append(count)
+
+    def extend(self, firsts: Numbers, counts: Numbers) -> None:
+        """Append many of them."""
+        self.firsts.frombytes(firsts.tobytes())
+        self.counts.frombytes(counts.tobytes())
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self.firsts, self.counts, strict=True)
+
+    @property
+    def place_count(self) -> int:
+        """How many places there are in all."""
         return sum(self.counts)
 
 

@@ -23,14 +23,14 @@ from blobstore.format.descriptors import (
     XATTR,
     decode_extent_table,
     decode_flags,
-    decode_runs,
     decode_xattr,
     split_descriptors,
+    split_runs,
 )
 from blobstore.format.geometry import Geometry, root_of
 from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.fsck.extents import read_runs, read_table
-from blobstore.fsck.finding import Severity
+from blobstore.fsck.finding import Findings, Severity
 from blobstore.fsck.seen import SeenBlob
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL
 from blobstore.metadata.read import MAX_CLUSTERS, Revisits
@@ -48,7 +48,7 @@ class _Chain:
 
     def __init__(self) -> None:
         self.has_flags = False
-        self.runs: list[tuple[int, int]] | None = None
+        self.runs: bytearray | None = None
         self.table: list[tuple[int, int]] | None = None
         self.table_count = 0
         self.is_complete = True
@@ -62,13 +62,17 @@ async def walk_blob(
     *,
     version: int,
     revisits: Revisits | None = None,
+    earlier: Findings | None = None,
 ) -> SeenBlob:
     """Read all that can be read of the blob whose root the id names.
 
     The caller has checked that the id names a page of the region. `version` is
-    the store's: the oldest have no flags. Who walks all blobs bounds the `revisits`.
+    the store's: the oldest have no flags. Who walks all blobs bounds the `revisits`,
+    and has no use for more findings than there is room for after the `earlier` ones.
     """
     blob = SeenBlob(blob_id, root_of(blob_id))
+    if earlier is not None:
+        blob.findings.earlier = earlier.counts
     chain = _Chain()
     await _walk_chain(geometry, blob, chain, fetch)
     _check_flags(blob, chain, version)
@@ -89,8 +93,7 @@ async def walk_blob(
 
 def _check_thickness(blob: SeenBlob) -> None:
     """Put down holes of a thick blob, those left out whose clusters are only not known."""
-    lost = sum(count for _first, count in blob.lost)
-    holes = blob.cluster_count - blob.segments.cluster_count - lost
+    holes = blob.cluster_count - blob.segments.cluster_count - blob.lost.place_count
     if blob.is_root_sound and holes > 0 and not blob.is_thin:
         blob.add(37, f"a thick blob with {holes} of {blob.cluster_count} clusters missing")
 
@@ -99,7 +102,7 @@ def _lose_the_rest(blob: SeenBlob, chain: _Chain) -> None:
     """Count what the table promised and a broken chain did not show."""
     missing = chain.table_count - blob.cluster_count
     if not chain.is_complete and 0 < missing <= MAX_CLUSTERS - blob.cluster_count:
-        blob.lost.append((blob.cluster_count, missing))
+        blob.lost.add(blob.cluster_count, missing)
         blob.cluster_count = chain.table_count
 
 
@@ -209,8 +212,9 @@ def _take(blob: SeenBlob, chain: _Chain, kind: int, view: memoryview, at: PageIn
         elif kind in (XATTR, INTERNAL_XATTR):
             _take_xattr(blob, kind, view, at)
         elif kind == RUNS:
-            chain.runs = [] if chain.runs is None else chain.runs
-            chain.runs.extend(decode_runs(view, place=place).runs)
+            chain.runs = bytearray() if chain.runs is None else chain.runs
+            split_runs(view, place=place)
+            chain.runs += view
         elif kind == EXTENT_TABLE:
             _take_table(blob, chain, view, at)
         elif kind == EXTENT_PAGE:
