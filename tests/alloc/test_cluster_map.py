@@ -127,3 +127,25 @@ def test_a_map_makes_its_leaves_when_they_are_wanted_and_has_nothing_else_to_mak
     assert leaves == [ABSENT, ABSENT]
     with pytest.raises(AttributeError, match="no stems"):
         attrgetter("stems")(clusters)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.integers(1, 9000), st.integers(0, 1300)),
+            st.tuples(st.just(0), st.sampled_from([0, 1, 3, 511, 512, 513, 5000])),
+        ),
+        max_size=12,
+    )
+)
+def test_runs_of_any_length_are_the_clusters_they_name(runs: list[tuple[int, int]]) -> None:
+    expected = [first + step if first else 0 for first, count in runs for step in range(count)]
+    clusters = cluster_map_of_runs(runs, limit=1 << 20, place="blob")
+    assert [clusters.get(index) for index in range(clusters.count)] == expected
+    assert clusters.allocated() == [cluster for cluster in expected if cluster]
+    assert clusters.allocated_count == len(clusters.allocated())
+    assert not clusters.dirty_leaves
+    again = [first + step if first else 0 for first, n in clusters.runs() for step in range(n)]
+    assert again == expected
+    for number, leaf in enumerate(clusters.leaves if isinstance(clusters.leaves, list) else []):
+        assert (leaf is ABSENT) == (not any(leaf))

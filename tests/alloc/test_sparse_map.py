@@ -31,7 +31,6 @@ PLACES: Final = st.one_of(
 SIZES: Final = st.one_of(PLACES, st.sampled_from([0, 512, 1024, LEAVES * LEAF_SIZE]))
 STEPS: Final = st.one_of(
     st.tuples(st.just("set"), PLACES, st.integers(0, 40)),
-    st.tuples(st.just("put_run"), PLACES, st.integers(1, 40)),
     st.tuples(st.just("fill_leaf"), PLACES, st.integers(0, 40)),
     st.tuples(st.just("resize"), SIZES, st.just(0)),
     st.tuples(st.just("clean"), PLACES, st.just(0)),
@@ -61,9 +60,6 @@ def done(clusters: ClusterMap, name: str, place: int, value: int) -> Any:
     size = len(clusters.entries(number))
     if name == "fill_leaf" and clusters.leaves[number] is ABSENT:
         return clusters.fill_leaf(number, array("I", [value] * size))
-    count = min(value, size - place % LEAF_SIZE)
-    if name == "put_run" and not any(clusters.get(place + step) for step in range(count)):
-        return clusters.put_run(place, 100, count)
     return clusters.clean([number])
 
 

@@ -9,7 +9,6 @@ so that a thin blob of many TiB costs nothing. Readers outside the core index
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 from typing import Final, Self, TypeAlias
 
 from blobstore.errors import CorruptError
@@ -122,14 +121,6 @@ class ClusterMap:
         old = leaf[index & LEAF_MASK]
         leaf[index & LEAF_MASK] = cluster
         self.allocated_count += (cluster != UNALLOCATED) - (old != UNALLOCATED)
-        self._mark_dirty(index >> LEAF_SHIFT)
-
-    def put_run(self, index: int, first: int, count: int) -> None:
-        """Put `count` neighbouring clusters into empty places of one leaf."""
-        leaf = self._own_leaf(index >> LEAF_SHIFT)
-        at = index & LEAF_MASK
-        leaf[at : at + count] = array("I", range(first, first + count))
-        self.allocated_count += count
         self._mark_dirty(index >> LEAF_SHIFT)
 
     def clean(self, leaves: Iterable[int] | None = None) -> None:
@@ -288,23 +279,31 @@ def cluster_map_of_runs(runs: Sequence[tuple[int, int]], *, limit: int, place: s
     if total > limit:
         raise CorruptError(f"{place}: {total} clusters, expected at most {limit}", errno=_EINVAL)
     clusters = ClusterMap(total)
-    at = 0
+    number, leaf = 0, array("I")
     for first, count in runs:
-        if first != UNALLOCATED:
-            _fill(clusters, at, first, count)
-        at += count
-    clusters.clean()
+        left = count
+        while left:
+            if first == UNALLOCATED and not leaf:
+                number += left >> LEAF_SHIFT
+                left &= LEAF_MASK
+            step = min(left, LEAF_SIZE - len(leaf))
+            if first == UNALLOCATED:
+                leaf.frombytes(bytes(leaf.itemsize * step))
+            else:
+                start = first + count - left
+                leaf.extend(range(start, start + step))
+            left -= step
+            if len(leaf) == LEAF_SIZE:
+                _fill(clusters, number, leaf)
+                number, leaf = number + 1, array("I")
+    _fill(clusters, number, leaf)
     return clusters
 
 
-def _fill(clusters: ClusterMap, at: int, first: int, count: int) -> None:
-    """Put a run of neighbouring clusters at `at`, leaf by leaf."""
-    end = at + count
-    while at < end:
-        number = at >> LEAF_SHIFT
-        step = min(end, (number + 1) << LEAF_SHIFT) - at
-        clusters.put_run(at, first, step)
-        at, first = at + step, first + step
+def _fill(clusters: ClusterMap, number: int, leaf: "array[int]") -> None:
+    """Let the map have a leaf, unless nothing is allocated in it."""
+    if leaf.count(UNALLOCATED) < len(leaf):
+        clusters.fill_leaf(number, leaf)
 
 
 def _number_of(numbered: tuple[int, Leaf]) -> int:
@@ -312,11 +311,16 @@ def _number_of(numbered: tuple[int, Leaf]) -> int:
 
 
 def _runs_of(leaf: Leaf) -> Iterator[tuple[int, int]]:
-    """Yield the runs of one leaf; clusters of a run differ from their place by a constant."""
-    keyed = groupby(enumerate(leaf), key=lambda pair: pair[1] and pair[1] - pair[0] + LEAF_SIZE)
-    for _key, group in keyed:
-        members = list(group)
-        yield members[0][1], len(members)
+    """Yield the runs of one leaf; a cluster of a run follows the one before, or both are none."""
+    first, count, follows = leaf[0], 0, leaf[0]
+    for cluster in leaf:
+        if cluster == follows:
+            count += 1
+        else:
+            yield first, count
+            first, count = cluster, 1
+        follows = cluster + 1 if cluster else UNALLOCATED
+    yield first, count
 
 
 def _continues(run: tuple[int, int], first: int) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from types import MappingProxyType
-from typing import Final, NamedTuple, overload
+from typing import Final, NamedTuple, cast, overload
 
 from blobstore.alloc.cluster_map import LEAF_SHIFT, ClusterMap
 from blobstore.alloc.reservation import Need
@@ -220,10 +220,11 @@ class BlobState:
     @property
     def metadata_pages(self) -> list[PageIndex]:
         """All pages on disk but the root: the chain, then the extent pages."""
-        pages = self.extent_pages or ()
-        if isinstance(pages, SparsePages):
-            return [*self.chain, *map(PageIndex, pages.present.values())]
-        return [*self.chain, *(PageIndex(page) for page in pages if page != ABSENT_PAGE)]
+        named: Iterable[int] = self.extent_pages or ()
+        if isinstance(named, SparsePages):
+            named = named.present.values()
+        pages = cast(list[PageIndex], [page for page in named if page != ABSENT_PAGE])
+        return [*self.chain, *pages] if self.chain else pages
 
     @property
     def present_pages(self) -> Mapping[int, int]:

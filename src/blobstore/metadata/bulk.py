@@ -8,7 +8,7 @@ as read with their pages.
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 
 import numpy as np
@@ -84,8 +84,8 @@ class BulkReader:
 
     Pieces come when a page is asked for that is near one of the last, and grow with
     the number of pages that were: in all, no more than twice as many are read. They
-    are kept for a while, so no blob may be changed meanwhile. Once a piece could not be read, pages are asked for one by one: where a device fails
-    it is slow.
+    are kept for a while, so no blob may be changed meanwhile. Once a piece could not
+    be read, pages are asked for one by one: where a device fails it is slow.
     """
 
     __slots__ = (
@@ -260,7 +260,7 @@ class BulkReader:
         if plain.page != ABSENT_PAGE:
             pages = (plain.page,)
         elif has_table(plain):
-            pages = AbsentPages(-(-count // LEAF_SIZE))
+            pages = _absent_pages(-(-count // LEAF_SIZE))
         return BlobState(
             blob_id=blob_id,
             root=root,
@@ -280,6 +280,10 @@ class BulkReader:
         if end < TAIL_OFFSET:
             return compact_state(end - HEAD.size)
         return root_state_of(self._page(root), length=end - HEAD.size)
+
+
+_absent_pages: Final = lru_cache(maxsize=64)(AbsentPages)
+"""Most tables without a page are as long as the others; they never change."""
 
 
 def has_table(plain: PlainRoot) -> bool:

@@ -4,6 +4,7 @@ It is a table that names one page, or only absent ones, or none; or runs; or
 there is nothing, and the mark that ends the descriptors follows at once.
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
@@ -22,6 +23,7 @@ from blobstore.format.geometry import Geometry
 from blobstore.metadata.blob_state import ABSENT_PAGE
 from blobstore.metadata.columns import (
     BODY_END,
+    ENTRY,
     Chunk,
     Entries,
     Flagged,
@@ -74,12 +76,6 @@ class Runs(NamedTuple):
         are_wrong[self.owners[is_own & is_outside]] = True
         return are_wrong
 
-    def clusters(self) -> Numbers:
-        """Return all clusters, one run after the other."""
-        counts = np.where(self.firsts != UNALLOCATED, self.counts, 0)
-        clusters: Numbers = np.repeat(self.firsts, counts) + steps(counts)
-        return clusters
-
     def entries(self) -> Numbers:
         """Return all clusters, and 0 for those that are not there, one run after the other."""
         firsts = np.repeat(self.firsts, self.counts)
@@ -94,7 +90,8 @@ class LeafRuns(NamedTuple):
     many runs there are before it.
     """
 
-    runs: Sequence[tuple[int, int]]
+    firsts: "array[int]"
+    counts: "array[int]"
     places: Mapping[int, int]
 
     @classmethod
@@ -109,13 +106,15 @@ class LeafRuns(NamedTuple):
         counts = np.diff(at, append=len(clusters))
         ends = [*starts, len(clusters)]
         return cls(
-            list(zip(clusters[at].tolist(), counts.tolist(), strict=True)),
+            array("I", clusters[at].astype(ENTRY).tobytes()),
+            array("I", counts.astype(ENTRY).tobytes()),
             dict(zip(ends, np.searchsorted(at, ends).tolist(), strict=True)),
         )
 
     def between(self, start: int, end: int) -> list[tuple[int, int]]:
         """Return the runs of the blob whose clusters begin and end there."""
-        return list(self.runs[self.places[start] : self.places[end]])
+        chosen = slice(self.places[start], self.places[end])
+        return list(zip(self.firsts[chosen], self.counts[chosen], strict=True))
 
 
 class PlainExtents(NamedTuple):

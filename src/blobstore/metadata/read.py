@@ -186,23 +186,19 @@ def _clusters_of_runs(
 
 
 def _check_runs(geometry: Geometry, runs: Sequence[tuple[int, int]], place: str) -> None:
-    owned = 0
+    owned, lowest, end = 0, geometry.md_clusters, geometry.total_clusters
     for first, count in runs:
         if first != UNALLOCATED:
-            _check_cluster_range(geometry, first, count, place)
+            if first < lowest or first + count > end:
+                raise CorruptError(
+                    f"{place}: clusters {first} to {first + count - 1}, expected "
+                    f"{lowest} to {end - 1}",
+                    errno=_EINVAL,
+                )
             owned += count
     if owned > geometry.data_clusters:
         raise CorruptError(
             f"{place}: {owned} clusters of its own in a store of {geometry.data_clusters}",
-            errno=_EINVAL,
-        )
-
-
-def _check_cluster_range(geometry: Geometry, first: int, count: int, place: str) -> None:
-    if not geometry.md_clusters <= first <= first + count <= geometry.total_clusters:
-        raise CorruptError(
-            f"{place}: clusters {first} to {first + count - 1}, expected "
-            f"{geometry.md_clusters} to {geometry.total_clusters - 1}",
             errno=_EINVAL,
         )
 

@@ -71,7 +71,7 @@ class Listing:
         return described
 
     def _forget_if_changed(self) -> None:
-        """Begin anew with what was read, and is sound, when there was a change of the store since."""
+        """Begin anew with what was read, and is sound, when the store was changed since."""
         store = self._store
         if store.change_count != self._change_count:
             self._change_count = store.change_count

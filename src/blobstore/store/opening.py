@@ -81,6 +81,7 @@ async def open_chain(
     if sweep is not None:
         sweep.forget_if_changed(store)
     revisits = None if sweep is None else sweep.revisits
+    is_settled = not store.errors and not store.outcome.changed
     opened: dict[BlobId, BlobState] = {}
     wanted: BlobId | None = blob_id
     try:
@@ -91,9 +92,9 @@ async def open_chain(
                 wanted, known = sweep.failures[wanted]
                 raise known.anew()
             blob = None
-            if is_as_on_device(store, wanted):
+            if is_settled or is_as_on_device(store, wanted):
                 blob = reader.read_plain(wanted, revisits)
-            if blob is None:
+            if blob is None or not store.used_ids[blob.root]:
                 blob = await _read_known(store, wanted, reader, revisits)
             refused = None if is_small(blob) else _own(store, blob, opened)
             if refused is not None:

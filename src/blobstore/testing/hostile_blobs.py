@@ -139,6 +139,25 @@ def _absent_bomb_in_every_root(marker: bytes) -> Build:
     return build
 
 
+def _runs_in_every_root(shift: int) -> Build:
+    """Forge roots full of runs, each root's so many clusters behind those of the one before."""
+
+    def build(forge: Forge) -> None:
+        forge.md_len, forge.cluster_size, forge.cluster_count = 1008, 4096, 4096
+        for root in range(1000):
+            first = 1100 + shift * root
+            forge.root(root, flags(0), runs(*[(first + 4 * n, 3) for n in range(490)]))
+
+    return build
+
+
+def _thousand_extent_pages_alike(forge: Forge) -> None:
+    forge.md_len, forge.cluster_size, forge.cluster_count = 2008, 4096, 4096
+    for root in range(1000):
+        forge.root(root, flags(), table(512, (1000 + root, 1)))
+        forge.put(1000 + root, root, extents(0, [2100 + 2 * n for n in range(512)]))
+
+
 def _huge_blobs_with_a_page_each(forge: Forge) -> None:
     """Forge a chain of the largest blobs, each with its first extent page alone."""
     count = 1000
@@ -228,6 +247,9 @@ EXTENTS: Final[dict[str, Build]] = {
     "absent runs of 2^40 pages": _roots(flags() + table(_U64_MAX, *[(0, _U32_MAX)] * 400)),
     "absent bomb in every root": _absent_bomb_in_every_root(flags()),
     "marked absent bomb in every root": _absent_bomb_in_every_root(clone_of(70, name="SNAPTMP")),
+    "1000 roots with the same 490 runs": _runs_in_every_root(0),
+    "1000 roots with overlapping runs": _runs_in_every_root(1),
+    "1000 extent pages alike": _thousand_extent_pages_alike,
     "a page in every huge table": _huge_blobs_with_a_page_each,
     "table entries of no pages": _roots(flags() + table(5, *[(0, 0)] * 400, (1, 0))),
     "table with different counts": _chain(flags() + table(4, (0, 1)), table(5, (0, 1))),

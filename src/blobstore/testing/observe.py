@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final
 
 from blobstore.api.blob import Blob
@@ -49,7 +50,7 @@ def time_limit(seconds: float = LONGEST_S) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class SeenBlob:
-    """A blob's size, attributes, and its parts: (offset, length, bytes).
+    """A blob's size, attributes, and its parts: (offset, length, digest of what it holds).
 
     Of a hole only the first cluster is read.
     """
@@ -92,14 +93,18 @@ def _read_all(store: Blobstore, blob: Blob) -> SeenBlob:
     info = blob.info()
     xattrs = tuple(info.xattrs.items())
     if info.size <= _READ_WHOLE:
-        return SeenBlob(info.size, xattrs, ((0, info.size, blob.read(info.size)),))
+        return SeenBlob(info.size, xattrs, ((0, info.size, _digest(blob, info.size)),))
     has_backing = info.parent is not None or info.external_snapshot is not None
     parts: list[tuple[int, int, bytes]] = []
     offset, left = 0, _MOST_READ
     for cluster, count in info.extents[:_MOST_PARTS]:
         length = count * store.cluster_size
         wanted = min(length if cluster or has_backing else store.cluster_size, left)
-        parts.append((offset, length, blob.read(wanted, offset)))
+        parts.append((offset, length, _digest(blob, wanted, offset)))
         left -= wanted
         offset += length
     return SeenBlob(info.size, xattrs, tuple(parts))
+
+
+def _digest(blob: Blob, length: int, offset: int = 0) -> bytes:
+    return sha256(blob.read(length, offset)).digest()
