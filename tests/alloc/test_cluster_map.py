@@ -147,5 +147,4 @@ def test_runs_of_any_length_are_the_clusters_they_name(runs: list[tuple[int, int
     assert not clusters.dirty_leaves
     again = [first + step if first else 0 for first, n in clusters.runs() for step in range(n)]
     assert again == expected
-    for number, leaf in enumerate(clusters.leaves if isinstance(clusters.leaves, list) else []):
-        assert (leaf is ABSENT) == (not any(leaf))
+    assert all(any(leaf) for _number, leaf in clusters.present_leaves())
