@@ -5,6 +5,7 @@ wrong is put down, and all that is sound is kept. Nothing is trusted: every inde
 is checked, every loop is bounded by the region or by the pages read.
 """
 
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
@@ -13,19 +14,25 @@ from blobstore.format.descriptors import (
     EXTENT_PAGE,
     EXTENT_TABLE,
     FLAGS,
+    FLAGS_SIZE,
     HAS_EXTENT_TABLE,
+    HEADER,
     INTERNAL_XATTR,
     KNOWN_DATA_RO,
     KNOWN_INVALID,
     KNOWN_MD_RO,
     PADDING,
+    PAIR_SIZE,
     RUNS,
+    TABLE_HEAD_SIZE,
     XATTR,
-    decode_extent_table,
+    XATTR_OVERHEAD,
     decode_flags,
-    decode_xattr,
-    split_descriptors,
+    decode_name,
+    split_extent_table,
     split_runs,
+    split_xattr,
+    too_long,
 )
 from blobstore.format.geometry import Geometry, root_of
 from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
@@ -42,9 +49,27 @@ TolerantFetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes | None]]
 _ID_SIZE: Final = 8
 _NAMES_OF_IDS: Final = (SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL)
 
+_INVARIANT_OF_KIND: Final = {
+    FLAGS: 25,
+    XATTR: 27,
+    INTERNAL_XATTR: 27,
+    RUNS: 29,
+    EXTENT_TABLE: 30,
+    EXTENT_PAGE: 31,
+}
+
+_FLAGS_BODY_SIZE: Final = FLAGS_SIZE - HEADER.size
+_COUNT_SIZE: Final = TABLE_HEAD_SIZE - HEADER.size
+_XATTR_HEAD: Final = struct.Struct("<HH")
+assert _XATTR_HEAD.size == XATTR_OVERHEAD - HEADER.size
+
 
 class _Chain:
-    """What the descriptors have said so far, before the extents are followed."""
+    """What the descriptors have said so far, before the extents are followed.
+
+    `uncounted` are findings beyond those that are kept, by the invariants of which
+    there is no room for more: of a page full of them nobody needs the words.
+    """
 
     def __init__(self) -> None:
         self.has_flags = False
@@ -52,7 +77,8 @@ class _Chain:
         self.table: list[tuple[int, int]] | None = None
         self.table_count = 0
         self.is_complete = True
-        self.unknown_kinds: list[int] = []
+        self.unknown_kinds: dict[int, None] = {}
+        self.uncounted: dict[int, int] = {}
 
 
 async def walk_blob(
@@ -75,6 +101,8 @@ async def walk_blob(
         blob.findings.earlier = earlier.counts
     chain = _Chain()
     await _walk_chain(geometry, blob, chain, fetch)
+    for invariant, count in chain.uncounted.items():
+        blob.findings.count_more(count, invariant)
     _check_flags(blob, chain, version)
     _check_kinds(blob, chain)
     _check_ids(blob)
@@ -193,69 +221,120 @@ def _problem_of_page(
 
 def _take_body(blob: SeenBlob, chain: _Chain, body: bytes, at: PageIndex) -> None:
     """Take the descriptors of one page, up to one that cannot be told from the next."""
-    try:
-        for kind, view in split_descriptors(body, place=f"page {at}"):
-            _take(blob, chain, kind, view, at)
-    except CorruptError as error:
-        blob.add(21, error.message, page=at)
-        chain.is_complete = False
-
-
-_INVARIANT_OF_KIND: Final = {FLAGS: 25, XATTR: 27, INTERNAL_XATTR: 27, RUNS: 29, EXTENT_TABLE: 30}
-
-
-def _take(blob: SeenBlob, chain: _Chain, kind: int, view: memoryview, at: PageIndex) -> None:
     place = f"page {at}"
+    uncounted, unknown_kinds = chain.uncounted, chain.unknown_kinds
+    start, end = HEADER.size, len(body)
+    while start <= end:
+        kind, length = HEADER.unpack_from(body, start - HEADER.size)
+        if kind == PADDING and length == 0:
+            return
+        if length > end - start:
+            blob.add(21, too_long(kind, length, end - start, place=place).message, page=at)
+            chain.is_complete = False
+            return
+        invariant = _INVARIANT_OF_KIND.get(kind)
+        if invariant is None:
+            if kind != PADDING and kind not in unknown_kinds:
+                unknown_kinds[kind] = None
+        elif invariant in uncounted and _is_wrong(blob, chain, kind, body, start, length):
+            uncounted[invariant] += 1
+        else:
+            _take(blob, chain, kind, body[start : start + length], at, place)
+        start += length + HEADER.size
+
+
+def _is_wrong(
+    blob: SeenBlob, chain: _Chain, kind: int, body: bytes, start: int, length: int
+) -> bool:
+    """Tell whether all that would come of taking a descriptor is one more finding.
+
+    An extent page's content always is; a table that disagrees about the whole is taken.
+    """
+    if kind in (XATTR, INTERNAL_XATTR):
+        return _is_wrong_xattr(_xattrs_of(blob, kind), body, start, length)
+    if kind == RUNS:
+        return length == 0 or length % PAIR_SIZE > 0
+    if kind == FLAGS:
+        return chain.has_flags or length != _FLAGS_BODY_SIZE
+    if kind == EXTENT_TABLE:
+        return length < _COUNT_SIZE or length % PAIR_SIZE > 0
+    return True
+
+
+def _is_wrong_xattr(table: dict[str, bytes], body: bytes, start: int, length: int) -> bool:
+    if length < _XATTR_HEAD.size:
+        return True
+    name_length, value_length = _XATTR_HEAD.unpack_from(body, start)
+    if name_length == 0 or _XATTR_HEAD.size + name_length + value_length != length:
+        return True
+    start += _XATTR_HEAD.size
+    name = body[start : start + name_length]
+    return b"\0" in name or decode_name(name) in table
+
+
+def _take(
+    blob: SeenBlob, chain: _Chain, kind: int, content: bytes, at: PageIndex, place: str
+) -> None:
+    """Take a descriptor of a known kind, or put down why it cannot be."""
     try:
-        if kind == FLAGS:
-            _take_flags(blob, chain, view, at)
-        elif kind in (XATTR, INTERNAL_XATTR):
-            _take_xattr(blob, kind, view, at)
-        elif kind == RUNS:
-            chain.runs = bytearray() if chain.runs is None else chain.runs
-            split_runs(view, place=place)
-            chain.runs += view
-        elif kind == EXTENT_TABLE:
-            _take_table(blob, chain, view, at)
-        elif kind == EXTENT_PAGE:
-            blob.add(31, f"{place} of its chain holds an extent page's content", page=at)
-        elif kind != PADDING and kind not in chain.unknown_kinds:
-            chain.unknown_kinds.append(kind)
+        problem = _problem_of(blob, chain, kind, content, place)
     except CorruptError as error:
-        blob.add(_INVARIANT_OF_KIND[kind], error.message, page=at)
+        problem = error.message
+    if problem is not None:
+        invariant = _INVARIANT_OF_KIND[kind]
+        blob.add(invariant, problem, page=at)
+        if blob.findings.room_for(invariant) == 0:
+            chain.uncounted.setdefault(invariant, 0)
 
 
-def _take_flags(blob: SeenBlob, chain: _Chain, view: memoryview, at: PageIndex) -> None:
+def _problem_of(blob: SeenBlob, chain: _Chain, kind: int, content: bytes, place: str) -> str | None:
+    """Take what a descriptor says; return what is wrong with it, or raise that.
+
+    Of two that are wrong alike the second changes nothing: `_is_wrong` tells which is one.
+    """
+    if kind in (XATTR, INTERNAL_XATTR):
+        return _take_xattr(_xattrs_of(blob, kind), content, place)
+    if kind == RUNS:
+        chain.runs = bytearray() if chain.runs is None else chain.runs
+        split_runs(content, place=place)
+        chain.runs += content
+        return None
+    if kind == FLAGS:
+        return _take_flags(blob, chain, content, place)
+    if kind == EXTENT_TABLE:
+        return _take_table(chain, content, place)
+    return f"{place} of its chain holds an extent page's content"
+
+
+def _take_flags(blob: SeenBlob, chain: _Chain, content: bytes, place: str) -> str | None:
     if chain.has_flags:
-        blob.add(25, f"page {at}: two flags descriptors", page=at)
-        return
+        return f"{place}: two flags descriptors"
     chain.has_flags = True
-    blob.flags = decode_flags(view, place=f"page {at}")
+    blob.flags = decode_flags(content, place=place)
+    return None
 
 
-def _take_xattr(blob: SeenBlob, kind: int, view: memoryview, at: PageIndex) -> None:
-    xattr = decode_xattr(view, internal=kind == INTERNAL_XATTR, place=f"page {at}")
-    table = blob.internal_xattrs if xattr.internal else blob.xattrs
-    if xattr.name in table or not xattr.name or "\0" in xattr.name:
-        blob.add(
-            27, f"page {at}: xattr name {xattr.name!r} is empty, not unique or has a NUL", page=at
-        )
-    else:
-        table[xattr.name] = xattr.value
+def _xattrs_of(blob: SeenBlob, kind: int) -> dict[str, bytes]:
+    return blob.internal_xattrs if kind == INTERNAL_XATTR else blob.xattrs
 
 
-def _take_table(blob: SeenBlob, chain: _Chain, view: memoryview, at: PageIndex) -> None:
-    part = decode_extent_table(view, place=f"page {at}")
+def _take_xattr(table: dict[str, bytes], content: bytes, place: str) -> str | None:
+    name, value = split_xattr(content, place=place)
+    if name in table or not name or "\0" in name:
+        return f"{place}: xattr name {name!r} is empty, not unique or has a NUL"
+    table[name] = value
+    return None
+
+
+def _take_table(chain: _Chain, content: bytes, place: str) -> str | None:
+    """Take one part of an extent table, even where it disagrees about the whole."""
+    cluster_count, entries = split_extent_table(content, place=place)
     if chain.table is None:
-        chain.table, chain.table_count = [], part.cluster_count
-    if part.cluster_count != chain.table_count:
-        blob.add(
-            30,
-            f"page {at}: extent table of {part.cluster_count} clusters, "
-            f"expected {chain.table_count}",
-            page=at,
-        )
-    chain.table.extend(part.entries)
+        chain.table, chain.table_count = [], cluster_count
+    chain.table += entries
+    if cluster_count == chain.table_count:
+        return None
+    return f"{place}: extent table of {cluster_count} clusters, expected {chain.table_count}"
 
 
 def _check_flags(blob: SeenBlob, chain: _Chain, version: int) -> None:
