@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from blobstore.api.blobstore import Blobstore
-from blobstore.errors import CorruptError
+from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.descriptors import HAS_INTERNAL_XATTRS, THIN_PROV
 from blobstore.format.geometry import blob_id_of
 from blobstore.store.describe import BlobInfo
@@ -157,3 +157,14 @@ def test_a_chain_of_blobs_that_all_own_everything_takes_no_more_than_two_maps_of
         _now, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < 80 * MIB
+
+
+@pytest.mark.parametrize("count", [3, LARGE])
+def test_a_chain_that_does_not_open_takes_no_cluster_from_a_blob_that_is_open(count: int) -> None:
+    forge = Forge(md_len=64, cluster_count=8 * LARGE)
+    forge.root(0, flags(0) + runs((1000, count)))
+    forge.root(1, clone(9, (1000, count)))
+    with Blobstore.open(forge.device()) as store, store.open_blob(BOTTOM):
+        with pytest.raises(BlobstoreError):
+            store.open_blob(MIDDLE)
+        assert store.state.owned_clusters.count() == count

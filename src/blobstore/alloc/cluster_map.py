@@ -9,7 +9,10 @@ so that a thin blob of many TiB costs nothing. Readers outside the core index
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final, Self, TypeAlias
+
+from bitarray import bitarray
 
 from blobstore.errors import CorruptError
 
@@ -29,6 +32,7 @@ _NONE_DIRTY: Final[frozenset[int]] = frozenset()
 _LARGEST_LIST: Final = 1024
 """The most leaves that are kept in a list: of more, those that are there are looked for."""
 
+_PIECE: Final = 1 << 14
 _EINVAL: Final = 22
 
 assert sys.byteorder == "little", "leaves are on disk as they are in memory"
@@ -173,6 +177,19 @@ class ClusterMap:
             return [cluster for cluster in self.leaves[0] if cluster]
         return [cluster for _number, leaf in self.present_leaves() for cluster in leaf if cluster]
 
+    def allocated_pieces(self) -> Iterator[list[int]]:
+        """Yield all clusters that the blob owns, in order, some thousand at a time."""
+        if self.count <= LEAF_SIZE:
+            yield self.allocated()
+            return
+        piece: list[int] = []
+        for _number, leaf in self.present_leaves():
+            piece += [cluster for cluster in leaf if cluster]
+            if len(piece) >= _PIECE:
+                yield piece
+                piece = []
+        yield piece
+
     def places(self) -> Iterator[tuple[int, int]]:
         """Yield (index, cluster) of all places with a cluster, in order."""
         for number, leaf in self.present_leaves():
@@ -304,6 +321,23 @@ def _fill(clusters: ClusterMap, number: int, leaf: "array[int]") -> None:
     """Let the map have a leaf, unless nothing is allocated in it."""
     if leaf.count(UNALLOCATED) < len(leaf):
         clusters.fill_leaf(number, leaf)
+
+
+def take_all(bits: bitarray, clusters: ClusterMap) -> bool:
+    """Set the bits of all clusters of a blob; where one is set, or there twice, set none."""
+    for number, piece in enumerate(clusters.allocated_pieces()):
+        if bits[piece].any() or len(set(piece)) != len(piece):
+            for taken in islice(clusters.allocated_pieces(), number):
+                bits[taken] = False
+            return False
+        bits[piece] = True
+    return True
+
+
+def drop_all(bits: bitarray, clusters: ClusterMap) -> None:
+    """Clear the bits of all clusters of a blob."""
+    for piece in clusters.allocated_pieces():
+        bits[piece] = False
 
 
 def _number_of(numbered: tuple[int, Leaf]) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from blobstore.alloc.cluster_map import LEAF_SIZE
+from blobstore.alloc.cluster_map import LEAF_SIZE, drop_all, take_all
 from blobstore.errors import BlobstoreError, CorruptError, DeviceError, NotFoundError
 from blobstore.format.descriptors import HAS_INTERNAL_XATTRS
 from blobstore.format.geometry import Geometry, root_of
@@ -11,11 +11,12 @@ from blobstore.metadata.bulk import BulkReader
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist
 from blobstore.metadata.read import Revisits, check_flags
-from blobstore.metadata.space import mark_owned
 from blobstore.metadata.store_state import StoreState
 from blobstore.units import BlobId, PageIndex
 
 _EINVAL: Final = 22
+_WRONG_CLUSTER: Final = "owns a cluster that is marked free, or another place's"
+_WRONG_PAGE: Final = "owns a metadata page that is marked free, or another place's"
 
 
 class Sweep:
@@ -77,50 +78,79 @@ async def open_chain(
     found = store.open_blobs.get(blob_id)
     if found is not None:
         return found
-    reader = reader or reader_of(store)
     if sweep is not None:
         sweep.forget_if_changed(store)
-    revisits = None if sweep is None else sweep.revisits
-    is_settled = not store.errors and not store.outcome.changed
-    opened: dict[BlobId, BlobState] = {}
-    wanted: BlobId | None = blob_id
+    chain = _Chain(store, reader or reader_of(store), sweep)
     try:
-        while wanted is not None and wanted not in store.open_blobs:
+        parent = await chain.read(blob_id)
+    except BlobstoreError as error:
+        _disown(store, chain.owners)
+        if sweep is not None and not isinstance(error, DeviceError):
+            failure = chain.at, error.anew()
+            sweep.failures.update(dict.fromkeys([*chain.opened, chain.at], failure))
+        if isinstance(error, NotFoundError) and chain.at != blob_id:
+            raise _without_ancestor(blob_id, error) from error
+        raise
+    for blob in reversed(chain.opened.values()):
+        link(store, blob, parent)
+        parent = blob
+    return chain.opened[blob_id]
+
+
+class _Chain:
+    """A blob and its ancestors while they are read, from the top: in order, but not linked yet.
+
+    `at` is the one that is being looked at, and to blame for an error; `owners` are
+    those whose clusters are marked as owned, beside the small ones at the end.
+    """
+
+    def __init__(self, store: StoreState, reader: BulkReader, sweep: Sweep | None) -> None:
+        self.at = BlobId(0)
+        self.opened: dict[BlobId, BlobState] = {}
+        self.owners: list[BlobState] = []
+        self._store = store
+        self._reader = reader
+        self._failures = {} if sweep is None else sweep.failures
+        self._revisits = None if sweep is None else sweep.revisits
+
+    async def read(self, blob_id: BlobId) -> BlobState | None:
+        """Read down to the first ancestor that is open, and return that, or None."""
+        store, opened, problem = self._store, self.opened, ""
+        is_settled = not store.errors and not store.outcome.changed
+        wanted: BlobId | None = blob_id
+        while not problem and wanted is not None and wanted not in store.open_blobs:
+            self.at = wanted
             if wanted in opened:
                 raise CorruptError(f"blob {wanted:#x}: is its own ancestor", errno=_EINVAL)
-            if sweep is not None and wanted in sweep.failures:
-                wanted, known = sweep.failures[wanted]
+            if wanted in self._failures:
+                self.at, known = self._failures[wanted]
                 raise known.anew()
             blob = None
             if is_settled or is_as_on_device(store, wanted):
-                blob = reader.read_plain(wanted, revisits)
+                blob = self._reader.read_plain(wanted, self._revisits)
             if blob is None or not store.used_ids[blob.root]:
-                blob = await _read_known(store, wanted, reader, revisits)
-            refused = None if is_small(blob) else _own(store, blob, opened)
-            if refused is not None:
-                wanted, problem = refused
-                raise problem
+                blob = await _read_known(store, wanted, self._reader, self._revisits)
             opened[wanted] = blob
+            problem = "" if is_small(blob) else _own(store, blob, self.owners)
             wanted = blob.parent_id
-        refused = _own_small_ones(store, opened)
-        if refused is not None:
-            wanted, problem = refused
-            raise problem
-    except BlobstoreError as error:
-        assert wanted is not None
-        for blob in opened.values():
-            _disown(store, blob)
-        if sweep is not None and not isinstance(error, DeviceError):
-            failure = wanted, error.anew()
-            sweep.failures.update(dict.fromkeys([*opened, wanted], failure))
-        if isinstance(error, NotFoundError) and wanted != blob_id:
-            raise _without_ancestor(blob_id, error) from error
-        raise
-    parent = None if wanted is None else store.open_blobs[wanted]
-    for blob in reversed(opened.values()):
-        link(store, blob, parent)
-        parent = blob
-    return opened[blob_id]
+        if problem or not _own_small_ones(store, opened, self.owners):
+            raise self._conflict()
+        return None if wanted is None else store.open_blobs[wanted]
+
+    def _conflict(self) -> CorruptError:
+        """Look for whom to refuse, and return why: the first that is wrong on the way up.
+
+        Where two in a chain own one cluster, the upper is the one: a clone owns what
+        it does not read from below. What is below it is not to blame.
+        """
+        _disown(self._store, self.owners)
+        for blob in reversed(list(self.opened.values())):
+            del self.opened[blob.blob_id]
+            problem = _own(self._store, blob, self.owners)
+            if problem:
+                self.at = blob.blob_id
+                return _distrusted(self._store, blob.blob_id, problem)
+        raise AssertionError("a conflict that nobody is part of")
 
 
 def is_as_on_device(store: StoreState, blob_id: BlobId) -> bool:
@@ -149,9 +179,11 @@ async def read_checked(store: StoreState, blob_id: BlobId) -> BlobState:
         NotFoundError, CorruptError: As `open_blob`.
     """
     blob = await _read_known(store, blob_id, reader_of(store), None)
-    problem = _problem_of(store, blob, blob.clusters.allocated())
+    owners: list[BlobState] = []
+    problem = _own(store, blob, owners)
+    _disown(store, owners)
     if problem:
-        _distrust(store, problem)
+        raise _distrusted(store, blob_id, problem)
     return blob
 
 
@@ -178,34 +210,36 @@ def _check_relations(store: StoreState, blob: BlobState) -> None:
     announced = blob.flags.invalid & HAS_INTERNAL_XATTRS
     if announced or store.was_recovered or not blob.internal_xattrs:
         return
-    _distrust(store, f"blob {blob.blob_id:#x}: internal attributes without the flag for them")
+    error = _distrusted(store, blob.blob_id, "internal attributes without the flag for them")
+    if not store.forced:
+        raise error
 
 
-def _own(
-    store: StoreState, blob: BlobState, opened: dict[BlobId, BlobState]
-) -> tuple[BlobId, BlobstoreError] | None:
-    """Note that an open blob owns the clusters, or return whom to refuse and why.
+def _own(store: StoreState, blob: BlobState, owners: list[BlobState]) -> str:
+    """Note that an open blob owns the clusters, or return why it cannot.
 
-    `opened` are those above it, in order. Where one of them shares a cluster with
-    the blob, it is the one to refuse: a clone owns what it does not read from below.
-    It is taken out, with all that follow it.
+    A clean store's masks are believed. Where they are wrong, nothing may be
+    allocated any more. On a poisoned store memory lags behind the device, and
+    nothing is allocated anyway.
     """
-    clusters = blob.clusters.allocated()
-    problem = _problem_of(store, blob, clusters)
-    if problem:
-        sharing = _nearest_that_shares(clusters, opened)
-        refused = blob.blob_id if sharing is None else sharing
-        try:
-            _distrust(store, problem.replace(f"{blob.blob_id:#x}", f"{refused:#x}"))
-        except CorruptError as error:
-            for above in reversed(list(opened) if sharing is not None else []):
-                _disown(store, opened.pop(above))
-                if above == sharing:
-                    break
-            return refused, error
-    if clusters:
-        mark_owned(store, clusters)
-    return None
+    problem = "" if store.poison is not None else _problem_of(store, blob)
+    if not problem and take_all(store.owned_clusters, blob.clusters):
+        owners.append(blob)
+        return ""
+    if store.poison is None and not store.forced:
+        return problem or _WRONG_CLUSTER
+    for piece in blob.clusters.allocated_pieces():
+        store.owned_clusters[piece] = True
+    return ""
+
+
+def _problem_of(store: StoreState, blob: BlobState) -> str:
+    """Compare what the blob owns with the masks."""
+    if not _are_own_pages(store, blob.metadata_pages):
+        return _WRONG_PAGE
+    used = store.clusters.used
+    is_used = all(used[piece].all() for piece in blob.clusters.allocated_pieces())
+    return "" if is_used else _WRONG_CLUSTER
 
 
 def is_small(blob: BlobState) -> bool:
@@ -218,60 +252,19 @@ def is_small(blob: BlobState) -> bool:
 
 
 def _own_small_ones(
-    store: StoreState, opened: dict[BlobId, BlobState]
-) -> tuple[BlobId, BlobstoreError] | None:
-    """Do what `_own` does for all small ones; at once where nothing is wrong.
-
-    Otherwise all are looked at again in their order, so that the right one is refused.
-    """
+    store: StoreState, opened: dict[BlobId, BlobState], owners: list[BlobState]
+) -> bool:
+    """Do what `_own` does for all small ones, at once; return False if something is wrong."""
     clusters: list[int] = []
     pages: list[PageIndex] = []
-    for blob in opened.values():
-        if is_small(blob):
-            clusters += blob.clusters.allocated()
-            pages += blob.metadata_pages
-    if store.poison is not None or (are_nobodys(store, clusters) and _are_own_pages(store, pages)):
-        if clusters:
-            mark_owned(store, clusters)
-        return None
-    for blob in opened.values():
-        if not is_small(blob):
-            _disown(store, blob)
-    blobs = list(opened.values())
-    opened.clear()
-    for blob in blobs:
-        refused = _own(store, blob, opened)
-        if refused is not None:
-            return refused
-        opened[blob.blob_id] = blob
-    return None
-
-
-def _nearest_that_shares(clusters: list[int], opened: dict[BlobId, BlobState]) -> BlobId | None:
-    """Return the last of the opened blobs that owns one of these clusters too."""
-    wanted = set(clusters)
-    for blob_id, blob in reversed(opened.items()):
-        if not wanted.isdisjoint(blob.clusters.allocated()):
-            return blob_id
-    return None
-
-
-def _problem_of(store: StoreState, blob: BlobState, clusters: list[int]) -> str | None:
-    """Compare the blob's clusters with the masks, and with the other open blobs.
-
-    A clean store's masks are believed. Where they are wrong, nothing may be
-    allocated any more. On a poisoned store memory lags behind the device, and
-    nothing is allocated anyway.
-    """
-    if store.poison is not None:
-        return None
-    if not are_nobodys(store, clusters):
-        what = "a cluster that is marked free, or another place's"
-    elif not _are_own_pages(store, blob.metadata_pages):
-        what = "a metadata page that is marked free, or another place's"
-    else:
-        return None
-    return f"blob {blob.blob_id:#x}: owns {what}"
+    small = [blob for blob in opened.values() if is_small(blob)]
+    for blob in small:
+        clusters += blob.clusters.allocated()
+        pages += blob.metadata_pages
+    if are_nobodys(store, clusters) and _are_own_pages(store, pages):
+        store.owned_clusters[clusters] = True
+        return True
+    return not any(_own(store, blob, owners) for blob in small)
 
 
 def are_nobodys(store: StoreState, clusters: list[int]) -> bool:
@@ -288,11 +281,11 @@ def _are_own_pages(store: StoreState, pages: list[PageIndex]) -> bool:
     return not pages or (store.pages.used[pages].all() and len(set(pages)) == len(pages))
 
 
-def _distrust(store: StoreState, message: str) -> None:
-    """Make the store read-only, and refuse the blob, unless the caller forced the store open."""
+def _distrusted(store: StoreState, blob_id: BlobId, problem: str) -> CorruptError:
+    """Make the store read-only, unless the caller forced it open; return why."""
+    message = f"blob {blob_id:#x}: {problem}"
     store.refuse_changes(message)
-    if not store.forced:
-        raise CorruptError(message, errno=_EINVAL)
+    return CorruptError(message, errno=_EINVAL)
 
 
 def link(store: StoreState, blob: BlobState, parent: BlobState | None) -> None:
@@ -325,8 +318,12 @@ def let_go(store: StoreState, blob: BlobState) -> None:
     """Drop a blob that nobody has open, and its ancestors with it."""
     child: BlobState | None = blob
     disowned: list[int] = []
+    large: list[BlobState] = []
     while child is not None and child.open_count == 0 and child.pin_count == 0:
-        disowned += child.clusters.allocated()
+        if is_small(child):
+            disowned += child.clusters.allocated()
+        else:
+            large.append(child)
         del store.open_blobs[child.blob_id]
         store.reservations.clear(child.blob_id)
         parent = child.parent
@@ -335,8 +332,10 @@ def let_go(store: StoreState, blob: BlobState) -> None:
             parent.pin_count -= 1
         child = parent
     store.owned_clusters[disowned] = False
+    _disown(store, large)
 
 
-def _disown(store: StoreState, blob: BlobState) -> None:
-    if blob.clusters.allocated_count:
-        store.owned_clusters[blob.clusters.allocated()] = False
+def _disown(store: StoreState, blobs: list[BlobState]) -> None:
+    for blob in blobs:
+        drop_all(store.owned_clusters, blob.clusters)
+    blobs.clear()
