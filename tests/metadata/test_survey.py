@@ -85,7 +85,7 @@ def survey_outcome(image: bytearray) -> Outcome | None:
     parents = dict(plain.parent_ids())
     assert parents == ({} if found.parent_id is None else {blob_id: found.parent_id})
     extent_pages = [page for page in plain.pages.tolist() if page != ROOT]
-    clusters = plain.clusters.tolist()
+    clusters = list(plain.clusters.search(True))
     return Outcome(clusters, extent_pages, found.cluster_count, found.flags, found.parent_id)
 
 

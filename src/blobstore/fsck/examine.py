@@ -371,7 +371,8 @@ def _find_orphans(view: RegionView, findings: Findings) -> None:
     says is used is lost to everybody.
     """
     mask = view.masks.pages if view.masks is not None else None
-    candidates = sorted({*view.scan.pages, *view.scan.survey.beginnings})
+    known = view.scan.survey.extent_pages.numbers().tolist()
+    candidates = sorted({*view.scan.pages, *known})
     roots = set(view.scan.roots)
     for number in candidates:
         if view.ownership.pages[number] or number in view.torn.copies:
@@ -392,7 +393,8 @@ def _find_orphans(view: RegionView, findings: Findings) -> None:
 
 
 def _owner_of(view: RegionView, page: PageIndex) -> BlobId:
-    data = view.scan.pages.get(page) or view.scan.survey.beginnings[page]
+    data = view.scan.pages.get(page) or view.scan.survey.extent_pages.head(page)
+    assert data is not None
     (blob_id, _sequence, _reserved) = HEAD.unpack_from(data)
     return BlobId(blob_id)
 

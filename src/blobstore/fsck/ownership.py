@@ -12,8 +12,9 @@ from blobstore.format.geometry import Geometry
 from blobstore.fsck.finding import Finding, Severity
 from blobstore.fsck.seen import SeenBlob
 from blobstore.fsck.segments import PIECE, Segments, name_run
-from blobstore.fsck.spans import SHORT, are_apart, set_short, touching
+from blobstore.fsck.spans import set_short, touching
 from blobstore.metadata.columns import Numbers
+from blobstore.metadata.spans import SHORT, are_apart
 from blobstore.metadata.survey import PlainBlobs
 from blobstore.units import BlobId, PageIndex
 
@@ -33,8 +34,9 @@ class Ownership:
 
     def take_plain(self, plain: PlainBlobs) -> None:
         """Take plain blobs; none of them shares anything with another."""
-        _set(self.pages, plain.pages)
-        _set(self.clusters, plain.clusters)
+        for at in range(0, len(plain.pages), PIECE):
+            self.pages[plain.pages[at : at + PIECE].tolist()] = True
+        self.clusters |= plain.clusters
 
     def take_pages(self, pages: Iterable[PageIndex]) -> None:
         """Take a blob's pages, its root among them."""
@@ -81,11 +83,6 @@ class Ownership:
     def is_contested(self) -> bool:
         """Tell whether anything was claimed twice."""
         return self.contested_pages.any() or self.contested_clusters.any()
-
-
-def _set(bits: bitarray, numbers: Numbers) -> None:
-    for at in range(0, len(numbers), PIECE):
-        bits[numbers[at : at + PIECE].tolist()] = True
 
 
 _KEPT_SPANS: Final = 4096

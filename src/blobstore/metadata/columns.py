@@ -91,10 +91,10 @@ def steps(counts: Numbers) -> Numbers:
     return numbers
 
 
-def parts_of(values: Numbers, counts: Numbers, places: Numbers) -> Numbers:
+def parts_of(values: Entries, counts: Numbers, places: Numbers) -> Entries:
     """Return the values of the parts at these places, one part after the other."""
     starts, wanted = np.cumsum(counts) - counts, counts[places]
-    parts: Numbers = values[np.repeat(starts[places], wanted) + steps(wanted)]
+    parts: Entries = values[np.repeat(starts[places], wanted) + steps(wanted)]
     return parts
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
 import numpy as np
+from bitarray import bitarray
 
 from blobstore.alloc.cluster_map import LEAF_SHIFT, LEAF_SIZE, UNALLOCATED
 from blobstore.format.descriptors import (
@@ -35,6 +36,7 @@ from blobstore.metadata.columns import (
     steps,
 )
 from blobstore.metadata.read import MAX_CLUSTERS
+from blobstore.metadata.spans import mark_spans
 
 _HEADER: Final = np.dtype([("kind", "u1"), ("length", "<u4")])
 _TABLE: Final = np.dtype([("cluster_count", "<u8"), ("page", "<u4"), ("repeat", "<u4")])
@@ -75,6 +77,15 @@ class Runs(NamedTuple):
         are_wrong: Flagged = owned > geometry.data_clusters
         are_wrong[self.owners[is_own & is_outside]] = True
         return are_wrong
+
+    def owned_count(self) -> int:
+        """Return how many clusters there are in all."""
+        return int(self.counts[self.firsts != UNALLOCATED].sum())
+
+    def mark(self, clusters: bitarray) -> None:
+        """Set the bits of all clusters."""
+        is_own = self.firsts != UNALLOCATED
+        mark_spans(clusters, self.firsts[is_own], self.counts[is_own])
 
     def entries(self) -> Numbers:
         """Return all clusters, and 0 for those that are not there, one run after the other."""

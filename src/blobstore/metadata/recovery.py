@@ -136,7 +136,7 @@ async def _follow_roots(
     if plain is not None:
         found.used_ids |= _bits(plain.roots, geometry.md_len)
         found.used_pages |= _bits(plain.pages, geometry.md_len)
-        found.used_clusters |= _bits(plain.clusters, geometry.total_clusters)
+        found.used_clusters |= plain.clusters
         found.parents.update(plain.parent_ids())
     taken = set(plain.roots.tolist()) if plain is not None else set()
     from_device = fetch_from_device(geometry)

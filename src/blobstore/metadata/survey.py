@@ -13,9 +13,9 @@ from functools import partial
 from typing import Final, NamedTuple, cast
 
 import numpy as np
+from bitarray import bitarray
 
-from blobstore.alloc.cluster_map import LEAF_SIZE, UNALLOCATED
-from blobstore.format.checksum import crc32c
+from blobstore.alloc.cluster_map import UNALLOCATED
 from blobstore.format.descriptors import (
     EXTENT_PAGE,
     FLAGS,
@@ -33,7 +33,7 @@ from blobstore.format.descriptors import (
     decode_name,
 )
 from blobstore.format.geometry import BLOB_ID_BASE, Geometry
-from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.page import HEAD, PAGE_SIZE
 from blobstore.format.root import TAIL_OFFSET, encode_sector_head
 from blobstore.metadata.blob_state import ABSENT_PAGE, SNAP
 from blobstore.metadata.columns import (
@@ -47,15 +47,15 @@ from blobstore.metadata.columns import (
     Records,
     are_heads,
     are_last,
-    as_records,
-    bytes_at,
     has_repeats,
     have_right_checksums,
     joined,
     parts_of,
     records_at,
 )
-from blobstore.metadata.plain_extents import PlainExtents, Runs, plain_extents
+from blobstore.metadata.extent_pages import ExtentPages
+from blobstore.metadata.plain_extents import PlainExtents, plain_extents
+from blobstore.metadata.spans import mark_entries
 from blobstore.units import BlobId
 
 _FLAGS: Final = np.dtype(
@@ -77,24 +77,14 @@ _PARENT: Final = np.dtype([("name", "S4"), ("id", "<u8")])
 NO_PARENT: Final = 0
 """No blob has this id; a root that names it as its parent is left to be read."""
 
-_EXTENT_HEAD: Final = np.dtype(
-    [
-        ("blob_id", "<u8"), ("sequence", "<u4"), ("reserved", "<u4"),
-        ("kind", "u1"), ("length", "<u4"), ("first", "<u4"),
-    ]
-)  # fmt: skip
-
 _SECTOR_MARK: Final = np.frombuffer(
     encode_sector_head(BlobId(0))[HEAD.size : HEAD.size + HEADER.size], dtype=np.uint8
 )
-_ENTRY_SIZE: Final = ENTRY.itemsize
 NO_LEAF: Final = -1
 """Where the clusters begin of a blob that owns none."""
-_ENTRIES_AT: Final = _EXTENT_HEAD.itemsize
 assert _FLAGS.itemsize == FLAGS_SIZE
 assert _XATTR_HEAD.itemsize == XATTR_OVERHEAD
 assert _PARENT.itemsize == len(SNAP) + _PARENT["id"].itemsize
-assert _ENTRIES_AT == HEAD.size + HEADER.size + _ENTRY_SIZE
 
 
 class PlainRoot(NamedTuple):
@@ -140,14 +130,15 @@ class Plain(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PlainBlobs:
-    """The roots of plain blobs, and all pages and clusters they own, each named once.
+    """The roots of plain blobs, and all pages and clusters they own; none has two owners.
 
-    `flags`, `parents` and `counts` (of clusters) have one entry for each root.
+    The clusters are a mask: as numbers they would take as much memory as the store
+    is large. `flags`, `parents` and `counts` (of clusters) have one entry for each root.
     """
 
     roots: Numbers
     pages: Numbers
-    clusters: Numbers
+    clusters: bitarray
     flags: Records
     parents: Ids
     counts: Numbers
@@ -176,9 +167,9 @@ class PlainBlobs:
 class Survey:
     """What was seen of plain blobs so far: roots, and the extent pages they may name.
 
-    An extent page may belong to a blob that is not plain; `beginnings` keeps
-    all of it that means something. Who wants the blobs themselves, and not only
-    what they own, has attributes kept instead.
+    An extent page may belong to a blob that is not plain; all of it is kept that
+    means something. Who wants the blobs themselves, and not only what they own,
+    has attributes kept too.
     """
 
     keeps_attributes: bool = False
@@ -188,10 +179,7 @@ class Survey:
     extents: list[PlainExtents] = field(default_factory=list)
     parents: list[Ids] = field(default_factory=list)
     ends: list[Numbers] = field(default_factory=list)
-    extent_pages: list[Numbers] = field(default_factory=list)
-    counts: list[Numbers] = field(default_factory=list)
-    entries: list[Numbers] = field(default_factory=list)
-    beginnings: dict[int, bytes] = field(default_factory=dict)
+    extent_pages: ExtentPages = field(default_factory=ExtentPages)
 
     def add_roots(self, chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
         """Take the plain ones among roots with right checksums; tell which they are."""
@@ -243,14 +231,14 @@ class Survey:
         )  # fmt: skip
         rows = zip(*(column[chosen].tolist() for column in columns), strict=True)
         roots = joined(self.roots)[chosen].tolist()
-        entries = np.concatenate((run_entries, page_entries)).astype(ENTRY)
+        entries = np.concatenate((run_entries.astype(ENTRY), page_entries))
         return PlainRoots(dict(zip(roots, map(_plain_root_of, rows), strict=True)), entries)
 
     def _in_pages(
         self, geometry: Geometry, extents: PlainExtents, are_thin: Flagged
-    ) -> tuple[Flagged, Numbers, Numbers]:
+    ) -> tuple[Flagged, Numbers, Entries]:
         """Tell whose one extent page is known and sound; how many clusters it has, and which."""
-        pages, page_counts = joined(self.extent_pages), joined(self.counts)
+        pages, page_counts = self.extent_pages.numbers(), self.extent_pages.counts()
         order = np.argsort(pages)
         places = np.searchsorted(pages[order], extents.pages)
         is_known = (extents.pages != ABSENT_PAGE) & (places < len(pages))
@@ -259,7 +247,7 @@ class Survey:
         is_known[is_known] = _are_single(extents.pages[is_known])
 
         owner = np.flatnonzero(is_known)
-        entries = parts_of(joined(self.entries), page_counts, places[owner])
+        entries = parts_of(self.extent_pages.entries(), page_counts, places[owner])
         owners = np.repeat(owner, page_counts[places[owner]])
         is_hole = entries == UNALLOCATED
         is_outside = (entries < geometry.md_clusters) | (entries >= geometry.total_clusters)
@@ -270,26 +258,7 @@ class Survey:
 
     def add_extent_pages(self, chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
         """Take those extent pages with right checksums that can be a plain blob's only one."""
-        heads = as_records(chunk[rows, : _EXTENT_HEAD.itemsize], _EXTENT_HEAD)
-        length = heads["length"].astype(np.int64)
-        is_plain: Flagged = (
-            are_last(chunk, rows)
-            & (heads["first"] == 0)
-            & (length % _ENTRY_SIZE == 0)
-            & (length > _ENTRY_SIZE)
-            & (length <= _ENTRY_SIZE * (LEAF_SIZE + 1))
-        )
-        ends = _ENTRIES_AT + np.where(is_plain, length - _ENTRY_SIZE, 0)
-        is_plain &= ~bytes_at(chunk, rows, ends, HEADER.size).any(axis=1)
-        rows, ends = rows[is_plain], ends[is_plain]
-        counts = (ends - _ENTRIES_AT) // _ENTRY_SIZE
-        self.extent_pages.append(rows + first)
-        self.counts.append(counts)
-        self.entries.append(_entries(chunk, rows, counts))
-        if not self.keeps_attributes:
-            for row, end in zip(rows.tolist(), ends.tolist(), strict=True):
-                self.beginnings[first + row] = chunk[row, :end].tobytes()
-        return is_plain
+        return self.extent_pages.add(chunk, rows, first=first)
 
     def add_extent_pages_of(self, chunk: Chunk, rows: Numbers, *, first: int) -> None:
         """Take those of some pages that can be a plain blob's only extent page."""
@@ -298,11 +267,7 @@ class Survey:
 
     def extent_page(self, number: int) -> bytes | None:
         """Return a page that was taken, as good as it was: what follows its end is left out."""
-        beginning = self.beginnings.get(number)
-        if beginning is None:
-            return None
-        content = beginning.ljust(PAGE_SIZE - TAIL.size, b"\0") + NO_PAGE.to_bytes(4, "little")
-        return content + crc32c(content).to_bytes(4, "little")
+        return self.extent_pages.content(number)
 
     def sound_roots(self) -> Numbers:
         """Return all roots that were taken, whatever their extents came to."""
@@ -315,7 +280,7 @@ class Survey:
 
     def plain_blobs(self, geometry: Geometry) -> PlainBlobs | None:
         """Put roots and extent pages together; None when two name the same page or cluster."""
-        pages = joined(self.extent_pages)
+        pages = self.extent_pages.numbers()
         place_of = np.full(geometry.md_len, -1, dtype=np.int64)
         place_of[pages] = np.arange(len(pages))
 
@@ -333,40 +298,63 @@ class Survey:
         flags = np.concatenate(self.flags or [np.empty(0, dtype=_FLAGS)])[is_plain]
         parents = np.concatenate(self.parents or [np.empty(0, dtype=np.uint64)])[is_plain]
         counts = extents.counts
-        counts[places >= 0] = joined(self.counts)[places[places >= 0]]
-        found = PlainBlobs(roots, extents.pages, joined([]), flags, parents, counts)
-        return self._with_clusters(geometry, found, extents.runs, places)
-
-    def _with_clusters(
-        self, geometry: Geometry, found: PlainBlobs, runs: Runs, places: Numbers
-    ) -> PlainBlobs | None:
-        """Leave out the blobs with a cluster that cannot be.
-
-        `places` says where among all extent pages is each blob's; -1 is nowhere.
-        """
-        owner = np.flatnonzero(places >= 0)
-        clusters = parts_of(joined(self.entries), joined(self.counts), places[owner])
-        owners = np.repeat(owner, found.counts[owner])
-        is_hole = clusters == UNALLOCATED
-        is_outside = (clusters < geometry.md_clusters) | (clusters >= geometry.total_clusters)
-        is_right = np.ones(len(found.roots), dtype=np.bool_)
-        is_thin = _are_thin(found.flags)
-        is_right[owners[np.where(is_hole, ~is_thin[owners], is_outside)]] = False
-        runs = runs.those(is_right)
-        if runs.counts[runs.firsts != UNALLOCATED].sum() > geometry.data_clusters:
+        counts[places >= 0] = self.extent_pages.counts()[places[places >= 0]]
+        clusters = bitarray(geometry.total_clusters, endian="little")
+        are_right, in_pages = self._mark_entries(geometry, clusters, places, _are_thin(flags))
+        in_runs = extents.runs.owned_count()
+        if in_runs > geometry.data_clusters:
             return None
-        clusters = np.concatenate((clusters[is_right[owners] & ~is_hole], runs.clusters()))
-        if has_repeats(clusters):
+        extents.runs.mark(clusters)
+        if clusters.count() != in_pages + in_runs:  # one of them was marked twice
             return None
-        roots = found.roots[is_right]
+        roots, has_page = roots[are_right], are_right & (places >= 0)
         return PlainBlobs(
             roots,
-            np.concatenate((roots, found.pages[is_right & (places >= 0)])),
+            np.concatenate((roots, extents.pages[has_page])),
             clusters,
-            found.flags[is_right],
-            found.parents[is_right],
-            found.counts[is_right],
+            flags[are_right],
+            parents[are_right],
+            counts[are_right],
         )
+
+    def _mark_entries(
+        self, geometry: Geometry, clusters: bitarray, places: Numbers, are_thin: Flagged
+    ) -> tuple[Flagged, int]:
+        """Mark what blobs own in extent pages, unless one of its clusters cannot be.
+
+        `places` says where among all extent pages is each blob's; -1 is nowhere.
+        Which blobs have no such cluster is returned, and how many these own.
+        """
+        are_right = np.ones(len(places), dtype=np.bool_)
+        owner_of = np.full(len(self.extent_pages.numbers()), -1)
+        owner_of[places[places >= 0]] = np.flatnonzero(places >= 0)
+        start = owned_count = 0
+        for counts, entries in self.extent_pages.pieces():
+            owners, start = owner_of[start : start + len(counts)], start + len(counts)
+            is_owned = owners >= 0
+            if not is_owned.any():
+                continue
+            has_hole, is_outside, is_hole = _look_at_entries(geometry, counts, entries)
+            is_wrong = is_outside | (has_hole & ~are_thin[owners])
+            are_right[owners[is_owned & is_wrong]] = False
+            owned = entries[np.repeat(is_owned & ~is_wrong, counts) & ~is_hole]
+            mark_entries(clusters, owned)
+            owned_count += len(owned)
+        return are_right, owned_count
+
+
+def _look_at_entries(
+    geometry: Geometry, counts: Numbers, entries: Entries
+) -> tuple[Flagged, Flagged, Flagged]:
+    """Tell which pages have holes, and which clusters outside of the data; and where holes are."""
+    starts = np.cumsum(counts) - counts
+    is_hole = entries == UNALLOCATED
+    is_outside = (entries < geometry.md_clusters) | (entries >= geometry.total_clusters)
+    is_outside &= ~is_hole
+    has_hole, has_outside = (
+        np.logical_or.reduceat(are_so, starts) for are_so in (is_hole, is_outside)
+    )
+    return has_hole, has_outside, is_hole
 
 
 def _are_single(numbers: Numbers) -> Flagged:
@@ -449,12 +437,3 @@ def _are_plain_flags(flags: Records, parents: Ids) -> Flagged:
 def _are_thin(flags: Records) -> Flagged:
     are_thin: Flagged = flags["invalid"] & np.uint64(THIN_PROV) != 0
     return are_thin
-
-
-def _entries(chunk: Chunk, rows: Numbers, counts: Numbers) -> Numbers:
-    """Return the entries of extent pages, one page after the other."""
-    longest = int(counts.max(initial=0))
-    table = np.ascontiguousarray(chunk[rows, _ENTRIES_AT : _ENTRIES_AT + longest * _ENTRY_SIZE])
-    is_entry = np.arange(longest) < counts[:, None]
-    entries: Numbers = table.view("<u4").reshape(len(rows), longest)[is_entry].astype(np.int64)
-    return entries
