@@ -8,7 +8,7 @@ from importlib import import_module
 TYPE_CHECKING = False  # type checkers take it for typing's, which costs a third of the start
 if TYPE_CHECKING:
     from blobstore.api.blob import Blob
-    from blobstore.api.blobstore import Blobstore, dump, grow
+    from blobstore.api.blobstore import Blobstore, dump, grow, iter_dump
     from blobstore.api.check import CheckReport, RepairReport, check, repair, undo
     from blobstore.api.file import BlobFile
     from blobstore.api.rescue import Rescue, RescuedBlob
@@ -78,13 +78,14 @@ __all__ = [
     "check",
     "dump",
     "grow",
+    "iter_dump",
     "repair",
     "undo",
 ]
 
 _HOMES = {
     "api.blob": ("Blob",),
-    "api.blobstore": ("Blobstore", "dump", "grow"),
+    "api.blobstore": ("Blobstore", "dump", "grow", "iter_dump"),
     "api.check": ("CheckReport", "RepairReport", "check", "repair", "undo"),
     "api.file": ("BlobFile",),
     "api.rescue": ("Rescue", "RescuedBlob"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from blobstore import Blobstore
+from blobstore import Blobstore, dump, iter_dump
 from tests.cli.conftest import CLUSTER, Image
 from tests.cli.runner import run, unchanged
 
@@ -186,3 +186,12 @@ def test_dump_prints_the_metadata_whatever_state_it_is_in(dirty_image: Image) ->
 
 def test_dump_as_json_has_the_same_text(image: Image) -> None:
     assert run("dump", image.path, "--json").json == {"dump": run("dump", image.path).text}
+
+
+def test_a_dump_comes_in_pieces_that_are_the_same_text(image: Image) -> None:
+    pieces = list(iter_dump(image.path))
+    assert len(pieces) > 1
+    assert b"".join(pieces) == dump(image.path) == run("dump", image.path).stdout
+    with Blobstore.open(image.path, read_only=True) as store:
+        assert list(store.iter_dump()) == pieces
+        assert store.dump() == b"".join(pieces)

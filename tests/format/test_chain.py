@@ -83,7 +83,7 @@ def test_a_chain_is_read_over_all_its_pages() -> None:
         internal_xattrs={"a": b"2"},
         table=[(9, 1), (0, 3)],
         table_cluster_count=600,
-        unknown_kinds=(77,),
+        unknown_kinds={77: None},
     )
     assert list(content.xattrs) == ["b", "a"]
 

@@ -229,7 +229,7 @@ def test_every_whole_chain_is_packed_as_the_original_packed_it(name: str) -> Non
 @pytest.mark.parametrize("name", UNKNOWN_DESCRIPTORS)
 def test_the_unknown_descriptor_is_noticed(name: str) -> None:
     kinds = [
-        decode_chain([page.body for page in chain], place=name).unknown_kinds
+        tuple(decode_chain([page.body for page in chain], place=name).unknown_kinds)
         for chain in whole_chains(name)
     ]
     assert kinds == [(77,), (), (), ()]

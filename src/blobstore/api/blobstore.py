@@ -33,7 +33,7 @@ from blobstore.store import lifecycle
 from blobstore.store.blobs import BlobOptions, ClearMethod, create_open_blob
 from blobstore.store.delete import delete_blob
 from blobstore.store.describe import BlobInfo, StoreInfo, describe_store
-from blobstore.store.dump import dump_store
+from blobstore.store.dump import Dumping
 from blobstore.store.grow import grow_closed, grow_open
 from blobstore.store.init import (
     DEFAULT_CLUSTER_SIZE,
@@ -375,7 +375,13 @@ class Blobstore:
 
     def dump(self) -> bytes:
         """Return the metadata on the device as text, as the original prints it."""
-        return self.run(dump_store(_traits_for_dump(self.device)))
+        return b"".join(self.iter_dump())
+
+    def iter_dump(self) -> Iterator[bytes]:
+        """Yield the text of `dump` piece by piece."""
+        dumping = Dumping(_traits_for_dump(self.device))
+        while (text := self.run(dumping.read())) is not None:
+            yield text
 
     def unload(self) -> None:
         """Leave the store clean, and end it.
@@ -488,8 +494,15 @@ def grow(source: Source, *, atomic_write_size: int | None = None) -> int:
 
 def dump(source: Source) -> bytes:
     """Return a device's metadata as text, as the original prints it, whatever state it is in."""
+    return b"".join(iter_dump(source))
+
+
+def iter_dump(source: Source) -> Iterator[bytes]:
+    """Yield the text of `dump` piece by piece: it can be sixty times as long as the metadata."""
     with open_source(source, read_only=True, atomic_write_size=None) as device:
-        return BlockingDriver(device).run(dump_store(_traits_for_dump(device)))
+        driver, dumping = BlockingDriver(device), Dumping(_traits_for_dump(device))
+        while (text := driver.run(dumping.read())) is not None:
+            yield text
 
 
 def _traits_for_dump(device: Device) -> DeviceTraits:

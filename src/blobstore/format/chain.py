@@ -44,7 +44,8 @@ assert _MIN_EXTENTS_ROOM == TABLE_HEAD_SIZE == RUNS_HEAD_SIZE + PAIR_SIZE
 class ChainContent:
     """What a blob's chain says, before any of it is compared with the store.
 
-    `runs` and `table` are None where the chain has no such descriptor.
+    `runs` and `table` are None where the chain has no such descriptor; the keys of
+    `unknown_kinds` are in the order of the chain.
     """
 
     flags: Flags | None = None
@@ -53,7 +54,7 @@ class ChainContent:
     runs: list[tuple[int, int]] | None = None
     table: list[tuple[int, int]] | None = None
     table_cluster_count: int = 0
-    unknown_kinds: tuple[int, ...] = ()
+    unknown_kinds: dict[int, None] = field(default_factory=dict)
 
     def take_page(self, page: Buffer, *, place: str) -> int:
         """Take the descriptors of the chain's next page; return how many bytes they are.
@@ -102,8 +103,8 @@ class ChainContent:
             self.runs += split_runs(content, place=place)
         elif kind == EXTENT_TABLE:
             self._take_table(*split_extent_table(content, place=place), place)
-        elif kind != EXTENT_PAGE and kind not in self.unknown_kinds:
-            self.unknown_kinds = (*self.unknown_kinds, kind)
+        elif kind != EXTENT_PAGE:
+            self.unknown_kinds[kind] = None
         if kind == EXTENT_PAGE or (self.runs is not None and self.table is not None):
             raise CorruptError(f"{place}: both kinds of extents in one blob", errno=_EINVAL)
 

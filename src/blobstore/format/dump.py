@@ -50,6 +50,7 @@ _VALUE_TEXT_SIZE: Final = 64
 """How many bytes of a value are shown as text; all of them are shown in hex."""
 
 _BYTES_PER_LINE: Final = 16
+_SHORT: Final = 8
 _INDENT: Final = " " * 15
 _NAME_INDENT: Final = b" " * 7
 
@@ -226,7 +227,8 @@ def _dump_descriptor(kind: int, body: memoryview, lba_of: Callable[[int], int]) 
     if kind == RUNS:
         return _dump_runs(body)
     if kind in (XATTR, INTERNAL_XATTR):
-        return _dump_xattr(body, b"XATTR" if kind == XATTR else b"XATTR_INTERNAL")
+        label = b"XATTR" if kind == XATTR else b"XATTR_INTERNAL"
+        return _short_xattr(bytes(body), label) if len(body) <= _SHORT else _dump_xattr(body, label)
     if kind == FLAGS:
         return _dump_flags(body)
     if kind == EXTENT_TABLE:
@@ -279,6 +281,12 @@ def _dump_xattr(body: memoryview, label: bytes) -> bytes:
             *hex_lines,
         )
     )
+
+
+@lru_cache(maxsize=64)
+def _short_xattr(body: bytes, label: bytes) -> bytes:
+    """Return the text of an attribute that hardly says anything: a page has room for hundreds."""
+    return _dump_xattr(memoryview(body), label)
 
 
 def _dump_flags(body: memoryview) -> bytes:

@@ -137,7 +137,7 @@ async def _examine_region(
 ) -> RegionView:
     view = await view_region(traits, geometry, super_block, findings)
     await _walk_all(view, findings)
-    await _resolve_marked(view)
+    await _resolve_marked(view, findings)
     if view.ownership.is_contested:
         await _name_owners(view, findings)
     _report_unsure_claims(view, findings)
@@ -285,7 +285,7 @@ def _take(view: RegionView, blob: SeenBlob) -> None:
     view.ownership.take_clusters(blob.segments)
 
 
-async def _resolve_marked(view: RegionView) -> None:
+async def _resolve_marked(view: RegionView, findings: Findings) -> None:
     """Take what snapshots in the making or in deletion own, as loading will decide.
 
     One that is going to be removed owns nothing; of one that stands the clone
@@ -294,12 +294,12 @@ async def _resolve_marked(view: RegionView) -> None:
     for facts in list(view.facts.values()):
         if facts.marker is None:
             continue
-        blob = await view.walk(facts.blob_id)
+        blob = await view.walk(facts.blob_id, None, findings)
         partner_id = facts.marker[1]
         if partner_id in (facts.blob_id, *view.broken) or partner_id not in view.facts:
             _take(view, blob)
         elif snapshot_stands(facts, view.facts):
-            partner = await view.walk(partner_id)
+            partner = await view.walk(partner_id, None, findings)
             blob.segments = without_shared(blob.segments, partner.segments)
             _take(view, blob)
 

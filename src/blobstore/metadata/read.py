@@ -156,7 +156,7 @@ async def read_blob(
         clusters=clusters,
         extent_pages=extent_pages,
         chain=chain,
-        unknown_kinds=content.unknown_kinds,
+        unknown_kinds=tuple(content.unknown_kinds),
         pair_bound=len(content.runs or content.table or ()),
         disk_count=clusters.count,
     )

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from bitarray import bitarray
 
+from blobstore.alloc.cluster_map import take_all
 from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.descriptors import EXTENT_PAGE
 from blobstore.format.geometry import BLOB_ID_BASE, Geometry, blob_id_of
@@ -114,7 +115,7 @@ async def recover(geometry: Geometry) -> Recovered:
     copies = restore_torn_roots(scan, torn)
     plain = scan.survey.plain_blobs(geometry)
     found = await _follow_roots(geometry, scan, torn, plain)
-    if plain is not None and found.is_contested:
+    if plain is not None and len(plain.roots) and found.is_contested:
         found = await _follow_roots(geometry, scan, torn, None)
     for stranger in scan.strangers:
         if not found.used_pages[stranger] and stranger not in copies:
@@ -275,10 +276,8 @@ def take_clusters(found: Recovered, state: BlobState) -> None:
     Raises:
         CorruptError: One of them belongs to another blob too.
     """
-    clusters = state.clusters.allocated()
-    if len(set(clusters)) != len(clusters) or found.used_clusters[clusters].any():
+    if not take_all(found.used_clusters, state.clusters):
         found.is_contested = True
         raise CorruptError(
             f"blob {state.blob_id:#x}: owns a cluster that another place owns", errno=_EINVAL
         )
-    found.used_clusters[clusters] = True

@@ -11,41 +11,61 @@ from blobstore.metadata.store_state import DeviceTraits
 from blobstore.operations import Read
 from blobstore.units import PageIndex
 
-_CHUNK_BYTES: Final = 1 << 20
+_CHUNK_BYTES: Final = 1 << 17
+"""A page can be dumped as sixty times as much text."""
+
+_SUPER_BLOCK: Final = -1
 
 
-async def dump_store(traits: DeviceTraits) -> bytes:
-    """Return the dump of what is on the device; it is not loaded for that."""
-    head = await Read(0, min(SUPER_BLOCK_SIZE, traits.size_bytes))
-    page = head.ljust(SUPER_BLOCK_SIZE, b"\0")
-    plan = DumpPlan.of(page)
-    text = [dump_super_block(page)]
-    if plan is not None:
-        text += await _dump_pages(traits, plan)
-    return b"".join(text)
+class Dumping:
+    """The text of a device's metadata, piece by piece: it can be far longer than that.
 
+    The store is not loaded for that.
+    """
 
-async def _dump_pages(traits: DeviceTraits, plan: DumpPlan) -> list[bytes]:
-    used_pages = await _read_mask(traits, plan, plan.used_pages)
-    used_ids = await _read_mask(traits, plan, plan.used_blob_ids)
-    text: list[bytes] = []
-    step = max(1, _CHUNK_BYTES // plan.page_size)
-    for first in range(0, len(used_pages), step):
-        count = min(step, len(used_pages) - first)
+    def __init__(self, traits: DeviceTraits) -> None:
+        self._traits = traits
+        self._plan: DumpPlan | None = None
+        self._used_pages = self._used_ids = bitarray()
+        self._next = _SUPER_BLOCK
+
+    async def read(self) -> bytes | None:
+        """Return the next piece, or None at the end."""
+        if self._next == _SUPER_BLOCK:
+            self._next = 0
+            return await self._begin()
+        while self._plan is not None and self._next < len(self._used_pages):
+            text = await self._pages(self._plan)
+            if text:
+                return text
+        return None
+
+    async def _begin(self) -> bytes:
+        head = await Read(0, min(SUPER_BLOCK_SIZE, self._traits.size_bytes))
+        page = head.ljust(SUPER_BLOCK_SIZE, b"\0")
+        self._plan = plan = DumpPlan.of(page)
+        if plan is not None:
+            self._used_pages = await _read_mask(self._traits, plan, plan.used_pages)
+            self._used_ids = await _read_mask(self._traits, plan, plan.used_blob_ids)
+        return dump_super_block(page)
+
+    async def _pages(self, plan: DumpPlan) -> bytes:
+        """Return the text of the next pages."""
+        first = self._next
+        count = min(max(1, _CHUNK_BYTES // plan.page_size), len(self._used_pages) - first)
+        self._next += count
         data = await Read(plan.page_offset(PageIndex(first)), count * plan.page_size)
-        for index in range(first, first + count):
-            at = (index - first) * plan.page_size
-            text.append(
-                dump_page(
-                    PageIndex(index),
-                    data[at : at + PAGE_SIZE],
-                    plan=plan,
-                    block_size=traits.block_size,
-                    in_used_pages=bool(used_pages[index]),
-                    in_used_ids=bool(used_ids[index]),
-                )
+        return b"".join(
+            dump_page(
+                PageIndex(first + number),
+                data[number * plan.page_size : number * plan.page_size + PAGE_SIZE],
+                plan=plan,
+                block_size=self._traits.block_size,
+                in_used_pages=bool(self._used_pages[first + number]),
+                in_used_ids=bool(self._used_ids[first + number]),
             )
-    return text
+            for number in range(count)
+        )
 
 
 async def _read_mask(traits: DeviceTraits, plan: DumpPlan, region: MaskRegion) -> bitarray:

@@ -16,6 +16,7 @@ from blobstore.format.descriptors import (
     THIN_PROV,
     XATTR,
 )
+from blobstore.format.page import BODY_SIZE
 from blobstore.metadata.read import MAX_CLUSTERS
 from blobstore.testing.forge import (
     THIN_TABLE,
@@ -80,6 +81,17 @@ def _tiny_descriptors(body: bytes, pages: int) -> Build:
         forge.cluster_count = 4096
         count = 4000 // len(body)
         forge.chain(0, _PLAIN + body * count, *[body * count] * (pages - 1))
+
+    return build
+
+
+def _full_of(body: bytes, head: bytes = _PLAIN) -> Build:
+    """Forge a thousand roots that are full of one small descriptor."""
+
+    def build(forge: Forge) -> None:
+        forge.md_len, forge.cluster_count = 1008, 4096
+        for number in range(1000):
+            forge.root(number, head, body * ((BODY_SIZE - len(head)) // len(body)))
 
     return build
 
@@ -203,6 +215,8 @@ CHAINS: Final[dict[str, Build]] = {
     "chain leads outside": _roots(_PLAIN, following=64),
     "chain leads far outside": _roots(_PLAIN, following=_U32_MAX - 1),
     "chain leads to zeroes": _roots(_PLAIN, following=40),
+    "1000 roots full of unknown kinds": _full_of(b"".join(raw(n) for n in range(7, 249))),
+    "1000 roots full of flags of no bytes": _full_of(raw(FLAGS)),
     "many tiny paddings": _tiny_descriptors(raw(0, b"\0"), 512),
     "many empty unknown descriptors": _tiny_descriptors(raw(200), 512),
     "many tiny runs": _tiny_descriptors(runs((0, 1)), 512),
@@ -333,6 +347,14 @@ ATTRIBUTES: Final[dict[str, Build]] = {
     "same name twice": _roots(_PLAIN + xattr("k", b"1") + xattr("k", b"2")),
     "same internal name twice": _roots(
         flags(_MARKED) + xattr("SNAP", bytes(8), internal=True) * 2
+    ),
+    "1000 roots full of attributes of no bytes": _full_of(raw(XATTR)),
+    "1000 roots full of the same attribute": _full_of(xattr("k", b"")),
+    "1000 roots with lying attributes and one cluster": _full_of(
+        raw(XATTR, b"\x40\x00\x01\x00"), _PLAIN + runs((3000, 1))
+    ),
+    "1000 marked roots with lying attributes": _full_of(
+        raw(XATTR), clone_of(0, name="SNAPTMP", invalid=THIN_PROV)
     ),
     "thousands of attributes": lambda forge: forge.chain(
         0, _PLAIN, *[b"".join(xattr(f"{p}.{n}", b"v") for n in range(200)) for p in range(62)]

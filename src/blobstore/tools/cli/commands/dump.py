@@ -1,8 +1,9 @@
 """`dump`: the metadata as text."""
 
 import sys
+from collections.abc import Iterator
 
-from blobstore import dump
+from blobstore import iter_dump
 from blobstore.tools.cli.options import StoreOptions, store_command
 from blobstore.tools.cli.output import print_json, unicode_text
 
@@ -13,14 +14,14 @@ def command(options: StoreOptions) -> None:
 
     Text inside the store is printed as it is, bytes that are no text included.
     """
-    text = _dump(options)
     if options.as_json:
+        text = b"".join(_dump(options))
         print_json({"dump": unicode_text(text.decode("utf-8", "surrogateescape"))})
     else:
-        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.writelines(_dump(options))
 
 
-def _dump(options: StoreOptions) -> bytes:
+def _dump(options: StoreOptions) -> Iterator[bytes]:
     if options.kept_open is not None:
-        return options.kept_open.dump()
-    return dump(options.open_device(read_only=True))
+        return options.kept_open.iter_dump()
+    return iter_dump(options.open_device(read_only=True))
