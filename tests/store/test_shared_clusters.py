@@ -8,10 +8,20 @@ from typing import Final
 import pytest
 
 from blobstore.api.blobstore import Blobstore
+from blobstore.api.source import traits_of
+from blobstore.device.overlay import OverlayDevice
+from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.descriptors import HAS_INTERNAL_XATTRS, THIN_PROV
 from blobstore.format.geometry import blob_id_of
+from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.bulk import BulkReader
+from blobstore.metadata.load import load
+from blobstore.metadata.read import Revisits
+from blobstore.metadata.store_state import StoreState
+from blobstore.store import opening
 from blobstore.store.describe import BlobInfo
+from blobstore.store.opening import close_blob, open_blob
 from blobstore.testing.forge import Forge, flags, runs, xattr
 from blobstore.units import MIB, BlobId, PageIndex
 
@@ -168,3 +178,76 @@ def test_a_chain_that_does_not_open_takes_no_cluster_from_a_blob_that_is_open(co
         with pytest.raises(BlobstoreError):
             store.open_blob(MIDDLE)
         assert store.state.owned_clusters.count() == count
+
+
+def test_a_store_is_read_only_once_a_list_has_found_a_cluster_with_two_owners() -> None:
+    forge = Forge(md_len=64, cluster_count=8 * LARGE)
+    two_that_are_not_related(forge)
+    with Blobstore.open(forge.device()) as store:
+        assert listed(store) == {BOTTOM, MIDDLE, TOP}
+        assert store.read_only
+
+
+def test_a_list_refuses_what_shares_a_cluster_with_a_snapshot_that_it_has_to_open() -> None:
+    forge = Forge(md_len=64, cluster_count=8 * LARGE)
+    forge.root(0, clone(1, (2000, 1)))
+    forge.root(1, flags(THIN_PROV, 1) + runs((2000, 1), (0, LARGE)))
+    with Blobstore.open(forge.device()) as store:
+        assert listed(store) == {MIDDLE}
+        assert store.read_only
+
+
+@pytest.mark.parametrize("count", [1, LARGE])
+def test_a_chain_of_blobs_that_share_clusters_with_ones_far_below_is_read_a_few_times(
+    count: int,
+) -> None:
+    depth = 100
+    forge = Forge(md_len=depth + 8, cluster_count=2000 + depth * count // 2)
+    for number in range(depth):
+        head = (1100 + number % (depth // 2) * count, count)
+        forge.root(number, clone(number + 1, head) if number + 1 < depth else flags(0) + runs(head))
+    device = forge.device(read_only=True)
+    with Blobstore.open(device, read_only=True) as store:
+        walked: list[BlobId] = []
+        read_known = opening._read_known
+
+        async def counting(
+            state: StoreState, blob_id: BlobId, reader: BulkReader, revisits: Revisits | None
+        ) -> BlobState:
+            walked.append(blob_id)
+            return await read_known(state, blob_id, reader, revisits)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(opening, "_read_known", counting)
+            assert len(listed(store)) == depth // 2
+        assert len(walked) < 5 * depth
+
+
+class InterruptedDevice(OverlayDevice):
+    """Is interrupted at the read after so many."""
+
+    left = 1 << 30
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().read(offset, length)
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("counts", [(3, LARGE, 3), (LARGE, LARGE, LARGE)])
+@pytest.mark.parametrize("read_count", range(4))
+def test_whatever_ends_the_opening_of_a_chain_no_mark_is_left(
+    counts: tuple[int, int, int], force: bool, read_count: int
+) -> None:
+    bottom, middle, top = counts
+    forge = three((1000, bottom), (2000, middle), (2000, top))
+    device = InterruptedDevice(forge.device())
+    driver = BlockingDriver(device)
+    store = driver.run(load(traits_of(device), forced=force))
+    device.left = read_count
+    with suppress(KeyboardInterrupt, CorruptError):
+        driver.run(close_blob(store, driver.run(open_blob(store, TOP))))
+    assert not store.open_blobs
+    assert not store.owned_clusters.any()

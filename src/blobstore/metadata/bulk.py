@@ -83,9 +83,9 @@ class BulkReader:
     """Reads blobs that are wanted one after the other, most often neighbours.
 
     Pieces come when a page is asked for that is near one of the last, and grow with
-    the number of pages that were: in all, no more than twice as many are read. They
-    are kept for a while, so no blob may be changed meanwhile. Once a piece could not
-    be read, pages are asked for one by one: where a device fails it is slow.
+    the number of pages that were: no more than twice as many are read, and a few
+    pieces. They are kept for a while, so no blob may be changed meanwhile. Once a piece
+    could not be read, pages are asked for one by one: where a device fails it is slow.
     """
 
     __slots__ = (
@@ -224,12 +224,13 @@ class BulkReader:
             return _Piece(first, end, data)
         survey = Survey(keeps_attributes=True)
         rows = np.arange(len(chunk))
+        if self._instead:
+            rows = rows[~np.isin(rows + first, list(self._instead))]
         rows = rows[are_roots(chunk, rows, first=first)]
         survey.add_roots(chunk, rows[have_right_checksums(chunk, rows)], first=first)
         await self._add_extent_pages(survey, chunk, first)
         found = survey.plain_roots(self._geometry)
-        roots = {root: plain for root, plain in found.by_root.items() if root not in self._instead}
-        return _Piece(first, end, data, roots, found.entries, survey.attributes)
+        return _Piece(first, end, data, found.by_root, found.entries, survey.attributes)
 
     async def _add_extent_pages(self, survey: Survey, chunk: Chunk, first: int) -> None:
         """Let the survey see the extent pages that the roots name, here or elsewhere."""
@@ -238,7 +239,7 @@ class BulkReader:
             named = named[~np.isin(named, list(self._instead))]
         are_here = (named >= first) & (named < first + len(chunk))
         survey.add_extent_pages_of(chunk, named[are_here] - first, first=first)
-        for pages in _neighbours(named[~are_here]):
+        for pages in _neighbours(named[~are_here], most=max(1, self._most // _GAP)):
             start, end = int(pages[0]), int(pages[-1]) + 1
             if len(pages) < _LEAST_COUNT or self._credit < end - start or self._most == 1:
                 continue
@@ -298,7 +299,8 @@ def may_read(plain: PlainRoot, blob_id: BlobId, revisits: Revisits | None) -> bo
     return revisits is None or plain.page == ABSENT_PAGE or revisits.may_read(plain.page, blob_id)
 
 
-def _neighbours(pages: Numbers) -> Iterator[Numbers]:
-    """Cut ascending pages where there is much between them."""
-    if len(pages):
-        yield from np.split(pages, np.flatnonzero(np.diff(pages) > _GAP) + 1)
+def _neighbours(pages: Numbers, *, most: int) -> Iterator[Numbers]:
+    """Cut ascending pages where there is much between them, and where they get too many."""
+    for group in np.split(pages, np.flatnonzero(np.diff(pages) > _GAP) + 1):
+        for start in range(0, len(group), most):
+            yield group[start : start + most]

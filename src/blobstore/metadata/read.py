@@ -104,10 +104,12 @@ class Revisits:
 
     def may_read(self, page: int, blob_id: BlobId) -> bool:
         """Note who reads a page of the region; False when too many read what others had read."""
-        if self._readers[page] not in (_NOBODY, blob_id):
-            self._left -= 1
+        if self._readers[page] == blob_id:
+            return True
+        is_again = self._readers[page] != _NOBODY
         self._readers[page] = blob_id
-        return self._left >= 0
+        self._left -= is_again
+        return not is_again or self._left >= 0
 
 
 async def read_blob(

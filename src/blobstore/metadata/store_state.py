@@ -168,6 +168,15 @@ class StoreState:
             what = str(self.poison) or type(self.poison).__name__
             raise PoisonedError(f"store: unusable for changes since: {what}")
 
+    @property
+    def is_sceptical(self) -> bool:
+        """Tell whether a blob is refused that owns what it cannot.
+
+        On a poisoned store memory lags behind the device, and who forced a store open
+        was told.
+        """
+        return self.poison is None and not self.forced
+
     def refuse_changes(self, reason: str) -> None:
         """Make the store read-only, unless the caller forced it open."""
         if not self.forced and not self.read_only_reason:

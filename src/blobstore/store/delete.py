@@ -146,7 +146,7 @@ def _check_room(store: StoreState, snapshot: BlobState, clone: BlobState) -> Non
     if clone.extent_pages is not None:
         leaves = len(snapshot.clusters.present_leaves())
         present = leaves + len(clone.present_pages)
-        pairs = min(len(clone.extent_pages), 2 * present + 1) + 2
+        pairs = max(clone.pair_bound, min(len(clone.extent_pages), 2 * present + 1)) + 2
     elif snapshot.clusters.allocated_count:
         pairs += 2 * clone.clusters.allocated_count
     wanted = leaves + clone.chain_pages_bound(store.layout, pairs) + len(snapshot.chain) + 3

@@ -14,8 +14,10 @@ from blobstore.metadata.store_state import StoreState
 from blobstore.metadata.survey import NO_LEAF, NO_PARENT, PlainRoot
 from blobstore.store.describe import BlobInfo, describe_blob, describe_plain
 from blobstore.store.opening import (
+    WRONG_CLUSTER,
     Sweep,
     are_nobodys,
+    distrusted,
     is_as_on_device,
     let_go,
     open_blob,
@@ -44,7 +46,7 @@ class Listing:
         self._store = store
         self._ids = known_ids(store)
         self._next = 0
-        self._sweep = Sweep(store.geometry)
+        self._sweep = Sweep(store.geometry, keeps_device_errors=True)
         self._held: dict[BlobId, BlobState] = {}
         self._reader = BulkReader(store.geometry, {})
         self._sound: set[int] = set()
@@ -68,6 +70,7 @@ class Listing:
                     numbers_left -= len(info.extents) + len(info.extent_pages)
                 if numbers_left < 0:
                     break
+            self._sweep.forget_device_errors()
         return described
 
     def _forget_if_changed(self) -> None:
@@ -135,23 +138,28 @@ class Listing:
                 if isinstance(blob, BlobstoreError):
                     return False
                 self._hold(blob)
-                return self._take(passed, clusters)
+                is_free = not self._store.is_sceptical or are_nobodys(self._store, clusters)
+                return is_free and self._take(passed, clusters)
             found = below
 
     def _free_clusters(self, plain: PlainRoot, reader: BulkReader) -> list[int] | None:
         """Return the clusters of a plain blob, or None if they or its page cannot be its own."""
         store = self._store
         clusters = reader.clusters(plain) if plain.leaf_start != NO_LEAF else []
-        if store.poison is not None:
+        if not store.is_sceptical:
             return clusters
         if plain.page != ABSENT_PAGE and not store.pages.used[plain.page]:
             return None
         return clusters if are_nobodys(store, clusters) else None
 
     def _take(self, blob_ids: Iterable[int], clusters: list[int]) -> bool:
-        """Note that these blobs are sound, if they share nothing with others or each other."""
+        """Note that these blobs are sound, if they share nothing with others or each other.
+
+        Otherwise nothing may be changed any more, whoever of them can be opened.
+        """
         if clusters:
             if self._taken[clusters].any() or len(set(clusters)) != len(clusters):
+                distrusted(self._store, BlobId(next(iter(blob_ids))), WRONG_CLUSTER)
                 return False
             self._taken[clusters] = True
         self._sound.update(blob_ids)
@@ -178,6 +186,7 @@ class Listing:
         try:
             blob = await open_blob(self._store, blob_id, self._sweep)
         except BlobstoreError as error:
+            self._sweep.forget_device_errors()
             return blob_id, error.anew()
         self._hold_parents(blob)
         return blob_id, blob

@@ -1,5 +1,6 @@
 """Opening blobs with the snapshots below them, and letting go of them."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from blobstore.alloc.cluster_map import LEAF_SIZE, drop_all, take_all
@@ -15,7 +16,7 @@ from blobstore.metadata.store_state import StoreState
 from blobstore.units import BlobId, PageIndex
 
 _EINVAL: Final = 22
-_WRONG_CLUSTER: Final = "owns a cluster that is marked free, or another place's"
+WRONG_CLUSTER: Final = "owns a cluster that is marked free, or another place's"
 _WRONG_PAGE: Final = "owns a metadata page that is marked free, or another place's"
 
 
@@ -24,15 +25,33 @@ class Sweep:
 
     `failures` are blobs that did not open, with the one that is to blame and why:
     what has one of them below it does not, either, until something changes.
-    `revisits` bounds how often pages are read again.
+    `revisits` bounds how often pages are read again. Errors of the device are kept
+    only for who says so, and until it says that they are to be forgotten.
     """
 
-    __slots__ = ("_change_count", "failures", "revisits")
+    __slots__ = ("_change_count", "_passing", "failures", "keeps_device_errors", "revisits")
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, *, keeps_device_errors: bool = False) -> None:
+        self.keeps_device_errors = keeps_device_errors
+        self._passing: set[BlobId] = set()
         self.failures: dict[BlobId, tuple[BlobId, BlobstoreError]] = {}
         self.revisits = Revisits(geometry)
         self._change_count = 0
+
+    def note(self, blob_ids: Iterable[BlobId], to_blame: BlobId, error: BlobstoreError) -> None:
+        """Remember that these blobs did not open, unless the device may do so next time."""
+        failure = to_blame, error.anew()
+        if isinstance(error, DeviceError):
+            if not self.keeps_device_errors:
+                return
+            self._passing.update(blob_ids)
+        self.failures.update(dict.fromkeys(blob_ids, failure))
+
+    def forget_device_errors(self) -> None:
+        """Give blobs that failed with their device another chance."""
+        for blob_id in self._passing:
+            self.failures.pop(blob_id, None)
+        self._passing.clear()
 
     def forget_if_changed(self, store: StoreState) -> None:
         """Forget failures when there was a change of the store since."""
@@ -42,7 +61,7 @@ class Sweep:
 
 
 def reader_of(store: StoreState) -> BulkReader:
-    """Return a reader for as long as the caller holds the mutex."""
+    """Return a reader that is good for as long as the caller holds the mutex."""
     return BulkReader(store.geometry, store.outcome.restored)
 
 
@@ -73,7 +92,7 @@ async def open_chain(
     """Read the blob and its ancestors as far as they are not open yet; the caller holds the mutex.
 
     Who does not count itself as a user lets go of the blob again. A `reader`
-    keeps pages, and is good for as long as the mutex is held.
+    keeps pages, and is good until something changes.
     """
     found = store.open_blobs.get(blob_id)
     if found is not None:
@@ -83,30 +102,31 @@ async def open_chain(
     chain = _Chain(store, reader or reader_of(store), sweep)
     try:
         parent = await chain.read(blob_id)
-    except BlobstoreError as error:
+    except BaseException as error:
         _disown(store, chain.owners)
-        if sweep is not None and not isinstance(error, DeviceError):
-            failure = chain.at, error.anew()
-            sweep.failures.update(dict.fromkeys([*chain.opened, chain.at], failure))
+        if sweep is not None and isinstance(error, BlobstoreError):
+            sweep.note([*chain.blobs, chain.at], chain.at, error)
         if isinstance(error, NotFoundError) and chain.at != blob_id:
             raise _without_ancestor(blob_id, error) from error
         raise
-    for blob in reversed(chain.opened.values()):
+    for blob in reversed(chain.owned()):
         link(store, blob, parent)
         parent = blob
-    return chain.opened[blob_id]
+    return store.open_blobs[blob_id]
 
 
 class _Chain:
     """A blob and its ancestors while they are read, from the top: in order, but not linked yet.
 
-    `at` is the one that is being looked at, and to blame for an error; `owners` are
-    those whose clusters are marked as owned, beside the small ones at the end.
+    Of `blobs` that all together claim more clusters than there are, those with more than
+    one leaf are forgotten, and read again on the way up: no more maps are held than
+    can be right. `at` is the one that is being looked at, and to blame for an error;
+    `owners` are those whose clusters are marked as owned, beside the small ones.
     """
 
     def __init__(self, store: StoreState, reader: BulkReader, sweep: Sweep | None) -> None:
         self.at = BlobId(0)
-        self.opened: dict[BlobId, BlobState] = {}
+        self.blobs: dict[BlobId, BlobState | None] = {}
         self.owners: list[BlobState] = []
         self._store = store
         self._reader = reader
@@ -115,12 +135,13 @@ class _Chain:
 
     async def read(self, blob_id: BlobId) -> BlobState | None:
         """Read down to the first ancestor that is open, and return that, or None."""
-        store, opened, problem = self._store, self.opened, ""
+        store, blobs, claimed = self._store, self.blobs, 0
         is_settled = not store.errors and not store.outcome.changed
+        most = store.geometry.data_clusters
         wanted: BlobId | None = blob_id
-        while not problem and wanted is not None and wanted not in store.open_blobs:
+        while wanted is not None and wanted not in store.open_blobs:
             self.at = wanted
-            if wanted in opened:
+            if wanted in blobs:
                 raise CorruptError(f"blob {wanted:#x}: is its own ancestor", errno=_EINVAL)
             if wanted in self._failures:
                 self.at, known = self._failures[wanted]
@@ -129,35 +150,67 @@ class _Chain:
             if is_settled or is_as_on_device(store, wanted):
                 blob = self._reader.read_plain(wanted, self._revisits)
             if blob is None or not store.used_ids[blob.root]:
-                blob = await _read_known(store, wanted, self._reader, self._revisits)
-            opened[wanted] = blob
-            problem = "" if is_small(blob) else _own(store, blob, self.owners)
+                blob = await self._read_known(wanted)
+            blobs[wanted] = blob
             wanted = blob.parent_id
-        if problem or not _own_small_ones(store, opened, self.owners):
-            raise self._conflict()
+            claimed += blob.clusters.allocated_count
+            if claimed > most and not is_small(blob) and store.is_sceptical:
+                self._forget_large()
+        if not self._own_all():
+            await self._raise_conflict()
         return None if wanted is None else store.open_blobs[wanted]
 
-    def _conflict(self) -> CorruptError:
-        """Look for whom to refuse, and return why: the first that is wrong on the way up.
+    def owned(self) -> list[BlobState]:
+        """Return all blobs in order, when they are known to be right."""
+        return [blob for blob in self.blobs.values() if blob is not None]
+
+    async def _read_known(self, blob_id: BlobId) -> BlobState:
+        return await _read_known(self._store, blob_id, self._reader, self._revisits)
+
+    def _forget_large(self) -> None:
+        for blob_id, blob in reversed(self.blobs.items()):
+            if blob is None:
+                break
+            if not is_small(blob):
+                self.blobs[blob_id] = None
+
+    def _own_all(self) -> bool:
+        """Own all blobs, small ones at once; return False if something is wrong."""
+        store = self._store
+        clusters: list[int] = []
+        pages: list[PageIndex] = []
+        small: list[BlobState] = []
+        for blob in self.blobs.values():
+            if blob is None:
+                return False
+            if is_small(blob):
+                small.append(blob)
+                clusters += blob.clusters.allocated()
+                pages += blob.metadata_pages
+            elif _own(store, blob, self.owners):
+                return False
+        if are_nobodys(store, clusters) and _are_own_pages(store, pages):
+            store.owned_clusters[clusters] = True
+            return True
+        return not any(_own(store, blob, self.owners) for blob in small)
+
+    async def _raise_conflict(self) -> None:
+        """Look for whom to refuse: the first that is wrong on the way up.
 
         Where two in a chain own one cluster, the upper is the one: a clone owns what
         it does not read from below. What is below it is not to blame.
         """
         _disown(self._store, self.owners)
-        for blob in reversed(list(self.opened.values())):
-            del self.opened[blob.blob_id]
-            problem = _own(self._store, blob, self.owners)
+        while self.blobs:
+            self.at, blob = self.blobs.popitem()
+            problem = _own(self._store, blob or await self._read_known(self.at), self.owners)
             if problem:
-                self.at = blob.blob_id
-                return _distrusted(self._store, blob.blob_id, problem)
+                raise distrusted(self._store, self.at, problem)
         raise AssertionError("a conflict that nobody is part of")
 
 
 def is_as_on_device(store: StoreState, blob_id: BlobId) -> bool:
-    """Tell whether the blob is there, closed, and as its root says.
-
-    Then there is nothing to check of one that owns nothing beside its root.
-    """
+    """Tell whether the blob is there, closed, and as its metadata on the device says."""
     return (
         blob_id not in store.open_blobs
         and blob_id not in store.errors
@@ -183,7 +236,7 @@ async def read_checked(store: StoreState, blob_id: BlobId) -> BlobState:
     problem = _own(store, blob, owners)
     _disown(store, owners)
     if problem:
-        raise _distrusted(store, blob_id, problem)
+        raise distrusted(store, blob_id, problem)
     return blob
 
 
@@ -210,7 +263,7 @@ def _check_relations(store: StoreState, blob: BlobState) -> None:
     announced = blob.flags.invalid & HAS_INTERNAL_XATTRS
     if announced or store.was_recovered or not blob.internal_xattrs:
         return
-    error = _distrusted(store, blob.blob_id, "internal attributes without the flag for them")
+    error = distrusted(store, blob.blob_id, "internal attributes without the flag for them")
     if not store.forced:
         raise error
 
@@ -226,10 +279,11 @@ def _own(store: StoreState, blob: BlobState, owners: list[BlobState]) -> str:
     if not problem and take_all(store.owned_clusters, blob.clusters):
         owners.append(blob)
         return ""
-    if store.poison is None and not store.forced:
-        return problem or _WRONG_CLUSTER
+    if store.is_sceptical:
+        return problem or WRONG_CLUSTER
     for piece in blob.clusters.allocated_pieces():
         store.owned_clusters[piece] = True
+    owners.append(blob)
     return ""
 
 
@@ -239,7 +293,7 @@ def _problem_of(store: StoreState, blob: BlobState) -> str:
         return _WRONG_PAGE
     used = store.clusters.used
     is_used = all(used[piece].all() for piece in blob.clusters.allocated_pieces())
-    return "" if is_used else _WRONG_CLUSTER
+    return "" if is_used else WRONG_CLUSTER
 
 
 def is_small(blob: BlobState) -> bool:
@@ -249,22 +303,6 @@ def is_small(blob: BlobState) -> bool:
     before the next one is read.
     """
     return blob.clusters.count <= LEAF_SIZE
-
-
-def _own_small_ones(
-    store: StoreState, opened: dict[BlobId, BlobState], owners: list[BlobState]
-) -> bool:
-    """Do what `_own` does for all small ones, at once; return False if something is wrong."""
-    clusters: list[int] = []
-    pages: list[PageIndex] = []
-    small = [blob for blob in opened.values() if is_small(blob)]
-    for blob in small:
-        clusters += blob.clusters.allocated()
-        pages += blob.metadata_pages
-    if are_nobodys(store, clusters) and _are_own_pages(store, pages):
-        store.owned_clusters[clusters] = True
-        return True
-    return not any(_own(store, blob, owners) for blob in small)
 
 
 def are_nobodys(store: StoreState, clusters: list[int]) -> bool:
@@ -281,7 +319,7 @@ def _are_own_pages(store: StoreState, pages: list[PageIndex]) -> bool:
     return not pages or (store.pages.used[pages].all() and len(set(pages)) == len(pages))
 
 
-def _distrusted(store: StoreState, blob_id: BlobId, problem: str) -> CorruptError:
+def distrusted(store: StoreState, blob_id: BlobId, problem: str) -> CorruptError:
     """Make the store read-only, unless the caller forced it open; return why."""
     message = f"blob {blob_id:#x}: {problem}"
     store.refuse_changes(message)
