@@ -169,9 +169,8 @@ def _check_message(error: BlobstoreError) -> None:
         raise _LongMessageError(f"{len(error.message)} characters: {error.message[:80]}...")
 
 
-def try_image(name: str, *, clean: bool, limit_s: float = LONGEST_S) -> Iterator[Step]:
+def try_image(name: str, forge: Forge, *, limit_s: float = LONGEST_S) -> Iterator[Step]:
     """Do everything with one image, in a process of its own."""
-    forge = forged(name, clean=clean)
     processes = multiprocessing.get_context("fork")
     ours, theirs = processes.Pipe(duplex=False)
     process = processes.Process(target=_do_steps, args=(theirs, forge, name, limit_s))
@@ -181,7 +180,7 @@ def try_image(name: str, *, clean: bool, limit_s: float = LONGEST_S) -> Iterator
         found = _receive(ours, _GIVEN_UP_S + 2 * _MOST_TRIES * limit_s)
         if found is None:
             process.kill()
-            yield Step(name, clean, step, "died", 0, 0, "the process ended, or had to be ended")
+            yield Step(name, forge.clean, step, "died", 0, 0, "the process ended, or had to be ended")
             break
         yield found
     process.join()
@@ -274,8 +273,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in IMAGES:
         if options.only not in name or (options.small and name in LARGE):
             continue
-        for clean in (True, False):
-            steps = list(try_image(name, clean=clean, limit_s=options.limit))
+        forge = forged(name, clean=True)
+        for forge.clean in (True, False):
+            steps = list(try_image(name, forge, limit_s=options.limit))
             bad += sum(bool(step.problem) for step in steps)
             again += sum(step.tries - 1 for step in steps)
             _print(steps, as_json=options.json)
