@@ -180,7 +180,8 @@ def try_image(name: str, forge: Forge, *, limit_s: float = LONGEST_S) -> Iterato
         found = _receive(ours, _GIVEN_UP_S + 2 * _MOST_TRIES * limit_s)
         if found is None:
             process.kill()
-            yield Step(name, forge.clean, step, "died", 0, 0, "the process ended, or had to be ended")
+            problem = "the process ended, or had to be ended"
+            yield Step(name, forge.clean, step, "died", 0, 0, problem)
             break
         yield found
     process.join()
