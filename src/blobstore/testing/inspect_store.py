@@ -21,6 +21,9 @@ class BrokenStoreError(Exception):
 def load_checked(disk: SimulatedDisk) -> tuple[StoreState, FoundStore] | None:
     """Load, read everything, and compare the masks with the chains.
 
+    All blobs are opened before one is closed: closing one that loading decided about
+    writes it, and what it owned is elsewhere then.
+
     Returns:
         The store and what is in it, or None where there is no store.
 
@@ -36,7 +39,7 @@ def load_checked(disk: SimulatedDisk) -> tuple[StoreState, FoundStore] | None:
     used_pages = bitarray(len(store.pages.used), endian="little")
     used_clusters = bitarray(len(store.clusters.used), endian="little")
     used_clusters[: store.geometry.md_clusters] = True
-    blobs: dict[int, FoundBlob] = {}
+    opened: list[BlobState] = []
     for blob_id in known_ids(store):
         try:
             blob = run_alone(open_blob(store, blob_id), disk)
@@ -44,10 +47,13 @@ def load_checked(disk: SimulatedDisk) -> tuple[StoreState, FoundStore] | None:
             raise BrokenStoreError(f"blob {blob_id:#x} does not open: {error}") from error
         _mark(used_pages, [blob.root, *blob.metadata_pages], "page", blob)
         _mark(used_clusters, blob.clusters.allocated(), "cluster", blob)
-        blobs[blob_id] = FoundBlob(_meta_of(blob), _content_of(store, blob, disk))
-        run_alone(close_blob(store, blob), disk)
+        opened.append(blob)
     if used_pages != store.pages.used or used_clusters != store.clusters.used:
         raise BrokenStoreError("the masks differ from what the chains say")
+    blobs: dict[int, FoundBlob] = {}
+    for blob in opened:
+        blobs[blob.blob_id] = FoundBlob(_meta_of(blob), _content_of(store, blob, disk))
+        run_alone(close_blob(store, blob), disk)
     super_blob = store.super_block.super_blob
     found = None if super_blob == NO_BLOB else super_blob
     return store, FoundStore(blobs, found, store.geometry.size_bytes)
