@@ -5,10 +5,18 @@ from itertools import groupby
 from operator import attrgetter
 
 import pytest
+from bitarray import bitarray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.alloc.cluster_map import ABSENT, LEAF_SIZE, ClusterMap, cluster_map_of_runs
+from blobstore.alloc.cluster_map import (
+    ABSENT,
+    LEAF_SIZE,
+    ClusterMap,
+    cluster_map_of_runs,
+    drop_all,
+    take_all,
+)
 from blobstore.errors import CorruptError
 
 Script = list[tuple[str, int, int]]
@@ -148,3 +156,22 @@ def test_runs_of_any_length_are_the_clusters_they_name(runs: list[tuple[int, int
     again = [first + step if first else 0 for first, n in clusters.runs() for step in range(n)]
     assert again == expected
     assert all(any(leaf) for _number, leaf in clusters.present_leaves())
+
+
+@pytest.mark.parametrize("contested", [None, 0, 39_999])
+def test_all_clusters_of_a_map_are_taken_or_none(contested: int | None) -> None:
+    clusters = cluster_map_of_runs([(1, 40_000)], limit=1 << 20, place="blob")
+    bits = bitarray(50_000, endian="little")
+    if contested is not None:
+        bits[1 + contested] = True
+    assert take_all(bits, clusters) == (contested is None)
+    assert bits.count() == (40_000 if contested is None else 1)
+    drop_all(bits, clusters)
+    assert not bits.any()
+
+
+def test_a_map_that_names_a_cluster_twice_takes_none() -> None:
+    clusters = cluster_map_of_runs([(1, 20_000), (1, 20_000)], limit=1 << 20, place="blob")
+    bits = bitarray(50_000, endian="little")
+    assert not take_all(bits, clusters)
+    assert not bits.any()
