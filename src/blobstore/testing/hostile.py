@@ -8,8 +8,8 @@ grown by at most, which counts the arrays of numpy and leaves the times alone.
 On a machine shared with others seconds vary by half: a step that took longer is
 done again, four times at most, and how often that was needed is told.
 
-Stores of 100,000 blobs lie in a file. Of more than 512, a spread is read, the
-deepest first, and all stay open until the end.
+Stores of 100,000 blobs lie in a file. Of more than 512 blobs, a few of the first
+half are read, the highest first, and all stay open until the end.
 """
 
 import argparse
@@ -51,7 +51,7 @@ _TRIED_IN_WRITING: Final = 8
 _MOST_TRIES: Final = 5
 _READ_EACH: Final = 512
 _SPREAD: Final = 16
-"""Of a store with more blobs than the one, half as many as the other are read, and the last."""
+"""Of a store with more blobs than the one, about half as many as the other are read."""
 
 
 @dataclass(frozen=True, slots=True)
