@@ -9,15 +9,11 @@ from bitarray import bitarray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.alloc.cluster_map import (
-    ABSENT,
-    LEAF_SIZE,
-    ClusterMap,
-    cluster_map_of_runs,
-    drop_all,
-    take_all,
-)
+from blobstore.alloc.cluster_map import ClusterMap, drop_all, take_all
+from blobstore.alloc.leaves import ABSENT, LEAF_SIZE
+from blobstore.alloc.run_map import cluster_map_of_runs
 from blobstore.errors import CorruptError
+from blobstore.format.pairs import PackedPairs
 
 Script = list[tuple[str, int, int]]
 SIZES = st.sampled_from([0, 1, 3, 511, 512, 513, 1024, 1500])
@@ -116,14 +112,14 @@ def test_a_leaf_of_the_wrong_size_is_not_taken() -> None:
 
 def test_runs_become_a_map_and_runs_again() -> None:
     runs = [(0, 600), (20, 700), (9, 1), (0, 2)]
-    clusters = cluster_map_of_runs(runs, limit=2000, place="blob")
+    clusters = cluster_map_of_runs(PackedPairs.of(runs), limit=2000, place="blob")
     assert clusters.runs() == runs
     assert (clusters.allocated_count, clusters.dirty_leaves) == (701, set())
 
 
 def test_runs_that_are_too_long_are_refused_before_memory_is_taken() -> None:
     with pytest.raises(CorruptError, match="blob: 4294967295 clusters, expected at most 10"):
-        cluster_map_of_runs([(1, 0xFFFF_FFFF)], limit=10, place="blob")
+        cluster_map_of_runs(PackedPairs.of([(1, 0xFFFF_FFFF)]), limit=10, place="blob")
 
 
 def test_a_map_makes_its_leaves_when_they_are_wanted_and_has_nothing_else_to_make() -> None:
@@ -148,19 +144,19 @@ def test_a_map_makes_its_leaves_when_they_are_wanted_and_has_nothing_else_to_mak
 )
 def test_runs_of_any_length_are_the_clusters_they_name(runs: list[tuple[int, int]]) -> None:
     expected = [first + step if first else 0 for first, count in runs for step in range(count)]
-    clusters = cluster_map_of_runs(runs, limit=1 << 20, place="blob")
+    clusters = cluster_map_of_runs(PackedPairs.of(runs), limit=1 << 20, place="blob")
     assert [clusters.get(index) for index in range(clusters.count)] == expected
     assert clusters.allocated() == [cluster for cluster in expected if cluster]
     assert clusters.allocated_count == len(clusters.allocated())
     assert not clusters.dirty_leaves
     again = [first + step if first else 0 for first, n in clusters.runs() for step in range(n)]
     assert again == expected
-    assert all(any(leaf) for _number, leaf in clusters.present_leaves())
+    assert all(any(clusters.entries(number)) for number in clusters.present_numbers())
 
 
 @pytest.mark.parametrize("contested", [None, 0, 39_999])
 def test_all_clusters_of_a_map_are_taken_or_none(contested: int | None) -> None:
-    clusters = cluster_map_of_runs([(1, 40_000)], limit=1 << 20, place="blob")
+    clusters = cluster_map_of_runs(PackedPairs.of([(1, 40_000)]), limit=1 << 20, place="blob")
     bits = bitarray(50_000, endian="little")
     if contested is not None:
         bits[1 + contested] = True
@@ -171,7 +167,9 @@ def test_all_clusters_of_a_map_are_taken_or_none(contested: int | None) -> None:
 
 
 def test_a_map_that_names_a_cluster_twice_takes_none() -> None:
-    clusters = cluster_map_of_runs([(1, 20_000), (1, 20_000)], limit=1 << 20, place="blob")
+    clusters = cluster_map_of_runs(
+        PackedPairs.of([(1, 20_000), (1, 20_000)]), limit=1 << 20, place="blob"
+    )
     bits = bitarray(50_000, endian="little")
     assert not take_all(bits, clusters)
     assert not bits.any()

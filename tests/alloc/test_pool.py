@@ -5,7 +5,7 @@ from bitarray import bitarray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.alloc.pool import Pool
+from blobstore.alloc.pool import Pool, merged_runs
 from blobstore.errors import CorruptError, NoSpaceError
 
 
@@ -89,3 +89,20 @@ def test_a_pool_behaves_like_a_set_of_numbers(script: list[tuple[bool, int]]) ->
             free.update(returned)
         assert pool.free_count == len(free)
         assert pool.lowest_free(24) == sorted(free)
+
+
+def test_numbers_in_any_order_are_merged_to_runs() -> None:
+    assert merged_runs([]) == []
+    assert merged_runs([(7, 1)]) == [(7, 1)]
+    assert merged_runs([(9, 2), (4, 1), (5, 4), (20, 1)]) == [(4, 7), (20, 1)]
+
+
+def test_runs_that_were_retired_return_and_none_of_them_twice() -> None:
+    pool = pool_of("1111111111")
+    pool.retire(5)
+    pool.free_returning_runs([(2, 3), (7, 2)])
+    assert (pool.free_count, pool.returning_count) == (5, 0)
+    assert pool.claim() == 2
+    pool.retire(4)
+    with pytest.raises(CorruptError, match="page 3 is free already"):
+        pool.free_returning_runs([(0, 4)])

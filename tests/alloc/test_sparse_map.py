@@ -8,14 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.alloc import cluster_map
-from blobstore.alloc.cluster_map import (
-    ABSENT,
-    LEAF_SIZE,
-    ClusterMap,
-    SparseLeaves,
-    cluster_map_of_runs,
-)
+from blobstore.alloc import leaves as leaves_module
+from blobstore.alloc.cluster_map import ClusterMap
+from blobstore.alloc.leaves import ABSENT, LEAF_SIZE, SparseLeaves
+from blobstore.alloc.run_map import cluster_map_of_runs
+from blobstore.format.pairs import PackedPairs
 from blobstore.units import KIB
 
 HUGE: Final = 1 << 26
@@ -40,7 +37,7 @@ STEPS: Final = st.one_of(
 
 def made(count: int, *, largest_list: int) -> ClusterMap:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster_map, "_LARGEST_LIST", largest_list)
+        patch.setattr(leaves_module, "_LARGEST_LIST", largest_list)
         clusters = ClusterMap(count)
         clusters.unfold()
     return clusters
@@ -74,7 +71,7 @@ def answers(clusters: ClusterMap) -> list[Any]:
         clusters.allocated(),
         list(clusters.places()),
         clusters.runs(),
-        clusters.present_leaves(),
+        clusters.present_numbers(),
         [clusters.entries(number) for number in numbers],
         [clusters.leaves[number][0] for number in numbers],
         [clusters.get(start) for start in starts if start < clusters.count],
@@ -115,7 +112,9 @@ def test_all_that_is_far_apart_is_found(gap: int) -> None:
 
 def test_a_huge_map_takes_memory_for_what_is_there() -> None:
     tracemalloc.start()
-    clusters = cluster_map_of_runs([(0, HUGE - 1), (7, 1)], limit=HUGE, place="blob")
+    clusters = cluster_map_of_runs(
+        PackedPairs.of([(0, HUGE - 1), (7, 1)]), limit=HUGE, place="blob"
+    )
     clusters.unfold()
     assert clusters.runs() == [(0, HUGE - 1), (7, 1)]
     assert clusters.allocated() == [7]

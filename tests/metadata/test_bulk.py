@@ -63,7 +63,7 @@ def facts(blob: BlobState | BlobstoreError) -> Any:
         found[name] = None if found[name] is None else list(found[name])
     for name in ("xattrs", "internal_xattrs"):
         found[name] = list(found[name].items())
-    leaves = [(number, list(leaf)) for number, leaf in clusters.present_leaves()]
+    leaves = [(number, clusters.entries(number)) for number in clusters.present_numbers()]
     return found, clusters.count, clusters.allocated_count, leaves, set(clusters.dirty_leaves)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.alloc.cluster_map import LEAF_SIZE
+from blobstore.alloc.leaves import LEAF_SIZE
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import CorruptError
 from blobstore.format.geometry import Geometry, blob_id_of

@@ -1,54 +1,36 @@
-"""Which cluster holds which part of a blob.
+"""Which cluster holds which part of a blob: two levels, as on disk.
 
-Two levels, as on disk: leaves of up to 512 clusters. An absent leaf is one
-shared, unchangeable run of zeroes; of huge maps only the other leaves are kept,
-so that a thin blob of many TiB costs nothing. Readers outside the core index
-`leaves` directly.
+Readers outside the core index `leaves` directly, and ask the core where they find 0.
 """
 
-import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Final, Self, TypeAlias
+from typing import Final, Self
 
 from bitarray import bitarray
 
-from blobstore.errors import CorruptError
-
-LEAF_SIZE: Final = 512
-LEAF_SHIFT: Final = 9
-LEAF_MASK: Final = LEAF_SIZE - 1
-UNALLOCATED: Final = 0
-
-Leaf: TypeAlias = "array[int] | bytes"
-
-ABSENT: Final = bytes(LEAF_SIZE)
-"""A leaf without clusters; bytes, because nobody can change them."""
+from blobstore.alloc.leaves import (
+    ABSENT,
+    LEAF_MASK,
+    LEAF_SHIFT,
+    LEAF_SIZE,
+    UNALLOCATED,
+    KeptLeaves,
+    Leaf,
+    Leaves,
+    Piece,
+    absent_leaves,
+    leaves_for,
+    runs_of,
+)
+from blobstore.format.pairs import PackedPairs
 
 _NONE_DIRTY: Final[frozenset[int]] = frozenset()
 """Shared by all maps that are as on disk: most blobs never change while they are open."""
 
-_LARGEST_LIST: Final = 1024
-"""The most leaves that are kept in a list: of more, those that are there are looked for."""
-
 _PIECE: Final = 1 << 14
-_EINVAL: Final = 22
-
-assert sys.byteorder == "little", "leaves are on disk as they are in memory"
-assert array("I").itemsize == 4
-
-
-class SparseLeaves(dict[int, "Leaf"]):
-    """The leaves of a huge map that are there, by their number; any other is absent."""
-
-    __slots__ = ()
-
-    def __missing__(self, number: int) -> Leaf:
-        return ABSENT
-
-
-Leaves: TypeAlias = list[Leaf] | SparseLeaves
+_NOWHERE: Final = -1
 
 
 class ClusterMap:
@@ -72,8 +54,7 @@ class ClusterMap:
     def __getattr__(self, name: str) -> Leaves:
         if name != "leaves":
             raise AttributeError(f"{type(self).__name__} has no {name}", name=name, obj=self)
-        count = _leaves_for(self.count)
-        self.leaves = [ABSENT] * count if count <= _LARGEST_LIST else SparseLeaves()
+        self.leaves = absent_leaves(self.count)
         return self.leaves
 
     @classmethod
@@ -88,20 +69,19 @@ class ClusterMap:
         """Make the leaves: from now on they are always the same object."""
         len(self.leaves)
 
-    def present_leaves(self) -> list[tuple[int, Leaf]]:
-        """Return (number, leaf) of all leaves but the absent ones, in order."""
-        leaves = self.leaves
-        if isinstance(leaves, list):
-            return [(number, leaf) for number, leaf in enumerate(leaves) if leaf is not ABSENT]
-        return sorted(leaves.items(), key=_number_of)
+    def keep_within(self, kept: KeptLeaves | None) -> None:
+        """Keep leaves that are made later as long as these have room; here all are made."""
 
     def copy(self) -> "ClusterMap":
         """Return a clean map that shares the leaves: from now on, one of both may change."""
         copy = ClusterMap(self.count)
-        for number, leaf in self.present_leaves():
+        self._share_leaves(copy)
+        return copy
+
+    def _share_leaves(self, copy: "ClusterMap") -> None:
+        for number, leaf in self._made_leaves():
             copy.leaves[number] = leaf
         copy.allocated_count = self.allocated_count
-        return copy
 
     def empty(self) -> None:
         """Own nothing any more, as on disk; what holds the leaves stays the same object."""
@@ -143,7 +123,7 @@ class ClusterMap:
         """Change the number of clusters; return the clusters that were cut off."""
         cut = self._cut(count) if count < self.count else []
         boundary = {n >> LEAF_SHIFT for n in (self.count - 1, count - 1) if n >= 0}
-        leaf_count = _leaves_for(count)
+        leaf_count = leaves_for(count)
         self._keep_leaves(leaf_count)
         self.count = count
         self.allocated_count -= len(cut)
@@ -159,8 +139,8 @@ class ClusterMap:
     def entries(self, leaf_number: int) -> "array[int]":
         """Return the clusters of a leaf as they belong on disk: one entry each."""
         size = self._size_of(leaf_number)
-        leaf = self.leaves[leaf_number]
-        return array("I", leaf[:size]) if isinstance(leaf, array) else array("I", bytes(4 * size))
+        leaf = self._leaf(leaf_number)
+        return array("I", bytes(4 * size)) if leaf is ABSENT else array("I", leaf[:size])
 
     def fill_leaf(self, leaf_number: int, entries: "array[int]") -> None:
         """Take a leaf as it was read; it has as many entries as the blob has there."""
@@ -169,21 +149,25 @@ class ClusterMap:
         self.leaves[leaf_number] = entries
         self.allocated_count += len(entries) - entries.count(UNALLOCATED)
 
+    def present_numbers(self) -> list[int]:
+        """Return the numbers of all leaves but the absent ones, ascending."""
+        return [number for number, _leaf in self._made_leaves()]
+
     def allocated(self) -> list[int]:
         """Return all clusters that the blob owns, in the order of the blob."""
         if not self.allocated_count:
             return []
         if self.count <= LEAF_SIZE:
             return [cluster for cluster in self.leaves[0] if cluster]
-        return [cluster for _number, leaf in self.present_leaves() for cluster in leaf if cluster]
+        return [cluster for _number, leaf in self._made_leaves() for cluster in leaf if cluster]
 
-    def allocated_pieces(self) -> Iterator[list[int]]:
-        """Yield all clusters that the blob owns, in order, some thousand at a time."""
+    def allocated_pieces(self) -> Iterator[Piece]:
+        """Yield all clusters that the blob owns, some thousand at a time."""
         if self.count <= LEAF_SIZE:
             yield self.allocated()
             return
         piece: list[int] = []
-        for _number, leaf in self.present_leaves():
+        for _number, leaf in self._made_leaves():
             piece += [cluster for cluster in leaf if cluster]
             if len(piece) >= _PIECE:
                 yield piece
@@ -192,36 +176,50 @@ class ClusterMap:
 
     def places(self) -> Iterator[tuple[int, int]]:
         """Yield (index, cluster) of all places with a cluster, in order."""
-        for number, leaf in self.present_leaves():
-            for index, cluster in enumerate(leaf, start=number << LEAF_SHIFT):
-                if cluster:
-                    yield index, cluster
+        for index, first, count in self.spans():
+            for step in range(count):
+                yield index + step, first + step
 
-    def runs(self) -> list[tuple[int, int]]:
+    def spans(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (index, first cluster, count) of what is allocated, in order; parts of runs."""
+        if not self.allocated_count:
+            return
+        for number, leaf in self._made_leaves():
+            yield from spans_of(leaf, number << LEAF_SHIFT)
+
+    def runs(self) -> PackedPairs:
         """Return (first cluster, or 0, count) of neighbouring clusters, merged."""
-        if self.count and not self.allocated_count:
-            return [(UNALLOCATED, self.count)]
-        runs: list[tuple[int, int]] = []
-        for first, count in self._leaf_runs():
-            if runs and _continues(runs[-1], first):
-                runs[-1] = (runs[-1][0], runs[-1][1] + count)
-            else:
-                runs.append((first, count))
+        runs = PackedPairs()
+        at = 0
+        for index, first, count in self.spans():
+            if at < index:
+                runs.append_run(UNALLOCATED, index - at)
+            runs.append_run(first, count)
+            at = index + count
+        if at < self.count:
+            runs.append_run(UNALLOCATED, self.count - at)
         return runs
 
     def find(self, start: int, *, allocated: bool) -> int | None:
         """Return the first index from `start` on that is (or is not) allocated."""
         index = start
         while index < self.count:
-            if self.leaves[index >> LEAF_SHIFT] is ABSENT:
-                if not allocated:
-                    return index
-                index = self._next_leaf(index >> LEAF_SHIFT) << LEAF_SHIFT
+            number = index >> LEAF_SHIFT
+            if self.leaves[number] is ABSENT:
+                end = min(self.count, self._next_leaf(number) << LEAF_SHIFT)
+                found = self._find_absent(index, end, allocated=allocated)
+                if found is not None:
+                    return found
+                index = end
             elif (self.get(index) != UNALLOCATED) == allocated:
                 return index
             else:
                 index += 1
         return None
+
+    def _find_absent(self, index: int, end: int, *, allocated: bool) -> int | None:
+        """Look for a place where no leaf is made."""
+        return None if allocated else index
 
     def _next_leaf(self, number: int) -> int:
         """Return the leaf to look at after an absent one; there is none between that is there.
@@ -236,19 +234,15 @@ class ClusterMap:
         for neighbour in near:
             if neighbour in leaves:
                 return neighbour
-        last = _leaves_for(self.count)
+        last = leaves_for(self.count)
         return min((far for far in leaves if far >= near.stop), default=last)
 
-    def _leaf_runs(self) -> Iterator[tuple[int, int]]:
-        at = 0
-        for number, leaf in self.present_leaves():
-            first = number << LEAF_SHIFT
-            if at < first:
-                yield UNALLOCATED, first - at
-            yield from _runs_of(leaf)
-            at = first + len(leaf)
-        if at < self.count:
-            yield UNALLOCATED, self.count - at
+    def _made_leaves(self) -> list[tuple[int, Leaf]]:
+        """Return (number, leaf) of all leaves but the absent ones, in order."""
+        leaves = self.leaves
+        if isinstance(leaves, list):
+            return [(number, leaf) for number, leaf in enumerate(leaves) if leaf is not ABSENT]
+        return sorted(leaves.items(), key=_number_of)
 
     def _keep_leaves(self, count: int) -> None:
         """Drop the leaves from `count` on; in a list, add absent ones up to there."""
@@ -260,10 +254,15 @@ class ClusterMap:
         for number in [number for number in leaves if number >= count]:
             del leaves[number]
 
+    def _leaf(self, number: int) -> Leaf:
+        """Return a leaf as it is, or `ABSENT`."""
+        return self.leaves[number]
+
     def _own_leaf(self, number: int) -> "array[int]":
+        """Return a leaf that can be changed."""
         leaf = self.leaves[number]
         if not isinstance(leaf, array):
-            leaf = array("I", bytes(4 * self._size_of(number)))
+            leaf = self.entries(number)
             self.leaves[number] = leaf
         return leaf
 
@@ -272,61 +271,23 @@ class ClusterMap:
 
     def _fit(self, number: int) -> None:
         """Give a leaf at the old or new end its size."""
-        leaf = self._own_leaf(number)
         size = self._size_of(number)
-        fitted = leaf[:size]
+        fitted = array("I", self.leaves[number][:size])
         fitted.frombytes(bytes(4 * (size - len(fitted))))
         self.leaves[number] = fitted
 
     def _cut(self, count: int) -> list[int]:
         cut: list[int] = []
-        for number, leaf in self.present_leaves():
-            kept = max(0, count - (number << LEAF_SHIFT))
-            cut += [cluster for cluster in leaf[kept:] if cluster]
+        for index, first, size in self.spans():
+            kept = max(0, min(size, count - index))
+            cut += range(first + kept, first + size)
         return cut
-
-
-def cluster_map_of_runs(runs: Sequence[tuple[int, int]], *, limit: int, place: str) -> ClusterMap:
-    """Build the map of run-length extents.
-
-    Raises:
-        CorruptError: More clusters than `limit`; found before memory is taken.
-    """
-    total = sum(count for _first, count in runs)
-    if total > limit:
-        raise CorruptError(f"{place}: {total} clusters, expected at most {limit}", errno=_EINVAL)
-    clusters = ClusterMap(total)
-    number, leaf = 0, array("I")
-    for first, count in runs:
-        left = count
-        while left:
-            if first == UNALLOCATED and not leaf:
-                number += left >> LEAF_SHIFT
-                left &= LEAF_MASK
-            step = min(left, LEAF_SIZE - len(leaf))
-            if first == UNALLOCATED:
-                leaf.frombytes(bytes(leaf.itemsize * step))
-            else:
-                start = first + count - left
-                leaf.extend(range(start, start + step))
-            left -= step
-            if len(leaf) == LEAF_SIZE:
-                _fill(clusters, number, leaf)
-                number, leaf = number + 1, array("I")
-    _fill(clusters, number, leaf)
-    return clusters
-
-
-def _fill(clusters: ClusterMap, number: int, leaf: "array[int]") -> None:
-    """Let the map have a leaf, unless nothing is allocated in it."""
-    if leaf.count(UNALLOCATED) < len(leaf):
-        clusters.fill_leaf(number, leaf)
 
 
 def take_all(bits: bitarray, clusters: ClusterMap) -> bool:
     """Set the bits of all clusters of a blob; where one is set, or there twice, set none."""
     for number, piece in enumerate(clusters.allocated_pieces()):
-        if bits[piece].any() or len(set(piece)) != len(piece):
+        if _is_any_set(bits, piece):
             for taken in islice(clusters.allocated_pieces(), number):
                 bits[taken] = False
             return False
@@ -340,28 +301,32 @@ def drop_all(bits: bitarray, clusters: ClusterMap) -> None:
         bits[piece] = False
 
 
+def are_all_set(bits: bitarray, clusters: ClusterMap) -> bool:
+    """Tell whether the bits of all clusters of a blob are set."""
+    for piece in clusters.allocated_pieces():
+        if isinstance(piece, slice):
+            if bits.find(0, piece.start, piece.stop) != _NOWHERE:
+                return False
+        elif not bits[piece].all():
+            return False
+    return True
+
+
+def _is_any_set(bits: bitarray, piece: Piece) -> bool:
+    """Tell whether a cluster is marked already, or there twice."""
+    if isinstance(piece, slice):
+        return bits.find(1, piece.start, piece.stop) != _NOWHERE
+    return bits[piece].any() or len(set(piece)) != len(piece)
+
+
+def spans_of(leaf: Leaf, begin: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (index, first cluster, count) of what is allocated in a leaf that begins there."""
+    at = begin
+    for first, count in runs_of(leaf):
+        if first != UNALLOCATED:
+            yield at, first, count
+        at += count
+
+
 def _number_of(numbered: tuple[int, Leaf]) -> int:
     return numbered[0]
-
-
-def _runs_of(leaf: Leaf) -> Iterator[tuple[int, int]]:
-    """Yield the runs of one leaf; a cluster of a run follows the one before, or both are none."""
-    first, count, follows = leaf[0], 0, leaf[0]
-    for cluster in leaf:
-        if cluster == follows:
-            count += 1
-        else:
-            yield first, count
-            first, count = cluster, 1
-        follows = cluster + 1 if cluster else UNALLOCATED
-    yield first, count
-
-
-def _continues(run: tuple[int, int], first: int) -> bool:
-    if first == UNALLOCATED or run[0] == UNALLOCATED:
-        return first == run[0]
-    return first == run[0] + run[1]
-
-
-def _leaves_for(count: int) -> int:
-    return -(-count // LEAF_SIZE)

@@ -4,14 +4,18 @@ A number is free, in use, or returning: given up by a commit, but not to be
 used again before a flush. Numbers are claimed lowest first, as the original does.
 """
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+import numpy as np
 from bitarray import bitarray
 
 from blobstore.errors import CorruptError, NoSpaceError
+from blobstore.format.pairs import PackedPairs
 
 _NONE: Final = -1
+_U32_MAX: Final = 0xFFFF_FFFF
 
 
 class Pool:
@@ -77,14 +81,23 @@ class Pool:
         self.returning_count -= len(indices)
         self.free(indices)
 
+    def free_returning_runs(self, runs: Sequence[tuple[int, int]]) -> None:
+        """Make numbers claimable that were retired: (first, count)."""
+        self.returning_count -= sum(count for _first, count in runs)
+        self._free_runs(runs)
+
     def free(self, indices: Sequence[int]) -> None:
         """Make numbers claimable that are in use."""
-        for index in indices:
-            if not self.used[index]:
+        self._free_runs([(index, 1) for index in indices])
+
+    def _free_runs(self, runs: Sequence[tuple[int, int]]) -> None:
+        for first, count in runs:
+            index = self.used.find(0, first, first + count)
+            if index != _NONE:
                 raise CorruptError(f"{self.name} {index} is free already: two blobs owned it")
-            self.used[index] = False
-            self._low = min(self._low, max(index, self._first))
-        self.free_count += len(indices)
+            self.used[first : first + count] = False
+            self._low = min(self._low, max(first, self._first))
+            self.free_count += count
 
     def grow(self, bit_count: int) -> None:
         """Add free numbers at the end."""
@@ -97,3 +110,14 @@ class Pool:
         return NoSpaceError(
             f"{self.name}s: {count} needed, {self.free_count} free", errno=self._errno
         )
+
+
+def merged_runs(runs: Iterable[tuple[int, int]]) -> PackedPairs:
+    """Return (first, count) of the same numbers, in ascending order, neighbours as one."""
+    numbers = array("Q", (first << 32 | count for first, count in runs))
+    if len(numbers) > 1:
+        np.frombuffer(numbers, dtype=np.uint64).sort()
+    merged = PackedPairs()
+    for number in numbers:
+        merged.append_run(number >> 32, number & _U32_MAX)
+    return merged

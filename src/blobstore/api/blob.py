@@ -7,7 +7,7 @@ from operator import index as index_of
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
 
-from blobstore.alloc.cluster_map import LEAF_MASK, LEAF_SHIFT
+from blobstore.alloc.leaves import LEAF_MASK, LEAF_SHIFT
 from blobstore.api.arguments import (
     bytes_of,
     id_of,

@@ -7,7 +7,7 @@ overlapping ones apart.
 
 from typing import TYPE_CHECKING, Any, Final
 
-from blobstore.alloc.cluster_map import LEAF_MASK, LEAF_SHIFT, Leaves
+from blobstore.alloc.leaves import LEAF_MASK, LEAF_SHIFT, Leaves
 from blobstore.api.arguments import bytes_of, writable_bytes_of
 from blobstore.api.blob import Blob
 from blobstore.errors import BlobstoreError

@@ -1,6 +1,6 @@
 """Changing the number of a blob's clusters."""
 
-from blobstore.alloc.cluster_map import LEAF_SHIFT, LEAF_SIZE
+from blobstore.alloc.leaves import LEAF_SHIFT, LEAF_SIZE
 from blobstore.blob.attributes import check_metadata_writable
 from blobstore.blob.exclusive import refuse_busy
 from blobstore.errors import InvalidArgumentError

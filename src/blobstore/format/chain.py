@@ -29,6 +29,7 @@ from blobstore.format.descriptors import (
     too_long,
 )
 from blobstore.format.page import BODY_SIZE, HEAD
+from blobstore.format.pairs import PackedPairs
 from blobstore.operations import Buffer
 
 Pairs = Sequence[tuple[int, int]]
@@ -51,8 +52,8 @@ class ChainContent:
     flags: Flags | None = None
     xattrs: dict[str, bytes] = field(default_factory=dict)
     internal_xattrs: dict[str, bytes] = field(default_factory=dict)
-    runs: list[tuple[int, int]] | None = None
-    table: list[tuple[int, int]] | None = None
+    runs: PackedPairs | None = None
+    table: PackedPairs | None = None
     table_cluster_count: int = 0
     unknown_kinds: dict[int, None] = field(default_factory=dict)
 
@@ -99,20 +100,24 @@ class ChainContent:
     def _take_rest(self, kind: int, content: Buffer, place: str) -> None:
         """Take extents, and note what is unknown."""
         if kind == RUNS:
-            self.runs = [] if self.runs is None else self.runs
-            self.runs += split_runs(content, place=place)
+            self._take_runs(content, place)
         elif kind == EXTENT_TABLE:
-            self._take_table(*split_extent_table(content, place=place), place)
+            self._take_table(content, place)
         elif kind != EXTENT_PAGE:
             self.unknown_kinds[kind] = None
         if kind == EXTENT_PAGE or (self.runs is not None and self.table is not None):
             raise CorruptError(f"{place}: both kinds of extents in one blob", errno=_EINVAL)
 
-    def _take_table(
-        self, cluster_count: int, entries: Iterable[tuple[int, int]], place: str
-    ) -> None:
+    def _take_runs(self, content: Buffer, place: str) -> None:
+        split_runs(content, place=place)
+        if self.runs is None:
+            self.runs = PackedPairs()
+        self.runs.append_encoded(content)
+
+    def _take_table(self, content: Buffer, place: str) -> None:
+        cluster_count, _entries = split_extent_table(content, place=place)
         if self.table is None:
-            self.table = []
+            self.table = PackedPairs()
             self.table_cluster_count = cluster_count
         if cluster_count != self.table_cluster_count:
             raise CorruptError(
@@ -120,7 +125,7 @@ class ChainContent:
                 f"expected {self.table_cluster_count}",
                 errno=_EINVAL,
             )
-        self.table += entries
+        self.table.append_encoded(content[TABLE_HEAD_SIZE - HEADER.size :])
 
 
 def _take_xattr(xattrs: dict[str, bytes], content: Buffer, place: str) -> None:

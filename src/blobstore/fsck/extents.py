@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from blobstore.alloc.cluster_map import LEAF_SIZE, UNALLOCATED
+from blobstore.alloc.leaves import LEAF_SIZE, UNALLOCATED
 from blobstore.errors import CorruptError
 from blobstore.format.descriptors import (
     EXTENT_PAGE,

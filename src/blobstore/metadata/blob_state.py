@@ -6,7 +6,8 @@ from itertools import chain, repeat
 from types import MappingProxyType
 from typing import Final, NamedTuple, cast, overload
 
-from blobstore.alloc.cluster_map import LEAF_SHIFT, ClusterMap
+from blobstore.alloc.cluster_map import ClusterMap
+from blobstore.alloc.leaves import LEAF_SHIFT
 from blobstore.alloc.reservation import Need
 from blobstore.format.chain import ChainSize
 from blobstore.format.descriptors import (

@@ -13,7 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from blobstore.alloc.cluster_map import LEAF_SIZE, ClusterMap
+from blobstore.alloc.cluster_map import ClusterMap
+from blobstore.alloc.leaves import LEAF_SIZE
 from blobstore.errors import DeviceError
 from blobstore.format.descriptors import (
     EXTENT_TABLE,

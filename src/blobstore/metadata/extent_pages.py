@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from blobstore.alloc.cluster_map import LEAF_SIZE
+from blobstore.alloc.leaves import LEAF_SIZE
 from blobstore.format.checksum import crc32c
 from blobstore.format.descriptors import HEADER
 from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from blobstore.alloc.cluster_map import LEAF_SHIFT
+from blobstore.alloc.leaves import LEAF_SHIFT
 from blobstore.format.chain import pack_chain
 from blobstore.format.checksum import SECTOR_SIZE, crc32c
 from blobstore.format.descriptors import ExtentPage, Flags
 from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, MetadataPage
+from blobstore.format.pairs import PackedPairs
 from blobstore.format.root import (
     TAIL_OFFSET,
     Layout,
@@ -211,9 +212,7 @@ async def _place(store: StoreState, blob: BlobState, this: Round) -> None:
     this.writes += _chain_writes(store, blob, this)
 
 
-def _bound_pairs(
-    store: StoreState, blob: BlobState, this: Round, runs: list[tuple[int, int]] | None
-) -> None:
+def _bound_pairs(store: StoreState, blob: BlobState, this: Round, runs: PackedPairs | None) -> None:
     """Begin to count anew from what this round writes, and from writes in flight."""
     pair_count = len(runs or ())
     if this.extent_pages is not None:
@@ -248,9 +247,7 @@ def _place_leaf(this: Round, leaf: int, place: PageIndex) -> None:
     this.extent_pages[leaf] = place
 
 
-def _pack(
-    store: StoreState, blob: BlobState, this: Round, runs: list[tuple[int, int]] | None
-) -> None:
+def _pack(store: StoreState, blob: BlobState, this: Round, runs: PackedPairs | None) -> None:
     table = None
     if this.extent_pages is not None:
         entries = table_entries(_table_length(blob), this.extent_pages)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 from bitarray import bitarray
 
-from blobstore.alloc.cluster_map import LEAF_SHIFT, LEAF_SIZE, UNALLOCATED
+from blobstore.alloc.leaves import LEAF_SHIFT, LEAF_SIZE, UNALLOCATED
 from blobstore.format.descriptors import (
     EXTENT_TABLE,
     HEADER,

@@ -9,13 +9,9 @@ from array import array
 from collections.abc import Sequence
 from typing import Final
 
-from blobstore.alloc.cluster_map import (
-    LEAF_SHIFT,
-    LEAF_SIZE,
-    UNALLOCATED,
-    ClusterMap,
-    cluster_map_of_runs,
-)
+from blobstore.alloc.cluster_map import ClusterMap
+from blobstore.alloc.leaves import LEAF_SHIFT, LEAF_SIZE, UNALLOCATED
+from blobstore.alloc.run_map import cluster_map_of_runs
 from blobstore.errors import CorruptError, NotFoundError
 from blobstore.format.chain import ChainContent
 from blobstore.format.descriptors import (
@@ -29,6 +25,7 @@ from blobstore.format.descriptors import (
 )
 from blobstore.format.geometry import Geometry, root_of
 from blobstore.format.page import NO_PAGE, body_of, open_page
+from blobstore.format.pairs import PackedPairs
 from blobstore.format.root import root_state_of
 from blobstore.metadata.blob_state import (
     ABSENT_PAGE,
@@ -145,7 +142,7 @@ async def read_blob(
         reader = _TableReader(geometry, blob_id, place, fetch, revisits, is_thin=is_thin)
         extent_pages, clusters = await reader.read(content)
     else:
-        clusters = _clusters_of_runs(geometry, content.runs or (), place)
+        clusters = _clusters_of_runs(geometry, content.runs, place)
     if not is_thin and clusters.allocated_count != clusters.count:
         raise CorruptError(f"{place}: unallocated clusters in a thick blob", errno=_EINVAL)
     state = BlobState(
@@ -180,24 +177,26 @@ def check_flags(state: BlobState) -> None:
         )
 
 
-def _clusters_of_runs(
-    geometry: Geometry, runs: Sequence[tuple[int, int]], place: str
-) -> ClusterMap:
+def _clusters_of_runs(geometry: Geometry, runs: PackedPairs | None, place: str) -> ClusterMap:
+    if runs is None:
+        return ClusterMap()
     _check_runs(geometry, runs, place)
     return cluster_map_of_runs(runs, limit=MAX_CLUSTERS, place=place)
 
 
-def _check_runs(geometry: Geometry, runs: Sequence[tuple[int, int]], place: str) -> None:
+def _check_runs(geometry: Geometry, runs: PackedPairs, place: str) -> None:
+    """Refuse the first run outside of the data, and more clusters than there are."""
     owned, lowest, end = 0, geometry.md_clusters, geometry.total_clusters
-    for first, count in runs:
-        if first != UNALLOCATED:
-            if first < lowest or first + count > end:
-                raise CorruptError(
-                    f"{place}: clusters {first} to {first + count - 1}, expected "
-                    f"{lowest} to {end - 1}",
-                    errno=_EINVAL,
-                )
-            owned += count
+    for piece in runs.pieces():
+        allocated = piece[piece[:, 0] != UNALLOCATED]
+        is_wrong = (allocated[:, 0] < lowest) | (allocated.sum(axis=1) > end)
+        if is_wrong.any():
+            first, count = allocated[is_wrong.argmax()].tolist()
+            raise CorruptError(
+                f"{place}: clusters {first} to {first + count - 1}, expected {lowest} to {end - 1}",
+                errno=_EINVAL,
+            )
+        owned += int(allocated[:, 1].sum())
     if owned > geometry.data_clusters:
         raise CorruptError(
             f"{place}: {owned} clusters of its own in a store of {geometry.data_clusters}",

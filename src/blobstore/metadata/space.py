@@ -5,9 +5,10 @@ that follows it. Pages are claimed with their first and last sector durably
 zero, so that no torn write makes an old root of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from blobstore.alloc.pool import merged_runs
 from blobstore.errors import DeviceError
 from blobstore.format.checksum import SECTOR_SIZE
 from blobstore.format.geometry import blob_id_of
@@ -20,6 +21,7 @@ from blobstore.units import ClusterIndex, PageIndex
 
 _ZERO_SECTOR: Final = bytes(SECTOR_SIZE)
 _PREPARE_AHEAD: Final = 32
+_CLEARED_AT_ONCE: Final = 1 << 12
 _CLEAR_NONE: Final = 1
 _CLEAR_ZEROES: Final = 3
 _FIRST_CHAIN_PAGE: Final = 1
@@ -189,29 +191,36 @@ def _free_pages(store: StoreState, pages: Sequence[PageIndex]) -> None:
 async def release_clusters(
     store: StoreState, clusters: Sequence[int], *, clear_method: int
 ) -> None:
-    """Give back clusters after the commit that took them out of the map.
+    """Give back clusters after the commit that took them out of the map."""
+    if clusters:
+        runs = merged_runs((cluster, 1) for cluster in clusters)
+        await release_runs(store, runs, clear_method=clear_method)
+
+
+async def release_runs(
+    store: StoreState, runs: Sequence[tuple[int, int]], *, clear_method: int
+) -> None:
+    """Give back runs of clusters, merged, after the commit that took them out of the map.
 
     Waits for every request that could still touch them, clears them as the
     blob asks, and lets the next flush make them claimable.
     """
-    if not clusters:
-        return
-    store.clusters.retire(len(clusters))
-    for cluster in clusters:
-        store.owned_clusters[cluster] = False
+    store.clusters.retire(sum(count for _first, count in runs))
+    for first, count in runs:
+        store.owned_clusters[first : first + count] = False
     await store.in_flight.drain()
-    is_zeroed = await _clear(store, clusters, clear_method)
+    is_zeroed = await _clear(store, runs, clear_method)
 
     def free() -> None:
-        store.clusters.free_returning(clusters)
+        store.clusters.free_returning_runs(runs)
         if is_zeroed:
-            for cluster in clusters:
-                store.zeroed_clusters[cluster] = True
+            for first, count in runs:
+                store.zeroed_clusters[first : first + count] = True
 
     store.ride([], free)
 
 
-async def _clear(store: StoreState, clusters: Sequence[int], clear_method: int) -> bool:
+async def _clear(store: StoreState, runs: Sequence[tuple[int, int]], clear_method: int) -> bool:
     """Clear clusters that nobody owns; return whether they are sure to be zero.
 
     That they are free is durable already. A device that cannot clear them
@@ -221,23 +230,18 @@ async def _clear(store: StoreState, clusters: Sequence[int], clear_method: int) 
         return False
     kind = WriteZeroes if clear_method == _CLEAR_ZEROES else Unmap
     try:
-        await Batch([kind(offset, length) for offset, length in byte_runs(store, clusters)])
+        for at in range(0, len(runs), _CLEARED_AT_ONCE):
+            piece = _byte_runs(store, runs[at : at + _CLEARED_AT_ONCE])
+            await Batch([kind(offset, length) for offset, length in piece])
     except DeviceError:
         return False
     return kind is WriteZeroes or store.traits.unmap_zeroes
 
 
-def byte_runs(store: StoreState, clusters: Sequence[int]) -> list[tuple[int, int]]:
-    """Return (offset, length) in bytes of the clusters, neighbours merged."""
+def _byte_runs(store: StoreState, runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return (offset, length) in bytes of runs of clusters."""
     size = store.geometry.cluster_size
-    runs: list[tuple[int, int]] = []
-    for cluster in sorted(clusters):
-        offset = store.geometry.cluster_offset(ClusterIndex(cluster))
-        if runs and runs[-1][0] + runs[-1][1] == offset:
-            runs[-1] = (runs[-1][0], runs[-1][1] + size)
-        else:
-            runs.append((offset, size))
-    return runs
+    return [(store.geometry.cluster_offset(ClusterIndex(at)), size * n) for at, n in runs]
 
 
 async def claim_zeroed_clusters(store: StoreState, count: int) -> list[int]:
@@ -251,7 +255,8 @@ async def claim_zeroed_clusters(store: StoreState, count: int) -> list[int]:
     unknown = [cluster for cluster in clusters if not store.zeroed_clusters[cluster]]
     try:
         if unknown:
-            await Batch([WriteZeroes(*run) for run in byte_runs(store, unknown)])
+            runs = merged_runs((cluster, 1) for cluster in unknown)
+            await Batch([WriteZeroes(*run) for run in _byte_runs(store, runs)])
     except BaseException:
         store.clusters.free(clusters)
         raise

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from bitarray import bitarray
 
+from blobstore.alloc.leaves import KeptLeaves
 from blobstore.alloc.pool import Pool
 from blobstore.alloc.reservation import Reservations
 from blobstore.errors import BlobstoreError, ClosedError, PoisonedError, ReadOnlyError
@@ -119,6 +120,7 @@ class StoreState:
         self.open_blobs: dict[BlobId, BlobState] = {}
         self.exclusive: dict[BlobId, str] = {}
         self.externals: dict[bytes, ExternalSource] = {}
+        self.kept_leaves = KeptLeaves()
         self.clones = Clones()
         self.errors: dict[BlobId, BlobstoreError] = {}
         self.owned_clusters = bitarray(len(used_clusters), endian="little")

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, cast
 import numpy as np
 from bitarray import bitarray
 
-from blobstore.alloc.cluster_map import UNALLOCATED
+from blobstore.alloc.leaves import UNALLOCATED
 from blobstore.format.descriptors import (
     EXTENT_PAGE,
     FLAGS,

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from blobstore.alloc.cluster_map import LEAF_SIZE, ClusterMap
+from blobstore.alloc.cluster_map import ClusterMap
+from blobstore.alloc.leaves import LEAF_SIZE
 from blobstore.blob.attributes import check_xattr
 from blobstore.blob.resize import check_cluster_count
 from blobstore.errors import InvalidArgumentError

@@ -5,6 +5,7 @@ hands its clusters over. The clone's root decides: it gets the merged map and
 the new parent in one write.
 """
 
+from blobstore.alloc.pool import merged_runs
 from blobstore.blob.exclusive import exclusive, frozen
 from blobstore.errors import BusyError
 from blobstore.format.page import PAGE_SIZE
@@ -20,6 +21,7 @@ from blobstore.metadata.space import (
     release_clusters,
     release_pages,
     release_root,
+    release_runs,
     reserve,
     spare_pages,
 )
@@ -84,7 +86,9 @@ async def _delete_alone(store: StoreState, blob: BlobState) -> None:
         if blob.parent_id is not None:
             store.clones.remove(blob.parent_id, blob.blob_id)
         _forget(store, blob, blob.metadata_pages)
-        await release_clusters(store, blob.clusters.allocated(), clear_method=blob.clear_method)
+        runs = merged_runs((first, count) for _index, first, count in blob.clusters.spans())
+        if runs:
+            await release_runs(store, runs, clear_method=blob.clear_method)
 
 
 async def _clear_super_blob(store: StoreState, blob: BlobState) -> None:
@@ -144,7 +148,7 @@ def _check_room(store: StoreState, snapshot: BlobState, clone: BlobState) -> Non
     leaves = 0
     pairs = clone.pair_bound + snapshot.pair_bound + 2
     if clone.extent_pages is not None:
-        leaves = len(snapshot.clusters.present_leaves())
+        leaves = len(snapshot.clusters.present_numbers())
         present = leaves + len(clone.present_pages)
         pairs = max(clone.pair_bound, min(len(clone.extent_pages), 2 * present + 1)) + 2
     elif snapshot.clusters.allocated_count:

@@ -1,9 +1,9 @@
 """What a store and its blobs look like from outside, as plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from blobstore.alloc.cluster_map import LEAF_SIZE, UNALLOCATED
+from blobstore.alloc.leaves import LEAF_SIZE, UNALLOCATED
 from blobstore.format.descriptors import (
     CLEAR_METHOD_MASK,
     HAS_EXTENT_TABLE,
@@ -61,7 +61,7 @@ class BlobInfo:
     clear_method: int
     xattrs: dict[str, bytes]
     internal_xattrs: dict[str, bytes]
-    extents: list[tuple[int, int]]
+    extents: Sequence[tuple[int, int]]
     metadata_pages: list[int]
     extent_pages: list[int]
     invalid_flags: int

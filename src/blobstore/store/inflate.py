@@ -8,7 +8,7 @@ comes last.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from blobstore.alloc.cluster_map import UNALLOCATED
+from blobstore.alloc.leaves import UNALLOCATED
 from blobstore.blob.exclusive import exclusive, frozen
 from blobstore.blob.write import allocate_clusters
 from blobstore.errors import InvalidArgumentError

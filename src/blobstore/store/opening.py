@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Final
 
-from blobstore.alloc.cluster_map import LEAF_SIZE, drop_all, take_all
+from blobstore.alloc.cluster_map import are_all_set, drop_all, take_all
+from blobstore.alloc.leaves import LEAF_SIZE
 from blobstore.errors import BlobstoreError, CorruptError, DeviceError, NotFoundError
 from blobstore.format.descriptors import HAS_INTERNAL_XATTRS
 from blobstore.format.geometry import Geometry, root_of
@@ -291,9 +292,7 @@ def _problem_of(store: StoreState, blob: BlobState) -> str:
     """Compare what the blob owns with the masks."""
     if not _are_own_pages(store, blob.metadata_pages):
         return _WRONG_PAGE
-    used = store.clusters.used
-    is_used = all(used[piece].all() for piece in blob.clusters.allocated_pieces())
-    return "" if is_used else WRONG_CLUSTER
+    return "" if are_all_set(store.clusters.used, blob.clusters) else WRONG_CLUSTER
 
 
 def is_small(blob: BlobState) -> bool:
@@ -331,6 +330,8 @@ def link(store: StoreState, blob: BlobState, parent: BlobState | None) -> None:
     blob.parent = parent
     if blob.has_external_parent and blob.external_id is not None:
         blob.external = store.externals.get(blob.external_id)
+    if not is_small(blob):
+        blob.clusters.keep_within(store.kept_leaves)
     if parent is not None:
         parent.pin_count += 1
     store.open_blobs[blob.blob_id] = blob
@@ -362,6 +363,7 @@ def let_go(store: StoreState, blob: BlobState) -> None:
             disowned += child.clusters.allocated()
         else:
             large.append(child)
+            child.clusters.keep_within(None)
         del store.open_blobs[child.blob_id]
         store.reservations.clear(child.blob_id)
         parent = child.parent

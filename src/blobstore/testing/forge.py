@@ -191,11 +191,14 @@ class Forge:
         return bytes([kind]) + length.to_bytes(4, "little") + data[5:]
 
 
-_LARGEST_MASK: Final = 1 << 22
+_LARGEST_MASK: Final = 1 << 25
 
 
 def _bits(count: int, numbers: Iterable[int]) -> bitarray:
     bits = bitarray(count, endian="little")
+    if isinstance(numbers, range):
+        bits[numbers.start : numbers.stop] = True
+        return bits
     for number in numbers:
         if number < count:
             bits[number] = True

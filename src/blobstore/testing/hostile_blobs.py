@@ -6,7 +6,7 @@ Every function forges one store; its name says what is wrong with it.
 from collections.abc import Callable
 from typing import Final
 
-from blobstore.alloc.cluster_map import LEAF_SHIFT
+from blobstore.alloc.leaves import LEAF_SHIFT
 from blobstore.format.descriptors import (
     EXTERNAL_SNAPSHOT,
     FLAGS,
@@ -181,6 +181,41 @@ def _huge_blobs_with_a_page_each(forge: Forge) -> None:
         forge.put(count + number, number, extents(0, [3000 + number] + [0] * 511))
 
 
+def _chain_of_runs_far_apart(forge: Forge) -> None:
+    """Forge snapshots whose runs name a leaf each: 2 KiB for 16 bytes, if all are made."""
+    count, each = 1000, 240
+    forge.md_len, forge.cluster_size, forge.cluster_count = count + 8, 4096, 1 << 18
+    for number in range(count):
+        head = clone_of(number - 1, invalid=THIN_PROV, data_ro=1) if number else flags(THIN_PROV, 1)
+        forge.root(number, head, runs(*_far_apart(2000 + each * number, each)))
+
+
+def _blob_of_runs_far_apart(forge: Forge) -> None:
+    pages, each = 500, 240
+    forge.md_len, forge.cluster_size, forge.cluster_count = pages + 8, 4096, 1 << 18
+    bodies = [runs(*_far_apart(2000 + each * number, each)) for number in range(pages)]
+    forge.chain(0, _PLAIN + bodies[0], *bodies[1:])
+
+
+def _far_apart(first: int, count: int) -> list[tuple[int, int]]:
+    """Return runs of one cluster, each the only one in its leaf."""
+    return [run for n in range(count) for run in ((first + n, 1), (0, (1 << LEAF_SHIFT) - 1))]
+
+
+def _blob_of_reversed_runs(forge: Forge) -> None:
+    """Forge a blob of nothing but runs of one cluster, in an order that merges none."""
+    pages, each = 500, 490
+    forge.md_len, forge.cluster_size, forge.cluster_count = pages + 8, 4096, 1 << 18
+    top = (1 << 18) - 1
+    bodies = [runs(*[(top - each * number - n, 1) for n in range(each)]) for number in range(pages)]
+    forge.chain(0, flags(0) + bodies[0], *bodies[1:])
+
+
+def _run_of_2_24_clusters(forge: Forge) -> None:
+    forge.cluster_size, forge.cluster_count = 4096, (1 << 24) + (1 << 12)
+    forge.root(0, flags(0), runs((1 << 12, 1 << 24)))
+
+
 def _run_named_500_times(forge: Forge) -> None:
     forge.cluster_size, forge.cluster_count, forge.md_len = 4096, 1 << 20, 64
     forge.root(0, _PLAIN, runs(*[(1 << 10, (1 << 20) - (1 << 10))] * 490))
@@ -253,6 +288,10 @@ EXTENTS: Final[dict[str, Build]] = {
     "overlapping runs": _roots(flags(0) + runs((40, 10), (45, 10))),
     "two blobs share a run": _roots(*[flags(0) + runs((40, 10))] * 2),
     "one run named 490 times": _run_named_500_times,
+    "1000 snapshots of runs far apart": _chain_of_runs_far_apart,
+    "runs far apart in 500 pages": _blob_of_runs_far_apart,
+    "reversed runs in 500 pages": _blob_of_reversed_runs,
+    "run of 2^24 clusters": _run_of_2_24_clusters,
     "hole in a thick blob": _roots(flags(0) + runs((0, 4), (40, 1))),
     "runs and a table": _roots(flags() + runs((40, 1)) + table(1)),
     "table of 2^64-1 clusters": _roots(flags() + table(_U64_MAX)),

@@ -1,0 +1,84 @@
+"""Leaves: up to 512 neighbouring places of a blob, and the cluster in each of them.
+
+A leaf without clusters is one shared, unchangeable run of zeroes; of huge maps only
+the other leaves are kept, so that a thin blob of many TiB costs nothing. Neighbouring
+clusters that nobody changes are a `range`. Readers outside the core index leaves
+directly.
+"""
+
+import sys
+from array import array
+from collections.abc import Iterator
+from typing import Final, TypeAlias
+
+LEAF_SIZE: Final = 512
+LEAF_SHIFT: Final = 9
+LEAF_MASK: Final = LEAF_SIZE - 1
+UNALLOCATED: Final = 0
+
+Leaf: TypeAlias = "array[int] | bytes | range"
+
+Piece: TypeAlias = list[int] | slice
+"""Clusters, each once: in any order, or neighbours."""
+
+ABSENT: Final = bytes(LEAF_SIZE)
+"""A leaf without clusters; bytes, because nobody can change them."""
+
+_LARGEST_LIST: Final = 1024
+"""The most leaves that are kept in a list: of more, those that are there are looked for."""
+
+assert sys.byteorder == "little", "leaves are on disk as they are in memory"
+assert array("I").itemsize == 4
+
+
+class SparseLeaves(dict[int, "Leaf"]):
+    """The leaves of a huge map that are there, by their number; any other is absent."""
+
+    __slots__ = ()
+
+    def __missing__(self, number: int) -> Leaf:
+        return ABSENT
+
+
+Leaves: TypeAlias = list[Leaf] | SparseLeaves
+
+
+class KeptLeaves:
+    """How many leaves made from runs may still be kept, of all open blobs of a store.
+
+    A `range` takes one part of the memory of another leaf.
+    """
+
+    __slots__ = ("parts_left",)
+
+    PARTS: Final = 16
+
+    def __init__(self, most: int = 1 << 13) -> None:
+        self.parts_left = most * self.PARTS
+
+
+def absent_leaves(cluster_count: int) -> Leaves:
+    """Return the leaves of a map that owns nothing."""
+    count = leaves_for(cluster_count)
+    return [ABSENT] * count if count <= _LARGEST_LIST else SparseLeaves()
+
+
+def leaves_for(cluster_count: int) -> int:
+    """Return how many leaves a map of so many clusters has."""
+    return -(-cluster_count // LEAF_SIZE)
+
+
+def runs_of(leaf: Leaf) -> Iterator[tuple[int, int]]:
+    """Yield the runs of one leaf; a cluster of a run follows the one before, or both are none."""
+    if isinstance(leaf, range):
+        yield leaf.start, len(leaf)
+        return
+    first, count, follows = leaf[0], 0, leaf[0]
+    for cluster in leaf:
+        if cluster == follows:
+            count += 1
+        else:
+            yield first, count
+            first, count = cluster, 1
+        follows = cluster + 1 if cluster else UNALLOCATED
+    yield first, count
