@@ -42,7 +42,8 @@ def state_of(store: StoreState) -> dict[str, Any]:
         "copies": sorted(outcome.copies),
         "restored": outcome.restored,
         "changed": [
-            (blob.blob_id, blob.flags, blob.clusters.allocated()) for blob in outcome.changed
+            (blob.blob_id, blob.flags, blob.clusters.allocated())
+            for blob in outcome.changed.values()
         ],
     }
 

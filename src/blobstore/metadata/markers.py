@@ -25,7 +25,8 @@ async def resolve_markers(
     """Decide about every marked blob, in the order of their ids."""
     for blob_id in sorted(found.marked):
         try:
-            state = _changed(found, blob_id) or await read_blob(geometry, blob_id, fetch)
+            changed = found.outcome.changed.get(blob_id)
+            state = changed or await read_blob(geometry, blob_id, fetch)
             await _resolve(geometry, found, state, fetch, are_masks_clean=are_masks_clean)
         except BlobstoreError as error:
             found.errors[blob_id] = error
@@ -49,7 +50,7 @@ async def _read_partner(
     geometry: Geometry, found: Recovered, partner_id: BlobId, fetch: Fetch
 ) -> BlobState | None:
     """Return the partner as loading knows it, or None when it cannot be opened."""
-    changed = _changed(found, partner_id)
+    changed = found.outcome.changed.get(partner_id)
     if changed is not None:
         return changed
     if partner_id in found.errors or not geometry.names_root(partner_id):
@@ -58,16 +59,6 @@ async def _read_partner(
         return await read_blob(geometry, partner_id, fetch)
     except BlobstoreError:
         return None
-
-
-def _changed(found: Recovered, blob_id: BlobId) -> BlobState | None:
-    """Return the blob as an earlier decision has left it."""
-    return next((blob for blob in found.outcome.changed if blob.blob_id == blob_id), None)
-
-
-def _note_change(found: Recovered, state: BlobState) -> None:
-    if state not in found.outcome.changed:
-        found.outcome.changed.append(state)
 
 
 def _leave(found: Recovered, state: BlobState, *, are_masks_clean: bool) -> None:
@@ -88,7 +79,7 @@ def _keep(found: Recovered, state: BlobState, partner: BlobState, *, are_masks_c
     state.flags = Flags(flags.invalid, flags.data_ro | READ_ONLY, flags.md_ro)
     state.apply_read_only_flags(state.flags)
     state.touch_attributes()
-    _note_change(found, state)
+    found.outcome.changed[state.blob_id] = state
 
 
 def _disown(found: Recovered, state: BlobState, partner: BlobState) -> None:
@@ -103,7 +94,7 @@ def _disown(found: Recovered, state: BlobState, partner: BlobState) -> None:
             found.used_clusters[cluster] = False
             changed = True
     if changed:
-        _note_change(found, partner)
+        found.outcome.changed[partner.blob_id] = partner
 
 
 def _remove(

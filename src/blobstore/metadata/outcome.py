@@ -25,7 +25,7 @@ async def begin_change(store: StoreState) -> None:
     with poisoning(store):
         await _restore_roots(store, outcome)
         await _erase_roots(store, outcome.deleted)
-        for blob in outcome.changed:
+        for blob in outcome.changed.values():
             await persist(store, blob)
 
 

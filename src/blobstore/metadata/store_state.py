@@ -63,7 +63,7 @@ class Outcome:
     `restored` the content of roots to be rewritten from a copy.
     """
 
-    changed: list[BlobState] = field(default_factory=list)
+    changed: dict[BlobId, BlobState] = field(default_factory=dict)
     deleted: list[PageIndex] = field(default_factory=list)
     copies: list[PageIndex] = field(default_factory=list)
     restored: dict[PageIndex, bytes] = field(default_factory=dict)

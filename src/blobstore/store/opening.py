@@ -250,9 +250,9 @@ async def _read_known(
         raise known.anew()
     if not store.geometry.names_root(blob_id) or not store.used_ids[root_of(blob_id)]:
         raise NotFoundError(f"blob {blob_id:#x}: no such blob")
-    for changed in store.outcome.changed:
-        if changed.blob_id == blob_id:
-            return changed
+    changed = store.outcome.changed.get(blob_id)
+    if changed is not None:
+        return changed
     blob = await reader.read(blob_id, revisits)
     check_flags(blob)
     _check_relations(store, blob)
