@@ -63,15 +63,24 @@ def _word(chunk: Chunk, rows: Numbers, number: int) -> Records:
 
 def bytes_at(chunk: Chunk, rows: Numbers, places: Numbers, count: int) -> Chunk:
     """Return so many bytes of each of these pages, from a place in it on."""
-    found: Chunk = chunk[rows[:, None], places[:, None] + np.arange(count)]
-    return found
+    found = _values_at(chunk, rows, places, np.dtype((np.void, count)))
+    bytes_found: Chunk = found.view(np.uint8).reshape(len(rows), count)
+    return bytes_found
 
 
 def records_at(
     chunk: Chunk, rows: Numbers, places: Numbers, fields: "np.dtype[np.void]"
 ) -> Records:
-    """Return the record at a place of each of these pages."""
-    return as_records(bytes_at(chunk, rows, places, fields.itemsize), fields)
+    """Return the record at a place of each of these pages, which it does not leave."""
+    return _values_at(chunk, rows, places, fields)
+
+
+def _values_at(chunk: Chunk, rows: Numbers, places: Numbers, kind: "np.dtype[np.void]") -> Records:
+    """Take whole values, as if one began at each byte: several times as fast as bytes by bytes."""
+    count = max(0, chunk.size - kind.itemsize + 1)
+    values: Records = np.ndarray((count,), kind, chunk.data, strides=(1,))
+    found: Records = values[rows * chunk.shape[1] + places]
+    return found
 
 
 def as_records(rows: Chunk, fields: "np.dtype[np.void]") -> Records:

@@ -66,6 +66,8 @@ class ExtentPages:
 
     def add(self, chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
         """Take those with right checksums that can be a plain blob's only one; tell which."""
+        if not len(rows):
+            return np.zeros(0, dtype=np.bool_)
         heads = as_records(chunk[rows, :_ENTRIES_AT], _EXTENT_HEAD)
         length = heads["length"].astype(np.int64)
         is_plain: Flagged = (

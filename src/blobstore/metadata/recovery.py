@@ -27,7 +27,7 @@ from blobstore.metadata.survey import PlainBlobs, Survey
 from blobstore.operations import ReadInto
 from blobstore.units import BlobId, PageIndex
 
-_CHUNK_BYTES: Final = 1 << 20
+_CHUNK_BYTES: Final = 1 << 21
 _EINVAL: Final = 22
 
 

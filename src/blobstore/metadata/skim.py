@@ -33,7 +33,7 @@ from blobstore.metadata.survey import Survey
 from blobstore.operations import ReadInto
 from blobstore.units import BlobId, PageIndex
 
-_WINDOW_BYTES: Final = 1 << 20
+_WINDOW_BYTES: Final = 1 << 22
 _GAP_PAGES: Final = 16
 _SOME_ID: Final = bytes(8)
 
