@@ -1,6 +1,6 @@
 """Who is a clone of which snapshot."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 
 from blobstore.units import BlobId
 
@@ -8,33 +8,38 @@ from blobstore.units import BlobId
 class Clones:
     """The clones of every snapshot, ascending.
 
-    They are kept in tuples: stores have many thousand snapshots with one clone
-    each, and the collector of garbage looks at lists again and again.
+    One that is the only one is kept as it is, several in a tuple: stores have many thousand
+    snapshots with one clone each, and the collector of garbage goes through tuples and lists.
     """
 
     __slots__ = ("_clones",)
 
     def __init__(self, parents: Mapping[BlobId, BlobId] | None = None) -> None:
         """Take the parent of every clone."""
-        self._clones: dict[BlobId, tuple[BlobId, ...]] = {}
-        several: dict[BlobId, list[BlobId]] = {}
-        for child, parent in (parents or {}).items():
-            if parent in several:
-                several[parent].append(child)
-            elif parent in self._clones:
-                several[parent] = [*self._clones[parent], child]
-            else:
-                self._clones[parent] = (child,)
-        for parent, children in several.items():
-            self._clones[parent] = tuple(sorted(children))
+        parents = parents or {}
+        self._clones: dict[BlobId, BlobId | tuple[BlobId, ...]] = {}
+        self._clones.update(zip(parents.values(), parents, strict=True))
+        if len(self._clones) < len(parents):
+            self._add_several(parents)
+
+    def _add_several(self, parents: Mapping[BlobId, BlobId]) -> None:
+        """Take the clones that the last one of the same snapshot came after."""
+        others: dict[BlobId, list[BlobId]] = {}
+        for child, parent in parents.items():
+            if self._clones[parent] != child:
+                others.setdefault(parent, []).append(child)
+        for parent, children in others.items():
+            self._clones[parent] = tuple(sorted((*children, *self.of(parent))))
 
     def of(self, blob_id: BlobId) -> tuple[BlobId, ...]:
         """Return the clones of a blob."""
-        return self._clones.get(blob_id, ())
+        found = self._clones.get(blob_id, ())
+        return found if isinstance(found, tuple) else (found,)
 
-    def all(self) -> Iterable[tuple[BlobId, tuple[BlobId, ...]]]:
-        """Return (snapshot, its clones) for all that have some."""
-        return self._clones.items()
+    def all(self) -> Iterator[tuple[BlobId, tuple[BlobId, ...]]]:
+        """Yield (snapshot, its clones) for all that have some."""
+        for blob_id in self._clones:
+            yield blob_id, self.of(blob_id)
 
     def add(self, parent: BlobId, child: BlobId) -> None:
         """Note a new clone."""
