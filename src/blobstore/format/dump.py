@@ -202,13 +202,13 @@ def dump_page(
         f"Next: {'None' if next_page == NO_PAGE else next_page}\n"
         f"In used bit array{doubt}:{used_by}\n"
     )
-    descriptors = (
-        _dump_descriptor(kind, body, lba_of) for kind, body in _split_leniently(memoryview(data))
-    )
-    return head.encode() + _crc_line(data) + b"\n" + b"".join(descriptors)
+    descriptors = [
+        _dump_descriptor(kind, body, lba_of) for kind, body in _split_leniently(bytes(data))
+    ]
+    return b"".join((head.encode(), _crc_line(data), b"\n", *descriptors))
 
 
-def _split_leniently(page: memoryview) -> Iterator[tuple[int, memoryview]]:
+def _split_leniently(page: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield type and content of the descriptors; the last one is cut where the page ends."""
     body = page[HEAD.size : HEAD.size + BODY_SIZE]
     at = 0
@@ -221,14 +221,14 @@ def _split_leniently(page: memoryview) -> Iterator[tuple[int, memoryview]]:
         at += length
 
 
-def _dump_descriptor(kind: int, body: memoryview, lba_of: Callable[[int], int]) -> bytes:
+def _dump_descriptor(kind: int, body: bytes, lba_of: Callable[[int], int]) -> bytes:
     if kind == PADDING:
         return b""
     if kind == RUNS:
         return _dump_runs(body)
     if kind in (XATTR, INTERNAL_XATTR):
         label = b"XATTR" if kind == XATTR else b"XATTR_INTERNAL"
-        return _short_xattr(bytes(body), label) if len(body) <= _SHORT else _dump_xattr(body, label)
+        return _short_xattr(body, label) if len(body) <= _SHORT else _dump_xattr(body, label)
     if kind == FLAGS:
         return _dump_flags(body)
     if kind == EXTENT_TABLE:
@@ -238,42 +238,44 @@ def _dump_descriptor(kind: int, body: memoryview, lba_of: Callable[[int], int]) 
     return f"Unknown descriptor type {kind}\n".encode()
 
 
-def _dump_runs(body: memoryview) -> bytes:
-    return "".join(
+def _dump_runs(body: bytes) -> bytes:
+    lines = [
         f"Allocated Extent - Start: {cluster} Length: {count}\n"
         if cluster
         else f"Unallocated Extent -  Length: {count}\n"
         for cluster, count in _PAIR.iter_unpack(_whole(body, _PAIR.size))
-    ).encode()
+    ]
+    return "".join(lines).encode()
 
 
-def _dump_table(body: memoryview, lba_of: Callable[[int], int]) -> bytes:
+def _dump_table(body: bytes, lba_of: Callable[[int], int]) -> bytes:
     entries = _PAIR.iter_unpack(_whole(body[_TABLE_HEAD.size :], _PAIR.size))
-    lines = (
+    lines = [
         f"\tExtent page: {page:5} length {count:3} at LBA {lba_of(page)}\n"
         for page, count in entries
         if page
-    )
+    ]
     return "".join(("Extent table:\n", *lines)).encode()
 
 
-def _dump_extent_page(body: memoryview) -> bytes:
+def _dump_extent_page(body: bytes) -> bytes:
     clusters = _U32.iter_unpack(_whole(body[_U32.size :], _U32.size))
-    return "".join(
+    lines = [
         f"Allocated Extent - Start: {cluster}\n" if cluster else "Unallocated Extent\n"
         for (cluster,) in clusters
-    ).encode()
+    ]
+    return "".join(lines).encode()
 
 
-def _dump_xattr(body: memoryview, label: bytes) -> bytes:
+def _dump_xattr(body: bytes, label: bytes) -> bytes:
     name_length, value_length = _XATTR_HEAD.unpack(_padded(body, _XATTR_HEAD.size))
     end_of_name = _XATTR_HEAD.size + name_length
-    name = _until_nul(bytes(body[_XATTR_HEAD.size : end_of_name]))
-    value = bytes(body[end_of_name : end_of_name + value_length])
-    hex_lines = (
+    name = _until_nul(body[_XATTR_HEAD.size : end_of_name])
+    value = body[end_of_name : end_of_name + value_length]
+    hex_lines = [
         f"{_INDENT}{value[at : at + _BYTES_PER_LINE].hex(' ')} \n".encode()
         for at in range(0, len(value), _BYTES_PER_LINE)
-    )
+    ]
     return b"".join(
         (
             label + b': name = "' + name + b'"\n',
@@ -286,10 +288,10 @@ def _dump_xattr(body: memoryview, label: bytes) -> bytes:
 @lru_cache(maxsize=64)
 def _short_xattr(body: bytes, label: bytes) -> bytes:
     """Return the text of an attribute that hardly says anything: a page has room for hundreds."""
-    return _dump_xattr(memoryview(body), label)
+    return _dump_xattr(body, label)
 
 
-def _dump_flags(body: memoryview) -> bytes:
+def _dump_flags(body: bytes) -> bytes:
     return _flags_text(*_FLAGS.unpack(_padded(body, _FLAGS.size)))
 
 
@@ -337,10 +339,10 @@ def _printable(value: bytes) -> bytes:
     return value.translate(_AS_TEXT)
 
 
-def _whole(body: memoryview, item_size: int) -> memoryview:
+def _whole(body: bytes, item_size: int) -> bytes:
     """Return the body without what is left over after its last whole item."""
     return body[: len(body) // item_size * item_size]
 
 
-def _padded(body: memoryview, size: int) -> bytes:
-    return bytes(body[:size]).ljust(size, b"\0")
+def _padded(body: bytes, size: int) -> bytes:
+    return body[:size].ljust(size, b"\0")
