@@ -265,3 +265,12 @@ def test_an_id_outside_of_the_region_is_no_blob(blob_id: int) -> None:
     reader = BulkReader(geometry_of(device), {}, near=PageIndex(0))
     with pytest.raises(NotFoundError):
         BlockingDriver(device).run(reader.read(BlobId(blob_id)))
+
+
+def test_what_the_state_of_a_plain_blob_does_not_have_is_named() -> None:
+    device = chain_of(100).device(read_only=True)
+    reader = BulkReader(geometry_of(device), {}, near=PageIndex(0))
+    state = BlockingDriver(device).run(reader.read(blob_id_of(PageIndex(50))))
+    name = "clone"
+    with pytest.raises(AttributeError, match="PlainState has no clone"):
+        getattr(state, name)

@@ -26,6 +26,7 @@ from blobstore.testing.forge import Forge, flags, runs, xattr
 from blobstore.units import MIB, BlobId, PageIndex
 
 BOTTOM, MIDDLE, TOP = (blob_id_of(PageIndex(number)) for number in range(3))
+MANY: Final = 300
 LARGE: Final = 600
 """A blob with so many clusters has more than one leaf."""
 
@@ -178,6 +179,33 @@ def test_a_chain_that_does_not_open_takes_no_cluster_from_a_blob_that_is_open(co
         with pytest.raises(BlobstoreError):
             store.open_blob(MIDDLE)
         assert store.state.owned_clusters.count() == count
+
+
+def sharing(forge: Forge, *, at: int, owner: int) -> None:
+    """Put a chain of snapshots that own two clusters each, but for one that has another's."""
+    for number in range(MANY):
+        first = 1000 + 2 * (owner if number == at else number)
+        own = (first, 1), (0, 1), (first + 1, 1)
+        forge.root(number, clone(number - 1, *own) if number else flags(THIN_PROV, 1) + runs(*own))
+
+
+@pytest.mark.parametrize("piece", [7, 1 << 14])
+@pytest.mark.parametrize(("at", "owner"), [(200, 199), (200, 3), (3, 200), (MANY - 1, 0)])
+def test_of_many_that_are_looked_at_together_only_what_shares_and_stands_on_that_is_refused(
+    at: int, owner: int, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_PIECE", piece)
+    forge = Forge(md_len=MANY + 8, cluster_count=8 * LARGE)
+    sharing(forge, at=at, owner=owner)
+    ids = [blob_id_of(PageIndex(number)) for number in range(MANY)]
+    good = set(ids[: max(at, owner)])
+    with Blobstore.open(forge.device(), read_only=True) as store:
+        with pytest.raises(CorruptError, match=f"blob {ids[max(at, owner)]:#x}: owns a cluster"):
+            store.open_blob(ids[-1])
+        assert not store.state.owned_clusters.any()
+        assert listed(store) == opened(store) == good
+        with store.open_blob(ids[max(at, owner) - 1]):
+            assert store.state.owned_clusters.count() == 2 * len(good)
 
 
 def test_a_store_is_read_only_once_a_list_has_found_a_cluster_with_two_owners() -> None:

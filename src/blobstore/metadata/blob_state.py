@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain, repeat
 from types import MappingProxyType
 from typing import Final, NamedTuple, cast, overload
 
 from blobstore.alloc.cluster_map import ClusterMap
-from blobstore.alloc.leaves import LEAF_SHIFT
+from blobstore.alloc.leaves import LEAF_SHIFT, LEAF_SIZE
 from blobstore.alloc.reservation import Need
 from blobstore.format.chain import ChainSize
 from blobstore.format.descriptors import (
@@ -81,6 +82,10 @@ class AbsentPages(SparsePages):
     """An extent table in which no page is there; it takes no memory, however long it is."""
 
     __slots__ = ()
+
+
+_absent_pages: Final = lru_cache(maxsize=64)(AbsentPages)
+"""Most tables without a page are as long as the others; they never change."""
 
 
 def extent_table_of(count: int, present: Mapping[int, int]) -> Sequence[int]:
@@ -329,3 +334,61 @@ class BlobState:
     def _page_of(self, leaf: int) -> int:
         pages = self.extent_pages or ()
         return pages[leaf] if leaf < len(pages) else ABSENT_PAGE
+
+
+class PlainState(BlobState):
+    """A blob whose root says everything, as it was read: it takes little to make many thousand.
+
+    Most are ancestors, of which nobody asks more than their clusters and their parent:
+    what takes objects of its own is made when it is wanted. `named_parent` is the parent's
+    id, `named_page` the only extent page, each 0 where there is none; they stay as they
+    were read.
+    """
+
+    __slots__ = ("named_page", "named_parent")
+
+    def __init__(
+        self,
+        blob_id: BlobId,
+        root: PageIndex,
+        root_state: RootState,
+        flags: Flags,
+        xattrs: Mapping[str, bytes],
+        clusters: ClusterMap,
+        pair_bound: int,
+        named_parent: BlobId,
+        named_page: PageIndex,
+        *,
+        is_tabled: bool,
+    ) -> None:
+        self.blob_id = blob_id
+        self.root = root
+        self.root_state = root_state
+        self.flags = flags
+        self.xattrs = xattrs
+        self.clusters = clusters
+        self.pair_bound = pair_bound
+        self.named_parent = named_parent
+        self.named_page = named_page
+        self.disk_count = clusters.count
+        self.data_read_only = self.md_read_only = bool(flags.data_ro & READ_ONLY)
+        if not named_parent:
+            self.internal_xattrs = NO_ATTRIBUTES
+        if not named_page:
+            self.extent_pages = (
+                _absent_pages(-(-clusters.count // LEAF_SIZE)) if is_tabled else None
+            )
+        self.chain = self.unknown_kinds = self.leaves_in_round = ()
+        self.cut_clusters = self.cut_extent_pages = ()
+        self.parent = self.external = self.owner_cache = self.size_before_extents = None
+        self.open_count = self.pin_count = self.frozen_count = 0
+        self.is_root_dirty = False
+
+    def __getattr__(self, name: str) -> object:
+        if name == "internal_xattrs":
+            self.internal_xattrs = {SNAP: self.named_parent.to_bytes(8, "little")}
+            return self.internal_xattrs
+        if name == "extent_pages":
+            self.extent_pages = (self.named_page,)
+            return self.extent_pages
+        raise AttributeError(f"{type(self).__name__} has no {name}", name=name, obj=self)

@@ -5,38 +5,38 @@ that is no more than one leaf of clusters. Chains of thousands of them are as go
 as read with their pages.
 """
 
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 
 from blobstore.alloc.cluster_map import ClusterMap
-from blobstore.alloc.leaves import LEAF_SIZE
+from blobstore.alloc.packed_map import PackedMap
 from blobstore.errors import DeviceError
 from blobstore.format.descriptors import (
     EXTENT_TABLE,
     HAS_EXTENT_TABLE,
     PADDING,
-    READ_ONLY,
     shared_flags,
 )
-from blobstore.format.geometry import Geometry, root_of
+from blobstore.format.geometry import BLOB_ID_BASE, Geometry, root_of
 from blobstore.format.page import HEAD, PAGE_SIZE
 from blobstore.format.root import TAIL_OFFSET, RootState, compact_state, root_state_of
-from blobstore.metadata.blob_state import (
-    ABSENT_PAGE,
-    NO_ATTRIBUTES,
-    SNAP,
-    AbsentPages,
-    BlobState,
-)
-from blobstore.metadata.columns import Chunk, Entries, Numbers, are_roots, have_right_checksums
+from blobstore.metadata.blob_state import ABSENT_PAGE, NO_ATTRIBUTES, BlobState, PlainState
+from blobstore.metadata.columns import ENTRY, Chunk, Numbers, are_roots, have_right_checksums
 from blobstore.metadata.plain_extents import LeafRuns
 from blobstore.metadata.read import Revisits, read_blob
-from blobstore.metadata.survey import NO_LEAF, PlainRoot, Survey
+from blobstore.metadata.survey import (
+    NO_LEAF,
+    NO_ROOTS,
+    PlainRoot,
+    PlainRoots,
+    PlainRow,
+    Survey,
+    plain_root_of,
+)
 from blobstore.operations import Read
 from blobstore.units import BlobId, PageIndex
 
@@ -50,31 +50,34 @@ _KEPT_PIECES: Final = 4
 _GAP: Final = 4
 """Extent pages with no more pages than this between them are read together."""
 
+_ENTRY_SIZE: Final = ENTRY.itemsize
+
 
 @dataclass(frozen=True)
 class _Piece:
-    """Neighbouring pages of the region, from `first` up to `end`, and the plain roots in it.
-
-    `entries` are the clusters of those that own some, one after the other.
-    """
+    """Neighbouring pages of the region, from `first` up to `end`, and the plain roots in it."""
 
     first: int = 0
     end: int = 0
     data: bytes = b""
-    roots: Mapping[int, PlainRoot] = field(default_factory=dict)
-    entries: Entries = field(default_factory=lambda: np.empty(0, dtype=np.uint32))
+    roots: PlainRoots = NO_ROOTS
     attributes: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
 
     @cached_property
-    def leaves(self) -> "array[int]":
-        """The entries as they are in a leaf."""
-        return array("I", self.entries.tobytes())
+    def leaves(self) -> bytes:
+        """The clusters of the roots as they are on disk."""
+        return self.roots.entries.tobytes()
+
+    @cached_property
+    def entries(self) -> "memoryview[int]":
+        """The clusters of the roots as numbers."""
+        return memoryview(self.leaves).cast("I")
 
     @cached_property
     def runs(self) -> LeafRuns:
-        """The entries as runs."""
-        starts = [plain.leaf_start for plain in self.roots.values() if plain.leaf_start != NO_LEAF]
-        return LeafRuns.of(self.entries, starts)
+        """The clusters of the roots as runs."""
+        starts = [plain_root_of(row).leaf_start for row in self.roots.by_root.values()]
+        return LeafRuns.of(self.roots.entries, [start for start in starts if start != NO_LEAF])
 
 
 _NO_PIECE: Final = _Piece()
@@ -124,14 +127,23 @@ class BulkReader:
             return await read_blob(self._geometry, blob_id, self.fetch, revisits)
         return self._state_of(blob_id, plain)
 
-    def read_plain(self, blob_id: BlobId, revisits: Revisits | None = None) -> BlobState | None:
-        """Return a blob that is plain, if it is among those that were seen last."""
-        root = root_of(blob_id)
-        plain = self._piece.roots.get(root)
-        if plain is None or (revisits and not may_read(plain, blob_id, revisits)):
-            return None
-        self._credit += _CREDIT if plain.leaf_start == NO_LEAF else 2 * _CREDIT
-        return self._state_of(blob_id, plain)
+    def plain_chain(
+        self, blob_id: BlobId, revisits: Revisits | None = None
+    ) -> Iterator[PlainState]:
+        """Yield the blob and its ancestors, as long as they are plain and among those seen last.
+
+        Nothing is asked of the reader before the next one is wanted.
+        """
+        row = self._piece.roots.by_root.get(blob_id - BLOB_ID_BASE)
+        while row is not None:
+            state = self._state_of(blob_id, row)
+            page = state.named_page
+            if revisits and page != ABSENT_PAGE and not revisits.may_read(page, blob_id):
+                return
+            self._credit += 2 * _CREDIT if isinstance(state.clusters, PackedMap) else _CREDIT
+            yield state
+            blob_id = state.named_parent
+            row = self._piece.roots.by_root.get(blob_id - BLOB_ID_BASE)
 
     async def plain(self, blob_id: BlobId) -> PlainRoot | None:
         """Return what the blob's root says, if that was seen at once with its neighbours'."""
@@ -139,22 +151,35 @@ class BulkReader:
         self._count(root)
         if not (self._piece.first <= root < self._piece.end or await self._is_near(root)):
             return None
-        plain = self._piece.roots.get(root)
-        if plain is not None and plain.page != ABSENT_PAGE:
+        return self.seen(blob_id)
+
+    def seen(self, blob_id: BlobId) -> PlainRoot | None:
+        """Return what the root of a plain blob says, if it is among those that were seen last."""
+        row = self._piece.roots.by_root.get(blob_id - BLOB_ID_BASE)
+        if row is None:
+            return None
+        plain = plain_root_of(row)
+        self._count(plain.root)
+        if plain.page != ABSENT_PAGE:
             self._credit += _CREDIT
         return plain
 
-    def xattrs(self, blob_id: BlobId) -> Mapping[str, bytes]:
+    def xattrs(self, plain: PlainRoot) -> Mapping[str, bytes]:
         """Return the attributes of the blob that was just found to be plain."""
-        return self._piece.attributes.get(root_of(blob_id), NO_ATTRIBUTES)
+        return self._piece.attributes.get(plain.root, NO_ATTRIBUTES)
 
     def extents(self, plain: PlainRoot) -> list[tuple[int, int]]:
         """Return the runs of the blob that was just found to be plain, and owns some."""
         return self._piece.runs.between(plain.leaf_start, plain.leaf_start + plain.cluster_count)
 
-    def clusters(self, plain: PlainRoot) -> list[int]:
-        """Return the clusters of the blob that was just found to be plain, and owns some."""
-        return [cluster for cluster in self._leaf(plain) if cluster]
+    def clusters(self, plains: Iterable[PlainRoot]) -> list[int]:
+        """Return the clusters of blobs that were just found to be plain."""
+        entries, clusters, owned_count = self._piece.entries, list[int](), 0
+        for plain in plains:
+            if plain.leaf_start != NO_LEAF:
+                clusters += entries[plain.leaf_start : plain.leaf_start + plain.cluster_count]
+                owned_count += plain.owned_count
+        return clusters if len(clusters) == owned_count else [n for n in clusters if n]
 
     async def fetch(self, page: PageIndex) -> bytes:
         """Return a page of the region."""
@@ -231,7 +256,7 @@ class BulkReader:
         survey.add_roots(chunk, rows[have_right_checksums(chunk, rows)], first=first)
         await self._add_extent_pages(survey, chunk, first)
         found = survey.plain_roots(self._geometry)
-        return _Piece(first, end, data, found.by_root, found.entries, survey.attributes)
+        return _Piece(first, end, data, found, survey.attributes)
 
     async def _add_extent_pages(self, survey: Survey, chunk: Chunk, first: int) -> None:
         """Let the survey see the extent pages that the roots name, here or elsewhere."""
@@ -249,33 +274,27 @@ class BulkReader:
                 there = np.frombuffer(data, dtype=np.uint8).reshape(-1, self._geometry.page_size)
                 survey.add_extent_pages_of(there, pages - start, first=start)
 
-    def _leaf(self, plain: PlainRoot) -> "array[int]":
-        return self._piece.leaves[plain.leaf_start : plain.leaf_start + plain.cluster_count]
-
-    def _state_of(self, blob_id: BlobId, plain: PlainRoot) -> BlobState:
-        """Return the state of the blob that was just found to be plain."""
-        root, count = root_of(blob_id), plain.cluster_count
-        parent, is_read_only = plain.parent, bool(plain.data_ro & READ_ONLY)
-        owns_none = plain.leaf_start == NO_LEAF
-        clusters = ClusterMap(count) if owns_none else ClusterMap.of_leaf(self._leaf(plain))
-        pages: Sequence[int] | None = None
-        if plain.page != ABSENT_PAGE:
-            pages = (plain.page,)
-        elif has_table(plain):
-            pages = _absent_pages(-(-count // LEAF_SIZE))
-        return BlobState(
-            blob_id=blob_id,
-            root=root,
-            root_state=self._root_state(root, plain.end),
-            flags=shared_flags(plain.invalid, plain.data_ro, plain.md_ro),
-            xattrs=self._piece.attributes.get(root, NO_ATTRIBUTES),
-            internal_xattrs={SNAP: parent.to_bytes(8, "little")} if parent else NO_ATTRIBUTES,
-            clusters=clusters,
-            extent_pages=pages,
-            data_read_only=is_read_only,
-            md_read_only=is_read_only,
-            pair_bound=plain.pair_count,
-            disk_count=count,
+    def _state_of(self, blob_id: BlobId, row: PlainRow | PlainRoot) -> PlainState:
+        """Return the state of a plain blob of the present piece."""
+        piece = self._piece
+        root, invalid, data_ro, md_ro, parent, kind, count, pairs, end, page, start, owned = row
+        clusters: ClusterMap
+        if start == NO_LEAF:
+            clusters = ClusterMap(count)
+        else:
+            packed = piece.leaves[start * _ENTRY_SIZE : (start + count) * _ENTRY_SIZE]
+            clusters = PackedMap(count, owned, packed)
+        return PlainState(
+            blob_id,
+            root,
+            self._root_state(root, end),
+            shared_flags(invalid, data_ro, md_ro),
+            piece.attributes.get(root, NO_ATTRIBUTES),
+            clusters,
+            pairs,
+            parent,
+            page,
+            is_tabled=has_table(kind, invalid),
         )
 
     def _root_state(self, root: PageIndex, end: int) -> RootState:
@@ -284,15 +303,9 @@ class BulkReader:
         return root_state_of(self._page(root), length=end - HEAD.size)
 
 
-_absent_pages: Final = lru_cache(maxsize=64)(AbsentPages)
-"""Most tables without a page are as long as the others; they never change."""
-
-
-def has_table(plain: PlainRoot) -> bool:
-    """Tell whether the blob has an extent table, if only by its flag."""
-    return plain.kind == EXTENT_TABLE or (
-        plain.kind == PADDING and bool(plain.invalid & HAS_EXTENT_TABLE)
-    )
+def has_table(kind: int, invalid: int) -> bool:
+    """Tell whether a plain blob has an extent table, if only by its flag."""
+    return kind == EXTENT_TABLE or (kind == PADDING and bool(invalid & HAS_EXTENT_TABLE))
 
 
 def may_read(plain: PlainRoot, blob_id: BlobId, revisits: Revisits | None) -> bool:

@@ -10,7 +10,7 @@ exactly so is left for `read_blob`, which says what is wrong.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from bitarray import bitarray
@@ -56,7 +56,7 @@ from blobstore.metadata.columns import (
 from blobstore.metadata.extent_pages import ExtentPages
 from blobstore.metadata.plain_extents import PlainExtents, plain_extents
 from blobstore.metadata.spans import mark_entries
-from blobstore.units import BlobId
+from blobstore.units import BlobId, PageIndex
 
 _FLAGS: Final = np.dtype(
     [
@@ -90,34 +90,43 @@ assert _PARENT.itemsize == len(SNAP) + _PARENT["id"].itemsize
 class PlainRoot(NamedTuple):
     """What the root of a plain blob says that has no more clusters than one leaf, or owns none.
 
-    `parent` is 0 where there is none; `kind` that of its extents' descriptor, or
-    of padding, and `pair_count` how many runs or entries that has; `end` is where
-    the descriptors end in the page. `page` is its only extent page, or 0;
-    `leaf_start` where its clusters are among those of all, or -1 where it owns none.
+    `root` is that page; `parent` is 0 where there is none; `kind` that of its extents'
+    descriptor, or of padding, and `pair_count` how many runs or entries that has; `end`
+    is where the descriptors end in the page. `page` is its only extent page, or 0;
+    `leaf_start` where its clusters are among those of all, or -1 where it owns none,
+    and `owned_count` how many of them are there.
     """
 
+    root: PageIndex
     invalid: int
     data_ro: int
     md_ro: int
-    parent: int
+    parent: BlobId
     kind: int
     cluster_count: int
     pair_count: int
     end: int
-    page: int
+    page: PageIndex
     leaf_start: int
+    owned_count: int
 
 
-_plain_root_of: Final = cast(
-    Callable[[tuple[int, ...]], PlainRoot], partial(tuple.__new__, PlainRoot)
-)
+PlainRow: TypeAlias = tuple[
+    PageIndex, int, int, int, BlobId, int, int, int, int, PageIndex, int, int
+]
+"""The fields of a `PlainRoot`: the collector of garbage does not go through such a tuple."""
+
+plain_root_of: Final = cast(Callable[[PlainRow], PlainRoot], partial(tuple.__new__, PlainRoot))
 
 
 class PlainRoots(NamedTuple):
     """Plain roots by their place, and the clusters of those that own some, one after the other."""
 
-    by_root: Mapping[int, PlainRoot]
+    by_root: Mapping[int, PlainRow]
     entries: Entries
+
+
+NO_ROOTS: Final = PlainRoots({}, np.empty(0, dtype=ENTRY))
 
 
 class Plain(NamedTuple):
@@ -183,6 +192,8 @@ class Survey:
 
     def add_roots(self, chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
         """Take the plain ones among roots with right checksums; tell which they are."""
+        if not len(rows):
+            return np.zeros(0, dtype=np.bool_)
         start = _start_of_descriptors(chunk, rows)
         flags = records_at(chunk, rows, start, _FLAGS)
         names: dict[int, dict[bytes, slice]] = {}
@@ -225,14 +236,17 @@ class Survey:
         starts = np.full(len(flags), NO_LEAF)
         starts[owners] = np.cumsum(counts[owners]) - counts[owners]
         chosen = are_bare | in_runs | in_pages
-        columns = (
-            flags["invalid"], flags["data_ro"], flags["md_ro"], parents, extents.kinds,
-            counts, extents.pair_counts, joined(self.ends), extents.pages, starts,
-        )  # fmt: skip
-        rows = zip(*(column[chosen].tolist() for column in columns), strict=True)
-        roots = joined(self.roots)[chosen].tolist()
         entries = np.concatenate((run_entries.astype(ENTRY), page_entries))
-        return PlainRoots(dict(zip(roots, map(_plain_root_of, rows), strict=True)), entries)
+        owned = np.zeros(len(flags), dtype=np.int64)
+        if len(owners):
+            owned[owners] = np.add.reduceat(entries != UNALLOCATED, starts[owners], dtype=np.int64)
+        columns = (
+            joined(self.roots), flags["invalid"], flags["data_ro"], flags["md_ro"], parents,
+            extents.kinds, counts, extents.pair_counts, joined(self.ends), extents.pages,
+            starts, owned,
+        )  # fmt: skip
+        numbers = [column[chosen].tolist() for column in columns]
+        return PlainRoots(dict(zip(numbers[0], zip(*numbers, strict=True), strict=True)), entries)
 
     def _in_pages(
         self, geometry: Geometry, extents: PlainExtents, are_thin: Flagged

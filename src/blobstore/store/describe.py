@@ -10,12 +10,11 @@ from blobstore.format.descriptors import (
     READ_ONLY,
     THIN_PROV,
 )
-from blobstore.format.geometry import root_of
 from blobstore.format.super_block import NO_BLOB
 from blobstore.metadata.blob_state import EXTERNAL, SNAP, BlobState, all_pages
 from blobstore.metadata.bulk import has_table
 from blobstore.metadata.store_state import StoreState
-from blobstore.metadata.survey import PlainRoot
+from blobstore.metadata.survey import NO_PARENT, PlainRoot
 from blobstore.units import BlobId, ceil_div
 
 
@@ -104,20 +103,21 @@ def describe_plain(
 ) -> BlobInfo:
     """Return what a plain blob is that is not open; without `extents` it owns no cluster."""
     clones = store.clones.of(blob_id)
-    count, has_parent, is_tabled = plain.cluster_count, plain.parent != 0, has_table(plain)
+    count, has_parent = plain.cluster_count, plain.parent != NO_PARENT
+    is_tabled = has_table(plain.kind, plain.invalid)
     is_read_only = bool(plain.data_ro & READ_ONLY)
     if extents is None:
         extents = [(UNALLOCATED, count)] if count else []
-    pages = [plain.page] * ceil_div(count, LEAF_SIZE) if is_tabled else []
+    pages: list[int] = [plain.page] * ceil_div(count, LEAF_SIZE) if is_tabled else []
     return BlobInfo(
         blob_id=blob_id,
         cluster_count=count,
         size=count * store.geometry.cluster_size,
-        allocated_clusters=sum(run for first, run in extents if first != UNALLOCATED),
+        allocated_clusters=plain.owned_count,
         thin=bool(plain.invalid & THIN_PROV),
         read_only=is_read_only,
         snapshot=is_read_only and bool(clones),
-        parent=BlobId(plain.parent) if has_parent else None,
+        parent=plain.parent if has_parent else None,
         clones=list(clones),
         external_snapshot=None,
         extent_table=is_tabled,
@@ -125,12 +125,18 @@ def describe_plain(
         xattrs=dict(xattrs),
         internal_xattrs={SNAP: plain.parent.to_bytes(8, "little")} if has_parent else {},
         extents=extents,
-        metadata_pages=[root_of(blob_id)],
+        metadata_pages=[plain.root],
         extent_pages=pages,
         invalid_flags=plain.invalid & ~HAS_EXTENT_TABLE | (HAS_EXTENT_TABLE if is_tabled else 0),
         data_ro_flags=plain.data_ro,
         md_ro_flags=plain.md_ro,
     )
+
+
+def numbers_in_plain(plain: PlainRoot) -> int:
+    """Return how many extents and extent pages there are at most in a plain blob's description."""
+    count = plain.cluster_count
+    return count + 1 if plain.owned_count else count // LEAF_SIZE + 2
 
 
 def describe_blob(store: StoreState, blob: BlobState) -> BlobInfo:

@@ -1,6 +1,6 @@
 """Going through all blobs of a store, whatever is wrong with some."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from bitarray import bitarray
@@ -12,7 +12,7 @@ from blobstore.metadata.bulk import BulkReader, may_read
 from blobstore.metadata.load import known_ids
 from blobstore.metadata.store_state import StoreState
 from blobstore.metadata.survey import NO_LEAF, NO_PARENT, PlainRoot
-from blobstore.store.describe import BlobInfo, describe_blob, describe_plain
+from blobstore.store.describe import BlobInfo, describe_blob, describe_plain, numbers_in_plain
 from blobstore.store.opening import (
     WRONG_CLUSTER,
     Sweep,
@@ -62,16 +62,63 @@ class Listing:
         async with store.mutex:
             store.check_open()
             self._forget_if_changed()
-            for blob_id in ids:
-                info = await self._describe(blob_id, self._reader)
-                described.append((blob_id, info))
-                self._next += 1
-                if isinstance(info, BlobInfo):
-                    numbers_left -= len(info.extents) + len(info.extent_pages)
-                if numbers_left < 0:
-                    break
+            while len(described) < len(ids) and numbers_left >= 0:
+                for blob_id, info in await self._describe_some(ids[len(described) :], numbers_left):
+                    described.append((blob_id, info))
+                    if isinstance(info, BlobInfo):
+                        numbers_left -= len(info.extents) + len(info.extent_pages)
             self._sweep.forget_device_errors()
         return described
+
+    async def _describe_some(self, ids: Sequence[BlobId], most_numbers: int) -> Described:
+        """Return what the first of these blobs are: plain ones together, any other by itself.
+
+        Where two of them share a cluster, each is looked at by itself.
+        """
+        ahead = self._plain_ahead(ids, most_numbers)
+        described: Described
+        if ahead and self._take_together(ahead):
+            described = [
+                (blob_id, self._describe_plain(blob_id, ahead[blob_id])) for blob_id in ahead
+            ]
+        else:
+            described = [(blob_id, await self._describe(blob_id)) for blob_id in ahead or ids[:1]]
+        self._next += len(described)
+        return described
+
+    def _plain_ahead(self, ids: Sequence[BlobId], most_numbers: int) -> dict[BlobId, PlainRoot]:
+        """Return the first of these blobs as long as they are plain, seen, and above sound ones.
+
+        They are sound too if none of them shares a cluster. No more are returned than can be
+        described with so many numbers.
+        """
+        store, reader, sound = self._store, self._reader, self._sound
+        found: dict[BlobId, PlainRoot] = {}
+        for blob_id in ids:
+            plain = reader.seen(blob_id) if is_as_on_device(store, blob_id) else None
+            if plain is None or not may_read(plain, blob_id, self._sweep.revisits):
+                break
+            stands = plain.parent in sound or plain.parent in found or blob_id in sound
+            most_numbers -= numbers_in_plain(plain)
+            if not stands or most_numbers < 0:
+                break
+            found[blob_id] = plain
+        return found
+
+    def _take_together(self, found: Mapping[BlobId, PlainRoot]) -> bool:
+        """Note that these blobs are sound, if they share nothing; else note nothing."""
+        store = self._store
+        fresh = [plain for blob_id, plain in found.items() if blob_id not in self._sound]
+        clusters = self._reader.clusters(fresh)
+        pages = [plain.page for plain in fresh if plain.page != ABSENT_PAGE]
+        is_free = store.pages.used[pages].all() and are_nobodys(store, clusters)
+        if store.is_sceptical and not is_free:
+            return False
+        if self._taken[clusters].any() or len(set(clusters)) != len(clusters):
+            return False
+        self._taken[clusters] = True
+        self._sound.update(found)
+        return True
 
     def _forget_if_changed(self) -> None:
         """Begin anew with what was read, and is sound, when the store was changed since."""
@@ -83,20 +130,25 @@ class Listing:
             self._sound = {NO_PARENT}
             self._taken = bitarray(len(store.owned_clusters), endian="little")
 
-    async def _describe(self, blob_id: BlobId, reader: BulkReader) -> BlobInfo | BlobstoreError:
+    async def _describe(self, blob_id: BlobId) -> BlobInfo | BlobstoreError:
+        reader = self._reader
         plain = await self._plain(blob_id, reader)
         if plain is not None and not self._is_sound(blob_id, plain, reader):
             is_sound = await self._stands_on(plain, blob_id, reader)
             plain = await self._plain(blob_id, reader) if is_sound else None
         if plain is not None:
-            extents = None if plain.leaf_start == NO_LEAF else reader.extents(plain)
-            return describe_plain(self._store, blob_id, plain, reader.xattrs(blob_id), extents)
+            return self._describe_plain(blob_id, plain)
         blob = await self._open_and_hold(blob_id, reader)
         if isinstance(blob, BlobstoreError):
             return blob
         info = describe_blob(self._store, blob)
         let_go(self._store, blob)
         return info
+
+    def _describe_plain(self, blob_id: BlobId, plain: PlainRoot) -> BlobInfo:
+        reader = self._reader
+        extents = None if plain.leaf_start == NO_LEAF else reader.extents(plain)
+        return describe_plain(self._store, blob_id, plain, reader.xattrs(plain), extents)
 
     async def _plain(self, blob_id: BlobId, reader: BulkReader) -> PlainRoot | None:
         """Return what the root of a closed, plain blob says, unless too many share its page."""
@@ -145,7 +197,7 @@ class Listing:
     def _free_clusters(self, plain: PlainRoot, reader: BulkReader) -> list[int] | None:
         """Return the clusters of a plain blob, or None if they or its page cannot be its own."""
         store = self._store
-        clusters = reader.clusters(plain) if plain.leaf_start != NO_LEAF else []
+        clusters = reader.clusters([plain])
         if not store.is_sceptical:
             return clusters
         if plain.page != ABSENT_PAGE and not store.pages.used[plain.page]:

@@ -1,15 +1,20 @@
 """Opening blobs with the snapshots below them, and letting go of them."""
 
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from blobstore.alloc.cluster_map import are_all_set, drop_all, take_all
-from blobstore.alloc.leaves import LEAF_SIZE
+import numpy as np
+
+from blobstore.alloc.cluster_map import ClusterMap, are_all_set, drop_all, take_all
+from blobstore.alloc.leaves import LEAF_SIZE, UNALLOCATED
+from blobstore.alloc.packed_map import PackedMap
 from blobstore.errors import BlobstoreError, CorruptError, DeviceError, NotFoundError
 from blobstore.format.descriptors import HAS_INTERNAL_XATTRS
 from blobstore.format.geometry import Geometry, root_of
-from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.blob_state import BlobState, PlainState
 from blobstore.metadata.bulk import BulkReader
+from blobstore.metadata.columns import ENTRY
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist
 from blobstore.metadata.read import Revisits, check_flags
@@ -17,6 +22,7 @@ from blobstore.metadata.store_state import StoreState
 from blobstore.units import BlobId, PageIndex
 
 _EINVAL: Final = 22
+_PIECE: Final = 1 << 14
 WRONG_CLUSTER: Final = "owns a cluster that is marked free, or another place's"
 _WRONG_PAGE: Final = "owns a metadata page that is marked free, or another place's"
 
@@ -110,9 +116,7 @@ async def open_chain(
         if isinstance(error, NotFoundError) and chain.at != blob_id:
             raise _without_ancestor(blob_id, error) from error
         raise
-    for blob in reversed(chain.owned()):
-        link(store, blob, parent)
-        parent = blob
+    _link_all(store, chain.owned(), parent)
     return store.open_blobs[blob_id]
 
 
@@ -133,37 +137,70 @@ class _Chain:
         self._reader = reader
         self._failures = {} if sweep is None else sweep.failures
         self._revisits = None if sweep is None else sweep.revisits
+        self._claimed, self._most = 0, store.geometry.data_clusters
+        self._plain_pages: list[PageIndex] = []
+        self._plain_entries: list[bytes] = []
 
     async def read(self, blob_id: BlobId) -> BlobState | None:
         """Read down to the first ancestor that is open, and return that, or None."""
-        store, blobs, claimed = self._store, self.blobs, 0
-        is_settled = not store.errors and not store.outcome.changed
-        most = store.geometry.data_clusters
         wanted: BlobId | None = blob_id
-        while wanted is not None and wanted not in store.open_blobs:
+        while wanted is not None and wanted not in self._store.open_blobs:
             self.at = wanted
-            if wanted in blobs:
+            if wanted in self.blobs:
                 raise CorruptError(f"blob {wanted:#x}: is its own ancestor", errno=_EINVAL)
             if wanted in self._failures:
                 self.at, known = self._failures[wanted]
                 raise known.anew()
-            blob = None
-            if is_settled or is_as_on_device(store, wanted):
-                blob = self._reader.read_plain(wanted, self._revisits)
-            if blob is None or not store.used_ids[blob.root]:
+            following = self._take_plain(wanted)
+            if wanted not in self.blobs:
                 blob = await self._read_known(wanted)
-            blobs[wanted] = blob
-            wanted = blob.parent_id
-            claimed += blob.clusters.allocated_count
-            if claimed > most and not is_small(blob) and store.is_sceptical:
-                self._forget_large()
+                self._take(blob)
+                following = blob.parent_id
+            wanted = following
         if not self._own_all():
             await self._raise_conflict()
-        return None if wanted is None else store.open_blobs[wanted]
+        return None if wanted is None else self._store.open_blobs[wanted]
 
     def owned(self) -> list[BlobState]:
         """Return all blobs in order, when they are known to be right."""
         return [blob for blob in self.blobs.values() if blob is not None]
+
+    def _take_plain(self, blob_id: BlobId) -> BlobId | None:
+        """Take the blob and its ancestors as long as they are plain; return who is wanted next.
+
+        That can be the blob itself. Who is open or known, or has to be looked at more
+        closely, is not taken.
+        """
+        store, known, failures = self._store, self.blobs, self._failures
+        is_settled = not store.errors and not store.outcome.changed
+        wanted = blob_id
+        if not is_settled and not is_as_on_device(store, wanted):
+            return wanted
+        for plain in self._reader.plain_chain(wanted, self._revisits):
+            if not store.used_ids[plain.root]:
+                break
+            self._take(plain)
+            if not plain.named_parent:
+                return None
+            wanted = plain.named_parent
+            if wanted in known or wanted in failures or wanted in store.open_blobs:
+                break
+            if not is_settled and not is_as_on_device(store, wanted):
+                break
+        return wanted
+
+    def _take(self, blob: BlobState) -> None:
+        """Take the next blob; note what a plain one owns, and how much all claim."""
+        self.blobs[blob.blob_id] = blob
+        clusters = blob.clusters
+        if isinstance(blob, PlainState):
+            if blob.named_page:
+                self._plain_pages.append(blob.named_page)
+            if isinstance(clusters, PackedMap):
+                self._plain_entries.append(clusters.packed or _packed(clusters))
+        self._claimed += clusters.allocated_count
+        if self._claimed > self._most and not is_small(blob) and self._store.is_sceptical:
+            self._forget_large()
 
     async def _read_known(self, blob_id: BlobId) -> BlobState:
         return await _read_known(self._store, blob_id, self._reader, self._revisits)
@@ -176,24 +213,25 @@ class _Chain:
                 self.blobs[blob_id] = None
 
     def _own_all(self) -> bool:
-        """Own all blobs, small ones at once; return False if something is wrong."""
+        """Own all blobs, small ones at once; return False if something is wrong.
+
+        What plain ones own was noted as they were taken.
+        """
         store = self._store
-        clusters: list[int] = []
-        pages: list[PageIndex] = []
-        small: list[BlobState] = []
+        entries, pages = self._plain_entries, self._plain_pages
         for blob in self.blobs.values():
             if blob is None:
                 return False
+            if isinstance(blob, PlainState):
+                continue
             if is_small(blob):
-                small.append(blob)
-                clusters += blob.clusters.allocated()
+                entries.append(_packed(blob.clusters))
                 pages += blob.metadata_pages
             elif _own(store, blob, self.owners):
                 return False
-        if are_nobodys(store, clusters) and _are_own_pages(store, pages):
-            store.owned_clusters[clusters] = True
+        if _are_own_pages(store, pages) and _own_entries(store, b"".join(entries)):
             return True
-        return not any(_own(store, blob, self.owners) for blob in small)
+        return not any(_own(store, blob, self.owners) for blob in self.owned() if is_small(blob))
 
     async def _raise_conflict(self) -> None:
         """Look for whom to refuse: the first that is wrong on the way up.
@@ -313,6 +351,27 @@ def are_nobodys(store: StoreState, clusters: list[int]) -> bool:
     )
 
 
+def _packed(clusters: ClusterMap) -> bytes:
+    return array("I", clusters.allocated()).tobytes()
+
+
+def _own_entries(store: StoreState, packed: bytes) -> bool:
+    """Note that open blobs own the clusters, 0 is none; or note nothing, and return False.
+
+    As numbers they take ten times as much memory, so that is done piece by piece.
+    """
+    entries = np.frombuffer(packed, dtype=ENTRY)
+    clusters = entries[entries != UNALLOCATED]
+    for at in range(0, len(clusters), _PIECE):
+        piece: list[int] = clusters[at : at + _PIECE].tolist()
+        if not are_nobodys(store, piece):
+            for start in range(0, at, _PIECE):
+                store.owned_clusters[clusters[start : start + _PIECE].tolist()] = False
+            return False
+        store.owned_clusters[piece] = True
+    return True
+
+
 def _are_own_pages(store: StoreState, pages: list[PageIndex]) -> bool:
     """Tell whether the pages are marked used, and none is there twice."""
     return not pages or (store.pages.used[pages].all() and len(set(pages)) == len(pages))
@@ -323,6 +382,20 @@ def distrusted(store: StoreState, blob_id: BlobId, problem: str) -> CorruptError
     message = f"blob {blob_id:#x}: {problem}"
     store.refuse_changes(message)
     return CorruptError(message, errno=_EINVAL)
+
+
+def _link_all(store: StoreState, blobs: Sequence[BlobState], parent: BlobState | None) -> None:
+    """Take blobs into the store, each above the one that follows it, the last above its parent."""
+    open_blobs = store.open_blobs
+    for blob in reversed(blobs):
+        if isinstance(blob, PlainState):
+            blob.parent = parent
+            if parent is not None:
+                parent.pin_count += 1
+            open_blobs[blob.blob_id] = blob
+        else:
+            link(store, blob, parent)
+        parent = blob
 
 
 def link(store: StoreState, blob: BlobState, parent: BlobState | None) -> None:
