@@ -173,7 +173,7 @@ LARGE: Final[dict[str, Build]] = {
     "100000 snapshots in a chain": snapshots(MANY),
     "100000 clones of one snapshot": clones(MANY),
     "100000 snapshots with runs": snapshots_with_runs(MANY),
-    "50000 snapshots with extent pages": snapshots_with_pages(MANY // 2),
+    "100000 snapshots with extent pages": snapshots_with_pages(MANY),
 }
 """Sound stores: all of them opens, and nothing is an error."""
 
