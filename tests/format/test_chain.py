@@ -22,6 +22,7 @@ from blobstore.format.descriptors import (
     encode_descriptors,
 )
 from blobstore.format.page import BODY_SIZE
+from blobstore.format.pairs import PackedPairs
 from blobstore.format.root import SECTOR_CAPACITY
 
 Pairs = list[tuple[int, int]]
@@ -81,7 +82,7 @@ def test_a_chain_is_read_over_all_its_pages() -> None:
         flags=Flags(5),
         xattrs={"b": b"1", "a": b""},
         internal_xattrs={"a": b"2"},
-        table=[(9, 1), (0, 3)],
+        table=PackedPairs.of([(9, 1), (0, 3)]),
         table_cluster_count=600,
         unknown_kinds={77: None},
     )

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from blobstore import Blob, Blobstore, InvalidArgumentError, NoSpaceError
-from blobstore.alloc.cluster_map import LEAF_SIZE
+from blobstore.alloc.leaves import LEAF_SIZE
 from blobstore.device.base import Device
 from blobstore.device.file import FileDevice
 from blobstore.format.descriptors import READ_ONLY

@@ -307,6 +307,24 @@ def test_who_is_in_a_circle_is_named_as_its_own_ancestor() -> None:
         assert error.message.split(":")[0] in circle
 
 
+def test_a_circle_that_was_found_refuses_all_in_it_and_above_it_as_at_first() -> None:
+    def refused(store: Blobstore, blob_id: BlobId) -> str:
+        with pytest.raises(CorruptError) as caught:
+            store.open_blob(blob_id)
+        return caught.value.message
+
+    def image() -> SparseDevice:
+        return forged(a_circle_at_the_bottom)
+
+    at_first: dict[BlobId, str] = {}
+    with Blobstore.open(image(), read_only=True) as store:
+        for blob_id in store.blob_ids()[:30]:
+            with Blobstore.open(image(), read_only=True) as fresh:
+                at_first[blob_id] = refused(fresh, blob_id)
+        for _time in range(2):
+            assert {blob_id: refused(store, blob_id) for blob_id in at_first} == at_first
+
+
 @pytest.mark.parametrize("way", ["list_blobs", "iter_blobs"])
 def test_a_list_of_an_abandoned_store_ends_without_asking_it(way: str) -> None:
     store = Blobstore.create(MemoryDevice(16 * MIB), cluster_size=CLUSTER)

@@ -80,7 +80,8 @@ class StoreState:
     caller has registered for the ids of external snapshots. `unmapped` are clusters
     that blobs gave up by unmaps and no commit has said so yet; `thawing` are
     writers that wait for a frozen blob, `allocating` those that wait for a cluster
-    that another one is just making, by blob and place.
+    that another one is just making, by blob and place. `circular` are blobs that
+    were found to be their own ancestors.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class StoreState:
         self.kept_leaves = KeptLeaves()
         self.clones = Clones()
         self.errors: dict[BlobId, BlobstoreError] = {}
+        self.circular: set[BlobId] = set()
         self.owned_clusters = bitarray(len(used_clusters), endian="little")
         self.zeroed_clusters = bitarray(len(used_clusters), endian="little")
         self.prepared_pages = bitarray(len(used_pages), endian="little")

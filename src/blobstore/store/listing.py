@@ -62,6 +62,7 @@ class Listing:
         async with store.mutex:
             store.check_open()
             self._forget_if_changed()
+            self._sweep.forget_if_changed(store)
             while len(described) < len(ids) and numbers_left >= 0:
                 for blob_id, info in await self._describe_some(ids[len(described) :], numbers_left):
                     described.append((blob_id, info))
@@ -132,6 +133,9 @@ class Listing:
 
     async def _describe(self, blob_id: BlobId) -> BlobInfo | BlobstoreError:
         reader = self._reader
+        known = self._sweep.known_failure(blob_id)
+        if known is not None:
+            return known
         plain = await self._plain(blob_id, reader)
         if plain is not None and not self._is_sound(blob_id, plain, reader):
             is_sound = await self._stands_on(plain, blob_id, reader)

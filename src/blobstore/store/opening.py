@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Sequence
+from itertools import dropwhile
 from typing import Final
 
 import numpy as np
@@ -53,6 +54,11 @@ class Sweep:
                 return
             self._passing.update(blob_ids)
         self.failures.update(dict.fromkeys(blob_ids, failure))
+
+    def known_failure(self, blob_id: BlobId) -> BlobstoreError | None:
+        """Return why a blob does not open, if that is known and does not name who is asked."""
+        _to_blame, error = self.failures.get(blob_id, (None, None))
+        return None if error is None or isinstance(error, NotFoundError) else error.anew()
 
     def forget_device_errors(self) -> None:
         """Give blobs that failed with their device another chance."""
@@ -147,6 +153,8 @@ class _Chain:
         while wanted is not None and wanted not in self._store.open_blobs:
             self.at = wanted
             if wanted in self.blobs:
+                self._store.circular.update(dropwhile(wanted.__ne__, self.blobs))
+            if wanted in self._store.circular:
                 raise CorruptError(f"blob {wanted:#x}: is its own ancestor", errno=_EINVAL)
             if wanted in self._failures:
                 self.at, known = self._failures[wanted]

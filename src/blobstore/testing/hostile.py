@@ -6,7 +6,7 @@ answer or a typed error, within 2 s of processor time each, and with no more
 memory than 64 MiB and twice the metadata: what the process's resident size has
 grown by at most, which counts the arrays of numpy and leaves the times alone.
 On a machine shared with others seconds vary by half: a step that took longer is
-done again, four times at most, and how often that was needed is told.
+done once more, and how often that was needed is told.
 
 Stores of 100,000 blobs lie in a file. Of more than 512 blobs, a few of the first
 half are read, the highest first, and all stay open until the end.
@@ -48,7 +48,7 @@ _ADDRESS_SPACE: Final = 3 << 29
 _OVERTIME_S: Final = 0.5
 _GIVEN_UP_S: Final = 20.0
 _TRIED_IN_WRITING: Final = 8
-_MOST_TRIES: Final = 5
+_MOST_TRIES: Final = 2
 _READ_EACH: Final = 512
 _SPREAD: Final = 16
 """Of a store with more blobs than the one, about half as many as the other are read."""

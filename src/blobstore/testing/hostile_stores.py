@@ -102,6 +102,29 @@ def clones(count: int) -> Build:
     return build
 
 
+def circle(count: int) -> Build:
+    """Forge blobs that are all each other's ancestors."""
+
+    def build(forge: Forge) -> None:
+        _size_for(forge, count)
+        for number in range(count):
+            forge.root(number, clone_of((number + 1) % count), table(2, (0, 1)))
+
+    return build
+
+
+def half_made(count: int) -> Build:
+    """Forge so many snapshots that stand and are marked as half-made, and a clone of each."""
+
+    def build(forge: Forge) -> None:
+        _size_for(forge, 2 * count)
+        for number in range(0, 2 * count, 2):
+            forge.root(number, clone_of(number + 1, name="SNAPTMP"), table(2, (0, 1)))
+            forge.root(number + 1, clone_of(number), table(2, (0, 1)))
+
+    return build
+
+
 def snapshots_with_runs(count: int) -> Build:
     """Forge a sound chain of snapshots, each with a cluster of its own."""
 
@@ -172,9 +195,11 @@ LIES: Final[dict[str, Build]] = {
 LARGE: Final[dict[str, Build]] = {
     "100000 snapshots in a chain": snapshots(MANY),
     "100000 clones of one snapshot": clones(MANY),
+    "100000 blobs in a circle": circle(MANY),
+    "10000 half-made snapshots": half_made(MANY // 10),
     "100000 snapshots with runs": snapshots_with_runs(MANY),
     "100000 snapshots with extent pages": snapshots_with_pages(MANY),
 }
-"""Sound stores: all of them opens, and nothing is an error."""
+"""Stores of many blobs. Most are sound: all of them opens, and nothing is an error."""
 
 HOSTILE_STORES: Final = LIES | LARGE
