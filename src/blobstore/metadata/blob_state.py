@@ -25,6 +25,7 @@ from blobstore.format.descriptors import (
     Flags,
     Xattr,
 )
+from blobstore.format.packed_xattrs import PackedXattrs
 from blobstore.format.root import Layout, RootState
 from blobstore.operations import ExternalSource
 from blobstore.units import BlobId, PageIndex
@@ -43,6 +44,7 @@ SNAP: Final = "SNAP"
 SNAPSHOT_IN_PROGRESS: Final = "SNAPTMP"
 SNAPSHOT_REMOVAL: Final = "SNAPRM"
 EXTERNAL: Final = "EXTSNAP"
+KNOWN_INTERNAL: Final = (SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL, EXTERNAL)
 
 
 class SparsePages(Sequence[int]):
@@ -259,6 +261,11 @@ class BlobState:
         internal = [Xattr(name, value, True) for name, value in self.internal_xattrs.items()]
         return own + internal
 
+    def unpack_attributes(self) -> None:
+        """Make the attributes fit to be asked for and changed one by one."""
+        if isinstance(self.xattrs, PackedXattrs):
+            self.xattrs = self.xattrs.unpacked()
+
     def touch_attributes(self) -> None:
         """Note that flags or attributes changed."""
         self.is_root_dirty = True
@@ -266,7 +273,7 @@ class BlobState:
 
     def put_internal(self, name: str, value: bytes) -> None:
         """Set an internal attribute; one that is there keeps its place."""
-        self.internal_xattrs = {**self.internal_xattrs, name: value}
+        self.internal_xattrs = dict(self.internal_xattrs.items()) | {name: value}
 
     def drop_internal(self, name: str) -> None:
         """Remove an internal attribute, if it is there."""

@@ -24,11 +24,13 @@ from blobstore.format.descriptors import (
     split_descriptors,
 )
 from blobstore.format.geometry import Geometry, root_of
+from blobstore.format.packed_xattrs import packed_if_many
 from blobstore.format.page import NO_PAGE, body_of, open_page
 from blobstore.format.pairs import PackedPairs
 from blobstore.format.root import root_state_of
 from blobstore.metadata.blob_state import (
     ABSENT_PAGE,
+    KNOWN_INTERNAL,
     NO_ATTRIBUTES,
     SNAP,
     BlobState,
@@ -150,8 +152,10 @@ async def read_blob(
         root=root,
         root_state=root_state_of(data, length=length),
         flags=flags,
-        xattrs=content.xattrs or NO_ATTRIBUTES,
-        internal_xattrs=content.internal_xattrs or NO_ATTRIBUTES,
+        xattrs=packed_if_many(content.xattrs or NO_ATTRIBUTES),
+        internal_xattrs=packed_if_many(
+            content.internal_xattrs or NO_ATTRIBUTES, known=KNOWN_INTERNAL
+        ),
         clusters=clusters,
         extent_pages=extent_pages,
         chain=chain,

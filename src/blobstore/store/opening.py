@@ -91,6 +91,7 @@ async def open_blob(store: StoreState, blob_id: BlobId, sweep: Sweep | None = No
         store.check_open()
         blob = await open_chain(store, blob_id, sweep=sweep)
         blob.clusters.unfold()
+        blob.unpack_attributes()
         blob.open_count += 1
         return blob
 

@@ -15,6 +15,7 @@ from blobstore.testing.forge import (
     flags,
     runs,
     table,
+    xattr,
 )
 from blobstore.units import BlobId
 
@@ -151,6 +152,19 @@ def snapshots_with_pages(count: int) -> Build:
     return build
 
 
+def snapshots_with_attributes(count: int) -> Build:
+    """Forge a sound chain of snapshots, each with as many small attributes as fit."""
+
+    def build(forge: Forge) -> None:
+        _size_for(forge, count)
+        attributes = b"".join(xattr(f"{n:02x}", b"") for n in range(256))
+        for number in range(count):
+            head = clone_of(number - 1, data_ro=1) if number else flags(THIN_TABLE, 1)
+            forge.root(number, head + attributes, table(2, (0, 1)))
+
+    return build
+
+
 def _size_for(forge: Forge, page_count: int, *, cluster_count: int = 0) -> int:
     """Make room for so many pages and clusters; return the first cluster that is free."""
     forge.md_len = page_count + 8
@@ -188,6 +202,7 @@ LIES: Final[dict[str, Build]] = {
     **{f"device of {size} bytes": _short_device(size) for size in (0, 511, 4096, 20480, 1 << 18)},
     "garbage in every page": _garbage_in_every_page,
     "blob id mask names free pages": lambda forge: forge.roots.update(range(64)),
+    "2000 snapshots full of attributes": snapshots_with_attributes(2000),
     "pages of 1 MiB": _large_pages(1 << 20, md_len=40),
     "pages of 16 MiB": _large_pages(1 << 24),
 }
