@@ -10,7 +10,14 @@ from bitarray import bitarray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.alloc.cluster_map import ClusterMap, are_all_set, drop_all, take_all
+from blobstore.alloc.cluster_map import (
+    ClusterMap,
+    are_all_set,
+    common_spans,
+    drop_all,
+    mark_all,
+    take_all,
+)
 from blobstore.alloc.leaves import ABSENT, LEAF_SIZE, KeptLeaves, SparseLeaves
 from blobstore.alloc.run_map import RunMap, cluster_map_of_runs
 from blobstore.format.pairs import PackedPairs
@@ -127,9 +134,13 @@ def test_leaves_that_are_kept_are_bounded_for_all_maps_together() -> None:
     assert [other.get(601 * number) for number in range(20)] == list(range(7, 27))
     assert made_count(other) == 2
     copy = other.copy()
-    other.keep_within(None)
-    assert kept.parts_left == 0, "the copy has the leaves too"
-    copy.empty()
+    other.empty()
+    assert kept.parts_left == 2 * KeptLeaves.PARTS
+    copy.keep_within(kept)
+    assert kept.parts_left == 0, "the copy has the leaves still"
+    copy.resize(10)
+    assert kept.parts_left == KeptLeaves.PARTS, "one leaf was cut off"
+    copy.keep_within(None)
     assert kept.parts_left == 2 * KeptLeaves.PARTS
 
 
@@ -194,7 +205,8 @@ def test_what_was_cut_off_does_not_come_back(sizes: tuple[int, ...]) -> None:
     runs = [(20, 800), (0, 200), (900, 500)]
     clusters, numbers = made_of(runs), clusters_of(runs)
     for size in sizes:
-        assert clusters.resize(size) == [cluster for cluster in numbers[size:] if cluster]
+        cut = clusters_of(list(clusters.resize(size)))
+        assert cut == [cluster for cluster in numbers[size:] if cluster]
         numbers = numbers[:size] + [0] * (size - len(numbers))
         assert [clusters.get(index) for index in range(size)] == numbers
         assert clusters.allocated() == [cluster for cluster in numbers if cluster]
@@ -210,3 +222,40 @@ def test_all_leaves_of_a_map_that_was_written_to_are_taken_some_at_a_time() -> N
     pieces = [numbers_of(piece) for piece in clusters.allocated_pieces()]
     assert len(pieces) > 1
     assert [number for piece in pieces for number in piece] == list(range(1, 40_001, 2))
+
+
+@given(RUNS, RUNS)
+def test_what_two_maps_have_in_the_same_places_is_found(
+    some: list[tuple[int, int]], more: list[tuple[int, int]]
+) -> None:
+    one, other = made_of([*some, (0, 700), *more]), made_of([*more, (0, 700), *some])
+    expected = [
+        (index, cluster)
+        for index, cluster in one.places()
+        if index < other.count and other.get(index) == cluster
+    ]
+    found = list(common_spans(one, other))
+    assert [(at + n, first + n) for at, first, count in found for n in range(count)] == expected
+
+
+@given(RUNS, st.integers(0, 3000), st.integers(1, 2000))
+def test_released_places_own_nothing(runs: list[tuple[int, int]], index: int, count: int) -> None:
+    for clusters in (made_of(runs), spelled_out(runs)):
+        numbers = clusters_of(runs)
+        end = min(index + count, clusters.count)
+        if index >= end:
+            continue
+        clusters.release(index, end - index)
+        numbers[index:end] = [0] * (end - index)
+        assert [clusters.get(at) for at in range(clusters.count)] == numbers
+        assert clusters.allocated_count == sum(map(bool, numbers))
+        assert clusters.dirty_leaves == {*range(index // LEAF_SIZE, (end - 1) // LEAF_SIZE + 1)}
+
+
+def test_bits_are_set_whoever_had_set_some() -> None:
+    clusters = made_of([(20, 10), (0, 600), (600, 300)])
+    bits = bitarray(1024, endian="little")
+    bits[25] = True
+    mark_all(bits, clusters)
+    assert bits.count() == 310
+    assert are_all_set(bits, clusters)

@@ -119,7 +119,7 @@ def test_a_huge_map_takes_memory_for_what_is_there() -> None:
     assert clusters.runs() == [(0, HUGE - 1), (7, 1)]
     assert clusters.allocated() == [7]
     assert clusters.find(0, allocated=True) == HUGE - 1
-    assert clusters.resize(HUGE - 5) == [7]
+    assert clusters.resize(HUGE - 5) == [(7, 1)]
     assert clusters.find(0, allocated=True) is None
     _now, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -11,11 +11,12 @@ from blobstore.alloc.cluster_map import ClusterMap
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, CorruptError, DeviceError, NotFoundError
 from blobstore.format.checksum import crc32c
+from blobstore.format.descriptors import Flags
 from blobstore.format.geometry import Geometry, blob_id_of
-from blobstore.format.root import Layout, encode_sector_head, encode_sector_tail
+from blobstore.format.root import Layout, RootState, encode_sector_head, encode_sector_tail
 from blobstore.format.super_block import SuperBlock
 from blobstore.metadata import bulk
-from blobstore.metadata.blob_state import AbsentPages, BlobState
+from blobstore.metadata.blob_state import AbsentPages, BlobState, PlainState
 from blobstore.metadata.bulk import BulkReader
 from blobstore.metadata.fetch import fetch_from_device
 from blobstore.metadata.read import read_blob
@@ -274,3 +275,11 @@ def test_what_the_state_of_a_plain_blob_does_not_have_is_named() -> None:
     name = "clone"
     with pytest.raises(AttributeError, match="PlainState has no clone"):
         getattr(state, name)
+
+
+def test_a_plain_state_has_every_field_of_a_blob() -> None:
+    state = PlainState(
+        BlobId(1), PageIndex(0), RootState(Layout.COMPACT, 0), Flags(), {}, ClusterMap(), 0,
+        BlobId(0), PageIndex(0), is_tabled=False,
+    )  # fmt: skip
+    assert all(hasattr(state, field.name) for field in fields(BlobState))

@@ -359,7 +359,7 @@ class Comparison:
             return 0
         blob_id = BlobId(self.replay.blob_id(line.arguments[0]))
         blob = self.replay.store.state.open_blobs.get(blob_id)
-        return 0 if blob is None else len(blob.cut_clusters)
+        return 0 if blob is None else sum(count for _first, count in blob.cut_runs)
 
     def _learn(self, line: Line, answer: Facts, found: Facts) -> None:
         if line.command in CREATING:

@@ -31,6 +31,7 @@ _NONE_DIRTY: Final[frozenset[int]] = frozenset()
 
 _PIECE: Final = 1 << 14
 _NOWHERE: Final = -1
+_NO_SPAN: Final = (0, 0, 0)
 
 
 class ClusterMap:
@@ -107,6 +108,19 @@ class ClusterMap:
         self.allocated_count += (cluster != UNALLOCATED) - (old != UNALLOCATED)
         self._mark_dirty(index >> LEAF_SHIFT)
 
+    def release(self, index: int, count: int) -> None:
+        """Own nothing any more in so many places from `index` on."""
+        end = index + count
+        while index < end:
+            number, start = index >> LEAF_SHIFT, index & LEAF_MASK
+            step = min(end - index, LEAF_SIZE - start)
+            leaf = self._own_leaf(number)
+            left = leaf[start : start + step].count(UNALLOCATED)
+            leaf[start : start + step] = array("I", bytes(4 * step))
+            self.allocated_count -= step - left
+            self._mark_dirty(number)
+            index += step
+
     def clean(self, leaves: Iterable[int] | None = None) -> None:
         """Take note that these leaves, or all, are as on disk."""
         left = self.dirty_leaves.difference(leaves) if leaves is not None else _NONE_DIRTY
@@ -119,14 +133,16 @@ class ClusterMap:
         else:
             self.dirty_leaves = {number}
 
-    def resize(self, count: int) -> list[int]:
-        """Change the number of clusters; return the clusters that were cut off."""
-        cut = self._cut(count) if count < self.count else []
+    def resize(self, count: int) -> PackedPairs:
+        """Change the number of clusters; return (first, count) of those that were cut off."""
+        cut = PackedPairs()
+        for _index, first, size in self.spans(count):
+            cut.append_run(first, size)
         boundary = {n >> LEAF_SHIFT for n in (self.count - 1, count - 1) if n >= 0}
         leaf_count = leaves_for(count)
         self._keep_leaves(leaf_count)
         self.count = count
-        self.allocated_count -= len(cut)
+        self.allocated_count -= sum(cut.numbers[1::2])
         kept = (n for n in self.dirty_leaves | boundary if n < leaf_count)
         self.dirty_leaves = set(kept)
         if leaf_count and self.leaves[leaf_count - 1] is not ABSENT:
@@ -177,15 +193,18 @@ class ClusterMap:
     def places(self) -> Iterator[tuple[int, int]]:
         """Yield (index, cluster) of all places with a cluster, in order."""
         for index, first, count in self.spans():
-            for step in range(count):
-                yield index + step, first + step
+            yield from zip(range(index, index + count), range(first, first + count), strict=True)
 
-    def spans(self) -> Iterator[tuple[int, int, int]]:
-        """Yield (index, first cluster, count) of what is allocated, in order; parts of runs."""
+    def spans(self, start: int = 0) -> Iterator[tuple[int, int, int]]:
+        """Yield (index, first cluster, count) of what is allocated from `start` on, in order.
+
+        These are parts of runs: a run can be more than one of them.
+        """
         if not self.allocated_count:
             return
         for number, leaf in self._made_leaves():
-            yield from spans_of(leaf, number << LEAF_SHIFT)
+            if number >= start >> LEAF_SHIFT:
+                yield from spans_of(leaf, number << LEAF_SHIFT, start)
 
     def runs(self) -> PackedPairs:
         """Return (first cluster, or 0, count) of neighbouring clusters, merged."""
@@ -276,13 +295,6 @@ class ClusterMap:
         fitted.frombytes(bytes(4 * (size - len(fitted))))
         self.leaves[number] = fitted
 
-    def _cut(self, count: int) -> list[int]:
-        cut: list[int] = []
-        for index, first, size in self.spans():
-            kept = max(0, min(size, count - index))
-            cut += range(first + kept, first + size)
-        return cut
-
 
 def take_all(bits: bitarray, clusters: ClusterMap) -> bool:
     """Set the bits of all clusters of a blob; where one is set, or there twice, set none."""
@@ -293,6 +305,12 @@ def take_all(bits: bitarray, clusters: ClusterMap) -> bool:
             return False
         bits[piece] = True
     return True
+
+
+def mark_all(bits: bitarray, clusters: ClusterMap) -> None:
+    """Set the bits of all clusters of a blob."""
+    for piece in clusters.allocated_pieces():
+        bits[piece] = True
 
 
 def drop_all(bits: bitarray, clusters: ClusterMap) -> None:
@@ -319,10 +337,25 @@ def _is_any_set(bits: bitarray, piece: Piece) -> bool:
     return bits[piece].any() or len(set(piece)) != len(piece)
 
 
-def spans_of(leaf: Leaf, begin: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (index, first cluster, count) of what is allocated in a leaf that begins there."""
-    at = begin
-    for first, count in runs_of(leaf):
+def common_spans(one: ClusterMap, other: ClusterMap) -> Iterator[tuple[int, int, int]]:
+    """Yield (index, first cluster, count) of what both have in the same places, in order."""
+    spans = iter(one.spans())
+    index, first, count = next(spans, _NO_SPAN)
+    for begin, cluster, size in other.spans():
+        while count and index < begin + size:
+            start, end = max(index, begin), min(index + count, begin + size)
+            if start < end and first - index == cluster - begin:
+                yield start, cluster + start - begin, end - start
+            if index + count > begin + size:
+                break
+            index, first, count = next(spans, _NO_SPAN)
+
+
+def spans_of(leaf: Leaf, begin: int, start: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (index, first cluster, count) from `start` on of a leaf that begins at `begin`."""
+    skipped = max(0, start - begin)
+    at = begin + skipped
+    for first, count in runs_of(leaf[skipped:]):
         if first != UNALLOCATED:
             yield at, first, count
         at += count

@@ -3,7 +3,7 @@
 A leaf without clusters is one shared, unchangeable run of zeroes; of huge maps only
 the other leaves are kept, so that a thin blob of many TiB costs nothing. Neighbouring
 clusters that nobody changes are a `range`. Readers outside the core index leaves
-directly.
+directly: no leaf is longer than its part of the blob, unless it is absent.
 """
 
 import sys
@@ -22,7 +22,7 @@ Piece: TypeAlias = list[int] | slice
 """Clusters, each once: in any order, or neighbours."""
 
 ABSENT: Final = bytes(LEAF_SIZE)
-"""A leaf without clusters; bytes, because nobody can change them."""
+"""A leaf without clusters, or one that is not made yet; bytes, because nobody can change them."""
 
 _LARGEST_LIST: Final = 1024
 """The most leaves that are kept in a list: of more, those that are there are looked for."""
@@ -46,12 +46,13 @@ Leaves: TypeAlias = list[Leaf] | SparseLeaves
 class KeptLeaves:
     """How many leaves made from runs may still be kept, of all open blobs of a store.
 
-    A `range` takes one part of the memory of another leaf.
+    A `range` takes one part of the memory of another leaf. Less than none is left
+    after a snapshot took leaves over that its blob has, too.
     """
 
     __slots__ = ("parts_left",)
 
-    PARTS: Final = 16
+    PARTS: Final = 8
 
     def __init__(self, most: int = 1 << 13) -> None:
         self.parts_left = most * self.PARTS
@@ -70,6 +71,8 @@ def leaves_for(cluster_count: int) -> int:
 
 def runs_of(leaf: Leaf) -> Iterator[tuple[int, int]]:
     """Yield the runs of one leaf; a cluster of a run follows the one before, or both are none."""
+    if not leaf:
+        return
     if isinstance(leaf, range):
         yield leaf.start, len(leaf)
         return

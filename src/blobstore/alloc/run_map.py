@@ -28,7 +28,8 @@ _EINVAL: Final = 22
 class RunMap(ClusterMap):
     """A map whose absent leaves are as `source` says: nothing is kept for each of them.
 
-    Leaves that are looked into stay, as long as there is room among the `kept`.
+    Leaves that are looked into stay, as long as there is room among the `kept`: of these
+    they take so many `parts`.
     """
 
     __slots__ = ("_kept", "_parts", "_source")
@@ -54,7 +55,6 @@ class RunMap(ClusterMap):
         copy = RunMap(self._source)
         self._share_leaves(copy)
         copy._parts = self._parts
-        copy.keep_within(self._kept)
         return copy
 
     def empty(self) -> None:
@@ -75,16 +75,20 @@ class RunMap(ClusterMap):
             return source.get(index)
         leaf = source.leaf(index >> LEAF_SHIFT)
         if leaf is not ABSENT:
-            parts = 1 if isinstance(leaf, range) else KeptLeaves.PARTS
-            kept.parts_left -= parts
-            self._parts += parts
+            kept.parts_left -= _parts_of(leaf)
+            self._parts += _parts_of(leaf)
             self.leaves[index >> LEAF_SHIFT] = leaf
         return leaf[index & LEAF_MASK]
 
-    def resize(self, count: int) -> list[int]:
+    def resize(self, count: int) -> PackedPairs:
         source = None if self._source is None else self._source.resized(count)
         cut = super().resize(count)
         self._source = source
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.parts_left += self._parts
+        self._parts = sum(_parts_of(leaf) for _number, leaf in self._made_leaves())
+        self.keep_within(kept)
         return cut
 
     def present_numbers(self) -> list[int]:
@@ -107,18 +111,20 @@ class RunMap(ClusterMap):
             elif self._source is not None:
                 yield from self._source.pieces(begin, end)
 
-    def spans(self) -> Iterator[tuple[int, int, int]]:
-        for begin, end, leaf in self._parts_in_order():
+    def spans(self, start: int = 0) -> Iterator[tuple[int, int, int]]:
+        for begin, end, leaf in self._parts_in_order(start):
             if leaf is not None:
-                yield from spans_of(leaf, begin)
+                yield from spans_of(leaf, begin, start)
             elif self._source is not None:
                 yield from self._source.spans(begin, end)
 
-    def _parts_in_order(self) -> "Iterator[tuple[int, int, Leaf | None]]":
-        """Yield (begin, end, leaf), or no leaf where none is made."""
-        at = 0
+    def _parts_in_order(self, start: int = 0) -> "Iterator[tuple[int, int, Leaf | None]]":
+        """Yield (begin, end, leaf), or no leaf where none is made, of what is behind `start`."""
+        at = start
         for number, leaf in self._made_leaves():
             begin = number << LEAF_SHIFT
+            if begin + LEAF_SIZE <= start:
+                continue
             if at < begin:
                 yield at, begin, None
             at = begin + LEAF_SIZE
@@ -139,6 +145,10 @@ class RunMap(ClusterMap):
     def _leaf(self, number: int) -> Leaf:
         leaf = self.leaves[number]
         return leaf if leaf is not ABSENT or self._source is None else self._source.leaf(number)
+
+
+def _parts_of(leaf: Leaf) -> int:
+    return 1 if isinstance(leaf, range) else KeptLeaves.PARTS
 
 
 def cluster_map_of_runs(runs: PackedPairs, *, limit: int, place: str) -> ClusterMap:

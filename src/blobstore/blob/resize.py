@@ -1,5 +1,7 @@
 """Changing the number of a blob's clusters."""
 
+from collections.abc import Sequence
+
 from blobstore.alloc.leaves import LEAF_SHIFT, LEAF_SIZE
 from blobstore.blob.attributes import check_metadata_writable
 from blobstore.blob.exclusive import refuse_busy
@@ -99,11 +101,11 @@ def _has_page(blob: BlobState, leaf: int) -> bool:
 
 def _shrink(store: StoreState, blob: BlobState, cluster_count: int) -> None:
     _reserve_resize(store, blob, cluster_count)
-    blob.cut_clusters = [*blob.cut_clusters, *_change_count(blob, cluster_count)]
+    blob.cut_runs = [*blob.cut_runs, *_change_count(blob, cluster_count)]
 
 
-def _change_count(blob: BlobState, cluster_count: int) -> list[int]:
-    """Resize the map, and the extent table with it; return the clusters that were cut off."""
+def _change_count(blob: BlobState, cluster_count: int) -> Sequence[tuple[int, int]]:
+    """Resize the map, and the extent table with it; return the runs that were cut off."""
     cut = blob.clusters.resize(cluster_count)
     if blob.extent_pages is not None:
         leaves = ceil_div(cluster_count, LEAF_SIZE)

@@ -157,7 +157,7 @@ class BlobState:
     `pin_count` counts open clones; `owner_cache` knows clusters of ancestors by
     place; `frozen_count` operations that writers wait for. `external` is what an
     external snapshot's id stands for, if the caller has said so.
-    `cut_clusters` and `cut_extent_pages` were given up by a shrink, and wait for
+    `cut_runs` of clusters and `cut_extent_pages` were given up by a shrink, and wait for
     the commit that says so.
     `pair_bound` is at least the number of runs or table entries to write;
     `leaves_in_round` are being written and not durable yet.
@@ -183,7 +183,7 @@ class BlobState:
 
     is_root_dirty: bool = False
     leaves_in_round: Collection[int] = ()
-    cut_clusters: Sequence[int] = ()
+    cut_runs: Sequence[tuple[int, int]] = ()
     cut_extent_pages: Sequence[int] = ()
     owner_cache: dict[int, int] | None = None
     frozen_count: int = 0
@@ -386,7 +386,7 @@ class PlainState(BlobState):
                 _absent_pages(-(-clusters.count // LEAF_SIZE)) if is_tabled else None
             )
         self.chain = self.unknown_kinds = self.leaves_in_round = ()
-        self.cut_clusters = self.cut_extent_pages = ()
+        self.cut_runs = self.cut_extent_pages = ()
         self.parent = self.external = self.owner_cache = self.size_before_extents = None
         self.open_count = self.pin_count = self.frozen_count = 0
         self.is_root_dirty = False

@@ -5,6 +5,7 @@ this blob, the snapshot stands; otherwise it is removed. Either way the
 decision is made in memory and put into the outcome.
 """
 
+from blobstore.alloc.cluster_map import common_spans, drop_all, mark_all
 from blobstore.errors import BlobstoreError
 from blobstore.format.descriptors import READ_ONLY, Flags
 from blobstore.format.geometry import Geometry
@@ -84,16 +85,11 @@ def _keep(found: Recovered, state: BlobState, partner: BlobState, *, are_masks_c
 
 def _disown(found: Recovered, state: BlobState, partner: BlobState) -> None:
     """Drop the clone's clusters that are the snapshot's: a delete had begun to merge them."""
-    shared = set(state.clusters.allocated())
-    changed = False
-    for index, cluster in partner.clusters.places():
-        if index >= state.clusters.count:
-            break
-        if cluster in shared and cluster == state.clusters.get(index):
-            partner.clusters.set(index, 0)
-            found.used_clusters[cluster] = False
-            changed = True
-    if changed:
+    shared = list(common_spans(state.clusters, partner.clusters))
+    for index, first, count in shared:
+        partner.clusters.release(index, count)
+        found.used_clusters[first : first + count] = False
+    if shared:
         found.outcome.changed[partner.blob_id] = partner
 
 
@@ -102,8 +98,8 @@ def _remove(
 ) -> None:
     """Forget the snapshot; what the partner does not own becomes free."""
     if are_masks_clean:
-        clusters = set(state.clusters.allocated()) - set(partner.clusters.allocated())
-        found.used_clusters[list(clusters)] = False
+        drop_all(found.used_clusters, state.clusters)
+        mark_all(found.used_clusters, partner.clusters)
         pages = set(state.metadata_pages) - set(partner.metadata_pages)
         found.used_pages[list(pages)] = False
     found.used_pages[state.root] = False

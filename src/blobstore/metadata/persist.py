@@ -59,7 +59,7 @@ class Round:
     bodies: list[bytes] = field(default_factory=list)
     writes: list[Operation[Any]] = field(default_factory=list)
     copy: PageIndex | None = None
-    released: list[int] = field(default_factory=list)
+    released: list[tuple[int, int]] = field(default_factory=list)
     unmapped: list[int] = field(default_factory=list)
 
 
@@ -161,8 +161,8 @@ def _begin_round(store: StoreState, blob: BlobState, *, at_once: bool = False) -
     )
     blob.cut_extent_pages = ()
     if len(leaves) == len(blob.clusters.dirty_leaves):
-        this.released += blob.cut_clusters
-        blob.cut_clusters = ()
+        this.released += blob.cut_runs
+        blob.cut_runs = ()
         this.unmapped = store.unmapped.pop(blob.blob_id, [])
     blob.clusters.clean(leaves)
     blob.leaves_in_round = leaves
@@ -342,8 +342,9 @@ async def _commit(store: StoreState, blob: BlobState, this: Round) -> None:
     blob.apply_read_only_flags(this.flags)
     rereserve(store, blob)
     store.unmapped_count -= len(this.unmapped)
-    released = this.released + this.unmapped
-    await release_clusters(store, released, clear_method=blob.clear_method)
+    released = this.released + [(cluster, 1) for cluster in this.unmapped]
+    if released:
+        await release_clusters(store, released, clear_method=blob.clear_method)
 
 
 async def _convert_in_place(store: StoreState, blob: BlobState) -> None:

@@ -189,22 +189,16 @@ def _free_pages(store: StoreState, pages: Sequence[PageIndex]) -> None:
 
 
 async def release_clusters(
-    store: StoreState, clusters: Sequence[int], *, clear_method: int
+    store: StoreState, released: Iterable[tuple[int, int]], *, clear_method: int
 ) -> None:
-    """Give back clusters after the commit that took them out of the map."""
-    if clusters:
-        runs = merged_runs((cluster, 1) for cluster in clusters)
-        await release_runs(store, runs, clear_method=clear_method)
-
-
-async def release_runs(
-    store: StoreState, runs: Sequence[tuple[int, int]], *, clear_method: int
-) -> None:
-    """Give back runs of clusters, merged, after the commit that took them out of the map.
+    """Give back (first, count) of clusters after the commit that took them out of the map.
 
     Waits for every request that could still touch them, clears them as the
     blob asks, and lets the next flush make them claimable.
     """
+    runs = merged_runs(released)
+    if not runs:
+        return
     store.clusters.retire(sum(count for _first, count in runs))
     for first, count in runs:
         store.owned_clusters[first : first + count] = False

@@ -5,7 +5,6 @@ hands its clusters over. The clone's root decides: it gets the merged map and
 the new parent in one write.
 """
 
-from blobstore.alloc.pool import merged_runs
 from blobstore.blob.exclusive import exclusive, frozen
 from blobstore.errors import BusyError
 from blobstore.format.page import PAGE_SIZE
@@ -21,7 +20,6 @@ from blobstore.metadata.space import (
     release_clusters,
     release_pages,
     release_root,
-    release_runs,
     reserve,
     spare_pages,
 )
@@ -86,9 +84,8 @@ async def _delete_alone(store: StoreState, blob: BlobState) -> None:
         if blob.parent_id is not None:
             store.clones.remove(blob.parent_id, blob.blob_id)
         _forget(store, blob, blob.metadata_pages)
-        runs = merged_runs((first, count) for _index, first, count in blob.clusters.spans())
-        if runs:
-            await release_runs(store, runs, clear_method=blob.clear_method)
+        owned = ((first, count) for _index, first, count in blob.clusters.spans())
+        await release_clusters(store, owned, clear_method=blob.clear_method)
 
 
 async def _clear_super_blob(store: StoreState, blob: BlobState) -> None:
@@ -135,7 +132,8 @@ async def _merge(store: StoreState, snapshot: BlobState, clone: BlobState) -> No
     mark_owned(store, clone.clusters.allocated())
     store.clones.forget(snapshot.blob_id)
     _forget(store, snapshot, sorted(pages))
-    await release_clusters(store, sorted(left), clear_method=snapshot.clear_method)
+    released = ((cluster, 1) for cluster in left)
+    await release_clusters(store, released, clear_method=snapshot.clear_method)
 
 
 def _check_room(store: StoreState, snapshot: BlobState, clone: BlobState) -> None:

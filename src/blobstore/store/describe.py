@@ -1,6 +1,6 @@
 """What a store and its blobs look like from outside, as plain values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from blobstore.alloc.leaves import LEAF_SIZE, UNALLOCATED
@@ -60,7 +60,7 @@ class BlobInfo:
     clear_method: int
     xattrs: dict[str, bytes]
     internal_xattrs: dict[str, bytes]
-    extents: Sequence[tuple[int, int]]
+    extents: list[tuple[int, int]]
     metadata_pages: list[int]
     extent_pages: list[int]
     invalid_flags: int
@@ -157,7 +157,7 @@ def describe_blob(store: StoreState, blob: BlobState) -> BlobInfo:
         clear_method=blob.clear_method,
         xattrs=dict(blob.xattrs.items()),
         internal_xattrs=dict(blob.internal_xattrs.items()),
-        extents=blob.clusters.runs(),
+        extents=list(blob.clusters.runs()),
         metadata_pages=[blob.root, *blob.chain],
         extent_pages=all_pages(blob.extent_pages or ()),
         invalid_flags=flags.invalid,

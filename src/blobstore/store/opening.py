@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from blobstore.alloc.cluster_map import ClusterMap, are_all_set, drop_all, take_all
+from blobstore.alloc.cluster_map import ClusterMap, are_all_set, drop_all, mark_all, take_all
 from blobstore.alloc.leaves import LEAF_SIZE, UNALLOCATED
 from blobstore.alloc.packed_map import PackedMap
 from blobstore.errors import BlobstoreError, CorruptError, DeviceError, NotFoundError
@@ -329,8 +329,7 @@ def _own(store: StoreState, blob: BlobState, owners: list[BlobState]) -> str:
         return ""
     if store.is_sceptical:
         return problem or WRONG_CLUSTER
-    for piece in blob.clusters.allocated_pieces():
-        store.owned_clusters[piece] = True
+    mark_all(store.owned_clusters, blob.clusters)
     owners.append(blob)
     return ""
 
@@ -394,7 +393,10 @@ def distrusted(store: StoreState, blob_id: BlobId, problem: str) -> CorruptError
 
 
 def _link_all(store: StoreState, blobs: Sequence[BlobState], parent: BlobState | None) -> None:
-    """Take blobs into the store, each above the one that follows it, the last above its parent."""
+    """Take blobs into the store, each above the one that follows it, the last above its parent.
+
+    A plain one has nothing outside of the store, and no leaves to make.
+    """
     open_blobs = store.open_blobs
     for blob in reversed(blobs):
         if isinstance(blob, PlainState):
@@ -445,7 +447,7 @@ def let_go(store: StoreState, blob: BlobState) -> None:
             disowned += child.clusters.allocated()
         else:
             large.append(child)
-            child.clusters.keep_within(None)
+        child.clusters.keep_within(None)
         del store.open_blobs[child.blob_id]
         store.reservations.clear(child.blob_id)
         parent = child.parent

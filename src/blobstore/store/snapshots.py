@@ -103,6 +103,7 @@ def _relate(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
         store.clones.add(blob.parent_id, snapshot.blob_id)
     store.clones.add(snapshot.blob_id, blob.blob_id)
     snapshot.pin_count = 1
+    snapshot.clusters.keep_within(store.kept_leaves)
     store.open_blobs[snapshot.blob_id] = snapshot
     blob.parent, blob.external = snapshot, None
     store.forget_owners()
