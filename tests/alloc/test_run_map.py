@@ -238,18 +238,30 @@ def test_what_two_maps_have_in_the_same_places_is_found(
     assert [(at + n, first + n) for at, first, count in found for n in range(count)] == expected
 
 
-@given(RUNS, st.integers(0, 3000), st.integers(1, 2000))
-def test_released_places_own_nothing(runs: list[tuple[int, int]], index: int, count: int) -> None:
-    for clusters in (made_of(runs), spelled_out(runs)):
-        numbers = clusters_of(runs)
-        end = min(index + count, clusters.count)
-        if index >= end:
-            continue
-        clusters.release(index, end - index)
-        numbers[index:end] = [0] * (end - index)
-        assert [clusters.get(at) for at in range(clusters.count)] == numbers
-        assert clusters.allocated_count == sum(map(bool, numbers))
+@given(RUNS, st.integers(0, 3000), st.integers(1, 2000), st.sampled_from([0, 7000]))
+def test_a_run_is_put_into_all_places_or_only_where_there_is_none(
+    runs: list[tuple[int, int]], index: int, count: int, first: int
+) -> None:
+    numbers = clusters_of(runs)
+    end = min(index + count, len(numbers))
+    if index >= end:
+        return
+    put = [first + step if first else 0 for step in range(end - index)]
+    filled = [old or new for old, new in zip(numbers[index:end], put, strict=True)]
+    for make in (made_of, spelled_out):
+        clusters = make(runs)
+        clusters.set_run(index, first, end - index)
+        assert_same(clusters, numbers[:index] + put + numbers[end:])
         assert clusters.dirty_leaves == {*range(index // LEAF_SIZE, (end - 1) // LEAF_SIZE + 1)}
+        if first:
+            clusters = make(runs)
+            clusters.fill_run(index, first, end - index)
+            assert_same(clusters, numbers[:index] + filled + numbers[end:])
+
+
+def assert_same(clusters: ClusterMap, numbers: list[int]) -> None:
+    assert [clusters.get(at) for at in range(clusters.count)] == numbers
+    assert clusters.allocated_count == sum(map(bool, numbers))
 
 
 def test_bits_are_set_whoever_had_set_some() -> None:

@@ -108,18 +108,26 @@ class ClusterMap:
         self.allocated_count += (cluster != UNALLOCATED) - (old != UNALLOCATED)
         self._mark_dirty(index >> LEAF_SHIFT)
 
-    def release(self, index: int, count: int) -> None:
-        """Own nothing any more in so many places from `index` on."""
-        end = index + count
-        while index < end:
-            number, start = index >> LEAF_SHIFT, index & LEAF_MASK
-            step = min(end - index, LEAF_SIZE - start)
-            leaf = self._own_leaf(number)
-            left = leaf[start : start + step].count(UNALLOCATED)
-            leaf[start : start + step] = array("I", bytes(4 * step))
-            self.allocated_count -= step - left
+    def set_run(self, index: int, first: int, count: int) -> None:
+        """Put neighbouring clusters (or 0: none) into so many places of the blob."""
+        for at, number, part in _split_at_leaves(index, count):
+            leaf, size = self._own_leaf(number), part.stop - part.start
+            owned = size - leaf[part].count(UNALLOCATED)
+            start = first and first + at - index
+            leaf[part] = array("I", range(start, start + size) if first else [UNALLOCATED] * size)
+            self.allocated_count += (size if first else 0) - owned
             self._mark_dirty(number)
-            index += step
+
+    def fill_run(self, index: int, first: int, count: int) -> None:
+        """Put neighbouring clusters into those of so many places that have none."""
+        for at, number, part in _split_at_leaves(index, count):
+            there, start = self._leaf(number)[part], first + at - index
+            if not any(there):
+                self.set_run(at, start, len(there))
+                continue
+            for step, cluster in enumerate(there):
+                if cluster == UNALLOCATED:
+                    self.set(at + step, start + step)
 
     def clean(self, leaves: Iterable[int] | None = None) -> None:
         """Take note that these leaves, or all, are as on disk."""
@@ -335,6 +343,16 @@ def _is_any_set(bits: bitarray, piece: Piece) -> bool:
     if isinstance(piece, slice):
         return bits.find(1, piece.start, piece.stop) != _NOWHERE
     return bits[piece].any() or len(set(piece)) != len(piece)
+
+
+def _split_at_leaves(index: int, count: int) -> Iterator[tuple[int, int, slice]]:
+    """Yield (index, number of the leaf, part of the leaf) of so many places."""
+    end = index + count
+    while index < end:
+        start = index & LEAF_MASK
+        size = min(end - index, LEAF_SIZE - start)
+        yield index, index >> LEAF_SHIFT, slice(start, start + size)
+        index += size
 
 
 def common_spans(one: ClusterMap, other: ClusterMap) -> Iterator[tuple[int, int, int]]:

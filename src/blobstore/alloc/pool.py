@@ -15,6 +15,7 @@ from blobstore.errors import CorruptError, NoSpaceError
 from blobstore.format.pairs import PackedPairs
 
 _NONE: Final = -1
+_NO_RUN: Final = (0, 0)
 _U32_MAX: Final = 0xFFFF_FFFF
 
 
@@ -121,3 +122,22 @@ def merged_runs(runs: Iterable[tuple[int, int]]) -> PackedPairs:
     for number in numbers:
         merged.append_run(number >> 32, number & _U32_MAX)
     return merged
+
+
+def runs_without(runs: PackedPairs, others: PackedPairs) -> PackedPairs:
+    """Return what is in some runs, and in none of the others; all are merged."""
+    left = PackedPairs()
+    taken = iter(others)
+    begin, size = next(taken, _NO_RUN)
+    for first, count in runs:
+        at, end = first, first + count
+        while size and begin < end:
+            if at < begin:
+                left.append_run(at, begin - at)
+            at = max(at, min(begin + size, end))
+            if begin + size > end:
+                break
+            begin, size = next(taken, _NO_RUN)
+        if at < end:
+            left.append_run(at, end - at)
+    return left

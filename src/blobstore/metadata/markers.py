@@ -87,7 +87,7 @@ def _disown(found: Recovered, state: BlobState, partner: BlobState) -> None:
     """Drop the clone's clusters that are the snapshot's: a delete had begun to merge them."""
     shared = list(common_spans(state.clusters, partner.clusters))
     for index, first, count in shared:
-        partner.clusters.release(index, count)
+        partner.clusters.set_run(index, 0, count)
         found.used_clusters[first : first + count] = False
     if shared:
         found.outcome.changed[partner.blob_id] = partner

@@ -5,9 +5,12 @@ hands its clusters over. The clone's root decides: it gets the merged map and
 the new parent in one write.
 """
 
+from blobstore.alloc.cluster_map import drop_all, mark_all
+from blobstore.alloc.pool import merged_runs, runs_without
 from blobstore.blob.exclusive import exclusive, frozen
 from blobstore.errors import BusyError
 from blobstore.format.page import PAGE_SIZE
+from blobstore.format.pairs import PackedPairs
 from blobstore.format.root import TAIL_OFFSET, Layout, encode_tombstone_tail
 from blobstore.format.super_block import NO_BLOB
 from blobstore.metadata.begin import poisoning, write_super_block
@@ -16,7 +19,6 @@ from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist
 from blobstore.metadata.space import (
     check_room_for_root,
-    mark_owned,
     release_clusters,
     release_pages,
     release_root,
@@ -84,8 +86,7 @@ async def _delete_alone(store: StoreState, blob: BlobState) -> None:
         if blob.parent_id is not None:
             store.clones.remove(blob.parent_id, blob.blob_id)
         _forget(store, blob, blob.metadata_pages)
-        owned = ((first, count) for _index, first, count in blob.clusters.spans())
-        await release_clusters(store, owned, clear_method=blob.clear_method)
+        await release_clusters(store, _owned_runs(blob), clear_method=blob.clear_method)
 
 
 async def _clear_super_blob(store: StoreState, blob: BlobState) -> None:
@@ -124,16 +125,16 @@ async def _merge(store: StoreState, snapshot: BlobState, clone: BlobState) -> No
     reserve(store, clone)
     await persist(store, clone, at_once=True)
     await _write_tombstone(store, snapshot)
-    left = set(snapshot.clusters.allocated()) - set(clone.clusters.allocated())
+    left = runs_without(_owned_runs(snapshot), _owned_runs(clone))
     if snapshot.parent_id is not None:
         store.clones.remove(snapshot.parent_id, snapshot.blob_id)
     snapshot.pin_count -= 1
     let_go(store, snapshot)
-    mark_owned(store, clone.clusters.allocated())
+    mark_all(store.owned_clusters, clone.clusters)
+    drop_all(store.zeroed_clusters, clone.clusters)
     store.clones.forget(snapshot.blob_id)
     _forget(store, snapshot, sorted(pages))
-    released = ((cluster, 1) for cluster in left)
-    await release_clusters(store, released, clear_method=snapshot.clear_method)
+    await release_clusters(store, left, clear_method=snapshot.clear_method)
 
 
 def _check_room(store: StoreState, snapshot: BlobState, clone: BlobState) -> None:
@@ -176,9 +177,12 @@ def _take_over_pages(snapshot: BlobState, clone: BlobState) -> set[PageIndex]:
 
 def _take_over_clusters(snapshot: BlobState, clone: BlobState) -> None:
     """Let the clone name every cluster that it has read from the snapshot so far."""
-    for index, cluster in snapshot.clusters.places():
-        if index < clone.clusters.count and not clone.clusters.get(index):
-            clone.clusters.set(index, cluster)
+    for index, first, count in snapshot.clusters.spans():
+        clone.clusters.fill_run(index, first, min(count, clone.clusters.count - index))
+
+
+def _owned_runs(blob: BlobState) -> PackedPairs:
+    return merged_runs((first, count) for _index, first, count in blob.clusters.spans())
 
 
 async def _write_tombstone(store: StoreState, blob: BlobState) -> None:

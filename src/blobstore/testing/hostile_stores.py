@@ -126,6 +126,14 @@ def half_made(count: int) -> Build:
     return build
 
 
+def _half_deleted(forge: Forge) -> None:
+    """Forge a snapshot that is half merged into its clone: both own the same long run."""
+    forge.cluster_size, forge.cluster_count = 4096, (1 << 20) + (1 << 12)
+    run = runs((1 << 12, 1 << 20))
+    forge.root(0, clone_of(1, name="SNAPRM", invalid=THIN_PROV, data_ro=1) + run)
+    forge.root(1, clone_of(0, invalid=THIN_PROV) + run)
+
+
 def snapshots_with_runs(count: int) -> Build:
     """Forge a sound chain of snapshots, each with a cluster of its own."""
 
@@ -202,6 +210,8 @@ LIES: Final[dict[str, Build]] = {
     **{f"device of {size} bytes": _short_device(size) for size in (0, 511, 4096, 20480, 1 << 18)},
     "garbage in every page": _garbage_in_every_page,
     "blob id mask names free pages": lambda forge: forge.roots.update(range(64)),
+    "5000 half-made snapshots": half_made(5000),
+    "half-deleted snapshot of a run of 2^20": _half_deleted,
     "2000 snapshots full of attributes": snapshots_with_attributes(2000),
     "pages of 1 MiB": _large_pages(1 << 20, md_len=40),
     "pages of 16 MiB": _large_pages(1 << 24),
@@ -211,7 +221,6 @@ LARGE: Final[dict[str, Build]] = {
     "100000 snapshots in a chain": snapshots(MANY),
     "100000 clones of one snapshot": clones(MANY),
     "100000 blobs in a circle": circle(MANY),
-    "10000 half-made snapshots": half_made(MANY // 10),
     "100000 snapshots with runs": snapshots_with_runs(MANY),
     "100000 snapshots with extent pages": snapshots_with_pages(MANY),
 }
