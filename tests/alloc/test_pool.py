@@ -1,15 +1,12 @@
 """The pool: numbers are claimed lowest first, and come back only after a flush."""
 
-from collections.abc import Iterable
-
 import pytest
 from bitarray import bitarray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.alloc.pool import Pool, merged_runs, runs_without
+from blobstore.alloc.pool import Pool
 from blobstore.errors import CorruptError, NoSpaceError
-from blobstore.format.pairs import PackedPairs
 
 
 def pool_of(bits: str, *, first: int = 0) -> Pool:
@@ -94,12 +91,6 @@ def test_a_pool_behaves_like_a_set_of_numbers(script: list[tuple[bool, int]]) ->
         assert pool.lowest_free(24) == sorted(free)
 
 
-def test_numbers_in_any_order_are_merged_to_runs() -> None:
-    assert merged_runs([]) == []
-    assert merged_runs([(7, 1)]) == [(7, 1)]
-    assert merged_runs([(9, 2), (4, 1), (5, 4), (20, 1)]) == [(4, 7), (20, 1)]
-
-
 def test_runs_that_were_retired_return_and_none_of_them_twice() -> None:
     pool = pool_of("1111111111")
     pool.retire(5)
@@ -109,20 +100,3 @@ def test_runs_that_were_retired_return_and_none_of_them_twice() -> None:
     pool.retire(4)
     with pytest.raises(CorruptError, match="page 3 is free already"):
         pool.free_returning_runs([(0, 4)])
-
-
-NUMBERS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=8)
-
-
-@given(NUMBERS, NUMBERS)
-def test_runs_without_others_are_what_is_in_none_of_them(
-    some: list[tuple[int, int]], more: list[tuple[int, int]]
-) -> None:
-    def numbers_in(runs: Iterable[tuple[int, int]]) -> set[int]:
-        return {first + step for first, count in runs for step in range(count)}
-
-    def merged(runs: list[tuple[int, int]]) -> PackedPairs:
-        return merged_runs((number, 1) for number in numbers_in(runs))
-
-    left = runs_without(merged(some), merged(more))
-    assert left == merged_runs((number, 1) for number in numbers_in(some) - numbers_in(more))

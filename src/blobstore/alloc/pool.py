@@ -4,19 +4,14 @@ A number is free, in use, or returning: given up by a commit, but not to be
 used again before a flush. Numbers are claimed lowest first, as the original does.
 """
 
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
 from bitarray import bitarray
 
 from blobstore.errors import CorruptError, NoSpaceError
-from blobstore.format.pairs import PackedPairs
 
 _NONE: Final = -1
-_NO_RUN: Final = (0, 0)
-_U32_MAX: Final = 0xFFFF_FFFF
 
 
 class Pool:
@@ -111,33 +106,3 @@ class Pool:
         return NoSpaceError(
             f"{self.name}s: {count} needed, {self.free_count} free", errno=self._errno
         )
-
-
-def merged_runs(runs: Iterable[tuple[int, int]]) -> PackedPairs:
-    """Return (first, count) of the same numbers, in ascending order, neighbours as one."""
-    numbers = array("Q", (first << 32 | count for first, count in runs))
-    if len(numbers) > 1:
-        np.frombuffer(numbers, dtype=np.uint64).sort()
-    merged = PackedPairs()
-    for number in numbers:
-        merged.append_run(number >> 32, number & _U32_MAX)
-    return merged
-
-
-def runs_without(runs: PackedPairs, others: PackedPairs) -> PackedPairs:
-    """Return what is in some runs, and in none of the others; all are merged."""
-    left = PackedPairs()
-    taken = iter(others)
-    begin, size = next(taken, _NO_RUN)
-    for first, count in runs:
-        at, end = first, first + count
-        while size and begin < end:
-            if at < begin:
-                left.append_run(at, begin - at)
-            at = max(at, min(begin + size, end))
-            if begin + size > end:
-                break
-            begin, size = next(taken, _NO_RUN)
-        if at < end:
-            left.append_run(at, end - at)
-    return left

@@ -8,7 +8,7 @@ zero, so that no torn write makes an old root of them.
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from blobstore.alloc.pool import merged_runs
+from blobstore.alloc.runs import merged_runs
 from blobstore.errors import DeviceError
 from blobstore.format.checksum import SECTOR_SIZE
 from blobstore.format.geometry import blob_id_of

@@ -6,7 +6,7 @@ the new parent in one write.
 """
 
 from blobstore.alloc.cluster_map import drop_all, mark_all
-from blobstore.alloc.pool import merged_runs, runs_without
+from blobstore.alloc.runs import merged_runs, runs_without
 from blobstore.blob.exclusive import exclusive, frozen
 from blobstore.errors import BusyError
 from blobstore.format.page import PAGE_SIZE

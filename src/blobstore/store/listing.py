@@ -115,11 +115,7 @@ class Listing:
         is_free = store.pages.used[pages].all() and are_nobodys(store, clusters)
         if store.is_sceptical and not is_free:
             return False
-        if self._taken[clusters].any() or len(set(clusters)) != len(clusters):
-            return False
-        self._taken[clusters] = True
-        self._sound.update(found)
-        return True
+        return self._take_if_unshared(found, clusters)
 
     def _forget_if_changed(self) -> None:
         """Begin anew with what was read, and is sound, when the store was changed since."""
@@ -213,9 +209,14 @@ class Listing:
 
         Otherwise nothing may be changed any more, whoever of them can be opened.
         """
+        is_right = self._take_if_unshared(blob_ids, clusters)
+        if not is_right:
+            distrusted(self._store, BlobId(next(iter(blob_ids))), WRONG_CLUSTER)
+        return is_right
+
+    def _take_if_unshared(self, blob_ids: Iterable[int], clusters: list[int]) -> bool:
         if clusters:
             if self._taken[clusters].any() or len(set(clusters)) != len(clusters):
-                distrusted(self._store, BlobId(next(iter(blob_ids))), WRONG_CLUSTER)
                 return False
             self._taken[clusters] = True
         self._sound.update(blob_ids)
