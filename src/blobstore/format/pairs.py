@@ -37,6 +37,12 @@ class PackedPairs(Sequence[tuple[int, int]]):
             packed.numbers.extend(pair)
         return packed
 
+    def part(self, start: int, end: int) -> "PackedPairs":
+        """Return the pairs from one place up to another."""
+        part = PackedPairs()
+        part.numbers = self.numbers[2 * start : 2 * end]
+        return part
+
     def append_encoded(self, content: Buffer) -> None:
         """Append pairs as they are on disk."""
         self.numbers.frombytes(content)

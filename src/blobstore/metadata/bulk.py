@@ -23,6 +23,7 @@ from blobstore.format.descriptors import (
 )
 from blobstore.format.geometry import BLOB_ID_BASE, Geometry, root_of
 from blobstore.format.page import HEAD, PAGE_SIZE
+from blobstore.format.pairs import PackedPairs
 from blobstore.format.root import TAIL_OFFSET, RootState, compact_state, root_state_of
 from blobstore.metadata.blob_state import ABSENT_PAGE, NO_ATTRIBUTES, BlobState, PlainState
 from blobstore.metadata.columns import ENTRY, Chunk, Numbers, are_roots, have_right_checksums
@@ -168,7 +169,7 @@ class BulkReader:
         """Return the attributes of the blob that was just found to be plain."""
         return self._piece.attributes.get(plain.root, NO_ATTRIBUTES)
 
-    def extents(self, plain: PlainRoot) -> list[tuple[int, int]]:
+    def extents(self, plain: PlainRoot) -> PackedPairs:
         """Return the runs of the blob that was just found to be plain, and owns some."""
         return self._piece.runs.between(plain.leaf_start, plain.leaf_start + plain.cluster_count)
 

@@ -4,7 +4,6 @@ It is a table that names one page, or only absent ones, or none; or runs; or
 there is nothing, and the mark that ends the descriptors follows at once.
 """
 
-from array import array
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
@@ -21,6 +20,7 @@ from blobstore.format.descriptors import (
     TABLE_HEAD_SIZE,
 )
 from blobstore.format.geometry import Geometry
+from blobstore.format.pairs import PackedPairs
 from blobstore.metadata.blob_state import ABSENT_PAGE
 from blobstore.metadata.columns import (
     BODY_END,
@@ -101,8 +101,7 @@ class LeafRuns(NamedTuple):
     many runs there are before it.
     """
 
-    firsts: "array[int]"
-    counts: "array[int]"
+    pairs: PackedPairs
     places: Mapping[int, int]
 
     @classmethod
@@ -116,16 +115,16 @@ class LeafRuns(NamedTuple):
         at = np.flatnonzero(begins)
         counts = np.diff(at, append=len(clusters))
         ends = [*starts, len(clusters)]
+        pairs = PackedPairs()
+        pairs.append_encoded(np.column_stack([clusters[at], counts]).astype(ENTRY).tobytes())
         return cls(
-            array("I", clusters[at].astype(ENTRY).tobytes()),
-            array("I", counts.astype(ENTRY).tobytes()),
+            pairs,
             dict(zip(ends, np.searchsorted(at, ends).tolist(), strict=True)),
         )
 
-    def between(self, start: int, end: int) -> list[tuple[int, int]]:
+    def between(self, start: int, end: int) -> PackedPairs:
         """Return the runs of the blob whose clusters begin and end there."""
-        chosen = slice(self.places[start], self.places[end])
-        return list(zip(self.firsts[chosen], self.counts[chosen], strict=True))
+        return self.pairs.part(self.places[start], self.places[end])
 
 
 class PlainExtents(NamedTuple):

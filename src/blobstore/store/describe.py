@@ -1,6 +1,6 @@
 """What a store and its blobs look like from outside, as plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blobstore.alloc.leaves import LEAF_SIZE, UNALLOCATED
@@ -10,6 +10,7 @@ from blobstore.format.descriptors import (
     READ_ONLY,
     THIN_PROV,
 )
+from blobstore.format.pairs import PackedPairs
 from blobstore.format.super_block import NO_BLOB
 from blobstore.metadata.blob_state import EXTERNAL, SNAP, BlobState, all_pages
 from blobstore.metadata.bulk import has_table
@@ -43,7 +44,8 @@ class StoreInfo:
 class BlobInfo:
     """One blob: its size, what it is, its relations, and where its metadata stands.
 
-    `extents` are (first cluster, or 0 for unallocated, count), in order.
+    `extents` are (first cluster, or 0 for unallocated, count), in order: a sequence that
+    takes eight bytes for each.
     """
 
     blob_id: BlobId
@@ -60,7 +62,7 @@ class BlobInfo:
     clear_method: int
     xattrs: dict[str, bytes]
     internal_xattrs: dict[str, bytes]
-    extents: list[tuple[int, int]]
+    extents: Sequence[tuple[int, int]]
     metadata_pages: list[int]
     extent_pages: list[int]
     invalid_flags: int
@@ -99,7 +101,7 @@ def describe_plain(
     blob_id: BlobId,
     plain: PlainRoot,
     xattrs: Mapping[str, bytes],
-    extents: list[tuple[int, int]] | None,
+    extents: PackedPairs | None,
 ) -> BlobInfo:
     """Return what a plain blob is that is not open; without `extents` it owns no cluster."""
     clones = store.clones.of(blob_id)
@@ -107,7 +109,7 @@ def describe_plain(
     is_tabled = has_table(plain.kind, plain.invalid)
     is_read_only = bool(plain.data_ro & READ_ONLY)
     if extents is None:
-        extents = [(UNALLOCATED, count)] if count else []
+        extents = PackedPairs.of([(UNALLOCATED, count)] if count else [])
     pages: list[int] = [plain.page] * ceil_div(count, LEAF_SIZE) if is_tabled else []
     return BlobInfo(
         blob_id=blob_id,
@@ -157,7 +159,7 @@ def describe_blob(store: StoreState, blob: BlobState) -> BlobInfo:
         clear_method=blob.clear_method,
         xattrs=dict(blob.xattrs.items()),
         internal_xattrs=dict(blob.internal_xattrs.items()),
-        extents=list(blob.clusters.runs()),
+        extents=blob.clusters.runs(),
         metadata_pages=[blob.root, *blob.chain],
         extent_pages=all_pages(blob.extent_pages or ()),
         invalid_flags=flags.invalid,
