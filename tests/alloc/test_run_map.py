@@ -211,6 +211,7 @@ def test_what_was_cut_off_does_not_come_back(sizes: tuple[int, ...]) -> None:
         assert [clusters.get(index) for index in range(size)] == numbers
         assert clusters.allocated() == [cluster for cluster in numbers if cluster]
     clusters.empty()
+    assert clusters.present_numbers() == []
     assert clusters.runs() == [(0, sizes[-1])]
     assert clusters.resize(10) == []
 
@@ -271,3 +272,26 @@ def test_bits_are_set_whoever_had_set_some() -> None:
     mark_all(bits, clusters)
     assert bits.count() == 310
     assert are_all_set(bits, clusters)
+
+
+def test_leaves_that_were_made_before_the_new_end_stay() -> None:
+    clusters = made_of([(20, 700), (0, 100), (900, 1000)])
+    clusters.keep_within(KeptLeaves())
+    assert [clusters.get(at) for at in (3, 600, 1700)] == [23, 620, 1800]
+    assert clusters.resize(1300) == [(1400, 500)]
+    assert [clusters.get(at) for at in (3, 600, 1299)] == [23, 620, 1399]
+    assert [leaf is ABSENT for leaf in clusters.leaves] == [False, False, False]
+
+
+def test_a_run_is_put_only_where_nothing_is() -> None:
+    clusters = made_of([(0, 2), (20, 3), (0, 600)])
+    clusters.fill_run(0, 100, 605)
+    assert clusters.runs() == [(100, 2), (20, 3), (105, 600)]
+
+
+def test_two_maps_have_in_common_what_both_have_in_the_same_places() -> None:
+    one = made_of([(20, 10), (0, 5), (50, 600), (900, 3)])
+    other = made_of([(20, 4), (70, 8), (0, 5), (52, 500), (0, 98), (900, 5)])
+    assert list(common_spans(one, other)) == [(0, 20, 4), (17, 52, 500), (615, 900, 3)]
+    assert list(common_spans(other, one)) == list(common_spans(one, other))
+    assert list(common_spans(one, made_of([(0, 700)]))) == []

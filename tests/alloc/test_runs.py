@@ -29,3 +29,10 @@ def test_runs_without_others_are_what_is_in_none_of_them(
 
     left = runs_without(merged(some), merged(more))
     assert left == merged_runs((number, 1) for number in numbers_in(some) - numbers_in(more))
+
+
+def test_what_others_cut_out_of_runs_and_what_reaches_beyond_them() -> None:
+    runs, others = merged_runs([(0, 10), (20, 10)]), merged_runs([(2, 3), (8, 14), (40, 5)])
+    assert runs_without(runs, others) == [(0, 2), (5, 3), (22, 8)]
+    assert runs_without(runs, merged_runs([])) == runs
+    assert runs_without(runs, merged_runs([(0, 100)])) == []

@@ -40,3 +40,11 @@ def test_hundreds_of_small_attributes_take_less_than_a_page() -> None:
     tracemalloc.stop()
     assert len(packed) == 370
     assert now < 4096
+
+
+def test_attributes_are_found_by_name_whether_known_or_not() -> None:
+    packed = PackedXattrs({"a": b"1", "SNAP": b"22", "b": b""}, known=("SNAP", "SNAPRM"))
+    assert [packed[name] for name in ("a", "SNAP", "b")] == [b"1", b"22", b""]
+    assert ("SNAPRM" in packed, "c" in packed) == (False, False)
+    assert (list(packed), len(packed)) == (["a", "SNAP", "b"], 3)
+    assert list(packed.items()) == [("a", b"1"), ("SNAP", b"22"), ("b", b"")]

@@ -41,6 +41,7 @@ def test_pairs_differ_from_what_is_not_the_same() -> None:
     packed = PackedPairs.of([(1, 2), (3, 4)])
     for other in ([(1, 2)], [(1, 2), (3, 5)], PackedPairs(), "ab", 7, None):
         assert packed != other
+    assert (packed[1], packed[-2], packed[1:]) == ((3, 4), (1, 2), [(3, 4)])
     assert repr(packed) == "PackedPairs.of([(1, 2), (3, 4)])"
     with pytest.raises(TypeError):
         hash(packed)
