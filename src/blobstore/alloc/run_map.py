@@ -60,9 +60,7 @@ class RunMap(ClusterMap):
     def empty(self) -> None:
         super().empty()
         self._source = None
-        if self._kept is not None:
-            self._kept.parts_left += self._parts
-        self._parts = 0
+        self._recount()
 
     def get(self, index: int) -> int:
         source = self._source
@@ -84,12 +82,15 @@ class RunMap(ClusterMap):
         source = None if self._source is None else self._source.resized(count)
         cut = super().resize(count)
         self._source = source
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            kept.parts_left += self._parts
+        self._recount()
+        return cut
+
+    def _recount(self) -> None:
+        """Give back what was kept of leaves that are gone."""
+        kept = self._kept
+        self.keep_within(None)
         self._parts = sum(_parts_of(leaf) for _number, leaf in self._made_leaves())
         self.keep_within(kept)
-        return cut
 
     def present_numbers(self) -> list[int]:
         made = super().present_numbers()

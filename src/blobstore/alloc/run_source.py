@@ -15,7 +15,7 @@ import numpy.typing as npt
 from blobstore.alloc.leaves import ABSENT, LEAF_SHIFT, LEAF_SIZE, UNALLOCATED, Leaf, Piece
 from blobstore.format.pairs import PackedPairs
 
-SHORT: Final = 64
+_SHORT: Final = 64
 """Runs of so many clusters are better looked at together, longer ones one by one."""
 
 _RUNS_AT_ONCE: Final = 1 << 12
@@ -116,7 +116,7 @@ class RunSource:
     def pieces(self, begin: int, end: int) -> Iterator[Piece]:
         """Yield all clusters of these places, each once."""
         for _starts, firsts, sizes in self._owned(begin, end):
-            is_short = sizes <= SHORT
+            is_short = sizes <= _SHORT
             long = firsts[~is_short].tolist(), sizes[~is_short].tolist()
             for first, size in zip(*long, strict=True):
                 yield slice(first, first + size)

@@ -24,8 +24,6 @@ class PackedPairs(Sequence[tuple[int, int]]):
 
     __slots__ = ("numbers",)
 
-    __hash__ = None  # type: ignore[assignment]  # more can be appended
-
     def __init__(self) -> None:
         self.numbers = array("I")
 

@@ -145,8 +145,8 @@ class _Chain:
         self._failures = {} if sweep is None else sweep.failures
         self._revisits = None if sweep is None else sweep.revisits
         self._claimed, self._most = 0, store.geometry.data_clusters
-        self._plain_pages: list[PageIndex] = []
-        self._plain_entries: list[bytes] = []
+        self._small_pages: list[PageIndex] = []
+        self._small_entries: list[bytes] = []
 
     async def read(self, blob_id: BlobId) -> BlobState | None:
         """Read down to the first ancestor that is open, and return that, or None."""
@@ -204,9 +204,9 @@ class _Chain:
         clusters = blob.clusters
         if isinstance(blob, PlainState):
             if blob.named_page:
-                self._plain_pages.append(blob.named_page)
+                self._small_pages.append(blob.named_page)
             if isinstance(clusters, PackedMap):
-                self._plain_entries.append(clusters.packed or _packed(clusters))
+                self._small_entries.append(clusters.packed or _packed(clusters))
         self._claimed += clusters.allocated_count
         if self._claimed > self._most and not is_small(blob) and self._store.is_sceptical:
             self._forget_large()
@@ -227,7 +227,7 @@ class _Chain:
         What plain ones own was noted as they were taken.
         """
         store = self._store
-        entries, pages = self._plain_entries, self._plain_pages
+        entries, pages = self._small_entries, self._small_pages
         for blob in self.blobs.values():
             if blob is None:
                 return False
