@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from blobstore import Blob, Blobstore
-from blobstore.tools.cli.main import main
+from blobstore.cli.main import main
 
 CLUSTER: Final = 64 * 1024
 

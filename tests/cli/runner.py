@@ -17,9 +17,9 @@ from typing import Any, Final
 
 from click.testing import CliRunner
 
-from blobstore.tools.cli.group import run as run_command
+from blobstore.cli.group import run as run_command
 
-COMMAND: Final = (sys.executable, "-P", "-m", "blobstore.tools.cli")
+COMMAND: Final = (sys.executable, "-P", "-m", "blobstore.cli")
 _TIMEOUT_S: Final = 60
 _ANSWER_S: Final = 20
 _PRESSES: Final = 20

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from blobstore import BlobId, Blobstore, CheckReport, Finding, RepairReport, Severity
+from blobstore.cli.report import plan_fields, render_check, render_plan, render_repair
 from blobstore.format.super_block import SuperBlock
-from blobstore.tools.cli.report import plan_fields, render_check, render_plan, render_repair
 from blobstore.units import PageIndex
 from tests.cli.conftest import Image
 from tests.cli.runner import Result, run, run_here, unchanged

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from blobstore import Blobstore, BlobstoreError
-from blobstore.tools.cli.commands.demo import report
-from blobstore.tools.cli.demo.source import make_source
-from blobstore.tools.cli.demo.tour import Tour
-from blobstore.tools.cli.demo.victim import Promise
+from blobstore.cli.commands.demo import report
+from blobstore.cli.demo.source import make_source
+from blobstore.cli.demo.tour import Tour
+from blobstore.cli.demo.victim import Promise
 from tests.cli.runner import run
 
 MIB = 1024 * 1024

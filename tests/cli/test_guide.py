@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blobstore.tools.cli.group import COMMANDS
+from blobstore.cli.group import COMMANDS
 from tests.cli.runner import run_here
 from tests.shared import CHECKOUT
 

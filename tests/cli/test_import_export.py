@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blobstore import Blobstore
-from blobstore.tools.cli.content import data_runs
+from blobstore.cli.content import data_runs
 from tests.cli.conftest import CLUSTER, Image
 from tests.cli.runner import run, unchanged
 

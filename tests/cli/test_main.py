@@ -10,7 +10,7 @@ import click
 import pytest
 
 import blobstore
-from blobstore.tools.cli.group import COMMANDS, module_of
+from blobstore.cli.group import COMMANDS, module_of
 from tests.cli.conftest import Image
 from tests.cli.runner import run, run_here
 
@@ -34,16 +34,16 @@ def test_the_version_is_also_answered_among_other_options() -> None:
 
 
 def test_the_version_needs_neither_click_nor_numpy_nor_rich_nor_any_command() -> None:
-    code = "from blobstore.tools.cli.main import main; main(['--version'])"
+    code = "from blobstore.cli.main import main; main(['--version'])"
     loaded = modules_after(code)
     assert not {"click", "numpy", "rich", "typing", "blobstore.api.blobstore"} & loaded
-    assert not [name for name in loaded if name.startswith("blobstore.tools.cli.commands")]
+    assert not [name for name in loaded if name.startswith("blobstore.cli.commands")]
 
 
 def test_help_needs_no_command_and_no_store() -> None:
-    loaded = modules_after("from blobstore.tools.cli.group import run; run(['--help'])")
+    loaded = modules_after("from blobstore.cli.group import run; run(['--help'])")
     assert not {"numpy", "rich", "blobstore.api.blobstore"} & loaded
-    assert not [name for name in loaded if name.startswith("blobstore.tools.cli.commands")]
+    assert not [name for name in loaded if name.startswith("blobstore.cli.commands")]
 
 
 def test_the_installed_script_runs_the_same() -> None:
@@ -60,7 +60,7 @@ def test_help_lists_every_command() -> None:
 
 
 def command_called(name: str) -> click.Command:
-    module = importlib.import_module(f"blobstore.tools.cli.commands.{module_of(name)}")
+    module = importlib.import_module(f"blobstore.cli.commands.{module_of(name)}")
     command: click.Command = module.command
     return command
 
@@ -171,7 +171,7 @@ def test_the_systems_own_errors_are_reported_like_all_others(image: Image) -> No
 def test_a_full_standard_output_is_a_failure(image: Image) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "blobstore.tools.cli", "read", image.path, str(image.thin)],
+            [sys.executable, "-m", "blobstore.cli", "read", image.path, str(image.thin)],
             stdout=full,
             stderr=subprocess.PIPE,
             check=False,

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from blobstore import Blobstore, DeviceError, MemoryDevice, Rescue
+from blobstore.cli.options import StoreOptions
+from blobstore.cli.rescuing import Content, UnreadableError
 from blobstore.format.geometry import Geometry
 from blobstore.format.super_block import SuperBlock
-from blobstore.tools.cli.options import StoreOptions
-from blobstore.tools.cli.rescuing import Content, UnreadableError
 from blobstore.units import KIB, MIB
 from tests.cli.conftest import CLUSTER, Image
 from tests.cli.runner import Result, run, run_here, unchanged

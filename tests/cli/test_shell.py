@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from blobstore import Blobstore, BusyError
-from blobstore.tools.cli.group import COMMANDS
-from blobstore.tools.cli.shell.commands import SHELL_COMMANDS
+from blobstore.cli.group import COMMANDS
+from blobstore.cli.shell.commands import SHELL_COMMANDS
 from tests.cli.conftest import CLUSTER, Image
 from tests.cli.runner import Result, Terminal, run, run_here, unchanged
 

@@ -1,0 +1,24 @@
+"""`completion`: what makes a shell complete our commands."""
+
+import click
+from click.shell_completion import get_completion_class
+
+from blobstore.cli.options import json_option
+from blobstore.cli.output import print_result
+
+_PROGRAM = "blobstore"
+_VARIABLE = "_BLOBSTORE_COMPLETE"
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@json_option
+def command(shell: str, as_json: bool) -> None:
+    """Print what SHELL must read to complete commands, options and blob ids.
+
+    For bash: eval "$(blobstore completion bash)". The guide has the rest.
+    """
+    completion = get_completion_class(shell)
+    assert completion is not None
+    text = completion(click.Command(_PROGRAM), {}, _PROGRAM, _VARIABLE).source()
+    print_result({"shell": shell, "script": text}, text, as_json=as_json)

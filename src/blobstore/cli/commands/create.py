@@ -1,0 +1,78 @@
+"""`create`: make a blob."""
+
+import click
+
+from blobstore import ClearMethod, InvalidArgumentError
+from blobstore.cli.options import (
+    StoreOptions,
+    external_snapshot_option,
+    name_argument,
+    name_xattrs,
+    parse_value,
+    size,
+    store_command,
+    thin_option,
+)
+from blobstore.cli.output import print_result
+
+
+@store_command("create")
+@name_argument
+@click.option("--size", "size_bytes", type=size, required=True, help="Rounded up to clusters.")
+@thin_option
+@click.option("--extents", type=click.Choice(["table", "runs"]), default="table", show_default=True)
+@click.option(
+    "--clear",
+    type=click.Choice([method.name.lower() for method in ClearMethod]),
+    default="default",
+    help="What happens to clusters that it gives up.",
+)
+@click.option(
+    "--xattr",
+    "assignments",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="An attribute; VALUE is text, hex:... or @FILE.",
+)
+@external_snapshot_option
+def command(
+    options: StoreOptions,
+    *,
+    name: str | None,
+    size_bytes: int,
+    thin: bool,
+    extents: str,
+    clear: str,
+    assignments: tuple[str, ...],
+    external_parent: bytes | None,
+) -> None:
+    """Create a blob, and print its id. NAME is kept as the attribute `name`.
+
+    A clone of an external snapshot is thin; it is read with --external.
+    """
+    xattrs = _xattrs_of(name, assignments)
+    with (
+        options.open(read_only=False) as store,
+        store.create_blob(
+            size_bytes,
+            thin=thin,
+            extent_table=extents == "table",
+            clear_method=ClearMethod[clear.upper()],
+            xattrs=xattrs,
+            external_snapshot=external_parent,
+        ) as blob,
+    ):
+        blob_id = blob.id
+    print_result({"id": blob_id}, f"{blob_id:#x}", as_json=options.as_json)
+
+
+def _xattrs_of(name: str | None, assignments: tuple[str, ...]) -> dict[str, bytes]:
+    xattrs = name_xattrs(name)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise InvalidArgumentError(f"xattr {assignment!r}: expected NAME=VALUE")
+        if key in xattrs:
+            raise InvalidArgumentError(f"xattr {key!r}: given twice")
+        xattrs[key] = parse_value(text)
+    return xattrs

@@ -1,0 +1,14 @@
+"""`destroy`: a device holds no store any more."""
+
+from blobstore.cli.options import StoreOptions, confirm, store_command, yes_option
+from blobstore.cli.output import print_result
+
+
+@store_command("destroy")
+@yes_option
+def command(options: StoreOptions, *, yes: bool) -> None:
+    """Make STORE hold no store any more, after asking; all blobs are lost."""
+    confirm(f"{options.address}: destroy the store and all its blobs", yes=yes)
+    with options.open(read_only=False) as store:
+        store.destroy()
+    print_result({"destroyed": True}, "", as_json=options.as_json)

@@ -1,0 +1,27 @@
+"""`dump`: the metadata as text."""
+
+import sys
+from collections.abc import Iterator
+
+from blobstore import iter_dump
+from blobstore.cli.options import StoreOptions, store_command
+from blobstore.cli.output import print_json, unicode_text
+
+
+@store_command("dump")
+def command(options: StoreOptions) -> None:
+    """Print a store's metadata as SPDK's dump does, whatever state it is in.
+
+    Text inside the store is printed as it is, bytes that are no text included.
+    """
+    if options.as_json:
+        text = b"".join(_dump(options))
+        print_json({"dump": unicode_text(text.decode("utf-8", "surrogateescape"))})
+    else:
+        sys.stdout.buffer.writelines(_dump(options))
+
+
+def _dump(options: StoreOptions) -> Iterator[bytes]:
+    if options.kept_open is not None:
+        return options.kept_open.iter_dump()
+    return iter_dump(options.open_device(read_only=True))

@@ -1,0 +1,21 @@
+"""`grow`: use all of a device that has grown."""
+
+from blobstore import StoreInfo, grow
+from blobstore.cli.describe import render_store, store_fields
+from blobstore.cli.options import StoreOptions, store_command
+from blobstore.cli.output import print_result
+
+
+@store_command("grow")
+def command(options: StoreOptions) -> None:
+    """Use all of a device or file that has grown since the store was made."""
+    info = _grow(options)
+    print_result(store_fields(info), render_store(info), as_json=options.as_json)
+
+
+def _grow(options: StoreOptions) -> StoreInfo:
+    if options.kept_open is not None:
+        return options.kept_open.grow()
+    grow(options.open_device(read_only=False))
+    with options.open(read_only=True) as store:
+        return store.info

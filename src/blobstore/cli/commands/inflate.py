@@ -1,0 +1,15 @@
+"""`inflate`: give a blob every cluster of its own."""
+
+from blobstore.cli.describe import parent_fields
+from blobstore.cli.options import StoreOptions, blob_argument, store_command
+from blobstore.cli.output import print_result
+
+
+@store_command("inflate")
+@blob_argument
+def command(options: StoreOptions, *, blob_id: int) -> None:
+    """Give a blob every cluster of its own: it is thick then, and nobody's clone."""
+    with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
+        blob.inflate()
+        info = blob.info()
+    print_result(parent_fields(info), "", as_json=options.as_json)

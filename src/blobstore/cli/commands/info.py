@@ -1,0 +1,13 @@
+"""`info`: what a store is."""
+
+from blobstore.cli.describe import render_store, store_fields
+from blobstore.cli.options import StoreOptions, store_command
+from blobstore.cli.output import print_result
+
+
+@store_command("info")
+def command(options: StoreOptions) -> None:
+    """Describe a store; nothing of it changes."""
+    with options.open(read_only=True) as store:
+        info = store.info
+    print_result(store_fields(info), render_store(info), as_json=options.as_json)

@@ -1,0 +1,56 @@
+"""`init`: make a store."""
+
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from blobstore import Blobstore, ExistsError, StoreInfo
+from blobstore.cli.describe import render_store, store_fields
+from blobstore.cli.options import StoreOptions, confirm, size, store_command, yes_option
+from blobstore.cli.output import print_result
+
+
+@store_command("init")
+@click.option("--size", type=size, help="Make the file, or give it this size.")
+@click.option("--cluster-size", type=size, default="1MiB", show_default=True)
+@click.option("--block-size", type=click.Choice(["512", "4096"]), help="Default: the device's own.")
+@click.option("--md-pages", type=click.IntRange(min=1), help="Metadata pages; default: enough.")
+@click.option("--md-page-size", type=size, help="A power of two, 4096 or more.")
+@click.option("--type", "bstype", default="", help="Up to 16 bytes that say what the store is for.")
+@click.option("--clear", type=click.Choice(["unmap", "zeroes", "none"]), default="unmap")
+@yes_option
+def command(options: StoreOptions, *, yes: bool, **layout: Any) -> None:
+    """Make a store on STORE; with --size the file is made.
+
+    What STORE holds is lost: unless --yes is given, a device that does not
+    begin with zeroes is only taken after asking.
+    """
+    try:
+        info = _init(options, layout, overwrite=yes)
+    except ExistsError as error:
+        refusal = ExistsError(f"{error.message}; --yes does")
+        confirm(f"{options.address}: overwrite what it holds", yes=False, refusal=refusal)
+        info = _init(options, layout, overwrite=True)
+    print_result(store_fields(info), render_store(info), as_json=options.as_json)
+
+
+def _init(options: StoreOptions, layout: dict[str, Any], *, overwrite: bool) -> StoreInfo:
+    """Make the store, and say what it is once it is closed."""
+    block_size = layout["block_size"]
+    store = Blobstore.create(
+        options.address,
+        size=layout["size"],
+        cluster_size=layout["cluster_size"],
+        block_size=None if block_size is None else int(block_size),
+        md_pages=layout["md_pages"],
+        md_page_size=layout["md_page_size"],
+        bstype=layout["bstype"].encode("utf-8", "surrogateescape"),
+        clear=layout["clear"],
+        overwrite=overwrite,
+        atomic_write_size=options.atomic_write,
+        direct=options.direct,
+    )
+    with store:
+        info = store.info
+    return replace(info, clean=True)

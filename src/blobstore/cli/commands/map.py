@@ -1,0 +1,74 @@
+"""`map`: a picture of who owns which clusters."""
+
+import os
+import shutil
+import sys
+from typing import Final
+
+import click
+
+from blobstore import ExistsError
+from blobstore.cli.options import StoreOptions, store_command
+from blobstore.cli.output import print_json
+from blobstore.cli.picture.survey import Survey, survey_fields, survey_store
+
+_LOOKED_AT: Final = 512
+
+
+@store_command("map")
+@click.option(
+    "--svg", "file", type=click.Path(), metavar="FILE", help="Write SVG; - is standard output."
+)
+def command(options: StoreOptions, *, file: str | None) -> None:
+    """Draw who owns which clusters, and the tree of snapshots and clones; nothing changes.
+
+    Behind each blob stands what it shows from its start to its end, as letters
+    of those that hold it: its own, a parent's, ~ an external snapshot, . a hole.
+    A FILE that exists is only replaced if it is SVG, too.
+    """
+    if file == "-" and options.as_json:
+        raise click.UsageError("--svg - and --json both want standard output")
+    if file not in (None, "-"):
+        _refuse_other_content(file)
+    with options.open(read_only=True) as store:
+        survey = survey_store(store)
+    if file is not None:
+        _write_svg(survey, file)
+    if options.as_json:
+        print_json(survey_fields(survey))
+    elif file is None:
+        _print(survey)
+
+
+def _refuse_other_content(file: str) -> None:
+    """Refuse to replace a file that holds anything but a picture: a store is one word away.
+
+    Raises:
+        ExistsError: It does.
+    """
+    if not os.path.lexists(file):
+        return
+    if not os.path.isfile(file):
+        raise ExistsError(f"{file}: is not a regular file")
+    with open(file, "rb") as found:
+        start = found.read(_LOOKED_AT)
+    if start and b"<svg" not in start:
+        raise ExistsError(f"{file}: exists and holds no SVG; it is kept")
+
+
+def _write_svg(survey: Survey, file: str) -> None:
+    from blobstore.cli.picture.svg import render_svg
+
+    with click.open_file(file, "w", encoding="utf-8") as out:
+        out.write(render_svg(survey))
+
+
+def _print(survey: Survey) -> None:
+    from blobstore.cli.picture.text import print_coloured, render_plain
+
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        from rich.console import Console
+
+        print_coloured(survey, Console(highlight=False))
+    else:
+        click.echo(render_plain(survey, width=shutil.get_terminal_size().columns))

@@ -1,0 +1,68 @@
+"""`read`: get bytes out of a blob."""
+
+import sys
+
+import click
+
+from blobstore import InvalidArgumentError
+from blobstore.cli.options import (
+    StoreOptions,
+    blob_argument,
+    offset_option,
+    size,
+    store_command,
+)
+from blobstore.cli.output import print_json
+from blobstore.cli.rescuing import (
+    Content,
+    UnreadableError,
+    fail_unreadable,
+    print_ranges,
+    rescue_fields,
+    zero_fill_option,
+)
+
+
+def _wanted(size: int, blob_id: int, offset: int, length: int | None) -> int:
+    """Return how much to read.
+
+    Raises:
+        InvalidArgumentError: To the end, from beyond it.
+    """
+    if length is not None:
+        return length
+    if offset > size:
+        raise InvalidArgumentError(f"blob {blob_id:#x}: offset {offset}: outside of {size} bytes")
+    return size - offset
+
+
+@store_command("read")
+@blob_argument
+@offset_option
+@click.option("--length", type=size, help="Default: to the end of the blob.")
+@zero_fill_option
+def command(
+    options: StoreOptions, *, blob_id: int, offset: int, length: int | None, zero_fill: bool
+) -> int:
+    """Write a part of a blob to standard output; nothing of the store changes.
+
+    What is broken is read as far as possible; where something is known to be
+    unreadable nothing is written, unless --zero-fill was given.
+    """
+    content = Content(options, blob_id, zero_fill=zero_fill)
+    try:
+        with content:
+            content.check(offset, length)
+            wanted = _wanted(content.size, blob_id, offset, length)
+            parts = content.parts(offset, wanted, sparse=False)
+            if options.as_json:
+                data = b"".join(part for _at, part in parts)
+                fields = {"id": blob_id, "offset": offset, "length": wanted, "data": data.hex()}
+                print_json({**fields, **rescue_fields(content)})
+                return 0
+            for _at, part in parts:
+                sys.stdout.buffer.write(part)
+    except UnreadableError as error:
+        return fail_unreadable(error, as_json=options.as_json)
+    print_ranges(content.unreadable, as_json=False)
+    return 0

@@ -1,0 +1,38 @@
+"""`recover`: leave a store clean."""
+
+from dataclasses import replace
+
+from blobstore import Blobstore, BlobstoreError, CorruptError
+from blobstore.cli.describe import render_store, store_fields
+from blobstore.cli.options import StoreOptions, store_command
+from blobstore.cli.output import print_result
+
+
+@store_command("recover")
+def command(options: StoreOptions) -> None:
+    """Open a store after a dirty stop, and unload it clean; a clean one stays as it is."""
+    with options.open(read_only=False) as store:
+        _refuse_quarantine(store)
+        found = store.info
+    info = replace(found, clean=True)
+    fields = {"recovered": not found.clean, **store_fields(info)}
+    head = "was clean already" if found.clean else "recovered"
+    print_result(fields, f"{head}\n{render_store(info)}", as_json=options.as_json)
+
+
+def _refuse_quarantine(store: Blobstore) -> None:
+    """Refuse a store that stays read-only, and therefore dirty.
+
+    Raises:
+        CorruptError: A blob is in quarantine, and nobody forced the store writable.
+    """
+    if store.read_only:
+        reasons = [_named(f"blob {blob_id:#x}: ", why) for blob_id, why in store.errors.items()]
+        raise CorruptError(
+            f"{store.device.name}: not recovered: {'; '.join(reasons) or 'it is read-only'}"
+        )
+
+
+def _named(place: str, why: BlobstoreError) -> str:
+    """Say which blob it is, once."""
+    return place + why.message.removeprefix(place)

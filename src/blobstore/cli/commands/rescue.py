@@ -1,0 +1,104 @@
+"""`rescue`: what can still be read of a store, however broken it is."""
+
+import shlex
+from dataclasses import dataclass
+from typing import Final
+
+from blobstore import CheckReport, RescuedBlob, UnreadableRange
+from blobstore.cli.options import StoreOptions, store_command
+from blobstore.cli.output import (
+    print_result,
+    printable,
+    printable_name,
+    render_table,
+    unicode_text,
+)
+from blobstore.cli.report import check_fields
+from blobstore.cli.rescuing import open_rescue, range_fields, render_range
+from blobstore.units import format_size
+
+_LINES_MAX: Final = 8
+
+
+@store_command("rescue")
+def command(options: StoreOptions) -> int:
+    """List what can still be read of a store that does not open, and what is wrong with it.
+
+    Nothing of it changes. What the device itself fails to read is only known
+    when `export` or `read` come to it. Status 1: nothing can be read.
+    """
+    with open_rescue(options) as rescue:
+        found = [_Row(blob, blob.unreadable()) for blob in rescue.blobs()]
+        findings, assumptions = rescue.findings, rescue.assumptions
+    fields = {
+        "blobs": [_fields(row) for row in found],
+        **_findings_fields(CheckReport(findings)),
+        "assumptions": [unicode_text(line) for line in assumptions],
+    }
+    general = [str(finding) for finding in findings if finding.blob is None]
+    text = _render(options.address, found, [*general, *assumptions])
+    print_result(fields, text, as_json=options.as_json)
+    return 0 if any(row.is_of_use for row in found) else 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    blob: RescuedBlob
+    unreadable: list[UnreadableRange]
+
+    @property
+    def readable_bytes(self) -> int:
+        return self.blob.size - sum(found.length for found in self.unreadable)
+
+    @property
+    def is_of_use(self) -> bool:
+        return self.readable_bytes > 0 or not self.unreadable
+
+
+def _fields(row: _Row) -> dict[str, object]:
+    blob = row.blob
+    return {
+        "id": blob.id,
+        "size": blob.size,
+        "readable": row.readable_bytes,
+        "parent": blob.parent,
+        "xattrs": {unicode_text(name): value.hex() for name, value in blob.xattrs.items()},
+        "unreadable": range_fields(row.unreadable),
+        **_findings_fields(CheckReport(blob.findings)),
+    }
+
+
+def _findings_fields(report: CheckReport) -> dict[str, object]:
+    return {"findings": check_fields(report)["findings"]}
+
+
+def _render(address: str, found: list[_Row], notes: list[str]) -> str:
+    """Return the blobs in a table, then what is wrong with each, then what to do next."""
+    if not found:
+        return "\n".join(map(printable, [*notes, f"{address}: no blob is left"]))
+    rows = [("ID", "NAME", "SIZE", "READABLE"), *map(_cells, found)]
+    details = [f"{row.blob.id:#x}  {line}" for row in found for line in _details(row)]
+    fill = " --zero-fill" if any(row.unreadable for row in found) else ""
+    hint = f"to copy one out: blobstore export {shlex.quote(address)} BLOB FILE{fill}"
+    return "\n".join([render_table(rows), *map(printable, [*details, *notes, hint])])
+
+
+def _details(row: _Row) -> list[str]:
+    """Say what is wrong with a blob; its id, which stands in front, is not said twice."""
+    named = f" blob {row.blob.id:#x}: "
+    findings = [str(finding).replace(named, " ", 1) for finding in row.blob.findings]
+    return _first(findings) + _first([render_range(found) for found in row.unreadable])
+
+
+def _first(lines: list[str]) -> list[str]:
+    """Leave out what nobody would read on; JSON has all."""
+    left = len(lines) - _LINES_MAX
+    return lines if left <= 1 else [*lines[:_LINES_MAX], f"{left} more like these, see --json"]
+
+
+def _cells(row: _Row) -> tuple[str, str, str, str]:
+    blob = row.blob
+    name = printable_name(blob.xattrs.get("name", b"").decode("utf-8", "surrogateescape"))
+    is_all = not row.unreadable
+    readable = "all" if is_all else format_size(row.readable_bytes)
+    return f"{blob.id:#x}", name, format_size(blob.size), readable

@@ -1,0 +1,37 @@
+"""`shallow-copy`: a read-only blob's own clusters, on another device."""
+
+import click
+
+from blobstore import Blob, Device
+from blobstore.cli.options import StoreOptions, blob_argument, store_command
+from blobstore.cli.output import print_result
+from blobstore.cli.progress import progress
+from blobstore.device.address import open_device
+
+
+@store_command("shallow-copy")
+@blob_argument
+@click.argument("device", type=click.Path())
+def command(options: StoreOptions, *, blob_id: int, device: str) -> None:
+    """Write a read-only blob's own clusters to the same places of DEVICE.
+
+    DEVICE is a file or block device that is large enough. What the blob reads
+    from its parents is not copied, and DEVICE keeps what it has there.
+    """
+    with (
+        options.open(read_only=True) as store,
+        store.open_blob(blob_id) as blob,
+        open_device(device, read_only=False, direct=options.direct) as target,
+    ):
+        count = _copy(blob, target, store.cluster_size)
+    fields = {"id": blob_id, "clusters": count}
+    print_result(fields, f"{count} clusters", as_json=options.as_json)
+
+
+def _copy(blob: Blob, target: Device, cluster_size: int) -> int:
+    """Copy and flush; return how many clusters there were."""
+    total = blob.info().allocated_clusters * cluster_size
+    with progress("shallow copy", total) as advance:
+        count = blob.shallow_copy(target, lambda _done, _all: advance(cluster_size))
+    target.flush()
+    return count

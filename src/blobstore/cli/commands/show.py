@@ -1,0 +1,14 @@
+"""`show`: one blob in full."""
+
+from blobstore.cli.describe import blob_fields, render_blob
+from blobstore.cli.options import StoreOptions, blob_argument, store_command
+from blobstore.cli.output import print_result
+
+
+@store_command("show")
+@blob_argument
+def command(options: StoreOptions, *, blob_id: int) -> None:
+    """Describe one blob in full; nothing of it changes."""
+    with options.open(read_only=True) as store, store.open_blob(blob_id) as blob:
+        info = blob.info()
+    print_result(blob_fields(info, long=True), render_blob(info), as_json=options.as_json)

@@ -1,0 +1,21 @@
+"""`undo`: take a repair back."""
+
+import click
+
+from blobstore import undo
+from blobstore.cli.options import StoreOptions, store_command
+from blobstore.cli.output import print_result
+
+
+@store_command("undo")
+@click.argument("file", type=click.Path())
+def command(options: StoreOptions, *, file: str) -> None:
+    """Put back what a repair of STORE replaced; FILE is the undo file that it wrote.
+
+    Refused where the store was changed since. It may be run again.
+    """
+    restored = undo(
+        options.address, file, atomic_write_size=options.atomic_write, direct=options.direct
+    )
+    text = f"{restored} bytes restored"
+    print_result({"restored": restored}, text, as_json=options.as_json)

@@ -1,0 +1,26 @@
+"""`unmap`: give a part of a blob back."""
+
+from blobstore.cli.options import (
+    StoreOptions,
+    blob_argument,
+    length_option,
+    offset_option,
+    store_command,
+)
+from blobstore.cli.output import print_result
+
+
+@store_command("unmap")
+@blob_argument
+@offset_option
+@length_option
+def command(options: StoreOptions, *, blob_id: int, offset: int, length: int) -> None:
+    """Give a part of a blob back: it reads as zeroes, whole clusters of a thin blob are freed.
+
+    Where a clone gives whole clusters back, it reads what its parent holds there.
+    """
+    with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
+        blob.unmap(offset, length)
+        blob.flush()
+    fields = {"id": blob_id, "offset": offset, "length": length}
+    print_result(fields, "", as_json=options.as_json)

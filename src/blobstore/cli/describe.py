@@ -1,0 +1,223 @@
+"""Stores and blobs as JSON fields and as text; the names of the fields are fixed."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from blobstore import BlobInfo, BlobstoreError, ClearMethod, StoreInfo
+from blobstore.cli.output import (
+    error_fields,
+    printable,
+    printable_name,
+    render_fields,
+    render_table,
+    unicode_text,
+)
+from blobstore.units import format_size
+
+_NONE: Final = "-"
+_VALUE_SHOWN_MAX: Final = 64
+_LIST_HEAD: Final = ("ID", "SIZE", "CLUSTERS", "ALLOCATED", "KIND", "PARENT", "NAME")
+
+
+def store_fields(info: StoreInfo) -> dict[str, object]:
+    """Return the fields of `info`."""
+    return {
+        "version": info.version,
+        "clean": info.clean,
+        "size": info.size,
+        "cluster_size": info.cluster_size,
+        "page_size": info.page_size,
+        "io_unit_size": info.io_unit_size,
+        "total_clusters": info.total_clusters,
+        "data_clusters": info.data_clusters,
+        "free_clusters": info.free_clusters,
+        "md_start": info.md_start,
+        "md_len": info.md_len,
+        "bstype": info.bstype.hex(),
+        "super_blob": info.super_blob,
+        "blobs": info.blob_count,
+        "max_growable_size": info.max_growable_size,
+    }
+
+
+def render_store(info: StoreInfo) -> str:
+    """Return the same as text."""
+    return render_fields(
+        {
+            "version": str(info.version),
+            "clean": _yes_no(info.clean),
+            "size": format_size(info.size),
+            "cluster size": format_size(info.cluster_size),
+            "page size": format_size(info.page_size),
+            "io unit size": format_size(info.io_unit_size),
+            "clusters": f"{info.total_clusters}, {info.data_clusters} for data, "
+            f"{info.free_clusters} free",
+            "metadata": f"{info.md_len} pages from page {info.md_start}",
+            "type": render_bytes(info.bstype.rstrip(b"\0")) or _NONE,
+            "super blob": _render_id(info.super_blob),
+            "blobs": str(info.blob_count),
+            "growable to": format_size(info.max_growable_size),
+        }
+    )
+
+
+def blob_fields(info: BlobInfo, *, long: bool, sha256: str | None = None) -> dict[str, object]:
+    """Return one entry of `list`."""
+    external = info.external_snapshot
+    return {
+        "id": info.blob_id,
+        "clusters": info.cluster_count,
+        "size": info.size,
+        "allocated_clusters": info.allocated_clusters,
+        "thin": info.thin,
+        "read_only": info.read_only,
+        "snapshot": info.snapshot,
+        "clone": is_clone(info),
+        "parent": info.parent,
+        "clones": info.clones,
+        "external_snapshot": None if external is None else external.hex(),
+        "extent_table": info.extent_table,
+        "clear_method": ClearMethod(info.clear_method).name.lower(),
+        "xattrs": xattr_fields(info.xattrs),
+        **(_long_fields(info) if long else {}),
+        **({} if sha256 is None else {"sha256": sha256}),
+    }
+
+
+def _long_fields(info: BlobInfo) -> dict[str, object]:
+    return {
+        "extents": [list(extent) for extent in info.extents],
+        "metadata_pages": info.metadata_pages,
+        "extent_pages": info.extent_pages,
+        "invalid_flags": info.invalid_flags,
+        "data_ro_flags": info.data_ro_flags,
+        "md_ro_flags": info.md_ro_flags,
+        "internal_xattrs": xattr_fields(info.internal_xattrs),
+    }
+
+
+def failed_fields(blob_id: int, error: BlobstoreError) -> dict[str, object]:
+    """Return the entry of a blob that cannot be opened."""
+    return {"id": blob_id, "error": error_fields(error.message, error.errno)}
+
+
+def xattr_fields(xattrs: dict[str, bytes]) -> dict[str, str]:
+    """Return attributes in their order, the values in hex."""
+    return {unicode_text(name): value.hex() for name, value in xattrs.items()}
+
+
+def name_of(info: BlobInfo) -> str | None:
+    """Return the attribute `name` as text."""
+    name = info.xattrs.get("name")
+    return None if name is None else name.decode("utf-8", "surrogateescape")
+
+
+def is_clone(info: BlobInfo) -> bool:
+    """Say whether the blob reads something else where it holds nothing itself."""
+    return info.parent is not None or info.external_snapshot is not None
+
+
+def parent_fields(info: BlobInfo) -> dict[str, object]:
+    """Return what changing a blob's parent changes."""
+    fields = blob_fields(info, long=False)
+    names = ("id", "thin", "allocated_clusters", "parent", "external_snapshot")
+    return {name: fields[name] for name in names}
+
+
+def render_blob(info: BlobInfo) -> str:
+    """Return a blob in full as text."""
+    return render_fields(
+        {
+            "id": f"{info.blob_id:#x}",
+            "size": f"{format_size(info.size)}, {info.cluster_count} clusters",
+            "allocated": f"{info.allocated_clusters} clusters",
+            "kind": kind_of(info),
+            "parent": _render_parent(info),
+            "clones": " ".join(f"{clone:#x}" for clone in info.clones) or _NONE,
+            "clear method": ClearMethod(info.clear_method).name.lower(),
+            "extents": render_extents(info.extents),
+            "metadata pages": _render_numbers(info.metadata_pages),
+            "extent pages": _render_numbers(info.extent_pages)
+            if info.extent_table
+            else "none, extents as runs",
+            "flags": f"invalid {info.invalid_flags:#x}, data read-only {info.data_ro_flags:#x}, "
+            f"metadata read-only {info.md_ro_flags:#x}",
+            **_render_xattrs("xattr", info.xattrs),
+            **_render_xattrs("internal xattr", info.internal_xattrs),
+        }
+    )
+
+
+def _render_xattrs(kind: str, xattrs: dict[str, bytes]) -> dict[str, str]:
+    return {f"{kind} {printable_name(name)}": render_bytes(value) for name, value in xattrs.items()}
+
+
+def render_bytes(value: bytes) -> str:
+    """Show a value as text where it is one, otherwise in hex; long ones are cut."""
+    shown = value[:_VALUE_SHOWN_MAX]
+    rest = f" ... ({len(value)} bytes)" if len(value) > len(shown) else ""
+    text = shown.decode("utf-8", "replace")
+    return (text if text.isprintable() and "\ufffd" not in text else f"hex:{shown.hex()}") + rest
+
+
+def render_extents(extents: Sequence[tuple[int, int]]) -> str:
+    """Show where a blob's clusters are, in order."""
+    return (
+        ", ".join(
+            f"{count} x hole" if first == 0 else f"{first}..{first + count - 1}"
+            for first, count in extents
+        )
+        or _NONE
+    )
+
+
+def render_list(rows: Sequence[Sequence[str]]) -> str:
+    """Lay out the rows of a list, cells as `list_row` makes them."""
+    return render_table([_LIST_HEAD, *rows])
+
+
+def list_row(info: BlobInfo) -> list[str]:
+    """Return one line of a list."""
+    return [
+        f"{info.blob_id:#x}",
+        format_size(info.size),
+        str(info.cluster_count),
+        str(info.allocated_clusters),
+        kind_of(info),
+        _render_parent(info),
+        render_bytes(info.xattrs.get("name", b"")) or _NONE,
+    ]
+
+
+def failed_row(blob_id: int, error: BlobstoreError) -> list[str]:
+    """Return the line of a blob that cannot be opened."""
+    return [f"{blob_id:#x}", _NONE, _NONE, _NONE, "error", _NONE, printable(error.message)]
+
+
+def kind_of(info: BlobInfo) -> str:
+    """Say in words what a blob is."""
+    words = {
+        "snapshot": info.snapshot,
+        "clone": is_clone(info),
+        "thin" if info.thin else "thick": True,
+        "read-only": info.read_only and not info.snapshot,
+    }
+    return " ".join(word for word, holds in words.items() if holds)
+
+
+def _render_parent(info: BlobInfo) -> str:
+    if info.external_snapshot is not None:
+        return f"external {render_bytes(info.external_snapshot)}"
+    return _render_id(info.parent)
+
+
+def _render_id(blob_id: int | None) -> str:
+    return _NONE if blob_id is None else f"{blob_id:#x}"
+
+
+def _render_numbers(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers)) or _NONE
+
+
+def _yes_no(value: bool) -> str:
+    return "yes" if value else "no"

@@ -1,0 +1,141 @@
+"""The commands by name, and what becomes of their errors.
+
+A command's module is imported when it is run, so that none waits for another's imports.
+"""
+
+import errno
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+import click
+
+from blobstore import __version__
+from blobstore.cli.output import print_error
+from blobstore.errors import BlobstoreError
+
+COMMANDS: Final = {
+    "init": "Make a store.",
+    "info": "Describe a store.",
+    "list": "List a store's blobs.",
+    "show": "Describe one blob in full.",
+    "create": "Create a blob.",
+    "delete": "Delete a blob.",
+    "resize": "Give a blob another size.",
+    "rename": "Give a blob another name.",
+    "set-read-only": "Make a blob read-only for good.",
+    "write": "Write to a blob from a file or standard input.",
+    "read": "Read from a blob to standard output.",
+    "zero": "Make a part of a blob read as zeroes.",
+    "unmap": "Give a part of a blob back.",
+    "import": "Copy a file into a blob, keeping its holes.",
+    "export": "Copy a blob into a file, leaving holes for zeroes.",
+    "xattr": "List, get, set and remove a blob's attributes.",
+    "super": "Get, set or clear the application's entry blob.",
+    "snapshot": "Keep what a blob holds now as a read-only blob.",
+    "clone": "Make a writable blob that begins as a snapshot.",
+    "inflate": "Give a blob every cluster of its own.",
+    "decouple": "Copy what a blob reads from its parent.",
+    "set-parent": "Make a blob a clone of another snapshot.",
+    "shallow-copy": "Copy a read-only blob's own clusters to a device.",
+    "map": "Draw who owns which clusters, and the tree of snapshots.",
+    "dump": "Print the metadata as text.",
+    "check": "Look for what is wrong with a store, and repair it.",
+    "undo": "Take a repair back.",
+    "rescue": "List what can still be read of a broken store.",
+    "recover": "Leave a store clean after a dirty stop.",
+    "grow": "Use all of a device that has grown.",
+    "destroy": "Make a device hold no store any more.",
+    "shell": "Run commands on one open store, typed or from a script.",
+    "completion": "Print what makes bash, zsh or fish complete commands.",
+    "demo": "Kill a writing process; nothing acknowledged is lost.",
+}
+"""Every command and its help in one line, in the order in which they are listed."""
+
+_MODULE_NAMES: Final = {"import": "import_"}  # a keyword cannot be imported by name
+
+
+def module_of(name: str) -> str:
+    """Return the name of the module that has a command."""
+    return _MODULE_NAMES.get(name, name.replace("-", "_"))
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = module_of(cmd_name)
+        command: click.Command = import_module(f"blobstore.cli.commands.{module}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, message="blobstore %(version)s")
+def group() -> None:
+    """Make, fill and look into stores: SPDK's Blobstore in a file or device.
+
+    STORE is the path of an image or a block device. BLOB is an id, decimal or 0x...
+    SIZE is bytes, or a number with K, M, G, T, KiB, MiB, GiB or TiB, powers of 1024.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; return 0 done, 1 failed, 2 usage. `check` has others."""
+    return execute(
+        group, arguments, prog_name="blobstore", as_json=wants_json(arguments), show_usage=True
+    )
+
+
+def execute(
+    command: click.Command,
+    arguments: Sequence[str],
+    *,
+    prog_name: str,
+    as_json: bool,
+    obj: object = None,
+    place: str = "",
+    show_usage: bool = False,
+) -> int:
+    """Run a command and report what fails, as `run`; a message begins with `place`."""
+    try:
+        status = command.main(list(arguments), prog_name=prog_name, standalone_mode=False, obj=obj)
+        sys.stdout.flush()
+    except click.Abort:
+        message, number = "aborted: nothing more was done", errno.ECANCELED
+    except click.ClickException as error:
+        if show_usage and not as_json:
+            error.show()
+        else:
+            print_error(place + error.format_message(), errno.EINVAL, as_json=as_json)
+        return error.exit_code
+    except BlobstoreError as error:
+        message, number = error.message, error.errno
+    except OSError as error:
+        message, number = describe_os_error(error)
+    else:
+        return status if isinstance(status, int) else 0
+    print_error(place + message, number, as_json=as_json)
+    return 1
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Look for the option without a parser: a usage error is reported as asked for, too."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return "--json" in arguments[:end]
+
+
+def describe_os_error(error: OSError) -> tuple[str, int]:
+    """Return the system's own error as a message and an errno."""
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}", error.errno or errno.EIO

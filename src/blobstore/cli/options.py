@@ -1,0 +1,287 @@
+"""What commands take: sizes, blob ids, attributes, and the options of all that open a store."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
+
+import click
+
+from blobstore.cli.completing import complete_blob
+from blobstore.errors import BlobstoreError, CorruptError, InvalidArgumentError, ReadOnlyError
+from blobstore.units import parse_size
+
+if TYPE_CHECKING:
+    from blobstore import Blobstore
+    from blobstore.device.base import Device
+
+CommandFunction: TypeAlias = Callable[..., int | None]
+
+_ID_END: Final = 1 << 64
+_VALUE_MAX: Final = 1 << 16  # more than any metadata page can hold
+
+
+def size(text: str) -> int:
+    """Parse SIZE; the name is what help shows."""
+    try:
+        return parse_size(text)
+    except InvalidArgumentError as error:
+        raise click.BadParameter(error.message) from error
+
+
+def blob_id(text: str) -> int:
+    """Parse BLOB; the name is what help shows."""
+    try:
+        number = int(text, 16 if text[:2] in ("0x", "0X") else 10)
+    except ValueError:
+        number = -1
+    if not 0 <= number < _ID_END:
+        raise click.BadParameter(f"blob id {text!r}: expected a number, decimal or 0x...")
+    return number
+
+
+def external(text: str) -> tuple[bytes, str]:
+    """Parse ID=PATH; the name is what help shows."""
+    name, equals, path = text.partition("=")
+    if not (equals and name and path):
+        raise click.BadParameter(f"{text!r}: expected ID=PATH")
+    return external_id(name), path
+
+
+def external_id(text: str) -> bytes:
+    """Parse the ID of an external snapshot, text or hex:...; the name is what help shows."""
+    try:
+        return parse_bytes(text)
+    except InvalidArgumentError as error:
+        raise click.BadParameter(error.message) from error
+
+
+class InputFile(click.File):
+    """A file to read, or ``-``; a shell's standard input is its own."""
+
+    def __init__(self) -> None:
+        super().__init__("rb")
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> IO[Any]:
+        """Open the file."""
+        if value == "-" and ctx is not None and ctx.find_object(StoreOptions) is not None:
+            self.fail("standard input is the shell's: name a FILE", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+blob_argument: Final = click.argument(
+    "blob_id", metavar="BLOB", type=blob_id, shell_complete=complete_blob
+)
+name_argument: Final = click.argument("name", required=False)
+offset_option: Final = click.option("--offset", type=size, default="0", show_default=True)
+length_option: Final = click.option("--length", type=size, required=True)
+external_snapshot_option: Final = click.option(
+    "--external-snapshot",
+    "external_parent",
+    metavar="ID",
+    type=external_id,
+    help="What it reads where it holds nothing itself: text, or hex:...",
+)
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+yes_option: Final = click.option("--yes", is_flag=True, help="Do not ask.")
+thin_option: Final = click.option(
+    "--thin", is_flag=True, help="Take clusters when they are first written."
+)
+
+
+class UnopenedError(CorruptError):
+    """A store that does not open: where it is, `why`, and what to do next."""
+
+    def __init__(self, address: str, why: CorruptError) -> None:
+        message = f"{address}: {why.message}; `blobstore check` says more"
+        super().__init__(message, errno=why.errno)
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """The store a command works on, how to open it, and how to print the result.
+
+    `kept_open` is the store that a shell has open, which all its commands share.
+    """
+
+    address: str
+    force: bool
+    atomic_write: int | None
+    direct: bool
+    externals: tuple[tuple[bytes, str], ...]
+    as_json: bool
+    kept_open: "Blobstore | None" = None
+
+    def open(self, *, read_only: bool) -> "AbstractContextManager[Blobstore]":
+        """Open the store until the `with` ends; read-only no byte of it changes.
+
+        Raises:
+            As `Blobstore.open` and `Blobstore.register_external`.
+        """
+        from blobstore import Blobstore
+
+        if self.kept_open is not None:
+            return nullcontext(self.kept_open)
+        try:
+            store = Blobstore.open(
+                self.address,
+                read_only=read_only,
+                force=self.force,
+                atomic_write_size=self.atomic_write,
+                direct=self.direct,
+            )
+        except CorruptError as error:
+            raise UnopenedError(self.address, error) from error
+        try:
+            self.register_externals(store)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def register_externals(self, store: "Blobstore") -> None:
+        """Say what the external snapshots are.
+
+        Raises:
+            As `Blobstore.register_external`.
+        """
+        for identity, path in self.externals:
+            store.register_external(identity, path)
+
+    def open_device(self, *, read_only: bool) -> "Device":
+        """Open what the store is on, without looking into it.
+
+        Raises:
+            As `blobstore.device.address.open_device`.
+        """
+        from blobstore.device.address import open_device
+
+        return open_device(
+            self.address,
+            read_only=read_only,
+            atomic_write_size=self.atomic_write,
+            direct=self.direct,
+        )
+
+
+_OPENING: Final = ("store", "force", "atomic_write", "direct", "externals")
+"""The parameters that say which store, and how to open it."""
+
+
+class StoreCommand(click.Command):
+    """A command whose first argument is a store."""
+
+    def in_shell(self) -> click.Command:
+        """Return the same without the store, which is the shell's."""
+        params = [param for param in self.params if param.name not in _OPENING]
+        return click.Command(self.name, callback=self.callback, params=params, help=self.help)
+
+
+def store_command(name: str) -> Callable[[CommandFunction], click.Command]:
+    """Make a command of a function whose first argument is `StoreOptions`."""
+
+    def decorate(function: CommandFunction) -> click.Command:
+        @functools.wraps(function)
+        def invoke(**given: Any) -> int | None:
+            return function(_take_options(given), **given)
+
+        make = click.command(name, cls=StoreCommand)
+        store = click.argument("store", type=click.Path())
+        return make(store(_with_store_options(invoke)))
+
+    return decorate
+
+
+def _take_options(given: dict[str, Any]) -> StoreOptions:
+    """Take what belongs to the store from what a command was given; a shell has it already."""
+    as_json = given.pop("as_json")
+    shell = click.get_current_context().find_object(StoreOptions)
+    if shell is not None:
+        return replace(shell, as_json=shell.as_json or as_json)
+    store, force, atomic_write, direct, externals = (given.pop(name) for name in _OPENING)
+    atomic = None if atomic_write is None else int(atomic_write)
+    return StoreOptions(store, force, atomic, direct, externals, as_json)
+
+
+def _with_store_options(function: CommandFunction) -> CommandFunction:
+    externals = click.option(
+        "--external",
+        "externals",
+        metavar="ID=PATH",
+        type=external,
+        multiple=True,
+        help="What an external snapshot is; ID is text or hex:...",
+    )
+    direct = click.option("--direct", is_flag=True, help="Direct I/O, past the page cache.")
+    atomic_write = click.option(
+        "--atomic-write",
+        type=click.Choice(["512", "4096"]),
+        help="The largest aligned write in bytes that a power cut leaves whole on this device.",
+    )
+    force = click.option(
+        "--force", is_flag=True, help="Open writable although a blob is quarantined."
+    )
+    return externals(direct(atomic_write(force(json_option(function)))))
+
+
+def parse_value(text: str) -> bytes:
+    """Turn text, ``hex:...`` or ``@FILE`` into an attribute's value.
+
+    Raises:
+        InvalidArgumentError: Bad hex digits, or a file that no attribute can hold.
+    """
+    if text.startswith("@"):
+        return _read_value(text[1:])
+    return parse_bytes(text)
+
+
+def parse_bytes(text: str) -> bytes:
+    """Turn text or ``hex:...`` into bytes.
+
+    Raises:
+        InvalidArgumentError: Bad hex digits.
+    """
+    if not text.startswith("hex:"):
+        return os.fsencode(text)
+    try:
+        return bytes.fromhex(text[4:])
+    except ValueError as error:
+        raise InvalidArgumentError(f"value {text!r}: expected pairs of hex digits") from error
+
+
+def name_xattrs(name: str | None) -> dict[str, bytes]:
+    """Return the attributes of a new blob that is called `name`, as it stands."""
+    return {} if name is None else {"name": os.fsencode(name)}
+
+
+def _read_value(path: str) -> bytes:
+    with open(path, "rb") as file:
+        value = file.read(_VALUE_MAX + 1)
+    if len(value) > _VALUE_MAX:
+        raise InvalidArgumentError(f"{path}: more than {_VALUE_MAX} bytes, too many for an xattr")
+    return value
+
+
+def is_interactive() -> bool:
+    """Say whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirm(what: str, *, yes: bool, refusal: BlobstoreError | None = None) -> None:
+    """Ask before something is destroyed; `what` is what would happen, such as "delete it".
+
+    Raises:
+        BlobstoreError: Nobody can be asked, and `yes` was not given (`refusal`, or EPERM).
+        click.Abort: The answer was no.
+    """
+    if yes:
+        return
+    if not is_interactive():
+        raise refusal or ReadOnlyError(f"{what}: refused, not on a terminal and no --yes")
+    click.confirm(f"{what}?", abort=True, err=True)

@@ -1,0 +1,211 @@
+"""What there is to draw: every cluster's owner, and the tree of snapshots and clones."""
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from itertools import accumulate
+from typing import Final, TypeAlias
+
+from bitarray.util import intervals
+
+from blobstore import BlobId, BlobInfo, Blobstore, BlobstoreError, StoreInfo
+from blobstore.cli.describe import name_of
+from blobstore.cli.output import unicode_text
+
+
+class Use(Enum):
+    """What a cluster is for, if not for a blob that can be opened."""
+
+    METADATA = "metadata"
+    FREE = "free"
+    UNKNOWN = "unknown"
+
+
+Owner: TypeAlias = BlobId | Use
+
+_LEVELS_MAX: Final = 16
+
+HOLE: Final = "hole"
+EXTERNAL: Final = "external"
+Source: TypeAlias = BlobId | str
+"""From where a blob's cluster is read: a blob of the store, `EXTERNAL` or `HOLE`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring clusters of one owner."""
+
+    first: int
+    count: int
+    owner: Owner
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A blob in the tree.
+
+    `lasts` says for each level whether what stands there is its parent's last
+    clone; of a very long chain only the levels next to the blob are kept.
+    """
+
+    blob_id: BlobId
+    depth: int = 0
+    lasts: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A store at one moment; `runs` cover all its clusters, `tree` names every blob once."""
+
+    name: str
+    info: StoreInfo
+    blobs: dict[BlobId, BlobInfo]
+    errors: dict[BlobId, BlobstoreError]
+    runs: list[Run]
+    tree: list[Branch]
+
+    def count_of(self, owner: Owner) -> int:
+        """Return how many clusters an owner has."""
+        return sum(run.count for run in self.runs if run.owner == owner)
+
+
+def survey_store(store: Blobstore) -> Survey:
+    """Look at every blob once; those that cannot be opened own clusters nobody knows of."""
+    blobs: dict[BlobId, BlobInfo] = {}
+    errors: dict[BlobId, BlobstoreError] = {}
+    for found in store.list_blobs():
+        if isinstance(found, BlobInfo):
+            blobs[found.blob_id] = found
+        else:
+            errors[found[0]] = found[1]
+    info = store.info
+    return Survey(
+        name=os.path.basename(store.device.name),
+        info=info,
+        blobs=blobs,
+        errors=errors,
+        runs=_runs_of(store, info, blobs),
+        tree=_tree_of(blobs),
+    )
+
+
+def _runs_of(store: Blobstore, info: StoreInfo, blobs: dict[BlobId, BlobInfo]) -> list[Run]:
+    owned = [
+        Run(first, count, blob.blob_id)
+        for blob in blobs.values()
+        for first, count in blob.extents
+        if first != 0
+    ]
+    first_of_data = info.total_clusters - info.data_clusters
+    rest = store.state.clusters.used.copy()  # what is in use, and no known blob's
+    rest[:first_of_data] = False
+    for run in owned:
+        rest[run.first : run.first + run.count] = False
+    unknown = [
+        Run(start, end - start, Use.UNKNOWN) for value, start, end in intervals(rest) if value
+    ]
+    metadata = Run(0, first_of_data, Use.METADATA)
+    runs = sorted([metadata, *owned, *unknown], key=lambda run: run.first)
+    return list(_with_free(runs, info.total_clusters))
+
+
+def _with_free(runs: Iterable[Run], end: int) -> Iterator[Run]:
+    """Fill the gaps; where two claim the same, which no sound store has, the first keeps it."""
+    at = 0
+    for run in runs:
+        if run.first > at:
+            yield Run(at, run.first - at, Use.FREE)
+            at = run.first
+        left = run.first + run.count - at
+        if left > 0:
+            yield Run(at, left, run.owner)
+            at += left
+    if at < end:
+        yield Run(at, end - at, Use.FREE)
+
+
+def _tree_of(blobs: dict[BlobId, BlobInfo]) -> list[Branch]:
+    """Order blobs such that clones follow their parents; chains may be long, so no recursion."""
+    clones: dict[BlobId | None, list[BlobId]] = {}
+    for blob in blobs.values():
+        parent = blob.parent if blob.parent in blobs else None
+        clones.setdefault(parent, []).append(blob.blob_id)
+    tree: list[Branch] = []
+    waiting = [Branch(blob_id) for blob_id in reversed(clones.get(None, []))]
+    while waiting:
+        branch = waiting.pop()
+        tree.append(branch)
+        below = clones.get(branch.blob_id, [])
+        waiting += [
+            Branch(blob_id, branch.depth + 1, (*branch.lasts, blob_id == below[-1])[-_LEVELS_MAX:])
+            for blob_id in reversed(below)
+        ]
+    return tree
+
+
+class Reader:
+    """Says from where a blob's clusters are read."""
+
+    def __init__(self, blobs: dict[BlobId, BlobInfo]) -> None:
+        self._blobs = blobs
+        self._known: dict[tuple[BlobId, int], Source] = {}
+        self._ends = {
+            blob_id: list(accumulate(count for _first, count in blob.extents))
+            for blob_id, blob in blobs.items()
+        }
+
+    def source_of(self, blob_id: BlobId, index: int) -> Source:
+        """Return who holds the cluster that the blob shows at `index`.
+
+        Answers are kept: who asks for parents first never walks far.
+        """
+        source = self._known[blob_id, index] = self._look(blob_id, index)
+        return source
+
+    def _look(self, blob_id: BlobId, index: int) -> Source:
+        at: BlobId | None = blob_id
+        for _level in range(len(self._blobs)):
+            if at is None or at not in self._blobs or index >= self._blobs[at].cluster_count:
+                return HOLE
+            if (at, index) in self._known:
+                return self._known[at, index]
+            blob = self._blobs[at]
+            first, _count = blob.extents[bisect_right(self._ends[at], index)]
+            if first != 0:
+                return at
+            if blob.external_snapshot is not None:
+                return EXTERNAL
+            at = blob.parent
+        return HOLE
+
+
+def survey_fields(survey: Survey) -> dict[str, object]:
+    """Return the picture as JSON fields."""
+    return {
+        "total_clusters": survey.info.total_clusters,
+        "cluster_size": survey.info.cluster_size,
+        "runs": [
+            {"first": run.first, "count": run.count, "owner": _owner_field(run.owner)}
+            for run in survey.runs
+        ],
+        "tree": [
+            {
+                "id": branch.blob_id,
+                "depth": branch.depth,
+                "name": _name_field(survey.blobs[branch.blob_id]),
+                "parent": survey.blobs[branch.blob_id].parent,
+            }
+            for branch in survey.tree
+        ],
+    }
+
+
+def _owner_field(owner: Owner) -> int | str:
+    return owner.value if isinstance(owner, Use) else owner
+
+
+def _name_field(blob: BlobInfo) -> str | None:
+    name = name_of(blob)
+    return None if name is None else unicode_text(name)

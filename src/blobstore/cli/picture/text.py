@@ -1,0 +1,162 @@
+"""The picture on a terminal: letters, in colours where there are any."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+from blobstore import BlobId, BlobInfo
+from blobstore.cli.describe import kind_of, name_of
+from blobstore.cli.output import printable
+from blobstore.cli.picture.cells import (
+    OTHER_COLOUR,
+    Cell,
+    Key,
+    cells_of,
+    clusters_per_cell,
+    keys_of,
+    strip_of,
+)
+from blobstore.cli.picture.survey import EXTERNAL, HOLE, Branch, Reader, Source, Survey, Use
+from blobstore.units import format_size
+
+_ROWS_MAX: Final = 16
+_COLUMNS_MIN: Final = 16
+_STRIP_MIN: Final = 8
+_STRIP_MAX: Final = 32
+_NAME_MAX: Final = 32
+
+_USES: Final = {
+    Use.METADATA: Key("#", OTHER_COLOUR),
+    Use.FREE: Key(".", OTHER_COLOUR),
+    Use.UNKNOWN: Key("?", OTHER_COLOUR),
+}
+_MEANINGS: Final = {
+    Use.METADATA: "metadata",
+    Use.FREE: "free",
+    Use.UNKNOWN: "in use, by no blob that can be opened",
+}
+_SOURCES: Final = {HOLE: Key(".", OTHER_COLOUR), EXTERNAL: Key("~", OTHER_COLOUR)}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a line, on a ground of its own colour or in it."""
+
+    text: str
+    colour: str = ""
+    filled: bool = False
+
+
+_Line = list[Span]
+
+
+def render_plain(survey: Survey, *, width: int) -> str:
+    """Return the picture as lines of at most about `width` characters, without colours."""
+    return "\n".join("".join(span.text for span in line).rstrip() for line in _lines(survey, width))
+
+
+def print_coloured(survey: Survey, console: Console) -> None:
+    """Print the picture to a terminal."""
+    for line in _lines(survey, console.width):
+        console.print(Text.assemble(*map(_styled, line)), soft_wrap=True)
+
+
+def _styled(span: Span) -> tuple[str, str]:
+    if span.filled:
+        return span.text, f"bold #101418 on {span.colour}"
+    return span.text, span.colour
+
+
+def _lines(survey: Survey, width: int) -> Iterator[_Line]:
+    keys = keys_of(survey)
+    yield from _grid(survey, keys, width)
+    yield []
+    yield from _legend(survey)
+    if survey.tree:
+        yield []
+        yield from _tree(survey, keys, width)
+    for blob_id, error in survey.errors.items():
+        yield [Span(f"!  {blob_id:#x}  {printable(error.message)}")]
+
+
+def _grid(survey: Survey, keys: dict[BlobId, Key], width: int) -> Iterator[_Line]:
+    total = survey.info.total_clusters
+    label = len(str(total))
+    columns = max(_COLUMNS_MIN, 1 << (max(1, width - label - 2).bit_length() - 1))
+    per_cell = clusters_per_cell(total, columns * _ROWS_MAX)
+    yield [Span(_title(survey, per_cell))]
+    yield []
+    cells = cells_of(survey.runs, per_cell=per_cell)
+    for start in range(0, len(cells), columns):
+        row = [_span_of(_key_of(cell, keys), cell) for cell in cells[start : start + columns]]
+        yield [Span(f"{start * per_cell:{label}}  "), *row]
+
+
+def _title(survey: Survey, per_cell: int) -> str:
+    info = survey.info
+    scale = (
+        "one" if per_cell == 1 else f"{per_cell} of them, a small one if not all are that blob's"
+    )
+    size = format_size(info.cluster_size)
+    return (
+        f"{printable(survey.name)}: {info.total_clusters} clusters of {size}; a letter is {scale}"
+    )
+
+
+def _key_of(cell: "Cell[BlobId | Use]", keys: dict[BlobId, Key]) -> Key:
+    return _USES[cell.owner] if isinstance(cell.owner, Use) else keys[cell.owner]
+
+
+def _span_of(key: Key, cell: "Cell[BlobId | Use] | Cell[Source]") -> Span:
+    if key.letter.isalpha() or key.letter == "*":
+        return Span(key.letter if cell.whole else key.letter.lower(), key.colour, cell.whole)
+    return Span(key.letter, key.colour)
+
+
+def _legend(survey: Survey) -> Iterator[_Line]:
+    for use, meaning in _MEANINGS.items():
+        count = survey.count_of(use)
+        if count or use is not Use.UNKNOWN:
+            key = _USES[use]
+            yield [Span(key.letter, key.colour), Span(f"  {meaning}: {count} clusters")]
+
+
+def _tree(survey: Survey, keys: dict[BlobId, Key], width: int) -> Iterator[_Line]:
+    rows = [_cells_of_row(branch, survey.blobs[branch.blob_id]) for branch in survey.tree]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = width - sum(widths) - 2 * len(widths) - 5
+    strip = min(_STRIP_MAX, max(_STRIP_MIN, left))
+    reader = Reader(survey.blobs)
+    for branch, row in zip(survey.tree, rows, strict=True):
+        blob = survey.blobs[branch.blob_id]
+        key = keys[branch.blob_id]
+        text = "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True))
+        cells = strip_of(reader, branch.blob_id, blob.cluster_count, cell_count=strip)
+        shown = [_span_of(_source_key(cell, keys), cell) for cell in cells]
+        yield [Span(key.letter, key.colour, True), Span(f"  {text}  ["), *shown, Span("]")]
+
+
+def _cells_of_row(branch: Branch, blob: BlobInfo) -> Sequence[str]:
+    external = " (external)" if blob.external_snapshot is not None else ""
+    return (
+        guides(branch.lasts) + printable(name_of(blob) or "-")[:_NAME_MAX],
+        f"{blob.blob_id:#x}",
+        kind_of(blob) + external,
+        f"{blob.allocated_clusters} of {blob.cluster_count}",
+    )
+
+
+def guides(lasts: Sequence[bool]) -> str:
+    """Return the lines that lead to a blob from its parent."""
+    if not lasts:
+        return ""
+    return "".join("   " if last else "│  " for last in lasts[:-1]) + (
+        "└─ " if lasts[-1] else "├─ "
+    )
+
+
+def _source_key(cell: "Cell[Source]", keys: dict[BlobId, Key]) -> Key:
+    return _SOURCES[cell.owner] if isinstance(cell.owner, str) else keys[cell.owner]

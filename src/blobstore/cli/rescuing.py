@@ -1,0 +1,257 @@
+"""A blob's content, read the usual way as long as that works, and by rescue from then on.
+
+What cannot be read at all is an error, or zeroes where the caller was told so.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+import click
+
+from blobstore import (
+    Blob,
+    BlobstoreError,
+    CorruptError,
+    DeviceError,
+    NotFoundError,
+    Severity,
+    UnreadableRange,
+    UnsupportedError,
+)
+from blobstore.cli.content import allocated_parts, cut_in_parts, read_parts
+from blobstore.cli.options import StoreOptions, UnopenedError
+from blobstore.cli.output import SCHEMA_VERSION, error_fields, printable, unicode_text
+from blobstore.fsck.places import Kind
+
+if TYPE_CHECKING:
+    from blobstore import Rescue, RescuedBlob
+
+zero_fill_option: Final = click.option(
+    "--zero-fill", is_flag=True, help="Put zeroes in the place of what cannot be read."
+)
+
+_BROKEN: Final = (CorruptError, DeviceError, NotFoundError)
+
+
+class UnreadableError(CorruptError):
+    """A part of a blob cannot be read, and nobody said that zeroes would do."""
+
+    def __init__(self, blob_id: int, ranges: Sequence[UnreadableRange]) -> None:
+        length = sum(found.length for found in ranges)
+        super().__init__(
+            f"blob {blob_id:#x}: {length} bytes cannot be read, in {len(ranges)} ranges; "
+            "--zero-fill puts zeroes in their place"
+        )
+        self.ranges = ranges
+
+
+class Content:
+    """A blob to copy from. Entering opens it; afterwards it is closed, store and all.
+
+    `warning` says why it is read by rescue, None if it is not.
+    """
+
+    def __init__(self, options: StoreOptions, blob_id: int, *, zero_fill: bool) -> None:
+        self._options = options
+        self._id = blob_id
+        self._zero_fill = zero_fill
+        self._failures = (*_BROKEN, UnsupportedError) if zero_fill else _BROKEN
+        self._stack = ExitStack()
+        self._blob: Blob | None = None
+        self._rescued: RescuedBlob | None = None
+        self._met: list[UnreadableRange] = []
+        self._lost_end: list[UnreadableRange] = []
+        self.warning: str | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            store = self._stack.enter_context(self._options.open(read_only=True))
+            self._blob = self._stack.enter_context(store.open_blob(self._id))
+        except self._failures as error:
+            self._turn_to_rescue(error)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def size(self) -> int:
+        """The blob's size in bytes, as far as it is known."""
+        blob = self._rescued or self._blob
+        assert blob is not None
+        return blob.size
+
+    @property
+    def unreadable(self) -> list[UnreadableRange]:
+        """What was met so far that cannot be read, and the end if that is lost."""
+        return self._met + self._lost_end
+
+    def check(self, offset: int, length: int | None) -> None:
+        """Refuse a range, to the blob's end if it has no length, that is known to be unreadable.
+
+        Raises:
+            UnreadableError: It is, and nobody wants zeroes.
+            CorruptError: Nothing at all is known of what the blob holds.
+        """
+        if self._rescued is None:
+            return
+        known = self._rescued.unreadable(offset, length)
+        if known and not self._zero_fill:
+            raise UnreadableError(self._id, known)
+        if not self._rescued.is_whole and not self._rescued.size:
+            raise CorruptError(f"blob {self._id:#x}: nothing of it can be read")
+        if length is None and known and not known[-1].length:
+            self._lost_end = known[-1:]
+
+    def parts(self, offset: int, length: int, *, sparse: bool) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, bytes) of a range, in order; with `sparse` some zeroes are left out.
+
+        Raises:
+            UnreadableError: There is something that cannot be read, and nobody wants zeroes.
+        """
+        at, end = offset, offset + length
+        if self._blob is not None:
+            try:
+                spans = allocated_parts(self._blob, end) if sparse else [(at, end)]
+                for start, stop in spans:
+                    at = start
+                    for data in read_parts(self._blob, offset=start, length=stop - start):
+                        yield at, data
+                        at += len(data)
+                return
+            except self._failures as error:
+                self._turn_to_rescue(error)
+                self.check(at, end - at)
+        yield from self._rescued_parts(at, end, sparse=sparse)
+
+    def _rescued_parts(self, at: int, end: int, *, sparse: bool) -> Iterator[tuple[int, bytes]]:
+        assert self._rescued is not None
+        for part in self._rescued.parts(at, end - at):
+            if sparse and part.kind is not Kind.DATA:
+                if part.kind is Kind.UNREADABLE:
+                    self._miss([UnreadableRange(part.offset, part.length, part.reason)])
+                continue
+            for start, stop in cut_in_parts(part.offset, part.offset + part.length):
+                buffer = bytearray(stop - start)
+                self._miss(self._rescued.read_into(buffer, start, zero_fill=True))
+                yield start, bytes(buffer)
+
+    def _miss(self, ranges: Sequence[UnreadableRange]) -> None:
+        if ranges and not self._zero_fill:
+            raise UnreadableError(self._id, ranges)
+        for found in ranges:
+            last = self._met[-1] if self._met else None
+            if last and (last.offset + last.length, last.reason) == (found.offset, found.reason):
+                length = last.length + found.length
+                self._met[-1] = UnreadableRange(last.offset, length, last.reason)
+            else:
+                self._met.append(found)
+
+    def _turn_to_rescue(self, cause: BlobstoreError) -> None:
+        """Open the blob again, in whatever state it is, and say so.
+
+        Raises:
+            BlobstoreError: That is not possible either, or nothing is broken at all.
+        """
+        self._stack.close()
+        self._blob = None
+        cause = cause.why if isinstance(cause, UnopenedError) else cause
+        try:
+            rescue = self._stack.enter_context(open_rescue(self._options))
+            self._rescued = _find(rescue, self._id, cause)
+        except BaseException:
+            self._stack.close()
+            raise
+        self.warning = (
+            f"{self._options.address}: {cause.message}; blob {self._id:#x} is read by rescue"
+        )
+        if not self._options.as_json:
+            click.echo(printable(self.warning), err=True)
+
+
+def open_rescue(options: StoreOptions) -> "Rescue":
+    """Open a store that need not be sound; a shell's is looked at as it is on the device.
+
+    Raises:
+        As `Rescue.open`, and `Rescue.register_external`.
+    """
+    from blobstore import Rescue
+
+    source = options.address if options.kept_open is None else options.kept_open.device
+    rescue = Rescue.open(source, atomic_write_size=options.atomic_write, direct=options.direct)
+    try:
+        for identity, path in options.externals:
+            rescue.register_external(identity, path)
+    except BaseException:
+        rescue.close()
+        raise
+    return rescue
+
+
+def _find(rescue: "Rescue", blob_id: int, cause: BlobstoreError) -> "RescuedBlob":
+    """Return the blob; one that is not there, or only about to go, is not found as before."""
+    try:
+        found = rescue.blob(blob_id)
+    except NotFoundError as error:
+        raise (cause if isinstance(cause, NotFoundError) else error) from cause
+    is_broken = any(finding.severity is Severity.ERROR for finding in found.findings)
+    if isinstance(cause, NotFoundError) and not is_broken:
+        raise cause
+    return found
+
+
+# Saying it
+
+
+def rescue_fields(content: Content) -> dict[str, object]:
+    """Return what a result says more of a blob that was read by rescue."""
+    if content.warning is None:
+        return {}
+    return {
+        "warning": unicode_text(content.warning),
+        "unreadable": range_fields(content.unreadable),
+    }
+
+
+def range_fields(ranges: Sequence[UnreadableRange]) -> list[dict[str, object]]:
+    """Return unreadable ranges as JSON shows them."""
+    return [
+        {"offset": found.offset, "length": found.length, "reason": unicode_text(found.reason)}
+        for found in ranges
+    ]
+
+
+def render_range(found: UnreadableRange) -> str:
+    """Say one range in words."""
+    where = f"{found.length} bytes at {found.offset}" if found.length else f"from {found.offset} on"
+    return f"unreadable: {where}: {found.reason}"
+
+
+def print_ranges(ranges: Sequence[UnreadableRange], *, as_json: bool) -> None:
+    """List what was replaced by zeroes on standard error; JSON has it in the result."""
+    if not as_json:
+        for found in ranges:
+            click.echo(printable(render_range(found)), err=True)
+
+
+def fail_unreadable(error: UnreadableError, *, as_json: bool) -> int:
+    """Report what cannot be read; return the command's status."""
+    if as_json:
+        body = error_fields(error.message, error.errno)
+        fields = {"error": body, "unreadable": range_fields(error.ranges)}
+        click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **fields}), err=True)
+    else:
+        print_ranges(error.ranges, as_json=False)
+        click.echo(printable(error.message), err=True)
+    return 1

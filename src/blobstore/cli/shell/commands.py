@@ -1,0 +1,80 @@
+"""The commands as the shell has them: without STORE, which is open, and without some."""
+
+from typing import Final
+
+import click
+
+from blobstore.cli.group import COMMANDS, group
+from blobstore.cli.options import StoreCommand
+from blobstore.cli.output import print_result
+
+_LEFT_OUT: Final = ("init", "recover", "undo", "shell", "completion", "demo")
+_OWN: Final = {"help": "List the commands, or describe one.", "exit": "Leave."}
+
+SHELL_COMMANDS: Final = {
+    **{name: text for name, text in COMMANDS.items() if name not in _LEFT_OUT},
+    **_OWN,
+}
+"""Every command of the shell and its help in one line."""
+
+
+class EndOfShellError(Exception):
+    """Somebody said `exit`."""
+
+
+class _ShellGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(SHELL_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _OWN:
+            return self.commands[cmd_name]
+        if cmd_name not in SHELL_COMMANDS:
+            return None
+        command = group.get_command(ctx, cmd_name)
+        return None if command is None else _in_shell(command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SHELL_COMMANDS.items()))
+
+
+def _in_shell(command: click.Command) -> click.Command:
+    if isinstance(command, StoreCommand):
+        return command.in_shell()
+    assert isinstance(command, click.Group)
+    below = {name: _in_shell(each) for name, each in command.commands.items()}
+    return click.Group(command.name, commands=below, help=command.help)
+
+
+@click.group(
+    cls=_ShellGroup,
+    options_metavar="",
+    add_help_option=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+def shell_group() -> None:
+    """Commands are as on the command line, without STORE. What follows # is a comment."""
+
+
+@shell_group.command("help")
+@click.argument("words", metavar="[COMMAND]...", nargs=-1)
+@click.pass_context
+def show_help(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """List the commands, or describe one."""
+    assert ctx.parent is not None
+    described, command = ctx.parent, ctx.parent.command
+    for word in words:
+        found = command.get_command(described, word) if isinstance(command, click.Group) else None
+        if found is None:
+            raise click.UsageError(f"no such command {' '.join(words)!r}")
+        command = found
+        described = click.Context(command, info_name=word, parent=described)
+    text = described.get_help()
+    print_result({"help": text}, text, as_json=ctx.obj.as_json)
+
+
+@shell_group.command("exit")
+def leave() -> None:
+    """Leave; the end of the input does the same."""
+    raise EndOfShellError
