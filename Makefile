@@ -120,28 +120,28 @@ coverage: test  ## The tests, then every line and branch they missed
 	@$(BIN)/python scripts/coverage_gate.py $(RESULTS)
 
 crash: $(STAMP)  ## Power failures explored on the simulated disk
-	@$(BIN)/python -m blobstore.testing.crash --states $(STATES)
+	@$(BIN)/python -m tests.proof.crash --states $(STATES)
 
 sequences: $(STAMP)  ## Every sequence of one to three operations, cut off in a few states each
-	@$(BIN)/python -m blobstore.testing.crash --every-sequence
+	@$(BIN)/python -m tests.proof.crash --every-sequence
 
 mutations: $(STAMP)  ## Every flush of the core taken away once: the explorer must miss it
-	@$(BIN)/python -m blobstore.testing.mutation
+	@$(BIN)/python -m tests.proof.mutation
 
 races: $(STAMP)  ## Tasks of the core against each other, in RUNS seeded orders
-	@$(BIN)/python -m blobstore.testing.interleavings --runs $(RUNS)
+	@$(BIN)/python -m tests.proof.interleavings --runs $(RUNS)
 
 bytes: $(STAMP)  ## Every byte of small stores' metadata set to five values, checksums fixed and not
-	@$(BIN)/python -m blobstore.testing.every_byte --jobs $(JOBS)
+	@$(BIN)/python -m tests.proof.every_byte --jobs $(JOBS)
 
 hostile: $(STAMP)  ## Images made to hurt: an answer or a typed error, in 2 s and bounded memory
-	@$(BIN)/python -m blobstore.testing.hostile $(ARGS)
+	@$(BIN)/python -m tests.proof.hostile $(ARGS)
 
 fuzz: $(STAMP)  ## Coverage-guided fuzzing of load, list, read and check, for SECONDS
-	@$(BIN)/python -m blobstore.testing.fuzz --seconds $(SECONDS)
+	@$(BIN)/python -m tests.proof.fuzz --seconds $(SECONDS)
 
 soak: $(STAMP)  ## A process under random load killed with SIGKILL, KILLS times
-	@$(BIN)/python -m blobstore.testing.soak --kills $(KILLS)
+	@$(BIN)/python -m tests.proof.soak --kills $(KILLS)
 
 # --- measurements --------------------------------------------------------------------------
 

@@ -5,8 +5,8 @@ from functools import cache
 
 from blobstore import BlobId, Blobstore, repair
 from blobstore.api.check import RepairReport
-from blobstore.testing.corruptions.catalogue import Corruption, Place
-from blobstore.testing.corruptions.sample import (
+from tests.proof.corruptions.catalogue import Corruption, Place
+from tests.proof.corruptions.sample import (
     CLUSTER,
     EXTERNAL_ID,
     Fingerprint,

@@ -10,9 +10,6 @@ import pytest
 
 from blobstore import check, repair, undo
 from blobstore.fsck.finding import Severity
-from blobstore.testing.corruptions.catalogue import MODES, Corruption
-from blobstore.testing.corruptions.sample import LAYOUTS, sample
-from blobstore.testing.corruptor import CORRUPTIONS, main
 from tests.check.stores import (
     assert_usable,
     broken,
@@ -22,6 +19,9 @@ from tests.check.stores import (
     repaired,
     sound_contents,
 )
+from tests.proof.corruptions.catalogue import MODES, Corruption
+from tests.proof.corruptions.sample import LAYOUTS, sample
+from tests.proof.corruptor import CORRUPTIONS, main
 
 LAST_INVARIANT = 45
 

@@ -29,8 +29,8 @@ from blobstore.fsck.examine import examine
 from blobstore.fsck.finding import KEPT_PER_INVARIANT, Findings, Severity
 from blobstore.fsck.seen import SeenBlob
 from blobstore.metadata.store_state import DeviceTraits
-from blobstore.testing.forge import Forge, flags, raw, runs, table, xattr
 from blobstore.units import PageIndex
+from tests.proof.forge import Forge, flags, raw, runs, table, xattr
 
 GEOMETRY: Final = Geometry.compute(
     size_bytes=600 * 4096, cluster_size=4096, page_size=4096, io_unit_size=512, md_pages=40

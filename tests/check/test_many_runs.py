@@ -22,8 +22,8 @@ from blobstore.fsck.spans import spans_of, touching
 from blobstore.metadata.columns import Numbers
 from blobstore.metadata.read import MAX_CLUSTERS
 from blobstore.metadata.store_state import DeviceTraits
-from blobstore.testing.forge import Forge, flags, runs
 from blobstore.units import PageIndex
+from tests.proof.forge import Forge, flags, runs
 
 CLUSTERS: Final = 600
 GEOMETRY: Final = Geometry.compute(

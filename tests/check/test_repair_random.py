@@ -23,9 +23,14 @@ from blobstore.format.mask import MASK_CLUSTERS, MASK_HEAD_SIZE, MASK_PAGES
 from blobstore.format.page import BODY_SIZE, CRC_OFFSET, NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.fsck.finding import Severity
-from blobstore.testing.corruptions.catalogue import MODES
-from blobstore.testing.corruptions.image import StoreImage
-from blobstore.testing.corruptions.sample import (
+from blobstore.testing.simulated_device import SimulatedDevice
+from blobstore.testing.simulated_disk import Event, Flushed, SimulatedDisk, Written
+from blobstore.units import KIB, MIB, PageIndex
+from tests.check.stores import contents, device_of, repaired
+from tests.golden.images import load_image
+from tests.proof.corruptions.catalogue import MODES
+from tests.proof.corruptions.image import StoreImage
+from tests.proof.corruptions.sample import (
     CLUSTER,
     CLUSTER_COUNT,
     LAYOUTS,
@@ -36,12 +41,7 @@ from blobstore.testing.corruptions.sample import (
     pattern,
     sample,
 )
-from blobstore.testing.corruptor import CORRUPTIONS
-from blobstore.testing.simulated_device import SimulatedDevice
-from blobstore.testing.simulated_disk import Event, Flushed, SimulatedDisk, Written
-from blobstore.units import KIB, MIB, PageIndex
-from tests.check.stores import contents, device_of, repaired
-from tests.golden.images import load_image
+from tests.proof.corruptor import CORRUPTIONS
 
 SECTOR, COMPACT = LAYOUTS
 SEEDS = 60

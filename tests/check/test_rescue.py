@@ -22,8 +22,11 @@ from blobstore import (
     UnreadableRange,
     UnsupportedError,
 )
-from blobstore.testing.corruptions.catalogue import Corruption
-from blobstore.testing.corruptions.sample import (
+from blobstore.units import MIB, PageIndex
+from tests.check.stores import device_of
+from tests.golden.images import IMAGE_NAMES, load_image
+from tests.proof.corruptions.catalogue import Corruption
+from tests.proof.corruptions.sample import (
     CLUSTER,
     EXTERNAL_ID,
     LAYOUTS,
@@ -34,10 +37,7 @@ from blobstore.testing.corruptions.sample import (
     pattern,
     sample,
 )
-from blobstore.testing.corruptor import CORRUPTIONS
-from blobstore.units import MIB, PageIndex
-from tests.check.stores import device_of
-from tests.golden.images import IMAGE_NAMES, load_image
+from tests.proof.corruptor import CORRUPTIONS
 
 LAYOUT = LAYOUTS[0]
 NAMES = sample(LAYOUT).names

@@ -23,10 +23,10 @@ from blobstore.testing.alone import run_alone
 from blobstore.testing.crash_states import apply, whole
 from blobstore.testing.expectation import BLOCK, Expectation, FoundBlob, FoundStore, Meta
 from blobstore.testing.explorer import judge
-from blobstore.testing.scenarios import OPERATIONS, SNAPSHOT_OPERATIONS, make_base
 from blobstore.testing.simulated_disk import Flushed, SimulatedDisk
 from blobstore.testing.workload import CLUSTER, Step, Workload, new_disk
 from tests.faults.faulty_disk import Fault, FaultyDisk, Outside
+from tests.proof.scenarios import OPERATIONS, SNAPSHOT_OPERATIONS, make_base
 
 EXTERNAL_ID: Final = b"outside"
 

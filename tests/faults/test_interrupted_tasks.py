@@ -17,11 +17,11 @@ from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Buffer
 from blobstore.testing.alone import run_alone
 from blobstore.testing.inspect_store import load_checked
-from blobstore.testing.interleavings import SCRIPTS, Arena
 from blobstore.testing.scheduler import Scheduler, Task
 from blobstore.testing.simulated_device import SimulatedDevice
 from blobstore.testing.simulated_disk import SimulatedDisk
 from blobstore.testing.workload import CLUSTER, new_disk
+from tests.proof.interleavings import SCRIPTS, Arena
 
 SEEDS: Final = 60
 OLD: Final = b"old" * 1000

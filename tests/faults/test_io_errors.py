@@ -11,7 +11,6 @@ from blobstore.store.opening import close_blob
 from blobstore.testing.alone import run_alone
 from blobstore.testing.explorer import judge
 from blobstore.testing.inspect_store import load_checked
-from blobstore.testing.scenarios import BASES, make_base
 from blobstore.testing.simulated_disk import Failure
 from tests.faults.aftermath import (
     check_nothing_is_held,
@@ -28,6 +27,7 @@ from tests.faults.bench import (
     judge_content,
     script_of,
 )
+from tests.proof.scenarios import BASES, make_base
 
 LAYOUTS: Final = [pytest.param(True, id="sector"), pytest.param(False, id="compact")]
 IO_ERROR: Final = "I/O error"

@@ -4,9 +4,9 @@ from typing import Final
 
 import pytest
 
-from blobstore.testing.every_byte import Bench, Case, Tally, main, sample, try_all
-from blobstore.testing.legal import flaw_of
-from blobstore.testing.small_stores import small_stores
+from tests.proof.every_byte import Bench, Case, Tally, main, sample, try_all
+from tests.proof.legal import flaw_of
+from tests.proof.small_stores import small_stores
 
 SAMPLE: Final = 6000
 STORES: Final = len(small_stores())

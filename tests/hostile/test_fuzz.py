@@ -10,14 +10,14 @@ import pytest
 
 from blobstore.api.blobstore import Blobstore
 from blobstore.errors import BlobstoreError
-from blobstore.testing.fuzz import main
-from blobstore.testing.fuzz_target import seeds, try_input
-from blobstore.testing.mutate import LARGEST_INPUT, SmallImage, mutated
+from tests.proof.fuzz import main
+from tests.proof.fuzz_target import seeds, try_input
+from tests.proof.mutate import LARGEST_INPUT, SmallImage, mutated
 
 CORPUS: Final = Path(__file__).resolve().parents[1] / "fuzz_corpus"
 KEPT: Final = sorted(path for path in CORPUS.iterdir() if path.is_file())
 REACHED: Final = [path for path in KEPT if path.name.startswith("reached-")]
-FUZZ: Final = [sys.executable, "-m", "blobstore.testing.fuzz"]
+FUZZ: Final = [sys.executable, "-m", "tests.proof.fuzz"]
 MOST_KEPT: Final = 200
 MOST_BYTES: Final = 2 << 20
 

@@ -13,19 +13,19 @@ from typing import Any, Final
 import pytest
 
 from blobstore.api.blobstore import Blobstore
-from blobstore.testing.forge import Forge, flags, runs, table, xattr
-from blobstore.testing.hostile import IMAGES, STEPS, bound_of, forged
-from blobstore.testing.hostile_stores import (
+from tests.proof.forge import Forge, flags, runs, table, xattr
+from tests.proof.hostile import IMAGES, STEPS, bound_of, forged
+from tests.proof.hostile_stores import (
     LARGE,
     clones,
     snapshots,
     snapshots_with_pages,
     snapshots_with_runs,
 )
-from blobstore.testing.image_device import SparseDevice
-from blobstore.testing.observe import observe
+from tests.proof.image_device import SparseDevice
+from tests.proof.observe import observe
 
-COMMAND: Final = [sys.executable, "-m", "blobstore.testing.hostile", "--small", "--json"]
+COMMAND: Final = [sys.executable, "-m", "tests.proof.hostile", "--small", "--json"]
 HANGS: Final = ["--limit", "15"]
 FEWER: Final = 2000
 FEWER_IMAGES: Final = {

@@ -10,8 +10,8 @@ from blobstore.api.check import check
 from blobstore.errors import BlobstoreError
 from blobstore.format.geometry import Geometry
 from blobstore.metadata.read import Revisits
-from blobstore.testing.hostile import forged
 from blobstore.units import BlobId
+from tests.proof.hostile import forged
 
 SHARED: Final = "64 blobs share 450 extent pages"
 BLOBS: Final = 64

@@ -3,7 +3,7 @@
 from typing import Final
 
 from blobstore.format.descriptors import HAS_EXTENT_TABLE, HAS_INTERNAL_XATTRS, THIN_PROV
-from blobstore.testing.forge import clone_of, flags, runs, table, xattr
+from tests.proof.forge import clone_of, flags, runs, table, xattr
 
 CLONE: Final = THIN_PROV | HAS_INTERNAL_XATTRS
 TABLED: Final = THIN_PROV | HAS_EXTENT_TABLE

@@ -20,12 +20,12 @@ from blobstore.metadata.blob_state import AbsentPages, BlobState, PlainState
 from blobstore.metadata.bulk import BulkReader
 from blobstore.metadata.fetch import fetch_from_device
 from blobstore.metadata.read import read_blob
-from blobstore.testing.forge import Forge, clone_of, extents, flags, table
-from blobstore.testing.fuzz_target import seeds
-from blobstore.testing.image_device import SparseDevice
-from blobstore.testing.mutate import SmallImage, mutated
 from blobstore.units import BlobId, PageIndex
 from tests.metadata.shapes import PLAIN, SHAPES, TABLED
+from tests.proof.forge import Forge, clone_of, extents, flags, table
+from tests.proof.fuzz_target import seeds
+from tests.proof.image_device import SparseDevice
+from tests.proof.mutate import SmallImage, mutated
 
 CHANGES: Final = 12
 SHUFFLED: Final = 5

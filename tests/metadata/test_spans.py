@@ -12,7 +12,7 @@ from blobstore.drivers.blocking import BlockingDriver
 from blobstore.metadata.load import load
 from blobstore.metadata.spans import mark_entries, mark_spans
 from blobstore.metadata.store_state import DeviceTraits
-from blobstore.testing.forge import Forge, extents, flags, runs, table
+from tests.proof.forge import Forge, extents, flags, runs, table
 
 BITS: Final = 700
 

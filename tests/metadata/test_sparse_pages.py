@@ -23,8 +23,8 @@ from blobstore.metadata.blob_state import (
 )
 from blobstore.metadata.fetch import fetch_from_device
 from blobstore.metadata.read import read_blob
-from blobstore.testing.forge import Forge, extents, flags, table
 from blobstore.units import PageIndex
+from tests.proof.forge import Forge, extents, flags, table
 
 LEAVES: Final = (1 << 26) // LEAF_SIZE
 TABLES: Final = st.integers(0, 90).flatmap(

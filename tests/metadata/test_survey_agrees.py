@@ -14,11 +14,11 @@ from blobstore.metadata.columns import Chunk, Flagged, Numbers
 from blobstore.metadata.load import load
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.metadata.survey import Survey
-from blobstore.testing.forge import Forge, clone_of, extents, flags, runs, table, xattr
-from blobstore.testing.fuzz_target import seeds
-from blobstore.testing.mutate import SmallImage, mutated
 from blobstore.units import PageIndex
 from tests.metadata.shapes import SHAPES
+from tests.proof.forge import Forge, clone_of, extents, flags, runs, table, xattr
+from tests.proof.fuzz_target import seeds
+from tests.proof.mutate import SmallImage, mutated
 
 SEEDS: Final = seeds()
 CHANGES: Final = 12

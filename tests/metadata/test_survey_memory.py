@@ -12,9 +12,9 @@ from blobstore.format.descriptors import HAS_EXTENT_TABLE
 from blobstore.fsck.examine import examine
 from blobstore.metadata.load import load
 from blobstore.metadata.store_state import DeviceTraits
-from blobstore.testing.forge import Forge, extents, flags, runs, table
-from blobstore.testing.image_device import SparseDevice
 from blobstore.units import MIB
+from tests.proof.forge import Forge, extents, flags, runs, table
+from tests.proof.image_device import SparseDevice
 
 BLOBS: Final = 1000
 LEAF: Final = 512

@@ -7,9 +7,9 @@ from blobstore.blob.write import write
 from blobstore.errors import DeviceError
 from blobstore.metadata.space import spare_pages
 from blobstore.testing.alone import run_alone
-from blobstore.testing.scenarios import make_base
 from blobstore.testing.simulated_disk import Failure, Flushed, Written
 from blobstore.testing.workload import CLUSTER, Workload, new_disk
+from tests.proof.scenarios import make_base
 
 LAYOUTS = [pytest.param(True, id="sector"), pytest.param(False, id="compact")]
 

@@ -14,9 +14,9 @@ from blobstore.device.base import Device
 from blobstore.device.file import FileDevice
 from blobstore.format.descriptors import READ_ONLY
 from blobstore.metadata.blob_state import SparsePages
-from blobstore.testing.forge import Forge, clone_of, extents, flags, table
-from blobstore.testing.image_device import ImageDevice, SparseDevice
 from blobstore.units import KIB, MIB
+from tests.proof.forge import Forge, clone_of, extents, flags, table
+from tests.proof.image_device import ImageDevice, SparseDevice
 
 CLUSTER: Final = 4096
 SIZE: Final = (1 << 26) * CLUSTER

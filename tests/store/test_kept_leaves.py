@@ -7,9 +7,9 @@ import pytest
 from blobstore import Blobstore, NoSpaceError
 from blobstore.alloc.leaves import KeptLeaves
 from blobstore.format.descriptors import THIN_PROV
-from blobstore.testing.forge import Forge, flags, runs
-from blobstore.testing.image_device import SparseDevice
 from blobstore.units import BlobId
+from tests.proof.forge import Forge, flags, runs
+from tests.proof.image_device import SparseDevice
 
 CLUSTER: Final = 4096
 RUNS: Final = [run for n in range(20) for run in ((300 + n, 1), (0, 600))]

@@ -19,12 +19,12 @@ from blobstore.errors import (
 from blobstore.format.geometry import blob_id_of
 from blobstore.store.describe import BlobInfo
 from blobstore.store.opening import close_blob, open_blob
-from blobstore.testing.forge import Forge, clone_of, extents, flags, runs, table
-from blobstore.testing.fuzz_target import seeds
-from blobstore.testing.image_device import SparseDevice
-from blobstore.testing.mutate import SmallImage, mutated
 from blobstore.units import MIB, BlobId, PageIndex
 from tests.metadata.shapes import SHAPES
+from tests.proof.forge import Forge, clone_of, extents, flags, runs, table
+from tests.proof.fuzz_target import seeds
+from tests.proof.image_device import SparseDevice
+from tests.proof.mutate import SmallImage, mutated
 
 CLUSTER: Final = 16384
 MANY: Final = 2000

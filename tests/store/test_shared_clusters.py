@@ -22,8 +22,8 @@ from blobstore.metadata.store_state import StoreState
 from blobstore.store import opening
 from blobstore.store.describe import BlobInfo
 from blobstore.store.opening import close_blob, open_blob
-from blobstore.testing.forge import Forge, flags, runs, xattr
 from blobstore.units import MIB, BlobId, PageIndex
+from tests.proof.forge import Forge, flags, runs, xattr
 
 BOTTOM, MIDDLE, TOP = (blob_id_of(PageIndex(number)) for number in range(3))
 MANY: Final = 300

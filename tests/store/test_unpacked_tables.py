@@ -8,8 +8,8 @@ from blobstore.api.blobstore import Blobstore
 from blobstore.errors import NoSpaceError
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import NO_PAGE
-from blobstore.testing.forge import Forge, clone_of, flags, runs, table
 from blobstore.units import PageIndex
+from tests.proof.forge import Forge, clone_of, flags, runs, table
 
 LEAVES: Final = 3000
 SNAPSHOT, FIRST = 1, 3

@@ -8,7 +8,7 @@ EXPLORER: Final = """
 from blobstore.alloc import run_map
 from blobstore.alloc.cluster_map import ClusterMap
 from blobstore.alloc.run_source import RunSource
-from blobstore.testing import crash
+from tests.proof import crash
 
 def made_on_demand(runs):
     source = RunSource.of(runs)

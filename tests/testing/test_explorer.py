@@ -27,8 +27,11 @@ from blobstore.testing.expectation import (
     either,
 )
 from blobstore.testing.explorer import Explorer, Tally, judge
-from blobstore.testing.mutation import judge_flushes
-from blobstore.testing.scenarios import (
+from blobstore.testing.simulated_disk import Flushed, SimulatedDisk
+from blobstore.testing.workload import CLUSTER, Record, Step
+from blobstore.units import PageIndex
+from tests.proof.mutation import judge_flushes
+from tests.proof.scenarios import (
     Scenario,
     make_base,
     random_scenarios,
@@ -36,9 +39,6 @@ from blobstore.testing.scenarios import (
     scenarios,
     special_scenarios,
 )
-from blobstore.testing.simulated_disk import Flushed, SimulatedDisk
-from blobstore.testing.workload import CLUSTER, Record, Step
-from blobstore.units import PageIndex
 
 SHORT: Final = Limits(subsets=12, samples=2, torn_masks=2)
 OLD, NEW = b"o" * BLOCK, b"n" * BLOCK

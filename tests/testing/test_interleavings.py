@@ -5,9 +5,9 @@ import pytest
 from blobstore.locks import InFlight
 from blobstore.operations import Park, Wakeup
 from blobstore.testing.alone import DeadlockError
-from blobstore.testing.interleavings import SCRIPTS, run_one
 from blobstore.testing.scheduler import Scheduler
 from blobstore.testing.simulated_disk import SimulatedDisk
+from tests.proof.interleavings import SCRIPTS, run_one
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

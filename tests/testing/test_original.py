@@ -6,9 +6,9 @@ from blobstore.errors import CorruptError
 from blobstore.format.root import Layout, layout_of
 from blobstore.testing.inspect_store import load_checked
 from blobstore.testing.original import load_as_original, original_problem, rewrite_roots
-from blobstore.testing.scenarios import make_base
 from blobstore.testing.simulated_disk import SimulatedDisk
 from blobstore.testing.workload import CLUSTER
+from tests.proof.scenarios import make_base
 
 FIRST_PAGE = 4 * CLUSTER
 

@@ -10,8 +10,8 @@ import pytest
 
 from blobstore import Blobstore
 from blobstore.testing.expectation import BLOCK
-from blobstore.testing.soak import Soak, main, soak
-from blobstore.testing.soak_worker import CLUSTER, stamped
+from tests.proof.soak import Soak, main, soak
+from tests.proof.soak_worker import CLUSTER, stamped
 
 STAMP: Final = 77
 _WRITE: Final = ["write", 1, 3, 5, STAMP]

@@ -1,4 +1,4 @@
-"""`python -m blobstore.testing.mutation`: is every flush needed?
+"""`python -m tests.proof.mutation`: is every flush needed?
 
 Each place in the core that asks for a flush is taken away in turn, as if the
 disk had not been told; the explorer must then find a bad state. A flush that
@@ -12,9 +12,9 @@ from itertools import chain
 
 from blobstore.testing.crash_states import Limits
 from blobstore.testing.explorer import Explorer, Finding
-from blobstore.testing.scenarios import Scenario, run_scenario, scenarios, special_scenarios
 from blobstore.testing.simulated_disk import Flushed
 from blobstore.testing.workload import Record
+from tests.proof.scenarios import Scenario, run_scenario, scenarios, special_scenarios
 
 _TRIES = 400
 

@@ -1,4 +1,4 @@
-"""`python -m blobstore.testing.corruptor`: does `check` see what is broken, does `repair` mend it?
+"""`python -m tests.proof.corruptor`: does `check` see what is broken, does `repair` mend it?
 
 Every invariant of CRASH-SAFETY 5 is broken at least once, in both layouts.
 """
@@ -10,7 +10,7 @@ from typing import Final
 from blobstore import check, repair
 from blobstore.errors import BlobstoreError
 from blobstore.fsck.finding import Finding, Severity
-from blobstore.testing.corruptions import (
+from tests.proof.corruptions import (
     descriptors,
     extents,
     masks,
@@ -19,8 +19,8 @@ from blobstore.testing.corruptions import (
     relations,
     super_block,
 )
-from blobstore.testing.corruptions.catalogue import Corruption, corruptions_of
-from blobstore.testing.corruptions.sample import LAYOUTS, ImageDevice, sample
+from tests.proof.corruptions.catalogue import Corruption, corruptions_of
+from tests.proof.corruptions.sample import LAYOUTS, ImageDevice, sample
 
 CORRUPTIONS: Final = corruptions_of(
     super_block, masks, pages, descriptors, extents, ownership, relations
@@ -71,7 +71,7 @@ def _print_repair(item: Corruption, broken: bytes, layout: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """List all corruptions or run them; the exit code is 1 if a check did not see one."""
-    parser = argparse.ArgumentParser(prog="python -m blobstore.testing.corruptor")
+    parser = argparse.ArgumentParser(prog="python -m tests.proof.corruptor")
     parser.add_argument("--run", action="store_true", help="break stores, check and repair them")
     parser.add_argument("--only", default="", metavar="TEXT", help="those with this in their name")
     options = parser.parse_args(arguments)

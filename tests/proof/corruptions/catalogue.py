@@ -6,9 +6,9 @@ from types import ModuleType
 from typing import Final, Literal
 
 from blobstore.fsck.finding import Finding, Severity
-from blobstore.testing.corruptions.image import StoreImage
-from blobstore.testing.corruptions.sample import Sample
 from blobstore.units import BlobId
+from tests.proof.corruptions.image import StoreImage
+from tests.proof.corruptions.sample import Sample
 
 Mode = Literal["leaks", "safe", "all"]
 MODES: Final[tuple[Mode, ...]] = ("leaks", "safe", "all")

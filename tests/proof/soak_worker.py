@@ -330,7 +330,7 @@ def _hand_out(store: Blobstore, hands: Sequence[Hand]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Work until killed, or until the soak itself is gone."""
-    parser = argparse.ArgumentParser(prog="python -m blobstore.testing.soak_worker")
+    parser = argparse.ArgumentParser(prog="python -m tests.proof.soak_worker")
     parser.add_argument("image")
     parser.add_argument("log")
     parser.add_argument("--seed", type=int, required=True)

@@ -1,4 +1,4 @@
-"""`python -m blobstore.testing.hostile`: images made to hurt, and what each came to.
+"""`python -m tests.proof.hostile`: images made to hurt, and what each came to.
 
 Every image is forged clean and dirty. In a process of its own it is opened,
 listed and read, dumped, checked, and opened for writing. All must end in an
@@ -35,11 +35,11 @@ from blobstore.format.geometry import Geometry
 from blobstore.format.super_block import SuperBlock
 from blobstore.fsck.examine import examine
 from blobstore.metadata.store_state import DeviceTraits
-from blobstore.testing.forge import Forge
-from blobstore.testing.hostile_blobs import HOSTILE_BLOBS
-from blobstore.testing.hostile_stores import HOSTILE_STORES, LARGE
-from blobstore.testing.observe import LONGEST_S, HangError, observe, time_limit
 from blobstore.units import MIB
+from tests.proof.forge import Forge
+from tests.proof.hostile_blobs import HOSTILE_BLOBS
+from tests.proof.hostile_stores import HOSTILE_STORES, LARGE
+from tests.proof.observe import LONGEST_S, HangError, observe, time_limit
 
 IMAGES: Final = HOSTILE_BLOBS | HOSTILE_STORES
 LONGEST_MESSAGE: Final = 4096
@@ -264,7 +264,7 @@ def _peak_bytes() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try all images, and print what each came to; the exit code is 1 if one did harm."""
-    parser = argparse.ArgumentParser(prog="python -m blobstore.testing.hostile")
+    parser = argparse.ArgumentParser(prog="python -m tests.proof.hostile")
     parser.add_argument("--only", default="", help="only images with this in their name")
     parser.add_argument("--small", action="store_true", help="not the stores of 100,000 blobs")
     parser.add_argument("--limit", type=float, default=LONGEST_S, help="seconds for each step")

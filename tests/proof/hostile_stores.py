@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from blobstore.format.descriptors import THIN_PROV
 from blobstore.format.super_block import MaskRegion
-from blobstore.testing.forge import (
+from blobstore.units import BlobId
+from tests.proof.forge import (
     CLUSTER,
     THIN_TABLE,
     Forge,
@@ -17,7 +18,6 @@ from blobstore.testing.forge import (
     table,
     xattr,
 )
-from blobstore.units import BlobId
 
 Build = Callable[[Forge], None]
 

@@ -13,8 +13,8 @@ from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import HEAD
 from blobstore.fsck.finding import Severity
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL
-from blobstore.testing.corruptions.catalogue import Place, corruption
-from blobstore.testing.corruptions.image import StoreImage, entries_of, extents_of
+from tests.proof.corruptions.catalogue import Place, corruption
+from tests.proof.corruptions.image import StoreImage, entries_of, extents_of
 
 _FAMILY = ("old", "middle", "origin", "clone")
 

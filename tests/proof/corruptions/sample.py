@@ -13,8 +13,8 @@ from blobstore.api.blob import Blob
 from blobstore.api.blobstore import Blobstore
 from blobstore.device.memory import MemoryDevice
 from blobstore.errors import BlobstoreError
-from blobstore.testing.corruptions.image import StoreImage
 from blobstore.units import BlobId
+from tests.proof.corruptions.image import StoreImage
 
 CLUSTER: Final = 8192
 CLUSTER_COUNT: Final = 100

@@ -26,8 +26,8 @@ from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL
 from blobstore.format.root import TAIL_OFFSET, layout_of
 from blobstore.format.root import Layout as RootLayout
-from blobstore.testing.image_device import SparseDevice
 from blobstore.units import PageIndex
+from tests.proof.image_device import SparseDevice
 
 DEVICE_SIZE: Final = 1 << 20
 LARGEST_INPUT: Final = 1 << 16

@@ -5,9 +5,9 @@ from blobstore.format.geometry import blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_PAGES
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.fsck.finding import Severity
-from blobstore.testing.corruptions.catalogue import Place, corruption
-from blobstore.testing.corruptions.image import StoreImage
 from blobstore.units import BlobId, PageIndex
+from tests.proof.corruptions.catalogue import Place, corruption
+from tests.proof.corruptions.image import StoreImage
 
 
 def _put_stranger(

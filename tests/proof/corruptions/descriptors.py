@@ -13,8 +13,8 @@ from blobstore.format.descriptors import (
     Xattr,
 )
 from blobstore.fsck.finding import Severity
-from blobstore.testing.corruptions.catalogue import Place, corruption
-from blobstore.testing.corruptions.image import StoreImage
+from tests.proof.corruptions.catalogue import Place, corruption
+from tests.proof.corruptions.image import StoreImage
 
 _UNKNOWN_BIT = 1 << 40
 _FUTURE_KIND = 77

@@ -1,4 +1,4 @@
-"""`python -m blobstore.testing.interleavings`: tasks against each other, in seeded orders.
+"""`python -m tests.proof.interleavings`: tasks against each other, in seeded orders.
 
 Every run sets a few tasks of the core on one tiny store and lets the simulated
 driver decide who goes first, step by step. Afterwards nobody may have read a
@@ -260,7 +260,7 @@ def _same_disk(arena: Arena, content: bytearray) -> SimulatedDisk:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run as many interleavings as asked for; the exit code is 1 if one went wrong."""
-    parser = argparse.ArgumentParser(prog="python -m blobstore.testing.interleavings")
+    parser = argparse.ArgumentParser(prog="python -m tests.proof.interleavings")
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)

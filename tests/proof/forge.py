@@ -22,8 +22,8 @@ from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES, encode_mask, mask_pages
 from blobstore.format.page import CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL
 from blobstore.format.super_block import NO_BLOB, SuperBlock
-from blobstore.testing.image_device import SparseDevice
 from blobstore.units import PageIndex
+from tests.proof.image_device import SparseDevice
 
 CLUSTER: Final = 16384
 THIN_TABLE: Final = THIN_PROV | HAS_EXTENT_TABLE

@@ -18,7 +18,7 @@ from blobstore.format.descriptors import (
 )
 from blobstore.format.page import BODY_SIZE
 from blobstore.metadata.read import MAX_CLUSTERS
-from blobstore.testing.forge import (
+from tests.proof.forge import (
     THIN_TABLE,
     Forge,
     clone_of,

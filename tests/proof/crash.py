@@ -1,4 +1,4 @@
-"""`python -m blobstore.testing.crash`: explore crash states, and print what was looked at."""
+"""`python -m tests.proof.crash`: explore crash states, and print what was looked at."""
 
 import argparse
 import multiprocessing
@@ -10,7 +10,7 @@ from itertools import chain
 
 from blobstore.testing.crash_states import Limits
 from blobstore.testing.explorer import Explorer, Tally
-from blobstore.testing.scenarios import (
+from tests.proof.scenarios import (
     Scenario,
     random_scenarios,
     run_scenario,
@@ -26,7 +26,7 @@ _SHORT = Limits(subsets=32, samples=8, torn_masks=6)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Explore until so many states were judged; the exit code is 1 if one was bad."""
-    parser = argparse.ArgumentParser(prog="python -m blobstore.testing.crash")
+    parser = argparse.ArgumentParser(prog="python -m tests.proof.crash")
     parser.add_argument("--states", type=int, default=100_000, help="how many states to reach")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(

@@ -19,12 +19,12 @@ from blobstore.errors import BlobstoreError
 from blobstore.format.page import PAGE_SIZE
 from blobstore.fsck.examine import examine
 from blobstore.metadata.store_state import DeviceTraits
-from blobstore.testing.forge import Forge
-from blobstore.testing.hostile_blobs import HOSTILE_BLOBS
-from blobstore.testing.mutate import DEVICE_SIZE, LARGEST_INPUT, SmallImage
-from blobstore.testing.observe import HangError, observe, time_limit
-from blobstore.testing.small_stores import small_stores
 from blobstore.units import MIB
+from tests.proof.forge import Forge
+from tests.proof.hostile_blobs import HOSTILE_BLOBS
+from tests.proof.mutate import DEVICE_SIZE, LARGEST_INPUT, SmallImage
+from tests.proof.observe import HangError, observe, time_limit
+from tests.proof.small_stores import small_stores
 
 _EXPENSIVE: Final = re.compile(r"bomb|largest|2\^22|2\^31")
 _MOST_MEMORY: Final = 64 * MIB + 2 * DEVICE_SIZE

@@ -1,4 +1,4 @@
-"""`python -m blobstore.testing.fuzz`: look for inputs that do harm, led by what they reach.
+"""`python -m tests.proof.fuzz`: look for inputs that do harm, led by what they reach.
 
 Needs atheris (`pip install atheris`). The search runs in a process of its own,
 because libFuzzer ends the one it runs in. Inputs that reach something new are
@@ -17,15 +17,15 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, Final
 
-_TARGET: Final = "blobstore.testing.fuzz_target"
-_MUTATE: Final = "blobstore.testing.mutate"
+_TARGET: Final = "tests.proof.fuzz_target"
+_MUTATE: Final = "tests.proof.mutate"
 _USAGE_EXIT: Final = 2
 _MEGABYTES: Final = 4096
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Search for so many seconds; the exit code is 1 if something was found, 2 without atheris."""
-    parser = argparse.ArgumentParser(prog="python -m blobstore.testing.fuzz")
+    parser = argparse.ArgumentParser(prog="python -m tests.proof.fuzz")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--corpus", type=Path, help="inputs are read from here, and kept here")
     parser.add_argument("--found", type=Path, default=Path("fuzz-found"), help="what does harm")
@@ -57,7 +57,7 @@ def _search_in_child(options: argparse.Namespace) -> int:
     before = set(options.found.glob("found-*"))
     with tempfile.TemporaryDirectory() as scratch:
         corpus = options.corpus or Path(scratch)
-        command = [sys.executable, "-m", "blobstore.testing.fuzz", "--in-this-process"]
+        command = [sys.executable, "-m", "tests.proof.fuzz", "--in-this-process"]
         command += [f"--seconds={options.seconds}", f"--corpus={corpus}"]
         command += [f"--found={options.found}", f"--seed={options.seed}"]
         ended = subprocess.run(command, check=False).returncode

@@ -13,9 +13,9 @@ from blobstore.format.descriptors import (
     Unknown,
 )
 from blobstore.format.mask import MASK_CLUSTERS
-from blobstore.testing.corruptions.catalogue import Place, corruption
-from blobstore.testing.corruptions.image import StoreImage, entries_of, extents_of
 from blobstore.units import PageIndex
+from tests.proof.corruptions.catalogue import Place, corruption
+from tests.proof.corruptions.image import StoreImage, entries_of, extents_of
 
 _MOST = 0xFFFF_FFFF
 

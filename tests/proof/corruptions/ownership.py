@@ -2,8 +2,8 @@
 
 from blobstore.format.descriptors import ExtentTable
 from blobstore.format.mask import MASK_CLUSTERS, MASK_PAGES
-from blobstore.testing.corruptions.catalogue import Place, corruption
-from blobstore.testing.corruptions.image import StoreImage
+from tests.proof.corruptions.catalogue import Place, corruption
+from tests.proof.corruptions.image import StoreImage
 
 
 def _share(image: StoreImage, name: str, *, with_blob: str, at: int = 0) -> Place:

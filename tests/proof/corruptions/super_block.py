@@ -3,8 +3,8 @@
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.super_block import SUPER_BLOCK_SIZE
 from blobstore.fsck.finding import Severity
-from blobstore.testing.corruptions.catalogue import Place, corruption
-from blobstore.testing.corruptions.image import StoreImage
+from tests.proof.corruptions.catalogue import Place, corruption
+from tests.proof.corruptions.image import StoreImage
 
 _CLEAN_AT, _SUPER_BLOB_AT, _CLUSTER_SIZE_AT = 16, 20, 28
 _PAGE_MASK_AT, _CLUSTER_MASK_AT, _ID_MASK_AT = 32, 40, 72

@@ -1,4 +1,4 @@
-"""`python -m blobstore.testing.every_byte`: every metadata byte, set to five wrong values.
+"""`python -m tests.proof.every_byte`: every metadata byte, set to five wrong values.
 
 Each byte of the metadata in use, of stores small enough for that, is set to 0,
 to 255, has its lowest, its highest and all of its bits turned; once with its
@@ -32,11 +32,11 @@ from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.fsck.examine import examine
 from blobstore.fsck.finding import Severity
 from blobstore.metadata.store_state import DeviceTraits
-from blobstore.testing.image_device import ImageDevice
-from blobstore.testing.legal import flaw_of
-from blobstore.testing.observe import HangError, Seen, observe, time_limit
-from blobstore.testing.small_stores import SmallStore, open_small, small_stores
 from blobstore.units import PageIndex
+from tests.proof.image_device import ImageDevice
+from tests.proof.legal import flaw_of
+from tests.proof.observe import HangError, Seen, observe, time_limit
+from tests.proof.small_stores import SmallStore, open_small, small_stores
 
 VERDICTS: Final = (
     "same", "refused", "told", "checked", "leaked", "cut", "lawful", "SILENT", "CRASH", "HANG",
@@ -292,7 +292,7 @@ def _sample_jobs(count: int, seed: int, stores: int) -> Iterator[Job]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try all cases or a sample, and print the counts; the exit code is 1 if one is bad."""
-    parser = argparse.ArgumentParser(prog="python -m blobstore.testing.every_byte")
+    parser = argparse.ArgumentParser(prog="python -m tests.proof.every_byte")
     everything = len(small_stores())
     parser.add_argument("--stores", type=int, default=everything, help="only the first so many")
     parser.add_argument("--sample", type=int, default=0, help="only so many cases, by chance")

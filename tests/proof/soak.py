@@ -1,4 +1,4 @@
-"""`python -m blobstore.testing.soak`: a worker on a real image is killed, again and again.
+"""`python -m tests.proof.soak`: a worker on a real image is killed, again and again.
 
 After every SIGKILL the store is opened, and every blob compared with what the
 worker's log says: what was acknowledged as durable must be there, and what was
@@ -36,7 +36,7 @@ from blobstore.testing.expectation import (
 )
 from blobstore.testing.inspect_store import BrokenStoreError, load_checked
 from blobstore.testing.simulated_disk import SimulatedDisk
-from blobstore.testing.soak_worker import (
+from tests.proof.soak_worker import (
     BLOCKS_PER_CLUSTER,
     CLUSTER,
     NAME,
@@ -220,7 +220,7 @@ class Soak:
         """Run a worker and kill it at a random moment; say so if it ended by itself."""
         shutil.copyfile(self.image, self.before)
         self.log.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "blobstore.testing.soak_worker"]
+        command = [sys.executable, "-m", "tests.proof.soak_worker"]
         seed, first = self.rng.randrange(1 << 32), (self.counts.kills + 1) * _UNUSED
         options = ["--seed", str(seed), "--first", str(first), str(self.image), str(self.log)]
         worker = subprocess.Popen(
@@ -327,7 +327,7 @@ def judge_again(directory: Path) -> Counts:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Kill as many workers as asked for; the exit code is 1 if anything was wrong."""
-    parser = argparse.ArgumentParser(prog="python -m blobstore.testing.soak")
+    parser = argparse.ArgumentParser(prog="python -m tests.proof.soak")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--directory", type=Path, help="where the image lies; a temporary one")

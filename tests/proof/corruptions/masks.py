@@ -3,8 +3,8 @@
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.fsck.finding import Severity
-from blobstore.testing.corruptions.catalogue import Place, corruption
-from blobstore.testing.corruptions.image import StoreImage
+from tests.proof.corruptions.catalogue import Place, corruption
+from tests.proof.corruptions.image import StoreImage
 
 
 def _put_length(image: StoreImage, kind: int, length: int) -> None:

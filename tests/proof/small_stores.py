@@ -17,8 +17,8 @@ from blobstore.format.descriptors import FLAGS, FLAGS_SIZE, HEADER, RUNS
 from blobstore.format.geometry import Geometry
 from blobstore.format.page import PAGE_SIZE, MetadataPage
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, MaskRegion, SuperBlock
-from blobstore.testing.image_device import ImageDevice
 from blobstore.units import PageIndex
+from tests.proof.image_device import ImageDevice
 
 EXTERNAL_ID: Final = b"golden master"
 _UUID: Final = "6b1e2ad0-98f5-4dd6-a0c6-6a9f0e7d54{:02x}\0"
