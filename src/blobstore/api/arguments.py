@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from operator import index
 from typing import Any
 
+from blobstore.errors import InvalidArgumentError
+from blobstore.format.descriptors import encode_name
 from blobstore.operations import Buffer
+from blobstore.store.names import NAME
 from blobstore.units import BlobId
 
 
@@ -34,12 +37,14 @@ def writable_bytes_of(buffer: Any) -> memoryview:
     return view
 
 
-def id_of(blob_id: int) -> BlobId:
+def id_of(blob_id: int | None) -> BlobId:
     """Return a blob's id.
 
     Raises:
         TypeError: It is no integer.
     """
+    if blob_id is None:
+        raise TypeError("blob_id: expected int, got NoneType")
     return BlobId(index(blob_id))
 
 
@@ -61,6 +66,39 @@ def value_of(value: Buffer) -> bytes:
         TypeError: It is not bytes.
     """
     return memoryview(value).tobytes()
+
+
+def blob_name_of(name: str) -> str:
+    """Return a blob's name.
+
+    Raises:
+        TypeError: It is no text.
+        InvalidArgumentError: It is empty, has a NUL, or cannot be written as UTF-8.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected str, got {type(name).__name__}")
+    if not name or "\0" in name:
+        raise InvalidArgumentError(f"name: expected some text without NUL, got {name!r}")
+    try:
+        encode_name(name)
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(f"name: expected text in UTF-8, got {name!r}") from None
+    return name
+
+
+def named_xattrs_of(name: str | None, xattrs: Mapping[str, bytes] | None) -> dict[str, bytes]:
+    """Return the attributes of a blob that may have a name.
+
+    Raises:
+        TypeError: A name is no text, or a value not bytes.
+        InvalidArgumentError: The name cannot be one, or is among the attributes as well.
+    """
+    given = xattrs_of(xattrs)
+    if name is None:
+        return given
+    if NAME in given:
+        raise InvalidArgumentError(f"name: {name!r}, but xattrs has {NAME!r} as well")
+    return {NAME: encode_name(blob_name_of(name)), **given}
 
 
 def xattrs_of(xattrs: Mapping[str, bytes] | None) -> dict[str, bytes]:

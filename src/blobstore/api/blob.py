@@ -12,9 +12,9 @@ from blobstore.api.arguments import (
     bytes_of,
     id_of,
     name_of,
+    named_xattrs_of,
     value_of,
     writable_bytes_of,
-    xattrs_of,
 )
 from blobstore.api.file import BlobFile, FileObject, ReadMode, UpdateMode, open_file
 from blobstore.api.xattrs import Xattrs
@@ -29,6 +29,7 @@ from blobstore.metadata.blob_state import BlobState
 from blobstore.operations import Buffer, Core
 from blobstore.store.describe import BlobInfo, describe_blob
 from blobstore.store.inflate import decouple, inflate
+from blobstore.store.names import NAME, name_of_value
 from blobstore.store.opening import close_blob
 from blobstore.store.relations import set_external_parent, set_parent
 from blobstore.store.shallow_copy import CopyTarget, shallow_copy
@@ -97,6 +98,12 @@ class Blob:
     def closed(self) -> bool:
         """Whether this handle was closed."""
         return not self._open
+
+    @property
+    def name(self) -> str | None:
+        """The attribute ``name`` as text, without padding; None if there is none."""
+        value = self._look(lambda: self._state.xattrs.get(NAME))
+        return None if value is None else name_of_value(value)
 
     @property
     def xattrs(self) -> Xattrs:
@@ -397,10 +404,13 @@ class Blob:
 
     # Relations
 
-    def snapshot(self, xattrs: Mapping[str, bytes] | None = None) -> "Blob":
+    def snapshot(
+        self, xattrs: Mapping[str, bytes] | None = None, *, name: str | None = None
+    ) -> "Blob":
         """Make a read-only snapshot of what the blob holds now, and return it, open.
 
-        The blob goes on as the snapshot's clone. No data are copied.
+        The blob goes on as the snapshot's clone. No data are copied. `name` is
+        the snapshot's attribute ``name``.
 
         Durability: on return.
 
@@ -409,11 +419,15 @@ class Blob:
             NoSpaceError: Not enough metadata pages; nothing changed.
             BusyError: The blob is under another such operation.
         """
-        core = create_snapshot(self._core, self._state, xattrs_of(xattrs))
+        core = create_snapshot(self._core, self._state, named_xattrs_of(name, xattrs))
         return self._store.open_blob(self._run(core))
 
-    def clone(self, xattrs: Mapping[str, bytes] | None = None) -> "Blob":
+    def clone(
+        self, xattrs: Mapping[str, bytes] | None = None, *, name: str | None = None
+    ) -> "Blob":
         """Make a thin, writable clone of this snapshot or read-only blob, and return it, open.
+
+        `name` is the clone's attribute ``name``.
 
         Durability: on return.
 
@@ -421,7 +435,7 @@ class Blob:
             InvalidArgumentError: The blob can be written to: snapshot it first.
             NoSpaceError: No metadata page is left.
         """
-        core = create_clone(self._core, self.id, xattrs_of(xattrs))
+        core = create_clone(self._core, self.id, named_xattrs_of(name, xattrs))
         return self._store.open_blob(self._run(core))
 
     def inflate(self) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self, TypeVar, overload
 
-from blobstore.api.arguments import id_of, value_of, xattrs_of
+from blobstore.api.arguments import blob_name_of, id_of, named_xattrs_of, value_of
 from blobstore.api.blob import Blob
 from blobstore.api.channels import Channels
 from blobstore.api.device_lane import DeviceBlob
@@ -44,6 +44,7 @@ from blobstore.store.init import (
     plan_store,
 )
 from blobstore.store.listing import Listing
+from blobstore.store.names import find_blob, open_named_blob
 from blobstore.store.opening import open_blob
 from blobstore.store.relations import register_external
 from blobstore.units import BlobId, ceil_div, parse_size
@@ -223,10 +224,13 @@ class Blobstore:
         thin: bool = False,
         extent_table: bool = True,
         clear_method: ClearMethod | int = ClearMethod.DEFAULT,
+        name: str | None = None,
         xattrs: Mapping[str, bytes] | None = None,
         external_snapshot: bytes | None = None,
     ) -> Blob:
         """Create a blob of `size` bytes, rounded up to whole clusters, and open it.
+
+        `name` is its attribute ``name``. Several blobs of a store may have the same one.
 
         Durability: on return.
 
@@ -238,19 +242,42 @@ class Blobstore:
             thin=thin or external_snapshot is not None,
             extent_table=extent_table,
             clear_method=ClearMethod(clear_method),
-            xattrs=xattrs_of(xattrs),
+            xattrs=named_xattrs_of(name, xattrs),
             external_id=None if external_snapshot is None else value_of(external_snapshot),
         )
         return self._handle(self.run(create_open_blob(self.state, options)))
 
-    def open_blob(self, blob_id: int) -> Blob:
-        """Open a blob; the same blob may be open any number of times.
+    def find(self, name: str) -> BlobId:
+        """Return the id of the one blob whose attribute ``name`` is this.
+
+        The root of every blob is read: 10,000 take about 0.1 s. An attribute counts as
+        soon as it is set, durable or not. NUL bytes at its end do not count.
+
+        Raises:
+            NotFoundError: No blob has the name.
+            InvalidArgumentError: Several blobs have it (ENOTUNIQ); the message lists their ids.
+        """
+        return self.run(find_blob(self.state, blob_name_of(name)))
+
+    @overload
+    def open_blob(self, blob_id: int) -> Blob: ...
+
+    @overload
+    def open_blob(self, *, name: str) -> Blob: ...
+
+    def open_blob(self, blob_id: int | None = None, *, name: str | None = None) -> Blob:
+        """Open a blob by its id or name; the same blob may be open any number of times.
 
         Raises:
             NotFoundError: There is no such blob, or its parent is missing.
+            InvalidArgumentError: Several blobs have the name (ENOTUNIQ).
             CorruptError: It cannot be read.
         """
-        return self._handle(self.run(open_blob(self.state, id_of(blob_id))))
+        if name is None:
+            return self._handle(self.run(open_blob(self.state, id_of(blob_id))))
+        if blob_id is not None:
+            raise TypeError("open_blob: expected a blob's id or its name, got both")
+        return self._handle(self.run(open_named_blob(self.state, blob_name_of(name))))
 
     def _handle(self, blob: BlobState) -> Blob:
         kind = Blob if self.device.fast_descriptor is not None else DeviceBlob

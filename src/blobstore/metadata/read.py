@@ -111,6 +111,35 @@ class Revisits:
         return not is_again or self._left >= 0
 
 
+async def read_content(geometry: Geometry, blob_id: BlobId, fetch: Fetch) -> ChainContent:
+    """Read the descriptors of a blob's chain, without the extent pages that they name.
+
+    Raises:
+        NotFoundError: There is no such blob (ENOENT).
+        CorruptError: The chain cannot be read.
+    """
+    return (await _read_content(geometry, blob_id, fetch))[2]
+
+
+async def _read_content(
+    geometry: Geometry, blob_id: BlobId, fetch: Fetch
+) -> tuple[bytes, int, ChainContent, Sequence[PageIndex]]:
+    """Return the root page, the length of its descriptors, those of all pages, and the rest."""
+    if not geometry.names_root(blob_id):
+        raise NotFoundError(f"blob {blob_id:#x}: no such blob")
+    root = root_of(blob_id)
+    data = await fetch(root)
+    found_id, sequence, following = open_page(data, at=root)
+    if found_id != blob_id or sequence != 0:
+        raise NotFoundError(f"blob {blob_id:#x}: its root page {root} is not a root of this blob")
+    content = ChainContent()
+    length = content.take_page(data, place=f"blob {blob_id:#x}")
+    chain: Sequence[PageIndex] = ()
+    if following != NO_PAGE:
+        chain = await _read_chain(geometry, blob_id, following, fetch, content)
+    return data, length, content, chain
+
+
 async def read_blob(
     geometry: Geometry, blob_id: BlobId, fetch: Fetch, revisits: Revisits | None = None
 ) -> BlobState:
@@ -122,18 +151,8 @@ async def read_blob(
         NotFoundError: There is no such blob (ENOENT).
         CorruptError: The blob cannot be read; the errno is the original's.
     """
-    if not geometry.names_root(blob_id):
-        raise NotFoundError(f"blob {blob_id:#x}: no such blob")
-    root = root_of(blob_id)
-    data = await fetch(root)
-    found_id, sequence, following = open_page(data, at=root)
-    if found_id != blob_id or sequence != 0:
-        raise NotFoundError(f"blob {blob_id:#x}: its root page {root} is not a root of this blob")
-    content, place = ChainContent(), f"blob {blob_id:#x}"
-    length = content.take_page(data, place=place)
-    chain: Sequence[PageIndex] = ()
-    if following != NO_PAGE:
-        chain = await _read_chain(geometry, blob_id, following, fetch, content)
+    data, length, content, chain = await _read_content(geometry, blob_id, fetch)
+    root, place = root_of(blob_id), f"blob {blob_id:#x}"
     flags = content.flags or _NO_FLAGS
     if len(content.internal_xattrs.get(SNAP, _SNAP_VALUE)) != len(_SNAP_VALUE):
         raise CorruptError(f"{place}: parent id is not 8 bytes", errno=_EINVAL)

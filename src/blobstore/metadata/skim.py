@@ -51,7 +51,7 @@ async def skim_relations(geometry: Geometry, used_ids: bitarray) -> Relations:
     """Return the relations of all blobs that have some."""
     buffer = memoryview(bytearray(max(_WINDOW_BYTES, geometry.page_size)))
     found = Relations()
-    for first, count in _windows(geometry, used_ids):
+    for first, count in root_windows(geometry, used_ids):
         view = buffer[: count * geometry.page_size]
         await ReadInto(geometry.page_offset(PageIndex(first)), [view])
         pages = np.frombuffer(view, dtype=np.uint8).reshape(count, geometry.page_size)
@@ -72,7 +72,7 @@ def _add_relations(found: Relations, pages: Chunk, rows: Numbers, first: int) ->
     found.unclear += [blob_id_of(PageIndex(first + row)) for row in rows[~is_sound].tolist()]
 
 
-def _windows(geometry: Geometry, used_ids: bitarray) -> Iterator[tuple[int, int]]:
+def root_windows(geometry: Geometry, used_ids: bitarray) -> Iterator[tuple[int, int]]:
     """Yield (first page, count) of pieces that hold all roots; small gaps are read along."""
     limit = max(1, _WINDOW_BYTES // geometry.page_size)
     first = count = 0

@@ -88,12 +88,19 @@ async def open_blob(store: StoreState, blob_id: BlobId, sweep: Sweep | None = No
         CorruptError: It cannot be read.
     """
     async with store.mutex:
-        store.check_open()
-        blob = await open_chain(store, blob_id, sweep=sweep)
-        blob.clusters.unfold()
-        blob.unpack_attributes()
-        blob.open_count += 1
-        return blob
+        return await open_blob_locked(store, blob_id, sweep)
+
+
+async def open_blob_locked(
+    store: StoreState, blob_id: BlobId, sweep: Sweep | None = None
+) -> BlobState:
+    """Open a blob as `open_blob` does; the caller holds the mutex."""
+    store.check_open()
+    blob = await open_chain(store, blob_id, sweep=sweep)
+    blob.clusters.unfold()
+    blob.unpack_attributes()
+    blob.open_count += 1
+    return blob
 
 
 async def open_chain(
