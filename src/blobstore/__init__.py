@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from blobstore.device.memory import MemoryDevice
     from blobstore.device.zeroes import ZeroesDevice
     from blobstore.errors import (
+        AccessError,
         BlobstoreError,
         BusyError,
         ClosedError,
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
         DeviceError,
         ExistsError,
         InvalidArgumentError,
+        IsDirectoryError,
         NoSpaceError,
+        NotDirectoryError,
         NotFoundError,
+        PathNotFoundError,
         PoisonedError,
         ReadOnlyError,
         UnsupportedError,
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessError",
     "Blob",
     "BlobFile",
     "BlobId",
@@ -60,9 +65,12 @@ __all__ = [
     "FileDevice",
     "Finding",
     "InvalidArgumentError",
+    "IsDirectoryError",
     "MemoryDevice",
     "NoSpaceError",
+    "NotDirectoryError",
     "NotFoundError",
+    "PathNotFoundError",
     "PoisonedError",
     "ReadOnlyError",
     "RepairReport",

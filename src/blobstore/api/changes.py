@@ -16,7 +16,7 @@ from typing import BinaryIO, Final, TypeAlias
 from blobstore.device.base import Device
 from blobstore.device.block import BlockDevice
 from blobstore.device.file import FileDevice
-from blobstore.device.opening import failure, sync_directory_of
+from blobstore.device.opening import failure, open_failure, sync_directory_of
 from blobstore.device.overlay import BLOCK_SIZE, OverlayDevice
 from blobstore.errors import (
     BlobstoreError,
@@ -24,7 +24,6 @@ from blobstore.errors import (
     DeviceError,
     ExistsError,
     InvalidArgumentError,
-    NotFoundError,
 )
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.fsck.undo_file import RECORD_MAX, UndoDecoder, UndoEncoder, UndoRecord
@@ -209,7 +208,7 @@ def write_undo_file(device: Device, changes: Changes, path: Path | None) -> str 
     except BaseException as error:
         with suppress(OSError):
             os.unlink(name)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, BlobstoreError):
             raise failure(f"{name}: write", error) from error
         raise
     return name
@@ -236,9 +235,10 @@ def _create(name: str) -> BinaryIO:
     try:
         return os.fdopen(os.open(name, flags, 0o600), "wb")
     except FileExistsError as error:
-        raise ExistsError(f"{name}: exists; an undo file is never overwritten") from error
+        found = ExistsError("exists; an undo file is never overwritten")
+        raise found.at(store=name) from error
     except OSError as error:
-        raise failure(f"{name}: create", error) from error
+        raise open_failure(name, "create", error) from error
 
 
 @contextmanager
@@ -253,10 +253,10 @@ def open_undo_file(path: Path) -> Iterator[BinaryIO]:
     try:
         with open(name, "rb") as file:
             yield file
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{name}: no such file or directory") from error
+    except BlobstoreError:
+        raise
     except OSError as error:
-        raise failure(f"{name}: read", error) from error
+        raise open_failure(name, "read", error) from error
 
 
 def decoder_for(file: BinaryIO, device: Device) -> UndoDecoder:

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from blobstore.errors import (
+    AccessError,
     BlobstoreError,
     BusyError,
     DeviceError,
     ExistsError,
     InvalidArgumentError,
-    NotFoundError,
+    IsDirectoryError,
+    NotDirectoryError,
+    PathNotFoundError,
 )
 
 Path: TypeAlias = str | os.PathLike[str]
@@ -24,6 +27,12 @@ Path: TypeAlias = str | os.PathLike[str]
 # A pipe must not make `open` wait for its other end; cleared once it is open.
 _OPEN_FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _LOOK_AGAIN_S: Final = 0.005
+
+_FAILURES: Final[dict[int, type[DeviceError]]] = {
+    errno.EACCES: AccessError,
+    errno.EPERM: AccessError,
+    errno.ENOTDIR: NotDirectoryError,
+}
 
 
 def open_locked(
@@ -49,25 +58,27 @@ def _open(path: Path, flags: int) -> int:
     try:
         return os.open(path, flags | _OPEN_FLAGS, 0o666)
     except OSError as error:
-        raise _open_failure(os.fspath(path), error) from error
+        raise open_failure(os.fspath(path), "open", error) from error
     except ValueError as error:
         raise InvalidArgumentError(f"{os.fspath(path)!r}: not a path") from error
 
 
-def _open_failure(name: str, error: OSError) -> BlobstoreError:
+def open_failure(name: str, what: str, error: OSError) -> BlobstoreError:
+    """Say why a file or device could not be opened, made or read; the class is Python's as well."""
     match error.errno:
         case errno.ENOENT:
-            return NotFoundError(f"{name}: no such file or directory")
+            found: BlobstoreError = PathNotFoundError("no such file or directory")
         case errno.EEXIST:
-            return ExistsError(f"{name}: exists")
+            found = ExistsError("exists")
         case errno.EISDIR:
-            return InvalidArgumentError(f"{name}: a directory")
+            found = IsDirectoryError("a directory")
         case errno.EAGAIN:
-            return BusyError(f"{name}: leased to another process")
+            found = BusyError("leased to another process")
         case errno.EBUSY:
-            return BusyError(f"{name}: mounted, or claimed by somebody else")
+            found = BusyError("mounted, or claimed by somebody else")
         case _:
-            return failure(f"{name}: open", error)
+            found = failure(what, error)
+    return found.at(store=name)
 
 
 def _lock(descriptor: int, path: Path, *, exclusive: bool, patience_s: float) -> None:
@@ -87,9 +98,8 @@ def _lock(descriptor: int, path: Path, *, exclusive: bool, patience_s: float) ->
 
 def _in_use(path: Path, *, exclusive: bool) -> BusyError:
     wanted = "writing" if exclusive else "reading"
-    return BusyError(
-        f"{os.fspath(path)}: cannot be opened for {wanted}: in use, here or by another process"
-    )
+    error = BusyError(f"cannot be opened for {wanted}: in use, here or by another process")
+    return error.at(store=os.fspath(path))
 
 
 def sync_directory_of(path: Path) -> None:
@@ -110,6 +120,6 @@ def sync_directory_of(path: Path) -> None:
 
 
 def failure(what: str, error: OSError) -> DeviceError:
-    """Say what failed, with the host's reason and errno."""
+    """Say what failed, with the host's reason and errno; the class is Python's as well."""
     code = error.errno or errno.EIO
-    return DeviceError(f"{what}: {os.strerror(code)}", errno=code)
+    return _FAILURES.get(code, DeviceError)(f"{what}: {os.strerror(code)}", errno=code)
