@@ -213,8 +213,11 @@ class BlobState:
 
     @property
     def parent_id(self) -> BlobId | None:
-        """The snapshot that this blob is a clone of."""
-        value = self.internal_xattrs.get(SNAP)
+        """The snapshot that this blob is a clone of.
+
+        The flag of an external snapshot decides: a `SNAP` beside it is stale (FORMAT 5).
+        """
+        value = None if self.has_external_parent else self.internal_xattrs.get(SNAP)
         return None if value is None else BlobId(int.from_bytes(value, "little"))
 
     @property

@@ -16,6 +16,7 @@ from blobstore.errors import CorruptError, NotFoundError
 from blobstore.format.chain import ChainContent
 from blobstore.format.descriptors import (
     EXTENT_PAGE,
+    EXTERNAL_SNAPSHOT,
     HAS_EXTENT_TABLE,
     KNOWN_INVALID,
     THIN_PROV,
@@ -45,7 +46,7 @@ MAX_CLUSTERS: Final = 1 << 26
 _REVISITS_MIN: Final = 4096
 _NOBODY: Final = 0
 _EINVAL: Final = 22
-_SNAP_VALUE: Final = bytes(8)
+_ID_SIZE: Final = 8
 _NO_FLAGS: Final = Flags()
 
 
@@ -154,7 +155,8 @@ async def read_blob(
     data, length, content, chain = await _read_content(geometry, blob_id, fetch)
     root, place = root_of(blob_id), f"blob {blob_id:#x}"
     flags = content.flags or _NO_FLAGS
-    if len(content.internal_xattrs.get(SNAP, _SNAP_VALUE)) != len(_SNAP_VALUE):
+    has_parent = SNAP in content.internal_xattrs and not flags.invalid & EXTERNAL_SNAPSHOT
+    if has_parent and len(content.internal_xattrs[SNAP]) != _ID_SIZE:
         raise CorruptError(f"{place}: parent id is not 8 bytes", errno=_EINVAL)
     is_thin = bool(flags.invalid & THIN_PROV)
     extent_pages: Sequence[int] | None = None

@@ -16,11 +16,13 @@ from bitarray import bitarray
 
 from blobstore.errors import CorruptError
 from blobstore.format.descriptors import (
+    EXTERNAL_SNAPSHOT,
     FLAGS,
     FLAGS_SIZE,
     HAS_INTERNAL_XATTRS,
     HEADER,
     INTERNAL_XATTR,
+    decode_flags,
     split_descriptors,
     split_xattr,
 )
@@ -112,15 +114,23 @@ def _add_relations_of(found: Relations, page: memoryview, blob_id: BlobId) -> No
 
 
 def _internal_attributes(page: memoryview) -> dict[str, bytes] | None:
-    """Return them by name, or None where they cannot be told, or two name a parent."""
+    """Return them by name, or None where they cannot be told, or two name a parent.
+
+    A `SNAP` that is stale is left out: the flag of an external snapshot decides.
+    """
     attributes: dict[str, bytes] = {}
+    is_external = False
     try:
         for kind, view in split_descriptors(body_of(page), place="root"):
-            if kind == INTERNAL_XATTR:
+            if kind == FLAGS:
+                is_external = bool(decode_flags(view, place="root").invalid & EXTERNAL_SNAPSHOT)
+            elif kind == INTERNAL_XATTR:
                 name, value = split_xattr(view, place="root")
                 if name == SNAP and name in attributes:
                     return None
                 attributes[name] = value
     except CorruptError:
         return None
+    if is_external:
+        attributes.pop(SNAP, None)
     return attributes

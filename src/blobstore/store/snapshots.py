@@ -13,7 +13,7 @@ from blobstore.format.descriptors import READ_ONLY, THIN_PROV, Flags
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.root import Layout, RootState
 from blobstore.metadata.begin import poisoning
-from blobstore.metadata.blob_state import SNAPSHOT_IN_PROGRESS, AbsentPages, BlobState
+from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, AbsentPages, BlobState
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist, persist_new
 from blobstore.metadata.space import claim_root, spare_pages
@@ -66,15 +66,23 @@ async def _hand_over(store: StoreState, blob: BlobState, xattrs: Mapping[str, by
 
 
 def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
-    """Return the state of the new root: the blob's own map, parent and kind, half-made."""
+    """Return the state of the new root: the blob's own map, parent and kind, half-made.
+
+    A stale `SNAP` beside an external parent stays behind: it names nobody's parent.
+    """
     marker = {SNAPSHOT_IN_PROGRESS: blob.blob_id.to_bytes(8, "little")}
+    kept = {
+        name: value
+        for name, value in blob.internal_xattrs.items()
+        if name != SNAP or not blob.has_external_parent
+    }
     return BlobState(
         blob_id=blob.blob_id,
         root=PageIndex(0),
         root_state=RootState(Layout.COMPACT, 0),
         flags=Flags(blob.flags.invalid, 0, blob.clear_method),
         xattrs={name: bytes(value) for name, value in xattrs.items()},
-        internal_xattrs={**marker, **blob.internal_xattrs},
+        internal_xattrs=marker | kept,
         clusters=blob.clusters.copy(),
         extent_pages=blob.extent_pages,
         pair_bound=blob.pair_bound,
