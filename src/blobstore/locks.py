@@ -1,4 +1,4 @@
-"""Waiting inside the core: a mutex, a shared flush, and who is still in flight.
+"""Waiting inside the core: a queue, a mutex, and a flush that several share.
 
 All of it is built on `Park`. State changes only between awaits, so none of it
 needs a lock of its own.
@@ -6,9 +6,9 @@ needs a lock of its own.
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final, Self
+from typing import Self
 
-from blobstore.operations import Park, Quiesce, Wakeup
+from blobstore.operations import Park, Wakeup
 
 
 async def park(waiting: deque[Wakeup]) -> None:
@@ -62,7 +62,7 @@ class Mutex:
 class SharedFlush:
     """Flushes the device once for all that ask at about the same time.
 
-    A flush serves those who asked before it began. `flush_once` does one.
+    A flush serves the calls that came before it began. `flush_once` does one.
     """
 
     def __init__(self, flush_once: Callable[[], Awaitable[None]]) -> None:
@@ -90,57 +90,3 @@ class SharedFlush:
         finally:
             self._running = False
             fire_all(self._waiting)
-
-
-IDLE: Final = 0
-
-
-class Channel:
-    """One thread's word, without a lock, that it has a request in flight.
-
-    `mark` is the epoch in which the request began, or `IDLE`. It is assigned,
-    never incremented: set it, *then* look at the map; clear it on any
-    exception and before waiting.
-    """
-
-    __slots__ = ("mark",)
-
-    def __init__(self) -> None:
-        self.mark = IDLE
-
-
-class InFlight:
-    """The requests that may still touch a cluster that was just taken out of a map.
-
-    Who frees a cluster unpublishes it first, then waits in `drain` for all
-    that began before; those that begin later find the new map.
-    """
-
-    def __init__(self) -> None:
-        self.epoch = IDLE + 1
-        self.channels: list[Channel] = []
-        self._counts: dict[int, int] = {}
-        self._waiting: deque[Wakeup] = deque()
-
-    def enter(self) -> int:
-        """Begin a request of the full path; give the token back to `leave`."""
-        epoch = self.epoch
-        self._counts[epoch] = self._counts.get(epoch, 0) + 1
-        return epoch
-
-    def leave(self, epoch: int) -> None:
-        """End a request."""
-        self._counts[epoch] -= 1
-        if not self._counts[epoch]:
-            del self._counts[epoch]
-            fire_all(self._waiting)
-
-    async def drain(self) -> None:
-        """Wait for every request that began before this call."""
-        self.epoch += 1
-        limit = self.epoch
-        while any(epoch < limit for epoch in self._counts):
-            await park(self._waiting)
-        channels = list(self.channels)  # in one step: threads come and go
-        if any(IDLE < channel.mark < limit for channel in channels):
-            await Quiesce(lambda: not any(IDLE < channel.mark < limit for channel in channels))

@@ -1,76 +1,47 @@
 """Operations: all that the core can ask of the world outside.
 
-The core is written as coroutines that await operations. A driver steps such a
-coroutine, performs what it yields on a medium, and sends the result back. The
-core therefore never performs I/O, knows no threads and no clock, and a test
-can answer every operation as it likes.
+The core is written as coroutines that await operations. An operation is plain data: it says
+what is wanted, not how. A driver steps a coroutine, executes what the coroutine yields in
+its own way, and sends the result back. The core therefore never performs I/O, knows no
+threads and no clock, and a test can answer every operation as it likes.
 
 `Batch` allows any order among its parts; consecutive awaits happen in order;
 only `Flush` makes anything durable.
 """
 
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
-
-from blobstore.errors import BlobstoreError
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-_COPIED_AT_ONCE: Final = 1 << 20
-
-
-class Medium(Protocol):
-    """What operations run on; the devices implement it.
-
-    Offsets and lengths are bytes. Every method raises `DeviceError` when the
-    device fails, and returns only when all of the request is done.
-    """
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return `length` bytes."""
-
-    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
-        """Fill the buffers one after the other."""
-
-    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
-        """Write the buffers one after the other."""
-
-    def write_zeroes(self, offset: int, length: int) -> None:
-        """Make the range read as zeroes."""
-
-    def unmap(self, offset: int, length: int) -> None:
-        """Give the range back; what it reads as afterwards depends on the device."""
-
-    def flush(self) -> None:
-        """Make every completed write durable."""
-
-
-@runtime_checkable
-class CopyingMedium(Protocol):
-    """A medium that can copy by itself."""
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Make the range at `target` hold what the one at `source` holds."""
-
 
 class ExternalSource(Protocol):
-    """What an external snapshot's id stands for: something to read, of a fixed size in bytes.
+    """What an external snapshot's id stands for: something of a fixed size to read.
 
-    Beyond its end there are zeroes. `block_size` is the unit that it is read in.
+    The core knows its measures only. How it is read, the driver knows.
     """
 
     @property
     def size_bytes(self) -> int:
-        """How much there is to read."""
+        """How much there is to read; beyond it are zeroes."""
 
     @property
     def block_size(self) -> int:
-        """The source's block."""
+        """The unit in bytes that it is read in."""
 
-    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
-        """Fill the buffers one after the other."""
+
+class ExternalTarget(Protocol):
+    """Another device that a blob is copied to. How it is written, the driver knows."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How much room there is."""
+
+    @property
+    def block_size(self) -> int:
+        """The unit in bytes that it is written in."""
 
 
 class Operation(Generic[T]):
@@ -81,10 +52,6 @@ class Operation(Generic[T]):
     def __await__(self) -> Generator["Operation[Any]", Any, T]:
         result: T = yield self
         return result
-
-    def perform(self, medium: Medium) -> T:
-        """Do it now, on the calling thread."""
-        raise TypeError(f"{type(self).__name__} is not performed on a medium")
 
 
 Core: TypeAlias = Coroutine[Operation[Any], Any, T]
@@ -100,9 +67,6 @@ class Read(Operation[bytes]):
         self.offset = offset
         self.length = length
 
-    def perform(self, medium: Medium) -> bytes:
-        return medium.read(self.offset, self.length)
-
 
 class ReadInto(Operation[None]):
     """Read at `offset` into the buffers, one after the other."""
@@ -112,9 +76,6 @@ class ReadInto(Operation[None]):
     def __init__(self, offset: int, buffers: Sequence[memoryview]) -> None:
         self.offset = offset
         self.buffers = buffers
-
-    def perform(self, medium: Medium) -> None:
-        medium.read_into(self.offset, self.buffers)
 
 
 class ReadExternal(Operation[None]):
@@ -127,22 +88,16 @@ class ReadExternal(Operation[None]):
         self.offset = offset
         self.buffer = buffer
 
-    def perform(self, medium: Medium) -> None:
-        self.source.read_into(self.offset, [self.buffer])
-
 
 class WriteExternal(Operation[None]):
     """Write to another device than the store's, when something is copied out."""
 
     __slots__ = ("data", "offset", "target")
 
-    def __init__(self, target: Medium, offset: int, data: Buffer) -> None:
+    def __init__(self, target: ExternalTarget, offset: int, data: Buffer) -> None:
         self.target = target
         self.offset = offset
         self.data = data
-
-    def perform(self, medium: Medium) -> None:
-        self.target.write(self.offset, [self.data])
 
 
 class FlushExternal(Operation[None]):
@@ -150,11 +105,8 @@ class FlushExternal(Operation[None]):
 
     __slots__ = ("target",)
 
-    def __init__(self, target: Medium) -> None:
+    def __init__(self, target: ExternalTarget) -> None:
         self.target = target
-
-    def perform(self, medium: Medium) -> None:
-        self.target.flush()
 
 
 class Write(Operation[None]):
@@ -166,9 +118,6 @@ class Write(Operation[None]):
         self.offset = offset
         self.buffers = buffers
 
-    def perform(self, medium: Medium) -> None:
-        medium.write(self.offset, self.buffers)
-
 
 class WriteZeroes(Operation[None]):
     """Make `length` bytes at `offset` read as zeroes."""
@@ -179,9 +128,6 @@ class WriteZeroes(Operation[None]):
         self.offset = offset
         self.length = length
 
-    def perform(self, medium: Medium) -> None:
-        medium.write_zeroes(self.offset, self.length)
-
 
 class Unmap(Operation[None]):
     """Tell the device that `length` bytes at `offset` are not needed any more."""
@@ -191,9 +137,6 @@ class Unmap(Operation[None]):
     def __init__(self, offset: int, length: int) -> None:
         self.offset = offset
         self.length = length
-
-    def perform(self, medium: Medium) -> None:
-        medium.unmap(self.offset, self.length)
 
 
 class Copy(Operation[None]):
@@ -206,22 +149,11 @@ class Copy(Operation[None]):
         self.target = target
         self.length = length
 
-    def perform(self, medium: Medium) -> None:
-        if isinstance(medium, CopyingMedium):
-            medium.copy(self.source, self.target, self.length)
-            return
-        for at in range(0, self.length, _COPIED_AT_ONCE):
-            step = min(_COPIED_AT_ONCE, self.length - at)
-            medium.write(self.target + at, [medium.read(self.source + at, step)])
-
 
 class Flush(Operation[None]):
     """Make everything that was completed before durable."""
 
     __slots__ = ()
-
-    def perform(self, medium: Medium) -> None:
-        medium.flush()
 
 
 class Batch(Operation[None]):
@@ -231,16 +163,6 @@ class Batch(Operation[None]):
 
     def __init__(self, parts: Sequence[Operation[Any]]) -> None:
         self.parts = parts
-
-    def perform(self, medium: Medium) -> None:
-        failure: BlobstoreError | None = None
-        for part in self.parts:
-            try:
-                part.perform(medium)
-            except BlobstoreError as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
 
 
 class Wakeup:
@@ -273,14 +195,13 @@ class Park(Operation[None]):
         self.wakeup = wakeup
 
 
-class Quiesce(Operation[None]):
-    """Wait until `is_quiet` is true; something outside the core makes it so.
+class GracePeriod(Operation[None]):
+    """Wait until `is_over` is true; threads on the fast path make it so, without telling anyone.
 
-    Used for the marks of the fast lane, which clears them without telling
-    anybody. A driver looks again from time to time.
+    A driver looks again from time to time (`blobstore.epochs`).
     """
 
-    __slots__ = ("is_quiet",)
+    __slots__ = ("is_over",)
 
-    def __init__(self, is_quiet: Callable[[], bool]) -> None:
-        self.is_quiet = is_quiet
+    def __init__(self, is_over: Callable[[], bool]) -> None:
+        self.is_over = is_over

@@ -27,7 +27,7 @@ from blobstore import (
 )
 from blobstore.device.file import FileDevice
 from blobstore.drivers import blocking
-from blobstore.locks import IDLE, Channel
+from blobstore.epochs import UNPINNED, Pin
 from blobstore.units import KIB, MIB
 
 STALE: Final = 0xDD
@@ -207,7 +207,7 @@ def test_a_file_that_became_shorter_is_an_error_and_not_zeroes(
 def test_a_buffer_that_cannot_be_filled_leaves_no_mark(store: Blobstore, blob: Blob) -> None:
     with pytest.raises((TypeError, BufferError)):
         blob.read_into(b"immutable")
-    assert store.channels.mine.mark == IDLE
+    assert store.pins.mine.epoch == UNPINNED
 
 
 def test_a_forked_child_finds_its_blob_closed(blob: Blob) -> None:
@@ -234,11 +234,11 @@ def test_a_forked_child_finds_its_blob_closed(blob: Blob) -> None:
 # Against freeing and reuse
 
 
-def test_a_channel_is_registered_while_its_thread_lives(store: Blobstore, blob: Blob) -> None:
+def test_a_pin_is_registered_while_its_thread_lives(store: Blobstore, blob: Blob) -> None:
     blob.read(1)
-    before = len(store.state.in_flight.channels)
+    before = len(store.state.epochs.pins)
     in_thread(lambda: blob.read(1)).join()
-    assert len(store.state.in_flight.channels) == before
+    assert len(store.state.epochs.pins) == before
 
 
 def in_thread(action: Callable[[], object]) -> threading.Thread:
@@ -247,23 +247,23 @@ def in_thread(action: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-class Unmarked(Channel):
-    """A channel on which the lane's mark is lost."""
+class Unpinned(Pin):
+    """A pin that never holds."""
 
     __slots__ = ()
 
     def __setattr__(self, name: str, value: object) -> None:
-        super().__setattr__(name, IDLE)
+        super().__setattr__(name, UNPINNED)
 
 
 class Interrupted:
     """A read that has looked into the map and is stopped right before it reads."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, store: Blobstore, blob: Blob, *, marked: bool
+        self, monkeypatch: pytest.MonkeyPatch, store: Blobstore, blob: Blob, *, pinned: bool
     ) -> None:
         self.buffer = bytearray(CLUSTER)
-        self._store, self._blob, self._marked = store, blob, marked
+        self._store, self._blob, self._pinned = store, blob, pinned
         self._has_looked = threading.Event()
         self._may_go_on = threading.Event()
         self._preadv = os.preadv
@@ -274,8 +274,8 @@ class Interrupted:
 
     def _read(self) -> None:
         self._reader = threading.get_ident()
-        if not self._marked:
-            self._store.channels.mine = Unmarked()
+        if not self._pinned:
+            self._store.pins.mine = Unpinned()
         self._blob.read_into(self.buffer)
 
     def _stopped_preadv(self, descriptor: int, buffers: Any, offset: int) -> int:
@@ -316,18 +316,18 @@ def victim(store: Blobstore) -> Blob:
     return blob
 
 
-def test_a_cluster_is_not_freed_under_a_marked_read(
+def test_a_cluster_is_not_freed_under_a_pinned_read(
     store: Blobstore, victim: Blob, filler: Blob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_waiting = threading.Event()
-    wait_until_quiet = blocking._wait_until_quiet
+    wait_until_quiet = blocking._wait_until_over
 
     def noted(operation: Any) -> None:
         is_waiting.set()
         wait_until_quiet(operation)
 
-    monkeypatch.setattr(blocking, "_wait_until_quiet", noted)
-    read = Interrupted(monkeypatch, store, victim, marked=True)
+    monkeypatch.setattr(blocking, "_wait_until_over", noted)
+    read = Interrupted(monkeypatch, store, victim, pinned=True)
     freeing = in_thread(lambda: give_up_clusters(victim))
     assert is_waiting.wait(TIMEOUT)
     fill_free_clusters(store, filler)
@@ -340,7 +340,7 @@ def test_without_its_mark_a_read_would_see_foreign_bytes(
     store: Blobstore, victim: Blob, filler: Blob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That the test above is able to fail."""
-    read = Interrupted(monkeypatch, store, victim, marked=False)
+    read = Interrupted(monkeypatch, store, victim, pinned=False)
     give_up_clusters(victim)
     fill_free_clusters(store, filler)
     read.go_on()
@@ -352,14 +352,14 @@ def test_a_handle_is_closed_only_when_no_request_is_in_flight(
 ) -> None:
     """The descriptor is closed next, and its number may then be any other file's."""
     is_waiting = threading.Event()
-    wait_until_quiet = blocking._wait_until_quiet
+    wait_until_quiet = blocking._wait_until_over
 
     def noted(operation: Any) -> None:
         is_waiting.set()
         wait_until_quiet(operation)
 
-    monkeypatch.setattr(blocking, "_wait_until_quiet", noted)
-    read = Interrupted(monkeypatch, store, victim, marked=True)
+    monkeypatch.setattr(blocking, "_wait_until_over", noted)
+    read = Interrupted(monkeypatch, store, victim, pinned=True)
     closing = in_thread(store.close)
     assert is_waiting.wait(TIMEOUT)
     was_closed = store.device.closed

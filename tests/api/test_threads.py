@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from blobstore import Blob, BlobInfo, Blobstore, BusyError, InvalidArgumentError, NotFoundError
+from blobstore.epochs import UNPINNED
 
 CLUSTER = 4096
 ROUNDS = 60
@@ -77,7 +78,7 @@ def after(store: Blobstore, blob: Blob) -> None:
     blob.flush()
     assert not store.state.mutex.held
     assert not store.state.exclusive
-    assert all(channel.mark == 0 for channel in store.state.in_flight.channels)
+    assert all(pin.epoch == UNPINNED for pin in store.state.epochs.pins)
     path = Path(store.device.name)
     blob_id = blob.id
     store.close()

@@ -149,20 +149,20 @@ def test_blob_read_only(bench: Bench, store: Blobstore) -> None:
 
 
 def test_channel_ops(bench: Bench, store: Blobstore) -> None:
-    channels = store.state.in_flight.channels
-    before = len(channels)
+    pins = store.state.epochs.pins
+    before = len(pins)
     seen: list[int] = []
 
     def use_the_store() -> None:
         with bench.blob(store, 1) as blob:
             blob.read(1)
-        seen.append(len(channels))
+        seen.append(len(pins))
 
     thread = threading.Thread(target=use_the_store)
     thread.start()
     thread.join()
     assert seen == [before + 1]
-    assert len(channels) == before
+    assert len(pins) == before
 
 
 def test_blob_super(bench: Bench, store: Blobstore) -> None:

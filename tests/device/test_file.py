@@ -23,6 +23,7 @@ import pytest
 import blobstore.errors
 from blobstore.device.fallocate import PUNCH_HOLE, ZERO_RANGE, fallocate
 from blobstore.device.file import FileDevice
+from blobstore.drivers.perform import perform
 from blobstore.errors import (
     BusyError,
     ClosedError,
@@ -729,7 +730,7 @@ def run(core: Core[None], device: FileDevice) -> None:
     result: Any = None
     with contextlib.suppress(StopIteration):
         while True:
-            result = core.send(result).perform(device)
+            result = perform(device, core.send(result))
 
 
 async def sequence() -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from blobstore.device.memory import MemoryDevice
 from blobstore.drivers.blocking import BlockingDriver
+from blobstore.epochs import Epochs, Pin
 from blobstore.errors import DeviceError, InvalidArgumentError
-from blobstore.locks import Channel, InFlight, Mutex, SharedFlush, fire_all, park
-from blobstore.operations import Batch, Flush, Quiesce, Read, Wakeup, Write
+from blobstore.locks import Mutex, SharedFlush, fire_all, park
+from blobstore.operations import Batch, Flush, GracePeriod, Read, Wakeup, Write
 
 
 def test_what_a_coroutine_returns_is_returned() -> None:
@@ -46,20 +47,18 @@ def test_a_batch_tries_all_parts_and_raises_the_first_failure() -> None:
 def test_an_interrupt_during_an_operation_reaches_the_coroutine() -> None:
     seen: list[str] = []
 
-    class Interrupted(Read):
-        __slots__ = ()
-
-        def perform(self, medium: object) -> bytes:
+    class InterruptedDevice(MemoryDevice):
+        def read(self, offset: int, length: int) -> bytes:
             raise KeyboardInterrupt
 
     async def read() -> None:
         try:
-            await Interrupted(0, 1)
+            await Read(0, 1)
         finally:
             seen.append("cleaned up")
 
     with pytest.raises(KeyboardInterrupt):
-        BlockingDriver(MemoryDevice(4096)).run(read())
+        BlockingDriver(InterruptedDevice(4096)).run(read())
     assert seen == ["cleaned up"]
 
 
@@ -111,48 +110,48 @@ def test_a_parked_thread_goes_on_when_another_one_fires() -> None:
     assert order == ["waits", "fires", "goes on"]
 
 
-def test_a_channel_that_is_marked_is_waited_for() -> None:
+def test_a_pinned_epoch_is_waited_for() -> None:
     driver = BlockingDriver(MemoryDevice(4096))
-    in_flight = InFlight()
-    channel = Channel()
-    channel.mark = in_flight.epoch
-    in_flight.channels.append(channel)
+    epochs = Epochs()
+    pin = Pin()
+    pin.epoch = epochs.current
+    epochs.pins.append(pin)
     looked = threading.Event()
     done: list[bool] = []
 
     def drain() -> None:
         looked.set()
-        driver.run(in_flight.drain())
-        done.append(channel.mark == 0)
+        driver.run(epochs.grace_period())
+        done.append(pin.epoch == 0)
 
     thread = threading.Thread(target=drain)
     thread.start()
     looked.wait()
-    channel.mark = 0
+    pin.epoch = 0
     thread.join()
     assert done == [True]
 
 
 def test_a_request_that_begins_later_is_not_waited_for() -> None:
     driver = BlockingDriver(MemoryDevice(4096))
-    in_flight = InFlight()
-    channel = Channel()
-    in_flight.channels.append(channel)
-    driver.run(in_flight.drain())
-    channel.mark = in_flight.epoch
-    token = in_flight.enter()
-    in_flight.leave(token)
-    assert channel.mark == in_flight.epoch
+    epochs = Epochs()
+    pin = Pin()
+    epochs.pins.append(pin)
+    driver.run(epochs.grace_period())
+    pin.epoch = epochs.current
+    token = epochs.enter()
+    epochs.leave(token)
+    assert pin.epoch == epochs.current
 
 
-def test_quiesce_looks_until_it_is_quiet() -> None:
+def test_a_grace_period_is_looked_at_until_it_is_over() -> None:
     answers = iter([False, False, True])
 
     async def wait() -> str:
-        await Quiesce(lambda: next(answers))
-        return "quiet"
+        await GracePeriod(lambda: next(answers))
+        return "over"
 
-    assert BlockingDriver(MemoryDevice(4096)).run(wait()) == "quiet"
+    assert BlockingDriver(MemoryDevice(4096)).run(wait()) == "over"
 
 
 def test_flushes_that_are_asked_for_together_are_one() -> None:

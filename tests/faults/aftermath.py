@@ -36,7 +36,7 @@ def check_nothing_is_held(run: FaultyRun) -> None:
     assert not store.exclusive, run
     assert not store.allocating, run
     assert not any(blob.frozen_count for blob in store.open_blobs.values()), run
-    run_alone(store.in_flight.drain(), run.workload.disk)
+    run_alone(store.epochs.grace_period(), run.workload.disk)
 
 
 def check_reads_go_on(run: FaultyRun) -> list[BlobState]:

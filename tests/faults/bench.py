@@ -18,7 +18,7 @@ from blobstore.metadata.load import known_ids, load
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.opening import open_blob
 from blobstore.store.relations import register_external, set_external_parent
-from blobstore.store.shallow_copy import CopyTarget, shallow_copy
+from blobstore.store.shallow_copy import shallow_copy
 from blobstore.testing.alone import run_alone
 from blobstore.testing.crash_states import apply, whole
 from blobstore.testing.expectation import BLOCK, Expectation, FoundBlob, FoundStore, Meta
@@ -99,7 +99,7 @@ class FaultWorkload(Workload):
         size = blob.clusters.count * CLUSTER
         target = Outside(self.faulty_disk, size)
         untouched = bytes(target.content)
-        core = shallow_copy(self._loaded, blob, CopyTarget(target, size, BLOCK), None)
+        core = shallow_copy(self._loaded, blob, target, None)
         run_alone(core, self.disk)
         current = b"".join(self.expected.blobs[blob.blob_id].current)
         for index in range(blob.clusters.count):

@@ -84,7 +84,7 @@ def check(arena: Arena, *, is_poisoned: bool) -> None:
     assert not store.exclusive
     assert not store.allocating
     assert not arena.a.frozen_count
-    run_alone(store.in_flight.drain(), disk)
+    run_alone(store.epochs.grace_period(), disk)
     content = bytearray(arena.a.clusters.count * CLUSTER)
     run_alone(read_into(store, arena.a, memoryview(content), 0), disk)
     assert all(byte < FOREIGN for buffer in [*arena.reads, content] for byte in buffer)

@@ -73,7 +73,7 @@ def is_refused(workload: FaultWorkload, step: Step) -> bool:
     assert not store.mutex.held
     assert not store.exclusive
     assert not store.allocating
-    run_alone(store.in_flight.drain(), workload.disk)
+    run_alone(store.epochs.grace_period(), workload.disk)
     clusters, pages = room_in(store)
     is_as_before = clusters == before[0] and pages >= before[1]
     assert is_as_before or step[0] in ALLOCATE_FIRST, step

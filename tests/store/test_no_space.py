@@ -17,6 +17,7 @@ from blobstore.blob import attributes
 from blobstore.blob.read import read_into
 from blobstore.blob.resize import resize
 from blobstore.blob.write import flush_blob, unmap, write, write_zeroes
+from blobstore.drivers.perform import perform
 from blobstore.errors import DeviceError, NoSpaceError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.load import load
@@ -535,7 +536,7 @@ def steps_of(core: Core[Any], disk: SimulatedDisk) -> Iterator[Operation[Any]]:
         except StopIteration:
             return
         yield operation
-        value = operation.perform(disk)
+        value = perform(disk, operation)
 
 
 @pytest.mark.parametrize("sector", LAYOUTS)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blobstore.locks import InFlight
+from blobstore.epochs import Epochs
 from blobstore.operations import Park, Wakeup
 from blobstore.testing.alone import DeadlockError
 from blobstore.testing.scheduler import Scheduler
@@ -19,10 +19,10 @@ def test_no_order_loses_or_leaks_a_byte(script: str) -> None:
 def test_who_does_not_wait_for_requests_in_flight_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def drain_nothing(self: InFlight) -> None:
+    async def wait_for_nothing(self: Epochs) -> None:
         pass
 
-    monkeypatch.setattr(InFlight, "drain", drain_nothing)
+    monkeypatch.setattr(Epochs, "grace_period", wait_for_nothing)
     script = "reuse of a cluster with reads in flight"
     assert any(run_one(script, seed) for seed in range(400))
 

@@ -23,8 +23,8 @@ from blobstore.blob import read as blob_read
 from blobstore.blob import resize as blob_resize
 from blobstore.blob import write as blob_write
 from blobstore.device.base import Device
+from blobstore.epochs import UNPINNED
 from blobstore.errors import ClosedError, InvalidArgumentError
-from blobstore.locks import IDLE
 from blobstore.metadata.blob_state import BlobState
 from blobstore.operations import Buffer, Core
 from blobstore.store.describe import BlobInfo, describe_blob
@@ -32,7 +32,7 @@ from blobstore.store.inflate import decouple, inflate
 from blobstore.store.names import NAME, name_of_value
 from blobstore.store.opening import close_blob
 from blobstore.store.relations import set_external_parent, set_parent
-from blobstore.store.shallow_copy import CopyTarget, shallow_copy
+from blobstore.store.shallow_copy import shallow_copy
 from blobstore.store.snapshots import create_clone, create_snapshot
 from blobstore.units import BlobId, ceil_div, parse_size
 
@@ -54,13 +54,13 @@ class Blob:
 
     __slots__ = (
         "__weakref__",
-        "_channels",
         "_cluster_size",
         "_core",
         "_descriptor",
-        "_in_flight",
+        "_epochs",
         "_leaves",
         "_open",
+        "_pins",
         "_state",
         "_store",
         "_writable_leaves",
@@ -73,8 +73,8 @@ class Blob:
         core = store.state
         self._core = core
         self._cluster_size = core.geometry.cluster_size
-        self._in_flight = core.in_flight
-        self._channels = store.channels
+        self._epochs = core.epochs
+        self._pins = store.pins
         self._leaves = state.clusters.leaves
         descriptor = store.device.fast_descriptor
         self._descriptor = _NO_DESCRIPTOR if descriptor is None else descriptor
@@ -173,8 +173,8 @@ class Blob:
             InvalidArgumentError: The range reaches beyond the blob.
             DeviceError: The device failed.
         """
-        channel = self._channels.mine
-        channel.mark = self._in_flight.epoch
+        pin = self._pins.mine
+        pin.epoch = self._epochs.current
         try:
             size = self._cluster_size
             index = offset // size
@@ -188,7 +188,7 @@ class Blob:
         except (IndexError, OSError):
             pass  # the full path says what is wrong
         finally:
-            channel.mark = IDLE
+            pin.epoch = UNPINNED
         self._check_length(length)
         buffer = bytearray(length)
         self._read_slowly(memoryview(buffer), offset)
@@ -211,8 +211,8 @@ class Blob:
             As `read`.
         """
         length = len(buffer) if buffer.__class__ is bytearray else memoryview(buffer).nbytes
-        channel = self._channels.mine
-        channel.mark = self._in_flight.epoch
+        pin = self._pins.mine
+        pin.epoch = self._epochs.current
         try:
             size = self._cluster_size
             index = offset // size
@@ -226,7 +226,7 @@ class Blob:
         except (IndexError, OSError):
             pass  # the full path says what is wrong
         finally:
-            channel.mark = IDLE
+            pin.epoch = UNPINNED
         return self._read_slowly(writable_bytes_of(buffer), offset)
 
     def _read_slowly(self, view: memoryview, offset: int) -> int:
@@ -252,8 +252,8 @@ class Blob:
             DeviceError: The device failed; the range holds anything.
         """
         length = len(data) if data.__class__ is bytes else memoryview(data).nbytes
-        channel = self._channels.mine
-        channel.mark = self._in_flight.epoch
+        pin = self._pins.mine
+        pin.epoch = self._epochs.current
         try:
             size = self._cluster_size
             index = offset // size
@@ -276,7 +276,7 @@ class Blob:
         except (IndexError, OSError):
             pass  # the full path says what is wrong
         finally:
-            channel.mark = IDLE
+            pin.epoch = UNPINNED
         return self._write_slowly(bytes_of(data), offset)
 
     def _write_slowly(self, view: memoryview, offset: int) -> int:
@@ -502,7 +502,7 @@ class Blob:
         core = shallow_copy(
             self._core,
             self._state,
-            CopyTarget(target, target.size_bytes, target.block_size),
+            target,
             progress,
         )
         return self._run(core)
@@ -539,7 +539,7 @@ class Blob:
 
     async def _end(self) -> None:
         """Close when no request is in flight: the descriptor may be closed next."""
-        await self._in_flight.drain()
+        await self._epochs.grace_period()
         await close_blob(self._core, self._state)
 
     def _leave_lane(self) -> None:

@@ -10,9 +10,9 @@ from typing import Final, Self, TypeVar, overload
 
 from blobstore.api.arguments import blob_name_of, id_of, named_xattrs_of, value_of
 from blobstore.api.blob import Blob
-from blobstore.api.channels import Channels
 from blobstore.api.device_lane import DeviceBlob
 from blobstore.api.external import External, open_external
+from blobstore.api.pins import ThreadPins
 from blobstore.api.source import (
     Source,
     device_to_fill,
@@ -64,7 +64,7 @@ class Blobstore:
     def __init__(self, device: Device, driver: BlockingDriver, state: StoreState) -> None:
         self.device = device
         self.state = state
-        self.channels = Channels(state.in_flight.channels)
+        self.pins = ThreadPins(state.epochs.pins)
         self._driver = driver
         self._handles: set[Blob] = set()
         self._listings: set[Listing] = set()

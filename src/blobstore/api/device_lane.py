@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from blobstore.alloc.leaves import LEAF_MASK, LEAF_SHIFT, Leaves
 from blobstore.api.arguments import bytes_of, writable_bytes_of
 from blobstore.api.blob import Blob
+from blobstore.epochs import UNPINNED
 from blobstore.errors import BlobstoreError
-from blobstore.locks import IDLE
 from blobstore.metadata.blob_state import BlobState
 from blobstore.operations import Buffer
 
@@ -41,8 +41,8 @@ class DeviceBlob(Blob):
 
     def read_into(self, buffer: Any, offset: int = 0) -> int:
         view = writable_bytes_of(buffer)
-        channel = self._channels.mine
-        channel.mark = self._in_flight.epoch
+        pin = self._pins.mine
+        pin.epoch = self._epochs.current
         try:
             place = self._place(self._leaves, offset, len(view))
             if place != _NOWHERE:
@@ -51,13 +51,13 @@ class DeviceBlob(Blob):
         except (IndexError, BlobstoreError):
             pass  # the full path says what is wrong
         finally:
-            channel.mark = IDLE
+            pin.epoch = UNPINNED
         return self._read_slowly(view, offset)
 
     def write(self, data: Buffer, offset: int = 0) -> int:
         view = bytes_of(data)
-        channel = self._channels.mine
-        channel.mark = self._in_flight.epoch
+        pin = self._pins.mine
+        pin.epoch = self._epochs.current
         try:
             core, state = self._core, self._state
             if not (core.poison or core.read_only_reason or state.data_read_only):
@@ -68,7 +68,7 @@ class DeviceBlob(Blob):
         except (IndexError, BlobstoreError):
             pass  # the full path says what is wrong
         finally:
-            channel.mark = IDLE
+            pin.epoch = UNPINNED
         return self._write_slowly(view, offset)
 
     def _place(self, leaves: Leaves, offset: int, length: int) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 
 from blobstore.device.address import open_device
 from blobstore.device.base import Device
-from blobstore.operations import ExternalSource
+from blobstore.device.medium import ReadableSource
 
 if TYPE_CHECKING:
     from blobstore.api.blob import Blob
@@ -35,7 +35,7 @@ class BlobSource:
         self._blob.readv(buffers, offset)
 
 
-def open_external(what: External) -> tuple[ExternalSource, Device | None]:
+def open_external(what: External) -> tuple[ReadableSource, Device | None]:
     """Return the source, and the device to close with the store if it was opened here.
 
     A path is opened read-only. Nothing found inside an image is ever opened.

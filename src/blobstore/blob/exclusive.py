@@ -40,7 +40,7 @@ async def frozen(store: StoreState, blob: BlobState) -> AsyncIterator[None]:
     """Hold up the blob's writers: none is in flight inside, and new ones wait. Readers go on."""
     blob.frozen_count += 1
     try:
-        await store.in_flight.drain()
+        await store.epochs.grace_period()
         yield
     finally:
         blob.frozen_count -= 1

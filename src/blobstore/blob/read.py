@@ -1,4 +1,4 @@
-"""Reading a blob: the full path, for every request that the fast lane leaves."""
+"""Reading a blob: the full path, for every request that the fast path leaves."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ async def read_into(store: StoreState, blob: BlobState, view: memoryview, offset
     """
     check_open(blob)
     check_range(blob, store.geometry.cluster_size, offset, len(view))
-    token = store.in_flight.enter()
+    token = store.epochs.enter()
     try:
         reads = plan_read(store, blob, view, offset)
         if len(reads) == 1:
@@ -27,7 +27,7 @@ async def read_into(store: StoreState, blob: BlobState, view: memoryview, offset
         elif reads:
             await Batch(reads)
     finally:
-        store.in_flight.leave(token)
+        store.epochs.leave(token)
 
 
 def plan_read(

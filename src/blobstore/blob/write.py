@@ -97,11 +97,11 @@ async def _try_pieces(
     if len(holes) > store.clusters.free_count:
         await _make_room(store, len(holes))
         return pieces
-    token = store.in_flight.enter()
+    token = store.epochs.enter()
     try:
         return await _write_pieces(store, blob, pieces, holes, data)
     finally:
-        store.in_flight.leave(token)
+        store.epochs.leave(token)
 
 
 async def allocate_clusters(store: StoreState, blob: BlobState, indices: Sequence[int]) -> None:
@@ -294,7 +294,7 @@ async def unmap(store: StoreState, blob: BlobState, offset: int, length: int) ->
     check_data_writable(store, blob)
     check_range(blob, store.geometry.cluster_size, offset, length)
     await wait_until_thawed(store, blob)
-    token = store.in_flight.enter()
+    token = store.epochs.enter()
     try:
         zeroed = [
             piece
@@ -305,7 +305,7 @@ async def unmap(store: StoreState, blob: BlobState, offset: int, length: int) ->
         if operations:
             await Batch(operations)
     finally:
-        store.in_flight.leave(token)
+        store.epochs.leave(token)
     if store.write_through:
         await flush_blob(store, blob)
 

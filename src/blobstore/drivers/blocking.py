@@ -8,7 +8,9 @@ import threading
 import time
 from typing import Any, Final, TypeVar
 
-from blobstore.operations import Core, Medium, Operation, Park, Quiesce
+from blobstore.device.medium import Medium
+from blobstore.drivers.perform import PERFORMERS, perform
+from blobstore.operations import Core, GracePeriod, Operation, Park
 
 T = TypeVar("T")
 
@@ -37,10 +39,11 @@ class BlockingDriver:
                     operation = core.send(value) if failure is None else core.throw(failure)
                 value = failure = None
                 try:
-                    if isinstance(operation, (Park, Quiesce)):
-                        self._wait(operation)
+                    performer = PERFORMERS.get(operation.__class__)
+                    if performer is not None:
+                        value = performer(medium, operation)
                     else:
-                        value = operation.perform(medium)
+                        self._wait(operation)
                 except BaseException as error:
                     failure = error
         except StopIteration as stop:
@@ -54,8 +57,10 @@ class BlockingDriver:
     def _wait(self, operation: Operation[Any]) -> None:
         if isinstance(operation, Park):
             self._park(operation)
-        elif isinstance(operation, Quiesce):
-            _wait_until_quiet(operation)
+        elif isinstance(operation, GracePeriod):
+            _wait_until_over(operation)
+        else:
+            perform(self.medium, operation)
 
     def _park(self, operation: Park) -> None:
         event = threading.Event()
@@ -66,6 +71,6 @@ class BlockingDriver:
         event.wait()
 
 
-def _wait_until_quiet(operation: Quiesce) -> None:
-    while not operation.is_quiet():
+def _wait_until_over(operation: GracePeriod) -> None:
+    while not operation.is_over():
         time.sleep(_LOOK_AGAIN_S)

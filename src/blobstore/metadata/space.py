@@ -202,7 +202,7 @@ async def release_clusters(
     store.clusters.retire(sum(count for _first, count in runs))
     for first, count in runs:
         store.owned_clusters[first : first + count] = False
-    await store.in_flight.drain()
+    await store.epochs.grace_period()
     is_zeroed = await _clear(store, runs, clear_method)
 
     def free() -> None:

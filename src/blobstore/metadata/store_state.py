@@ -10,11 +10,12 @@ from bitarray import bitarray
 from blobstore.alloc.leaves import KeptLeaves
 from blobstore.alloc.pool import Pool
 from blobstore.alloc.reservation import Reservations
+from blobstore.epochs import Epochs
 from blobstore.errors import BlobstoreError, ClosedError, PoisonedError, ReadOnlyError
 from blobstore.format.geometry import Geometry
 from blobstore.format.root import Layout
 from blobstore.format.super_block import SuperBlock
-from blobstore.locks import InFlight, Mutex, SharedFlush
+from blobstore.locks import Mutex, SharedFlush
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.clones import Clones
 from blobstore.operations import Batch, ExternalSource, Flush, Operation, Wakeup
@@ -135,7 +136,7 @@ class StoreState:
 
         self._buffers: list[bytearray] = []
         self.mutex = Mutex()
-        self.in_flight = InFlight()
+        self.epochs = Epochs()
         self.riders: deque[Rider] = deque()
         self.flush_device = SharedFlush(self._flush_once)
 

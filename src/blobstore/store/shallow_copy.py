@@ -1,29 +1,19 @@
 """Shallow copy: a read-only blob's own clusters, written to another device."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from blobstore.blob.exclusive import exclusive
 from blobstore.errors import InvalidArgumentError, ReadOnlyError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import StoreState
-from blobstore.operations import FlushExternal, Medium, Read, WriteExternal
+from blobstore.operations import ExternalTarget, FlushExternal, Read, WriteExternal
 from blobstore.units import ClusterIndex
-
-
-@dataclass(frozen=True, slots=True)
-class CopyTarget:
-    """Where a copy goes: a medium, its size in bytes, and the block that it is written in."""
-
-    medium: Medium
-    size_bytes: int
-    block_size: int
 
 
 async def shallow_copy(
     store: StoreState,
     blob: BlobState,
-    target: CopyTarget,
+    target: ExternalTarget,
     progress: Callable[[int, int], None] | None,
 ) -> int:
     """Copy the clusters that the blob itself owns to their places on the target.
@@ -46,11 +36,11 @@ async def shallow_copy(
             await _copy_cluster(store, blob, target, index)
             if progress is not None:
                 progress(done, len(own))
-        await FlushExternal(target.medium)
+        await FlushExternal(target)
         return len(own)
 
 
-def _check(store: StoreState, blob: BlobState, target: CopyTarget) -> None:
+def _check(store: StoreState, blob: BlobState, target: ExternalTarget) -> None:
     if not blob.data_read_only:
         raise ReadOnlyError(f"blob {blob.blob_id:#x}: not read-only; it could change meanwhile")
     size = blob.clusters.count * store.geometry.cluster_size
@@ -63,12 +53,14 @@ def _check(store: StoreState, blob: BlobState, target: CopyTarget) -> None:
         )
 
 
-async def _copy_cluster(store: StoreState, blob: BlobState, target: CopyTarget, index: int) -> None:
+async def _copy_cluster(
+    store: StoreState, blob: BlobState, target: ExternalTarget, index: int
+) -> None:
     size = store.geometry.cluster_size
-    token = store.in_flight.enter()
+    token = store.epochs.enter()
     try:
         cluster = ClusterIndex(blob.clusters.get(index))
         data = await Read(store.geometry.cluster_offset(cluster), size)
-        await WriteExternal(target.medium, index * size, data)
+        await WriteExternal(target, index * size, data)
     finally:
-        store.in_flight.leave(token)
+        store.epochs.leave(token)

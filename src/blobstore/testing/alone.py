@@ -3,7 +3,8 @@
 from types import CoroutineType
 from typing import Any, TypeVar
 
-from blobstore.operations import Core, Flush, Park, Quiesce
+from blobstore.drivers.perform import perform
+from blobstore.operations import Core, Flush, GracePeriod, Park
 from blobstore.testing.simulated_disk import SimulatedDisk
 
 T = TypeVar("T")
@@ -30,13 +31,13 @@ def run_alone(core: Core[T], disk: SimulatedDisk) -> T:
         value, failure = None, None
         if isinstance(operation, Park) and not operation.wakeup.fired:
             raise DeadlockError("parked, and nobody is there to fire")
-        if isinstance(operation, Quiesce) and not operation.is_quiet():
-            raise DeadlockError("waits for a channel that nobody clears")
+        if isinstance(operation, GracePeriod) and not operation.is_over():
+            raise DeadlockError("waits for a pin that nobody releases")
         if isinstance(operation, Flush):
             disk.site = lambda: site_of(core)
-        if not isinstance(operation, (Park, Quiesce)):
+        if not isinstance(operation, (Park, GracePeriod)):
             try:
-                value = operation.perform(disk)
+                value = perform(disk, operation)
             except Exception as error:
                 failure = error
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from blobstore.drivers.perform import perform
 from blobstore.errors import BlobstoreError
-from blobstore.operations import Batch, Core, Operation, Park, Quiesce
+from blobstore.operations import Batch, Core, GracePeriod, Operation, Park
 from blobstore.testing.alone import DeadlockError
 from blobstore.testing.simulated_disk import SimulatedDisk
 
@@ -64,7 +65,7 @@ class Scheduler:
         self.trace.append(task.name)
         if task.parts:
             self._perform(task, task.parts.pop(self.rng.randrange(len(task.parts))))
-        elif task.waiting is not None and not isinstance(task.waiting, (Park, Quiesce, Batch)):
+        elif task.waiting is not None and not isinstance(task.waiting, (Park, GracePeriod, Batch)):
             operation, task.waiting = task.waiting, None
             task.value = self._perform(task, operation)
         else:
@@ -73,7 +74,7 @@ class Scheduler:
 
     def _perform(self, task: Task, operation: Operation[Any]) -> object:
         try:
-            return operation.perform(self.disk)
+            return perform(self.disk, operation)
         except BlobstoreError as error:
             task.failure = task.failure or error
             return None
@@ -98,6 +99,6 @@ def _is_ready(task: Task) -> bool:
     """Tell whether the task can go on: nothing parks it."""
     if isinstance(task.waiting, Park):
         return task.waiting.wakeup.fired
-    if isinstance(task.waiting, Quiesce):
-        return task.waiting.is_quiet()
+    if isinstance(task.waiting, GracePeriod):
+        return task.waiting.is_over()
     return True
