@@ -16,12 +16,18 @@ MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
 TIB: Final = 1024 * GIB
 
-_SIZE: Final = re.compile(r"\s*(\d+)\s*(?:([KMGT])(?:iB)?|B)?\s*", re.ASCII)
-_FACTORS: Final = {None: 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
+_SIZE: Final = re.compile(
+    r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(iB|B)?|B)?\s*", re.ASCII | re.IGNORECASE
+)
+_POWERS: Final = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def parse_size(text: int | str) -> int:
-    """Turn ``65536``, ``"64K"`` or ``"64KiB"`` into bytes; all units are powers of 1024.
+    """Turn ``65536``, ``"64K"``, ``"64KiB"`` or ``"1.5G"`` into bytes.
+
+    K, M, G, T and KiB, MiB, GiB, TiB are powers of 1024; KB, MB, GB, TB are
+    powers of 1000, as in coreutils. Upper and lower case are the same. What a
+    fraction leaves of a byte is dropped.
 
     Raises:
         InvalidArgumentError: Not a size, or negative.
@@ -31,11 +37,21 @@ def parse_size(text: int | str) -> int:
             raise InvalidArgumentError(f"size {text}: negative")
         return text
     match = _SIZE.fullmatch(text)
-    if match is None:
+    if match is None or ("." in match[1] and match[2] is None):
         raise InvalidArgumentError(
-            f"size {text!r}: expected bytes, or a number with K, M, G, T, KiB, MiB, GiB or TiB"
+            f"size {text!r}: expected bytes, or a number with K, M, G, T, KiB, MiB, GiB, TiB, "
+            "KB, MB, GB or TB"
         )
-    return int(match[1]) * _FACTORS[match[2]]
+    base = 1000 if (match[3] or "").upper() == "B" else KIB
+    factor = base ** _POWERS[match[2].upper()] if match[2] else 1
+    return _scaled(match[1], factor)
+
+
+def _scaled(number: str, factor: int) -> int:
+    """Multiply a decimal number, exactly: a float would miss bytes of large sizes."""
+    whole, _point, fraction = number.partition(".")
+    divisor: int = 10 ** len(fraction)
+    return int(whole + fraction) * factor // divisor
 
 
 def format_size(size_bytes: int) -> str:
