@@ -17,8 +17,17 @@ FINDING = {
     "invariant": int, "severity": str, "message": str, "blob": OPTIONAL_ID, "page": OPTIONAL_ID,
     "cluster": OPTIONAL_ID,
 }  # fmt: skip
-CHECK = {"schema_version": int, "clean": bool, "findings": [FINDING], "repaired": [str]}
-REPAIR = {**CHECK, "before": [FINDING], "undo": (str, type(None))}
+PROSPECT = {"mode": str, "would_repair": [str], "would_leave": [FINDING]}
+FOUND = {"clean": bool, "unloaded": bool, "findings": [FINDING], "repaired": [str]}
+CHECK = {"schema_version": int, **FOUND, "repairs": [PROSPECT]}
+REPAIR = {
+    "schema_version": int,
+    "clean": bool,
+    "findings": [FINDING],
+    "repaired": [str],
+    "before": [FINDING],
+    "undo": (str, type(None)),
+}
 PLAN = {**REPAIR, "dry_run": bool, "left": [FINDING]}
 
 MASK_HEAD = 5
@@ -58,7 +67,7 @@ def test_a_clean_store_ends_with_status_0(image: Image, dirty_image: Image) -> N
         same = unchanged(path)
         done = run_here("check", path)
         assert (done.status, done.stderr) == (0, "")
-        assert done.text.splitlines()[-1].startswith(f"{path}: clean")
+        assert done.text.splitlines()[-1].startswith(f"{path}: no problems")
         assert same()
 
 
@@ -77,8 +86,7 @@ def test_problems_end_with_status_4_a_line_for_each_and_a_sum(leaking: Path) -> 
     assert done.status == 4
     *findings, last = done.text.splitlines()
     assert any(line.startswith("leak 13: ") for line in findings)
-    assert last.startswith(f"{leaking}: not clean: ")
-    assert last.endswith("; nothing was changed")
+    assert last == f"{leaking}: 2 leaks; nothing was changed"
     assert same()
 
 
@@ -103,6 +111,36 @@ def test_a_shell_does_not_repair_the_store_that_it_has_open(leaking: Path) -> No
     assert done.status == 1
     assert "the shell has it open" in done.stderr
     assert same()
+
+
+def test_after_its_findings_check_says_what_each_repair_would_do(leaking: Path) -> None:
+    same = unchanged(leaking)
+    *_findings, prospect, last = run_here("check", leaking).text.splitlines()
+    assert prospect.startswith("--repair leaks would do this: ")
+    assert prospect.endswith("; and leave nothing")
+    assert last.endswith("; nothing was changed")
+    assert same()
+    (plan,) = json.loads(run_here("check", leaking, "--json").stdout)["repairs"]
+    assert (plan["mode"], plan["would_leave"]) == ("leaks", [])
+    assert plan["would_repair"]
+
+
+def test_check_says_that_a_repair_would_do_nothing(ruined: Path) -> None:
+    lines = run_here("check", ruined).text.splitlines()
+    assert "--repair leaks would repair nothing" in lines
+    assert [line.split()[1] for line in lines if line.startswith("--repair")] == [
+        "leaks", "safe", "all",
+    ]  # fmt: skip
+
+
+def test_clean_means_unloaded_wherever_it_is_said(image: Image, dirty_image: Image) -> None:
+    sound, crashed = run_here("check", image.path).text, run_here("check", dirty_image.path).text
+    assert sound == f"{image.path}: no problems\n"
+    advice = "`blobstore recover` leaves it clean"
+    assert crashed == f"{dirty_image.path}: no problems; not unloaded: {advice}\n"
+    for path, unloaded in ((image.path, True), (dirty_image.path, False)):
+        assert run_here("info", path, "--json").json["clean"] is unloaded
+        assert run_here("check", path, "--json").json["unloaded"] is unloaded
 
 
 # Statuses
@@ -149,7 +187,7 @@ def test_a_usage_error_ends_with_status_16(arguments: list[str]) -> None:
 def test_help_says_what_the_statuses_mean_and_ends_with_0() -> None:
     done = run_here("check", "--help")
     assert done.status == 0
-    assert "0 clean, 1 repaired, 4 problems left, 8 not checked, 16 usage" in done.text
+    assert "16 invalid usage" in " ".join(done.text.split())
 
 
 # Repairing
@@ -162,12 +200,12 @@ def test_a_repair_says_what_it_did_and_where_its_undo_file_is(leaking: Path) -> 
     lines = done.text.splitlines()
     assert any(line.startswith("found: leak 13: ") for line in lines)
     assert any(line.startswith("repaired: ") for line in lines)
-    assert lines[-1].startswith(f"{leaking}: clean now")
+    assert lines[-1].startswith(f"{leaking}: no problems now")
     assert lines[-1].endswith(f"undo file {leaking}.undo-1")
     assert run_here("check", leaking).status == 0
     assert not before()
     again = run_here("check", leaking, "--repair", "leaks")
-    assert (again.status, again.text) == (0, f"{leaking}: clean now; nothing to do\n")
+    assert (again.status, again.text) == (0, f"{leaking}: no problems now; nothing to do\n")
     undone = run("undo", leaking, f"{leaking}.undo-1")
     assert (undone.status, undone.text) == (0, "4096 bytes restored\n")
     assert before()
@@ -224,6 +262,24 @@ def test_a_wrong_undo_file_fails_like_any_command(image: Image, tmp_path: Path) 
     assert same()
 
 
+def test_repair_is_a_command_that_does_what_check_repair_safe_does(
+    leaking: Path, tmp_path: Path
+) -> None:
+    same = unchanged(leaking)
+    plan = answer(run_here("repair", leaking, "--dry-run", "--json"))
+    assert plan == answer(run_here("check", leaking, "--repair", "safe", "--dry-run", "--json"))
+    assert same()
+    done = run("repair", leaking, "--undo", tmp_path / "undo", "--yes", "--json")
+    found = answer(done)
+    assert (done.status, found["clean"], found["undo"]) == (1, True, str(tmp_path / "undo"))
+    assert run_here("repair", leaking).status == 0
+    assert run_here("repair", leaking, "--repair", "some").status == 16
+
+
+def test_yes_is_accepted_by_check(image: Image) -> None:
+    assert run_here("check", image.path, "--yes").status == 0
+
+
 # Text
 
 
@@ -239,14 +295,14 @@ def test_a_line_names_severity_number_place_and_message_once() -> None:
         "error 17: page 3: page 31: wrong crc",
         "leak 24: page 3: nobody's",
         r"note 42: a name \x1b[31m",
-        "disk.img: not clean: 2 errors, 1 leak, 1 note; nothing was changed",
+        "disk.img: 2 errors, 1 leak, 1 note; nothing was changed",
     ]
 
 
 def test_notes_leave_a_store_clean() -> None:
     report = CheckReport((Finding(42, Severity.NOTE, "larger than its snapshot"),))
     last = render_check(report, store="disk.img").splitlines()[-1]
-    assert last == "disk.img: clean: 1 note"
+    assert last == "disk.img: no problems, 1 note"
 
 
 def test_what_a_repair_leaves_is_said() -> None:
@@ -256,13 +312,13 @@ def test_what_a_repair_leaves_is_said() -> None:
         "found: error 22: a lost root",
         "repaired: masks written",
         "left: error 22: a lost root",
-        "disk.img: still not clean: 1 error; 1 repair, undo file disk.img.undo-1",
+        "disk.img: 1 error left; 1 repair, undo file disk.img.undo-1",
     ]
     plan = RepairReport(before, before, ("masks written",), None)
     assert render_plan(plan, store="disk.img").splitlines() == [
         "found: error 22: a lost root",
         "would repair: masks written",
         "would leave: error 22: a lost root",
-        "disk.img: not clean: 1 error; 1 repair to do, nothing was changed",
+        "disk.img: 1 error; 1 repair to do, nothing was changed",
     ]
     assert plan_fields(plan)["dry_run"] is True

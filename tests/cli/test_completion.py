@@ -40,7 +40,7 @@ def test_commands_and_options_are_completed() -> None:
     assert (kind, value) == ("plain", "snapshot")
     assert meaning.startswith("Make a read-only snapshot of a blob")
     offered = [value for _kind, value, _help in completions("create", "disk.img", "--ex")]
-    assert sorted(offered) == ["--extents", "--external", "--external-snapshot"]
+    assert sorted(offered) == ["--extents", "--external-snapshot"]
     assert [kind for kind, _value, _help in completions("info", "di")] == ["file"]
 
 

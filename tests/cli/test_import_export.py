@@ -75,7 +75,7 @@ def test_import_into_a_blob_replaces_all_it_held(image: Image, tmp_path: Path, t
     with (tmp_path / "in").open("wb") as file:
         file.seek(70_000)
         file.write(b"new")
-    assert run("import", image.path, tmp_path / "in", hex(blob_id), "--json").json == {
+    assert run("import", image.path, tmp_path / "in", hex(blob_id), "--yes", "--json").json == {
         "id": blob_id
     }
     found = content(image.path, blob_id)

@@ -294,7 +294,7 @@ def test_a_block_that_turns_out_bad_is_the_only_one_missing(
 ) -> None:
     options, blob_id = faulty
     data = bytearray(SIZE)
-    with Content(options, blob_id, zero_fill=True) as content:
+    with Content(options, hex(blob_id), zero_fill=True) as content:
         content.check(0, None)
         for at, part in content.parts(0, SIZE, sparse=sparse):
             data[at : at + len(part)] = part
@@ -310,7 +310,7 @@ def test_a_block_that_turns_out_bad_ends_it_without_zeroes(
     faulty: tuple[StoreOptions, int],
 ) -> None:
     options, blob_id = faulty
-    with Content(options, blob_id, zero_fill=False) as content:
+    with Content(options, hex(blob_id), zero_fill=False) as content:
         parts = content.parts(0, SIZE, sparse=False)
         assert next(parts)[1] == pattern(SIZE)[:MIB]
         with pytest.raises(UnreadableError, match="4096 bytes cannot be read"):

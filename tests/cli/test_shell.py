@@ -27,7 +27,7 @@ def test_a_script_runs_the_commands_on_one_open_store(image: Image, tmp_path: Pa
             write {image.thin:#x} "{tmp_path}/a file"
             snapshot {image.thin}
             read {image.thin} --length 11
-            resize {image.thick} 0
+            resize {image.thick} 0 --shrink
             super set {image.thick}
             exit
             no command
@@ -184,8 +184,7 @@ def test_the_history_lasts_and_holds_no_answers(image: Image, tmp_path: Path) ->
     with Terminal("shell", image.path, environment=environment) as terminal:
         terminal.type("", until="disk.img> ")
         terminal.type("\x1b[A\x1b[A\x1b[A", until=f"delete {image.thick}")
-        terminal.type("\n", until="[y/N]: ")
-        terminal.type("n\n", until="disk.img> ")
+        terminal.type("\n", until=f"blob {image.thick:#x}: no such blob\r\ndisk.img> ")
         status, _shown = terminal.end("destroy --yes\n")
     assert status == 0
 

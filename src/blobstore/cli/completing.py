@@ -45,6 +45,6 @@ def _named(store: "Blobstore") -> Iterator[tuple[int, str]]:
 
     for found in islice(store.list_blobs(), _SHOWN_MAX):
         if isinstance(found, BlobInfo):
-            yield found.blob_id, printable(os.fsdecode(found.xattrs.get("name", b"")))
+            yield found.blob_id, printable(os.fsdecode(found.xattrs.get("name", b"").rstrip(b"\0")))
         else:
             yield found[0], ""

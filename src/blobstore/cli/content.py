@@ -45,6 +45,17 @@ def allocated_parts(blob: Blob, length: int) -> Iterator[tuple[int, int]]:
         start = blob.next_allocated(end) if end < length else None
 
 
+def holds_data(blob: Blob) -> bool:
+    """Say whether a blob shows anything but zeroes; of a clone, that is taken for granted."""
+    if is_clone(blob.info()):
+        return True
+    return any(
+        not is_zero(part)
+        for start, end in allocated_parts(blob, blob.size)
+        for part in read_parts(blob, offset=start, length=end - start)
+    )
+
+
 def cut_in_parts(start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of a range's pieces, cut at multiples of `PART_SIZE`."""
     while start < end:

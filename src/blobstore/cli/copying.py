@@ -20,19 +20,23 @@ def fill_new(blob: Blob, descriptor: int, size_bytes: int, *, path: str, advance
         advance(end - start)
 
 
-def replace_content(
-    blob: Blob, descriptor: int, size_bytes: int, *, path: str, advance: Advance
-) -> None:
-    """Make a blob hold a file's content, and zeroes behind it.
+def check_fits(blob: Blob, size_bytes: int, *, path: str) -> None:
+    """Refuse a file that a blob is too small for.
 
     Raises:
-        InvalidArgumentError: The blob is too small; nothing changed.
+        InvalidArgumentError: It is.
     """
     if size_bytes > blob.size:
         raise InvalidArgumentError(
             f"blob {blob.id:#x}: {blob.size} bytes, too small for {size_bytes} of {path}"
         )
-    # Without a parent clusters are given back; with one they would show it.
+
+
+def replace_content(
+    blob: Blob, descriptor: int, size_bytes: int, *, path: str, advance: Advance
+) -> None:
+    """Make a blob hold a file's content, and zeroes after it."""
+    # Without a parent clusters are released; with one they would show it.
     blank = blob.write_zeroes if is_clone(blob.info()) else blob.unmap
     at = 0
     for start, end in _file_parts(descriptor, size_bytes):

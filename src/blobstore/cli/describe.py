@@ -107,9 +107,9 @@ def xattr_fields(xattrs: dict[str, bytes]) -> dict[str, str]:
 
 
 def name_of(info: BlobInfo) -> str | None:
-    """Return the attribute `name` as text."""
+    """Return the attribute `name` as text, without the NUL padding that the original gives it."""
     name = info.xattrs.get("name")
-    return None if name is None else name.decode("utf-8", "surrogateescape")
+    return None if name is None else name.rstrip(b"\0").decode("utf-8", "surrogateescape")
 
 
 def is_clone(info: BlobInfo) -> bool:
@@ -185,7 +185,7 @@ def list_row(info: BlobInfo) -> list[str]:
         str(info.allocated_clusters),
         kind_of(info),
         _render_parent(info),
-        render_bytes(info.xattrs.get("name", b"")) or _NONE,
+        render_bytes(info.xattrs.get("name", b"").rstrip(b"\0")) or _NONE,
     ]
 
 

@@ -4,14 +4,17 @@ A command's module is imported when it is run, so that none waits for another's 
 """
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
 import click
+from click.shell_completion import shell_complete
 
 from blobstore import __version__
+from blobstore.cli.interruption import message_of, status_of, with_notes
 from blobstore.cli.output import print_error
 from blobstore.errors import BlobstoreError
 
@@ -27,8 +30,8 @@ COMMANDS: Final = {
     "set-read-only": "Make a blob read-only for good.",
     "write": "Write to a blob from a file or standard input.",
     "read": "Read from a blob to standard output.",
-    "zero": "Make a part of a blob read as zeroes.",
-    "unmap": "Give a part of a blob back.",
+    "zero": "Make a range of a blob read as zeroes.",
+    "unmap": "Deallocate a range of a blob.",
     "import": "Copy a file into a blob, keeping its holes.",
     "export": "Copy a blob into a file, leaving holes for zeroes.",
     "xattr": "List, get, set and remove a blob's attributes.",
@@ -42,7 +45,8 @@ COMMANDS: Final = {
     "map": "Draw who owns which clusters, and the tree of snapshots.",
     "dump": "Print the metadata as text.",
     "check": "Look for what is wrong with a store, and repair it.",
-    "undo": "Take a repair back.",
+    "repair": "Put right what is beyond doubt wrong with a store.",
+    "undo": "Restore what a repair replaced.",
     "rescue": "List what can still be read of a broken store.",
     "recover": "Leave a store clean after a dirty stop.",
     "grow": "Use all of a device that has grown.",
@@ -52,6 +56,10 @@ COMMANDS: Final = {
     "demo": "Kill a writing process; nothing acknowledged is lost.",
 }
 """Every command and its help in one line, in the order in which they are listed."""
+
+PROGRAM: Final = "blobstore"
+COMPLETION_VARIABLE: Final = "_BLOBSTORE_COMPLETE"
+"""Set by what a shell has read from `completion`, and by click's own name for it."""
 
 _MODULE_NAMES: Final = {"import": "import_"}  # a keyword cannot be imported by name
 
@@ -85,15 +93,21 @@ class _LazyGroup(click.Group):
 def group() -> None:
     """Make, fill and look into stores: SPDK's Blobstore in a file or device.
 
-    STORE is the path of an image or a block device. BLOB is an id, decimal or 0x...
-    SIZE is bytes, or a number with K, M, G, T, KiB, MiB, GiB or TiB, powers of 1024.
+    STORE is the path of an image or a block device. BLOB is an id, decimal or
+    0x..., or the name that one blob alone has; a number is an id if there is
+    such a blob, otherwise a name. SIZE is bytes, or a number such as 1.5 with
+    K, M, G, T (or KiB, MiB, GiB, TiB), powers of 1024, or with KB, MB, GB, TB,
+    powers of 1000.
     """
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; return 0 done, 1 failed, 2 usage. `check` has others."""
+    """Run one command; return 0 done, 1 failed, 2 usage, 130 interrupted. `check` has others."""
+    instruction = os.environ.get(COMPLETION_VARIABLE)
+    if instruction:
+        return shell_complete(group, {}, PROGRAM, COMPLETION_VARIABLE, instruction)
     return execute(
-        group, arguments, prog_name="blobstore", as_json=wants_json(arguments), show_usage=True
+        group, arguments, prog_name=PROGRAM, as_json=wants_json(arguments), show_usage=True
     )
 
 
@@ -109,24 +123,45 @@ def execute(
 ) -> int:
     """Run a command and report what fails, as `run`; a message begins with `place`."""
     try:
-        status = command.main(list(arguments), prog_name=prog_name, standalone_mode=False, obj=obj)
+        with command.make_context(prog_name, list(arguments), obj=obj) as context:
+            status = command.invoke(context)
         sys.stdout.flush()
-    except click.Abort:
-        message, number = "aborted: nothing more was done", errno.ECANCELED
+    except click.exceptions.Exit as error:
+        return error.exit_code
     except click.ClickException as error:
         if show_usage and not as_json:
             error.show()
         else:
             print_error(place + error.format_message(), errno.EINVAL, as_json=as_json)
         return error.exit_code
-    except BlobstoreError as error:
-        message, number = error.message, error.errno
-    except OSError as error:
+    except BrokenPipeError:
+        _silence_stdout()
+        return 1
+    except (click.Abort, KeyboardInterrupt, BlobstoreError, OSError) as error:
+        return report(error, as_json=as_json, place=place)
+    return status if isinstance(status, int) else 0
+
+
+def report(error: BaseException, *, as_json: bool, place: str = "") -> int:
+    """Print what ended a command, and what is left; return the exit status."""
+    interrupt = error.__context__ if isinstance(error, click.Abort) else error
+    if isinstance(interrupt, KeyboardInterrupt):  # one that met a question is an Abort
+        message, number, status = message_of(interrupt), errno.EINTR, status_of(interrupt)
+    elif isinstance(error, BlobstoreError):
+        message, number, status = error.message, error.errno, 1
+    elif isinstance(error, OSError):
         message, number = describe_os_error(error)
+        status = 1
     else:
-        return status if isinstance(status, int) else 0
-    print_error(place + message, number, as_json=as_json)
-    return 1
+        message, number, status = "aborted: nothing more was done", errno.ECANCELED, 1
+    print_error(place + with_notes(message, error), number, as_json=as_json)
+    return status
+
+
+def _silence_stdout() -> None:
+    """Let what is still buffered go nowhere: the reader has enough."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def wants_json(arguments: Sequence[str]) -> bool:

@@ -12,6 +12,13 @@ def main(arguments: list[str] | None = None) -> int:
 
         sys.stdout.write(f"blobstore {__version__}\n")
         return 0
-    from blobstore.cli.group import run
+    from blobstore.cli.interruption import install_handlers, message_of, status_of
 
-    return run(arguments)
+    try:
+        install_handlers()
+        from blobstore.cli.group import run
+
+        return run(arguments)
+    except KeyboardInterrupt as interrupt:  # before or after the command itself
+        sys.stderr.write(f"{message_of(interrupt)}\n")
+        return status_of(interrupt)

@@ -1,8 +1,6 @@
 """What commands take: sizes, blob ids, attributes, and the options of all that open a store."""
 
 import functools
-import os
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -11,7 +9,8 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 import click
 
 from blobstore.cli.completing import complete_blob
-from blobstore.errors import BlobstoreError, CorruptError, InvalidArgumentError, ReadOnlyError
+from blobstore.cli.values import parse_bytes
+from blobstore.errors import CorruptError, InvalidArgumentError
 from blobstore.units import parse_size
 
 if TYPE_CHECKING:
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from blobstore.device.base import Device
 
 CommandFunction: TypeAlias = Callable[..., int | None]
-
-_ID_END: Final = 1 << 64
-_VALUE_MAX: Final = 1 << 16  # more than any metadata page can hold
 
 
 def size(text: str) -> int:
@@ -32,15 +28,11 @@ def size(text: str) -> int:
         raise click.BadParameter(error.message) from error
 
 
-def blob_id(text: str) -> int:
-    """Parse BLOB; the name is what help shows."""
-    try:
-        number = int(text, 16 if text[:2] in ("0x", "0X") else 10)
-    except ValueError:
-        number = -1
-    if not 0 <= number < _ID_END:
-        raise click.BadParameter(f"blob id {text!r}: expected a number, decimal or 0x...")
-    return number
+def blob(text: str) -> str:
+    """Take BLOB as it is, to be looked up in the open store; the name is what help shows."""
+    if not text:
+        raise click.BadParameter("expected an id or a name")
+    return text
 
 
 def external(text: str) -> tuple[bytes, str]:
@@ -75,7 +67,7 @@ class InputFile(click.File):
 
 
 blob_argument: Final = click.argument(
-    "blob_id", metavar="BLOB", type=blob_id, shell_complete=complete_blob
+    "which", metavar="BLOB", type=blob, shell_complete=complete_blob
 )
 name_argument: Final = click.argument("name", required=False)
 offset_option: Final = click.option("--offset", type=size, default="0", show_default=True)
@@ -174,6 +166,11 @@ _OPENING: Final = ("store", "force", "atomic_write", "direct", "externals")
 """The parameters that say which store, and how to open it."""
 
 
+_COMMON: Final = frozenset(
+    ("--external", "--direct", "--atomic-write", "--force", "--json", "--help")
+)
+
+
 class StoreCommand(click.Command):
     """A command whose first argument is a store."""
 
@@ -182,18 +179,55 @@ class StoreCommand(click.Command):
         params = [param for param in self.params if param.name not in _OPENING]
         return click.Command(self.name, callback=self.callback, params=params, help=self.help)
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options, then those that all commands have."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Common options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                is_common = not _COMMON.isdisjoint(param.opts)
+                sections["Common options" if is_common else "Options"].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
-def store_command(name: str) -> Callable[[CommandFunction], click.Command]:
-    """Make a command of a function whose first argument is `StoreOptions`."""
+
+def store_command(
+    name: str,
+    *,
+    changes: bool = False,
+    opens: bool = True,
+    reads_content: bool = False,
+    cls: type[StoreCommand] = StoreCommand,
+) -> Callable[[CommandFunction], click.Command]:
+    """Make a command of a function whose first argument is `StoreOptions`.
+
+    Every command accepts all common options, so that a script can give the same
+    to each. Help shows those that mean something: `changes` tells that it
+    writes to the store, `opens` that it opens it as one, `reads_content` that
+    it can need what an external snapshot holds.
+    """
+    shown = {
+        "externals": reads_content,
+        "direct": True,
+        "atomic_write": changes,
+        "force": changes and opens,
+    }
 
     def decorate(function: CommandFunction) -> click.Command:
+        asks = any(param.name == "yes" for param in getattr(function, "__click_params__", ()))
+
         @functools.wraps(function)
         def invoke(**given: Any) -> int | None:
+            if changes and not asks:
+                del given["yes"]
             return function(_take_options(given), **given)
 
-        make = click.command(name, cls=StoreCommand)
-        store = click.argument("store", type=click.Path())
-        return make(store(_with_store_options(invoke)))
+        command = _with_store_options(invoke, shown)
+        if changes and not asks:
+            command = click.option("--yes", is_flag=True, hidden=True)(command)
+        return click.command(name, cls=cls)(click.argument("store", type=click.Path())(command))
 
     return decorate
 
@@ -209,79 +243,27 @@ def _take_options(given: dict[str, Any]) -> StoreOptions:
     return StoreOptions(store, force, atomic, direct, externals, as_json)
 
 
-def _with_store_options(function: CommandFunction) -> CommandFunction:
+def _with_store_options(function: CommandFunction, shown: dict[str, bool]) -> CommandFunction:
     externals = click.option(
         "--external",
         "externals",
         metavar="ID=PATH",
         type=external,
         multiple=True,
+        hidden=not shown["externals"],
         help="What an external snapshot is; ID is text or hex:...",
     )
     direct = click.option("--direct", is_flag=True, help="Direct I/O, past the page cache.")
     atomic_write = click.option(
         "--atomic-write",
         type=click.Choice(["512", "4096"]),
+        hidden=not shown["atomic_write"],
         help="The largest aligned write in bytes that a power cut leaves whole on this device.",
     )
     force = click.option(
-        "--force", is_flag=True, help="Open writable although a blob is quarantined."
+        "--force",
+        is_flag=True,
+        hidden=not shown["force"],
+        help="Open writable although a blob is quarantined.",
     )
     return externals(direct(atomic_write(force(json_option(function)))))
-
-
-def parse_value(text: str) -> bytes:
-    """Turn text, ``hex:...`` or ``@FILE`` into an attribute's value.
-
-    Raises:
-        InvalidArgumentError: Bad hex digits, or a file that no attribute can hold.
-    """
-    if text.startswith("@"):
-        return _read_value(text[1:])
-    return parse_bytes(text)
-
-
-def parse_bytes(text: str) -> bytes:
-    """Turn text or ``hex:...`` into bytes.
-
-    Raises:
-        InvalidArgumentError: Bad hex digits.
-    """
-    if not text.startswith("hex:"):
-        return os.fsencode(text)
-    try:
-        return bytes.fromhex(text[4:])
-    except ValueError as error:
-        raise InvalidArgumentError(f"value {text!r}: expected pairs of hex digits") from error
-
-
-def name_xattrs(name: str | None) -> dict[str, bytes]:
-    """Return the attributes of a new blob that is called `name`, as it stands."""
-    return {} if name is None else {"name": os.fsencode(name)}
-
-
-def _read_value(path: str) -> bytes:
-    with open(path, "rb") as file:
-        value = file.read(_VALUE_MAX + 1)
-    if len(value) > _VALUE_MAX:
-        raise InvalidArgumentError(f"{path}: more than {_VALUE_MAX} bytes, too many for an xattr")
-    return value
-
-
-def is_interactive() -> bool:
-    """Say whether somebody can be asked."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def confirm(what: str, *, yes: bool, refusal: BlobstoreError | None = None) -> None:
-    """Ask before something is destroyed; `what` is what would happen, such as "delete it".
-
-    Raises:
-        BlobstoreError: Nobody can be asked, and `yes` was not given (`refusal`, or EPERM).
-        click.Abort: The answer was no.
-    """
-    if yes:
-        return
-    if not is_interactive():
-        raise refusal or ReadOnlyError(f"{what}: refused, not on a terminal and no --yes")
-    click.confirm(f"{what}?", abort=True, err=True)

@@ -1,27 +1,54 @@
 """What a check found, as JSON fields and as text; the names of the fields are fixed."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from blobstore import CheckReport, Finding, RepairReport, Severity
 from blobstore.cli.output import printable, unicode_text
 
+_REPAIRS_SHOWN_MAX: Final = 3
 _PLURALS: Final = {Severity.ERROR: "errors", Severity.LEAK: "leaks", Severity.NOTE: "notes"}
 
 
-def check_fields(report: CheckReport) -> dict[str, object]:
-    """Return the fields of `check`."""
-    return {"clean": report.clean, "findings": _findings_fields(report), "repaired": []}
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What a kind of repair would do: its plan, or why it is refused."""
+
+    mode: str
+    plan: RepairReport | None = None
+    refusal: str = ""
+
+
+def check_fields(report: CheckReport, prospects: Sequence[Prospect] = ()) -> dict[str, object]:
+    """Return the fields of `check`; `repairs` says what each kind of repair would do."""
+    return {
+        "clean": report.clean,
+        "unloaded": report.unloaded,
+        "findings": findings_fields(report),
+        "repaired": [],
+        "repairs": [_prospect_fields(prospect) for prospect in prospects],
+    }
+
+
+def _prospect_fields(prospect: Prospect) -> dict[str, object]:
+    if prospect.plan is None:
+        return {"mode": prospect.mode, "refused": unicode_text(prospect.refusal)}
+    return {
+        "mode": prospect.mode,
+        "would_repair": _repaired_fields(prospect.plan),
+        "would_leave": findings_fields(prospect.plan.after),
+    }
 
 
 def repair_fields(report: RepairReport) -> dict[str, object]:
     """Return the fields of `check --repair`; `findings` are those that are left."""
     return {
         "clean": report.after.clean,
-        "findings": _findings_fields(report.after),
+        "findings": findings_fields(report.after),
         "repaired": _repaired_fields(report),
-        "before": _findings_fields(report.before),
+        "before": findings_fields(report.before),
         "undo": None if report.undo is None else unicode_text(report.undo),
     }
 
@@ -30,12 +57,12 @@ def plan_fields(report: RepairReport) -> dict[str, object]:
     """Return the fields of a dry run: how the store is, what would be done and left."""
     return {
         "clean": report.before.clean,
-        "findings": _findings_fields(report.before),
+        "findings": findings_fields(report.before),
         "repaired": _repaired_fields(report),
-        "before": _findings_fields(report.before),
+        "before": findings_fields(report.before),
         "undo": None,
         "dry_run": True,
-        "left": _findings_fields(report.after),
+        "left": findings_fields(report.after),
     }
 
 
@@ -43,7 +70,8 @@ def _repaired_fields(report: RepairReport) -> list[str]:
     return [unicode_text(line) for line in report.repaired]
 
 
-def _findings_fields(report: CheckReport) -> list[dict[str, object]]:
+def findings_fields(report: CheckReport) -> list[dict[str, object]]:
+    """Return each finding's fields."""
     return [
         {
             "invariant": finding.invariant,
@@ -57,39 +85,64 @@ def _findings_fields(report: CheckReport) -> list[dict[str, object]]:
     ]
 
 
-def render_check(report: CheckReport, *, store: str) -> str:
-    """Return a line for each finding, and one that sums up."""
-    state = "clean" if report.clean else "not clean"
-    state += "" if report.unloaded else ", not unloaded"
+def render_check(report: CheckReport, prospects: Sequence[Prospect] = (), *, store: str) -> str:
+    """Return a line for each finding, what each repair would do, and a line that sums up."""
+    unchanged = "" if report.clean else "; nothing was changed"
     return _lines(
         *map(_render_finding, report.findings),
-        f"{store}: {state}{_counted(report)}{'' if report.clean else '; nothing was changed'}",
+        *map(_render_prospect, prospects),
+        f"{store}: {_summary(report)}{unchanged}",
     )
+
+
+def _render_prospect(prospect: Prospect) -> str:
+    start = f"--repair {prospect.mode}"
+    if prospect.plan is None:
+        return f"{start} is refused: {prospect.refusal}"
+    if not prospect.plan.repaired:
+        return f"{start} would repair nothing"
+    left = _counted(prospect.plan.after) or "nothing"
+    done = "; ".join(prospect.plan.repaired[:_REPAIRS_SHOWN_MAX])
+    more = len(prospect.plan.repaired) - _REPAIRS_SHOWN_MAX
+    rest = f"; and {more} more, see --dry-run" if more > 0 else ""
+    return f"{start} would do this: {done}{rest}; and leave {left}"
 
 
 def render_repair(report: RepairReport, *, store: str) -> str:
     """Return what was found, what was done, and how things are now."""
-    state = "clean now" if report.after.clean else "still not clean"
     undo = f", undo file {report.undo}" if report.undo is not None else ""
     done = f"{_repairs(report)}{undo}" if report.repaired or undo else _nothing(report.after)
     return _lines(
         *(f"found: {_render_finding(finding)}" for finding in report.before.findings),
         *(f"repaired: {line}" for line in report.repaired),
         *(f"left: {_render_finding(finding)}" for finding in report.after.findings),
-        f"{store}: {state}{_counted(report.after)}; {done}",
+        f"{store}: {_summary(report.after, now=True)}; {done}",
     )
 
 
 def render_plan(report: RepairReport, *, store: str) -> str:
     """Return what was found, and what a repair would do and leave."""
-    state = "clean" if report.before.clean else "not clean"
     plan = f"{_repairs(report)} to do" if report.repaired else _nothing(report.before)
     return _lines(
         *(f"found: {_render_finding(finding)}" for finding in report.before.findings),
         *(f"would repair: {line}" for line in report.repaired),
         *(f"would leave: {_render_finding(finding)}" for finding in report.after.findings),
-        f"{store}: {state}{_counted(report.before)}; {plan}, nothing was changed",
+        f"{store}: {_summary(report.before)}; {plan}, nothing was changed",
     )
+
+
+def _summary(report: CheckReport, *, now: bool = False) -> str:
+    """Say in a few words how a store is; "clean" would say that it was unloaded."""
+    counted = _counted(report)
+    if report.clean:
+        state = f"no problems{' now' if now else ''}"
+        state = f"{state}, {counted}" if counted else state
+    else:
+        state = f"{counted} left" if now else counted
+    if report.unloaded:
+        return state
+    advice = ": `blobstore recover` leaves it clean" if report.clean else ""
+    return f"{state}; not unloaded{advice}"
 
 
 def _repairs(report: RepairReport) -> str:
@@ -98,8 +151,8 @@ def _repairs(report: RepairReport) -> str:
 
 
 def _nothing(report: CheckReport) -> str:
-    """Say why nothing is repaired; of a store that is not clean, never that all is done."""
-    return "nothing to do" if report.clean else "none of it is repaired by this mode"
+    """Say why nothing is repaired; of a store with problems, never that all is done."""
+    return "nothing to do" if report.clean else "this kind of repair repairs none of it"
 
 
 def _lines(*lines: str) -> str:
@@ -117,7 +170,7 @@ def _counted(report: CheckReport) -> str:
         for severity, count in counts
         if count
     ]
-    return f": {', '.join(named)}" if named else ""
+    return ", ".join(named)
 
 
 def _render_finding(finding: Finding) -> str:

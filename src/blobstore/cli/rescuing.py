@@ -13,6 +13,7 @@ import click
 
 from blobstore import (
     Blob,
+    BlobId,
     BlobstoreError,
     CorruptError,
     DeviceError,
@@ -21,6 +22,7 @@ from blobstore import (
     UnreadableRange,
     UnsupportedError,
 )
+from blobstore.cli.blob_lookup import choose, find_blob, id_in, name_matches
 from blobstore.cli.content import allocated_parts, cut_in_parts, read_parts
 from blobstore.cli.options import StoreOptions, UnopenedError
 from blobstore.cli.output import SCHEMA_VERSION, error_fields, printable, unicode_text
@@ -54,9 +56,10 @@ class Content:
     `warning` says why it is read by rescue, None if it is not.
     """
 
-    def __init__(self, options: StoreOptions, blob_id: int, *, zero_fill: bool) -> None:
+    def __init__(self, options: StoreOptions, which: str, *, zero_fill: bool) -> None:
         self._options = options
-        self._id = blob_id
+        self._which = which
+        self._id: BlobId | None = None
         self._zero_fill = zero_fill
         self._failures = (*_BROKEN, UnsupportedError) if zero_fill else _BROKEN
         self._stack = ExitStack()
@@ -69,6 +72,7 @@ class Content:
     def __enter__(self) -> Self:
         try:
             store = self._stack.enter_context(self._options.open(read_only=True))
+            self._id = find_blob(store, self._which)
             self._blob = self._stack.enter_context(store.open_blob(self._id))
         except self._failures as error:
             self._turn_to_rescue(error)
@@ -84,6 +88,12 @@ class Content:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    @property
+    def blob_id(self) -> BlobId:
+        """The blob's id."""
+        assert self._id is not None
+        return self._id
 
     @property
     def size(self) -> int:
@@ -108,9 +118,9 @@ class Content:
             return
         known = self._rescued.unreadable(offset, length)
         if known and not self._zero_fill:
-            raise UnreadableError(self._id, known)
+            raise UnreadableError(self.blob_id, known)
         if not self._rescued.is_whole and not self._rescued.size:
-            raise CorruptError(f"blob {self._id:#x}: nothing of it can be read")
+            raise CorruptError(f"blob {self.blob_id:#x}: nothing of it can be read")
         if length is None and known and not known[-1].length:
             self._lost_end = known[-1:]
 
@@ -149,7 +159,7 @@ class Content:
 
     def _miss(self, ranges: Sequence[UnreadableRange]) -> None:
         if ranges and not self._zero_fill:
-            raise UnreadableError(self._id, ranges)
+            raise UnreadableError(self.blob_id, ranges)
         for found in ranges:
             last = self._met[-1] if self._met else None
             if last and (last.offset + last.length, last.reason) == (found.offset, found.reason):
@@ -169,6 +179,7 @@ class Content:
         cause = cause.why if isinstance(cause, UnopenedError) else cause
         try:
             rescue = self._stack.enter_context(open_rescue(self._options))
+            self._id = self._id or _find_id(rescue, self._which)
             self._rescued = _find(rescue, self._id, cause)
         except BaseException:
             self._stack.close()
@@ -197,6 +208,15 @@ def open_rescue(options: StoreOptions) -> "Rescue":
         rescue.close()
         raise
     return rescue
+
+
+def _find_id(rescue: "Rescue", which: str) -> BlobId:
+    """Return the id of the blob that BLOB means among those that can be read at all."""
+    number = id_in(which)
+    if number is not None:
+        return number
+    found = [blob.id for blob in rescue.blobs() if name_matches(which, blob.xattrs.get("name"))]
+    return choose(which, found)
 
 
 def _find(rescue: "Rescue", blob_id: int, cause: BlobstoreError) -> "RescuedBlob":

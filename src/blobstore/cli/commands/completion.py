@@ -3,11 +3,9 @@
 import click
 from click.shell_completion import get_completion_class
 
+from blobstore.cli.group import COMPLETION_VARIABLE, PROGRAM
 from blobstore.cli.options import json_option
 from blobstore.cli.output import print_result
-
-_PROGRAM = "blobstore"
-_VARIABLE = "_BLOBSTORE_COMPLETE"
 
 
 @click.command("completion")
@@ -20,5 +18,5 @@ def command(shell: str, as_json: bool) -> None:
     """
     completion = get_completion_class(shell)
     assert completion is not None
-    text = completion(click.Command(_PROGRAM), {}, _PROGRAM, _VARIABLE).source()
+    text = completion(click.Command(PROGRAM), {}, PROGRAM, COMPLETION_VARIABLE).source()
     print_result({"shell": shell, "script": text}, text, as_json=as_json)

@@ -7,16 +7,15 @@ from blobstore.cli.options import (
     StoreOptions,
     external_snapshot_option,
     name_argument,
-    name_xattrs,
-    parse_value,
     size,
     store_command,
     thin_option,
 )
 from blobstore.cli.output import print_result
+from blobstore.cli.values import name_xattrs, parse_value
 
 
-@store_command("create")
+@store_command("create", changes=True)
 @name_argument
 @click.option("--size", "size_bytes", type=size, required=True, help="Rounded up to clusters.")
 @thin_option
@@ -62,8 +61,8 @@ def command(
             external_snapshot=external_parent,
         ) as blob,
     ):
-        blob_id = blob.id
-    print_result({"id": blob_id}, f"{blob_id:#x}", as_json=options.as_json)
+        made = blob.id
+    print_result({"id": made}, f"{made:#x}", as_json=options.as_json)
 
 
 def _xattrs_of(name: str | None, assignments: tuple[str, ...]) -> dict[str, bytes]:

@@ -1,15 +1,16 @@
 """`decouple`: copy what a blob reads from its parent."""
 
+from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.describe import parent_fields
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
 
 
-@store_command("decouple")
+@store_command("decouple", changes=True, reads_content=True)
 @blob_argument
-def command(options: StoreOptions, *, blob_id: int) -> None:
+def command(options: StoreOptions, *, which: str) -> None:
     """Copy what a blob reads from its parent; its grandparent, if any, is its parent then."""
-    with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
+    with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.decouple()
         info = blob.info()
     print_result(parent_fields(info), "", as_json=options.as_json)

@@ -1,21 +1,19 @@
 """`delete`: delete a blob."""
 
-from blobstore.cli.options import (
-    StoreOptions,
-    blob_argument,
-    confirm,
-    store_command,
-    yes_option,
-)
+from blobstore.cli.asking import confirm, refuse_unasked
+from blobstore.cli.blob_lookup import find_blob
+from blobstore.cli.options import StoreOptions, blob_argument, store_command, yes_option
 from blobstore.cli.output import print_result
 
 
-@store_command("delete")
+@store_command("delete", changes=True, reads_content=True)
 @blob_argument
 @yes_option
-def command(options: StoreOptions, *, blob_id: int, yes: bool) -> None:
+def command(options: StoreOptions, *, which: str, yes: bool) -> None:
     """Delete a blob and all it holds, after asking."""
-    confirm(f"blob {blob_id:#x}: delete it", yes=yes)
+    refuse_unasked(f"blob {which}: delete it", yes=yes)
     with options.open(read_only=False) as store:
+        blob_id = find_blob(store, which)
+        confirm(f"blob {blob_id:#x}: delete it", yes=yes)
         store.delete_blob(blob_id)
     print_result({"id": blob_id}, "", as_json=options.as_json)

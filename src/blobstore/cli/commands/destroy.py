@@ -1,10 +1,11 @@
 """`destroy`: a device holds no store any more."""
 
-from blobstore.cli.options import StoreOptions, confirm, store_command, yes_option
+from blobstore.cli.asking import confirm
+from blobstore.cli.options import StoreOptions, store_command, yes_option
 from blobstore.cli.output import print_result
 
 
-@store_command("destroy")
+@store_command("destroy", changes=True)
 @yes_option
 def command(options: StoreOptions, *, yes: bool) -> None:
     """Make STORE hold no store any more, after asking; all blobs are lost."""

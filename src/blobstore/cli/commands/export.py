@@ -5,12 +5,12 @@ import os
 import click
 
 from blobstore import ExistsError, InvalidArgumentError
+from blobstore.cli.asking import confirm
 from blobstore.cli.copying import copy_out
 from blobstore.cli.files import is_block_device, open_to_write, refuse_link
 from blobstore.cli.options import (
     StoreOptions,
     blob_argument,
-    confirm,
     size,
     store_command,
     yes_option,
@@ -28,7 +28,7 @@ from blobstore.cli.rescuing import (
 )
 
 
-@store_command("export")
+@store_command("export", reads_content=True)
 @blob_argument
 @click.argument("file", type=click.Path())
 @click.option("--length", type=size, help="Only the first bytes; default: the whole blob.")
@@ -38,7 +38,7 @@ from blobstore.cli.rescuing import (
 def command(
     options: StoreOptions,
     *,
-    blob_id: int,
+    which: str,
     file: str,
     length: int | None,
     file_format: str,
@@ -54,23 +54,25 @@ def command(
     if file == "-":
         raise click.UsageError("FILE is a file with holes; `read` writes to standard output")
     refuse_link(file)
-    content = Content(options, blob_id, zero_fill=zero_fill)
+    content = Content(options, which, zero_fill=zero_fill)
     try:
         with content:
-            wanted = _checked_length(content, blob_id, length)
+            wanted = _checked_length(content, length)
             content.check(0, length)
             _export_to(content, file, wanted, file_format, yes=yes)
     except UnreadableError as error:
         return fail_unreadable(error, as_json=options.as_json)
     print_ranges(content.unreadable, as_json=options.as_json)
-    fields = {"id": blob_id, "length": wanted, **rescue_fields(content)}
+    fields = {"id": content.blob_id, "length": wanted, **rescue_fields(content)}
     print_result(fields, "", as_json=options.as_json)
     return 0
 
 
-def _checked_length(content: Content, blob_id: int, length: int | None) -> int:
+def _checked_length(content: Content, length: int | None) -> int:
     if length is not None and length > content.size:
-        raise InvalidArgumentError(f"blob {blob_id:#x}: {content.size} bytes, {length} asked for")
+        raise InvalidArgumentError(
+            f"blob {content.blob_id:#x}: {content.size} bytes, {length} asked for"
+        )
     return content.size if length is None else length
 
 

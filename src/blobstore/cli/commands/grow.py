@@ -6,7 +6,7 @@ from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result
 
 
-@store_command("grow")
+@store_command("grow", changes=True)
 def command(options: StoreOptions) -> None:
     """Use all of a device or file that has grown since the store was made."""
     info = _grow(options)

@@ -1,78 +1,101 @@
 """`import`: copy a file into a blob."""
 
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
-from blobstore import Blobstore, BlobstoreError
+from blobstore import Blob, Blobstore
+from blobstore.cli.asking import confirm
+from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.completing import complete_blob
-from blobstore.cli.copying import fill_new, replace_content
+from blobstore.cli.content import holds_data
+from blobstore.cli.copying import check_fits, fill_new, replace_content
 from blobstore.cli.files import open_to_read, size_of
+from blobstore.cli.image_formats import refuse_image
+from blobstore.cli.interruption import leaving, making_blobs
 from blobstore.cli.options import (
     StoreOptions,
-    blob_id,
-    name_xattrs,
+    blob,
     store_command,
     thin_option,
+    yes_option,
 )
 from blobstore.cli.output import print_result
 from blobstore.cli.progress import progress
 from blobstore.cli.qcow2 import as_raw
+from blobstore.cli.values import name_xattrs
 
 
-@store_command("import")
+@store_command("import", changes=True, reads_content=True)
 @click.argument("file", type=click.Path())
-@click.argument(
-    "into", metavar="[BLOB]", type=blob_id, required=False, shell_complete=complete_blob
-)
+@click.argument("which", metavar="[BLOB]", type=blob, required=False, shell_complete=complete_blob)
 @click.option("--name", help="The new blob's attribute `name`.")
 @thin_option
-@click.option("--format", "file_format", type=click.Choice(["raw", "qcow2"]), default="raw")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["raw", "qcow2"]),
+    help="What FILE is; needed if it looks like a qcow2, vmdk, vdi or vhdx image. Default: raw.",
+)
+@yes_option
 def command(
     options: StoreOptions,
     *,
     file: str,
-    into: int | None,
+    which: str | None,
     name: str | None,
     thin: bool,
-    file_format: str,
+    file_format: str | None,
+    yes: bool,
 ) -> None:
     """Copy FILE into a new blob, or into BLOB, and print the id.
 
-    Zeroes and holes take no clusters of a thin blob. What BLOB held is
-    replaced; behind the end of FILE it holds zeroes.
+    Zeroes and holes take no clusters of a thin blob. An import that fails
+    leaves no new blob. What BLOB holds is replaced, after asking; beyond the
+    end of FILE it holds zeroes.
     """
-    if into is not None and (name is not None or thin):
+    if which is not None and (name is not None or thin):
         raise click.UsageError("--name and --thin are for a new blob")
-    source = as_raw(file) if file_format == "qcow2" else nullcontext(file)
-    with options.open(read_only=False) as store, source as path:
-        done = (
-            _into_new(store, path, thin=thin, xattrs=name_xattrs(name))
-            if into is None
-            else _into_existing(store, path, into)
-        )
+    with _opened(file, file_format) as source:
+        if which is None:
+            with making_blobs(options) as store:
+                done = _into_new(store, source, file, thin=thin, name=name)
+        else:
+            with options.open(read_only=False) as store, open_blob(store, which) as opened:
+                done = _into_existing(opened, source, file, yes=yes)
     print_result({"id": done}, f"{done:#x}", as_json=options.as_json)
 
 
-def _into_new(store: Blobstore, path: str, *, thin: bool, xattrs: dict[str, bytes]) -> int:
-    """Import into a new blob, which is deleted again when that fails."""
-    with open_to_read(path) as file:
-        length = size_of(file)
-        blob = store.create_blob(length, thin=thin, xattrs=xattrs)
-        try:
-            with blob, progress("import", length) as advance:
-                fill_new(blob, file, length, path=path, advance=advance)
-        except BaseException:
-            with suppress(BlobstoreError):
-                store.delete_blob(blob.id)
-            raise
+@contextmanager
+def _opened(file: str, file_format: str | None) -> Iterator[int]:
+    """Open what is to be imported as a raw image."""
+    if file_format == "qcow2":
+        with as_raw(file) as raw, open_to_read(raw) as source:
+            yield source
+    else:
+        with open_to_read(file) as source:
+            if file_format is None:
+                refuse_image(source, path=file)
+            yield source
+
+
+def _into_new(store: Blobstore, source: int, path: str, *, thin: bool, name: str | None) -> int:
+    """Import into a new blob; it has no name before it has its content."""
+    length = size_of(source)
+    with store.create_blob(length, thin=thin) as blob, progress("import", length) as advance:
+        fill_new(blob, source, length, path=path, advance=advance)
+        blob.xattrs.update(name_xattrs(name))
     return blob.id
 
 
-def _into_existing(store: Blobstore, path: str, blob_id: int) -> int:
-    with open_to_read(path) as file, store.open_blob(blob_id) as blob:
-        length = size_of(file)
-        with progress("import", length) as advance:
-            replace_content(blob, file, length, path=path, advance=advance)
+def _into_existing(blob: Blob, source: int, path: str, *, yes: bool) -> int:
+    length = size_of(source)
+    check_fits(blob, length, path=path)
+    if holds_data(blob):
+        confirm(f"blob {blob.id:#x}: replace what it holds", yes=yes)
+    left = f"blob {blob.id:#x} holds a part of it and of what it held: import again"
+    with leaving(left), progress("import", length) as advance:
+        replace_content(blob, source, length, path=path, advance=advance)
         blob.flush()
-    return blob_id
+    return blob.id

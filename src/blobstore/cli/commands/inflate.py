@@ -1,15 +1,16 @@
 """`inflate`: give a blob every cluster of its own."""
 
+from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.describe import parent_fields
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
 
 
-@store_command("inflate")
+@store_command("inflate", changes=True, reads_content=True)
 @blob_argument
-def command(options: StoreOptions, *, blob_id: int) -> None:
+def command(options: StoreOptions, *, which: str) -> None:
     """Give a blob every cluster of its own: it is thick then, and nobody's clone."""
-    with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
+    with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.inflate()
         info = blob.info()
     print_result(parent_fields(info), "", as_json=options.as_json)

@@ -6,12 +6,13 @@ from typing import Any
 import click
 
 from blobstore import Blobstore, ExistsError, StoreInfo
+from blobstore.cli.asking import confirm
 from blobstore.cli.describe import render_store, store_fields
-from blobstore.cli.options import StoreOptions, confirm, size, store_command, yes_option
+from blobstore.cli.options import StoreOptions, size, store_command, yes_option
 from blobstore.cli.output import print_result
 
 
-@store_command("init")
+@store_command("init", changes=True, opens=False)
 @click.option("--size", type=size, help="Make the file, or give it this size.")
 @click.option("--cluster-size", type=size, default="1MiB", show_default=True)
 @click.option("--block-size", type=click.Choice(["512", "4096"]), help="Default: the device's own.")

@@ -18,7 +18,7 @@ from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result
 
 
-@store_command("list")
+@store_command("list", reads_content=True)
 @click.option(
     "--long", is_flag=True, help="Also where the clusters are; with --json the metadata, too."
 )

@@ -23,7 +23,7 @@ from blobstore.cli.rescuing import (
 )
 
 
-def _wanted(size: int, blob_id: int, offset: int, length: int | None) -> int:
+def _wanted(content: Content, offset: int, length: int | None) -> int:
     """Return how much to read.
 
     Raises:
@@ -31,34 +31,36 @@ def _wanted(size: int, blob_id: int, offset: int, length: int | None) -> int:
     """
     if length is not None:
         return length
-    if offset > size:
-        raise InvalidArgumentError(f"blob {blob_id:#x}: offset {offset}: outside of {size} bytes")
-    return size - offset
+    if offset > content.size:
+        raise InvalidArgumentError(
+            f"blob {content.blob_id:#x}: offset {offset}: outside of {content.size} bytes"
+        )
+    return content.size - offset
 
 
-@store_command("read")
+@store_command("read", reads_content=True)
 @blob_argument
 @offset_option
 @click.option("--length", type=size, help="Default: to the end of the blob.")
 @zero_fill_option
 def command(
-    options: StoreOptions, *, blob_id: int, offset: int, length: int | None, zero_fill: bool
+    options: StoreOptions, *, which: str, offset: int, length: int | None, zero_fill: bool
 ) -> int:
     """Write a part of a blob to standard output; nothing of the store changes.
 
     What is broken is read as far as possible; where something is known to be
     unreadable nothing is written, unless --zero-fill was given.
     """
-    content = Content(options, blob_id, zero_fill=zero_fill)
+    content = Content(options, which, zero_fill=zero_fill)
     try:
         with content:
             content.check(offset, length)
-            wanted = _wanted(content.size, blob_id, offset, length)
+            wanted = _wanted(content, offset, length)
             parts = content.parts(offset, wanted, sparse=False)
             if options.as_json:
                 data = b"".join(part for _at, part in parts)
-                fields = {"id": blob_id, "offset": offset, "length": wanted, "data": data.hex()}
-                print_json({**fields, **rescue_fields(content)})
+                fields = {"offset": offset, "length": wanted, "data": data.hex()}
+                print_json({"id": content.blob_id, **fields, **rescue_fields(content)})
                 return 0
             for _at, part in parts:
                 sys.stdout.buffer.write(part)

@@ -8,7 +8,7 @@ from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result
 
 
-@store_command("recover")
+@store_command("recover", changes=True)
 def command(options: StoreOptions) -> None:
     """Open a store after a dirty stop, and unload it clean; a clean one stays as it is."""
     with options.open(read_only=False) as store:

@@ -2,20 +2,34 @@
 
 import click
 
-from blobstore.cli.options import StoreOptions, blob_argument, size, store_command
+from blobstore import Blob
+from blobstore.cli.asking import confirm
+from blobstore.cli.blob_lookup import open_blob
+from blobstore.cli.options import StoreOptions, blob_argument, size, store_command, yes_option
 from blobstore.cli.output import print_result
+from blobstore.units import ceil_div
 
 
-@store_command("resize")
+@store_command("resize", changes=True)
 @blob_argument
 @click.argument("size_bytes", metavar="SIZE", type=size)
-def command(options: StoreOptions, *, blob_id: int, size_bytes: int) -> None:
-    """Give a blob SIZE, rounded up to whole clusters; what it holds beyond is lost.
+@click.option("--shrink", is_flag=True, help="Do not ask before what lies beyond SIZE is lost.")
+@yes_option
+def command(options: StoreOptions, *, which: str, size_bytes: int, shrink: bool, yes: bool) -> None:
+    """Give a blob SIZE, rounded up to whole clusters.
 
-    A clone that is made smaller and larger again reads its parent there.
+    What the blob holds beyond SIZE is lost, after asking. A clone that is made
+    smaller and larger again reads its parent there.
     """
-    with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
+    with options.open(read_only=False) as store, open_blob(store, which) as blob:
+        _ask(blob, ceil_div(size_bytes, store.cluster_size) * store.cluster_size, yes or shrink)
         blob.resize(size_bytes)
         info = blob.info()
-    fields = {"id": blob_id, "size": info.size, "clusters": info.cluster_count}
+    fields = {"id": blob.id, "size": info.size, "clusters": info.cluster_count}
     print_result(fields, "", as_json=options.as_json)
+
+
+def _ask(blob: Blob, end: int, yes: bool) -> None:
+    """Ask if the blob itself holds clusters from `end` on."""
+    if end < blob.size and blob.next_allocated(end) is not None:
+        confirm(f"blob {blob.id:#x}: lose what it holds beyond {end} bytes", yes=yes)

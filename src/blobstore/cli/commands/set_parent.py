@@ -2,24 +2,25 @@
 
 import click
 
+from blobstore.cli.blob_lookup import find_blob, open_blob
 from blobstore.cli.completing import complete_blob
 from blobstore.cli.describe import parent_fields
 from blobstore.cli.options import (
     StoreOptions,
+    blob,
     blob_argument,
-    blob_id,
     external_snapshot_option,
     store_command,
 )
 from blobstore.cli.output import print_result
 
 
-@store_command("set-parent")
+@store_command("set-parent", changes=True, reads_content=True)
 @blob_argument
-@click.argument("parent", type=blob_id, required=False, shell_complete=complete_blob)
+@click.argument("parent", type=blob, required=False, shell_complete=complete_blob)
 @external_snapshot_option
 def command(
-    options: StoreOptions, *, blob_id: int, parent: int | None, external_parent: bytes | None
+    options: StoreOptions, *, which: str, parent: str | None, external_parent: bytes | None
 ) -> None:
     """Make a thin blob a clone of the snapshot PARENT, or of an external one.
 
@@ -28,10 +29,10 @@ def command(
     """
     if (parent is None) == (external_parent is None):
         raise click.UsageError("expected either PARENT or --external-snapshot")
-    with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
+    with options.open(read_only=False) as store, open_blob(store, which) as opened:
         if parent is not None:
-            blob.set_parent(parent)
+            opened.set_parent(find_blob(store, parent))
         elif external_parent is not None:
-            blob.set_external_parent(external_parent)
-        info = blob.info()
+            opened.set_external_parent(external_parent)
+        info = opened.info()
     print_result(parent_fields(info), "", as_json=options.as_json)

@@ -3,6 +3,7 @@
 import click
 
 from blobstore import Blob, Device
+from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
 from blobstore.cli.progress import progress
@@ -12,7 +13,7 @@ from blobstore.device.address import open_device
 @store_command("shallow-copy")
 @blob_argument
 @click.argument("device", type=click.Path())
-def command(options: StoreOptions, *, blob_id: int, device: str) -> None:
+def command(options: StoreOptions, *, which: str, device: str) -> None:
     """Write a read-only blob's own clusters to the same places of DEVICE.
 
     DEVICE is a file or block device that is large enough. What the blob reads
@@ -20,11 +21,11 @@ def command(options: StoreOptions, *, blob_id: int, device: str) -> None:
     """
     with (
         options.open(read_only=True) as store,
-        store.open_blob(blob_id) as blob,
+        open_blob(store, which) as blob,
         open_device(device, read_only=False, direct=options.direct) as target,
     ):
         count = _copy(blob, target, store.cluster_size)
-    fields = {"id": blob_id, "clusters": count}
+    fields = {"id": blob.id, "clusters": count}
     print_result(fields, f"{count} clusters", as_json=options.as_json)
 
 

@@ -8,7 +8,7 @@ import click
 from blobstore.cli.options import StoreOptions, store_command
 
 
-@store_command("shell")
+@store_command("shell", changes=True, reads_content=True)
 @click.option("--read-only", is_flag=True, help="Open the store read-only.")
 @click.option("--keep-going", is_flag=True, help="A line that fails does not end a script.")
 def command(options: StoreOptions, *, read_only: bool, keep_going: bool) -> int:

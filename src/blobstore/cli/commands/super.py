@@ -2,7 +2,7 @@
 
 import click
 
-from blobstore import NotFoundError
+from blobstore.cli.blob_lookup import find_blob
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
 
@@ -20,18 +20,17 @@ def get_super(options: StoreOptions) -> None:
     print_result({"id": blob_id}, f"{blob_id:#x}", as_json=options.as_json)
 
 
-@store_command("set")
+@store_command("set", changes=True)
 @blob_argument
-def set_super(options: StoreOptions, *, blob_id: int) -> None:
+def set_super(options: StoreOptions, *, which: str) -> None:
     """Set the super blob, which must be there; durable when done."""
     with options.open(read_only=False) as store:
-        if blob_id not in store.blob_ids():
-            raise NotFoundError(f"blob {blob_id:#x}: not found")
+        blob_id = find_blob(store, which)
         store.set_super_blob(blob_id)
     print_result({"id": blob_id}, "", as_json=options.as_json)
 
 
-@store_command("clear")
+@store_command("clear", changes=True)
 def clear_super(options: StoreOptions) -> None:
     """Have no super blob any more; durable when done."""
     with options.open(read_only=False) as store:

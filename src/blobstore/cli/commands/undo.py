@@ -7,7 +7,7 @@ from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result
 
 
-@store_command("undo")
+@store_command("undo", changes=True, opens=False)
 @click.argument("file", type=click.Path())
 def command(options: StoreOptions, *, file: str) -> None:
     """Put back what a repair of STORE replaced; FILE is the undo file that it wrote.

@@ -1,5 +1,6 @@
 """`unmap`: give a part of a blob back."""
 
+from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.options import (
     StoreOptions,
     blob_argument,
@@ -10,17 +11,17 @@ from blobstore.cli.options import (
 from blobstore.cli.output import print_result
 
 
-@store_command("unmap")
+@store_command("unmap", changes=True, reads_content=True)
 @blob_argument
 @offset_option
 @length_option
-def command(options: StoreOptions, *, blob_id: int, offset: int, length: int) -> None:
+def command(options: StoreOptions, *, which: str, offset: int, length: int) -> None:
     """Give a part of a blob back: it reads as zeroes, whole clusters of a thin blob are freed.
 
     Where a clone gives whole clusters back, it reads what its parent holds there.
     """
-    with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
+    with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.unmap(offset, length)
         blob.flush()
-    fields = {"id": blob_id, "offset": offset, "length": length}
+    fields = {"id": blob.id, "offset": offset, "length": length}
     print_result(fields, "", as_json=options.as_json)

@@ -2,6 +2,7 @@
 
 import click
 
+from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.content import Readable, write_stream
 from blobstore.cli.options import (
     InputFile,
@@ -13,14 +14,14 @@ from blobstore.cli.options import (
 from blobstore.cli.output import print_result
 
 
-@store_command("write")
+@store_command("write", changes=True, reads_content=True)
 @blob_argument
 @click.argument("file", type=InputFile(), default="-")
 @offset_option
-def command(options: StoreOptions, *, blob_id: int, file: Readable, offset: int) -> None:
+def command(options: StoreOptions, *, which: str, file: Readable, offset: int) -> None:
     """Write FILE, or standard input, into a blob at --offset; durable when done."""
-    with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
+    with options.open(read_only=False) as store, open_blob(store, which) as blob:
         length = write_stream(blob, file, offset=offset)
         blob.flush()
-    fields = {"id": blob_id, "offset": offset, "length": length}
+    fields = {"id": blob.id, "offset": offset, "length": length}
     print_result(fields, "", as_json=options.as_json)

@@ -2,14 +2,15 @@
 
 import click
 
+from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.describe import render_bytes, xattr_fields
 from blobstore.cli.options import (
     StoreOptions,
     blob_argument,
-    parse_value,
     store_command,
 )
 from blobstore.cli.output import print_result, printable_name, render_table, unicode_text
+from blobstore.cli.values import parse_value
 
 
 @click.group("xattr")
@@ -19,50 +20,50 @@ def command() -> None:
 
 @store_command("list")
 @blob_argument
-def list_xattrs(options: StoreOptions, *, blob_id: int) -> None:
+def list_xattrs(options: StoreOptions, *, which: str) -> None:
     """List a blob's attributes in their order on disk; nothing changes."""
-    with options.open(read_only=True) as store, store.open_blob(blob_id) as blob:
+    with options.open(read_only=True) as store, open_blob(store, which) as blob:
         xattrs = blob.info().xattrs
     rows = [(printable_name(name), render_bytes(value)) for name, value in xattrs.items()]
-    fields = {"id": blob_id, "xattrs": xattr_fields(xattrs)}
+    fields = {"id": blob.id, "xattrs": xattr_fields(xattrs)}
     print_result(fields, render_table(rows), as_json=options.as_json)
 
 
 @store_command("get")
 @blob_argument
 @click.argument("name")
-def get_xattr(options: StoreOptions, *, blob_id: int, name: str) -> None:
+def get_xattr(options: StoreOptions, *, which: str, name: str) -> None:
     """Write an attribute's bytes to standard output as they are; nothing changes."""
-    with options.open(read_only=True) as store, store.open_blob(blob_id) as blob:
+    with options.open(read_only=True) as store, open_blob(store, which) as blob:
         value = blob.get_xattr(name)
     if options.as_json:
-        fields = {"id": blob_id, "name": unicode_text(name), "value": value.hex()}
+        fields = {"id": blob.id, "name": unicode_text(name), "value": value.hex()}
         print_result(fields, "", as_json=True)
     else:
         click.echo(value, nl=False)
 
 
-@store_command("set")
+@store_command("set", changes=True)
 @blob_argument
 @click.argument("name")
 @click.argument("value")
-def set_xattr(options: StoreOptions, *, blob_id: int, name: str, value: str) -> None:
+def set_xattr(options: StoreOptions, *, which: str, name: str, value: str) -> None:
     """Set an attribute; durable when done."""
     data = parse_value(value)
-    with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
+    with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.set_xattr(name, data)
-    fields = {"id": blob_id, "name": unicode_text(name), "value": data.hex()}
+    fields = {"id": blob.id, "name": unicode_text(name), "value": data.hex()}
     print_result(fields, "", as_json=options.as_json)
 
 
-@store_command("remove")
+@store_command("remove", changes=True)
 @blob_argument
 @click.argument("name")
-def remove_xattr(options: StoreOptions, *, blob_id: int, name: str) -> None:
+def remove_xattr(options: StoreOptions, *, which: str, name: str) -> None:
     """Remove an attribute; durable when done."""
-    with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
+    with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.remove_xattr(name)
-    fields = {"id": blob_id, "name": unicode_text(name)}
+    fields = {"id": blob.id, "name": unicode_text(name)}
     print_result(fields, "", as_json=options.as_json)
 
 

@@ -1,5 +1,6 @@
 """`zero`: make a part of a blob read as zeroes."""
 
+from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.options import (
     StoreOptions,
     blob_argument,
@@ -10,14 +11,14 @@ from blobstore.cli.options import (
 from blobstore.cli.output import print_result
 
 
-@store_command("zero")
+@store_command("zero", changes=True, reads_content=True)
 @blob_argument
 @offset_option
 @length_option
-def command(options: StoreOptions, *, blob_id: int, offset: int, length: int) -> None:
+def command(options: StoreOptions, *, which: str, offset: int, length: int) -> None:
     """Make a part of a blob read as zeroes; it has its clusters afterwards."""
-    with options.open(read_only=False) as store, store.open_blob(blob_id) as blob:
+    with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.write_zeroes(offset, length)
         blob.flush()
-    fields = {"id": blob_id, "offset": offset, "length": length}
+    fields = {"id": blob.id, "offset": offset, "length": length}
     print_result(fields, "", as_json=options.as_json)

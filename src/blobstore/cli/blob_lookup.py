@@ -1,0 +1,67 @@
+"""BLOB on the command line: an id, or the name that one blob alone has."""
+
+import os
+import re
+from typing import TYPE_CHECKING, Final
+
+from blobstore.errors import InvalidArgumentError, NotFoundError
+from blobstore.units import BlobId
+
+if TYPE_CHECKING:
+    from blobstore import Blob, Blobstore
+
+_NUMBER: Final = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
+
+
+def id_in(which: str) -> BlobId | None:
+    """Return the id that BLOB is if it is no name: a number, decimal or 0x..."""
+    if not _NUMBER.fullmatch(which):
+        return None
+    return BlobId(int(which, 16 if which[:2] in ("0x", "0X") else 10))
+
+
+def find_blob(store: "Blobstore", which: str) -> BlobId:
+    """Return the id of the blob that BLOB means. A number is an id if there is such a blob.
+
+    Raises:
+        NotFoundError: No blob has that id or name.
+        InvalidArgumentError: Several blobs have that name; the message lists their ids.
+    """
+    number = id_in(which)
+    if number is not None and number in store.blob_ids():
+        return number
+    try:
+        return store.find(which)
+    except NotFoundError as error:
+        if number is None:
+            raise
+        raise NotFoundError(f"blob {number:#x}: no such blob").at(store=error.filename) from error
+
+
+def open_blob(store: "Blobstore", which: str) -> "Blob":
+    """Open the blob that BLOB means.
+
+    Raises:
+        As `find_blob` and `Blobstore.open_blob`.
+    """
+    return store.open_blob(find_blob(store, which))
+
+
+def name_matches(which: str, name: bytes | None) -> bool:
+    """Say whether a blob's attribute `name` is what was typed; NUL padding does not count."""
+    return name is not None and name.rstrip(b"\0") == os.fsencode(which)
+
+
+def choose(which: str, found: list[BlobId]) -> BlobId:
+    """Return the one blob that rescue found for a name.
+
+    Raises:
+        NotFoundError: There is none.
+        InvalidArgumentError: There are several; the message lists their ids.
+    """
+    if not found:
+        raise NotFoundError(f"no blob is named {which!r}")
+    if len(found) > 1:
+        ids = ", ".join(f"{blob_id:#x}" for blob_id in found)
+        raise InvalidArgumentError(f"{len(found)} blobs are named {which!r}: {ids}")
+    return found[0]

@@ -1,0 +1,107 @@
+"""What `check` and `repair` share: their exit statuses, their options, a repair.
+
+The statuses are their own, as those of fsck: 0 no problems; 1 problems were
+repaired; 4 problems are left; 8 the store could not be checked; 16 invalid usage.
+"""
+
+import sys
+import traceback
+from typing import Any, Final
+
+import click
+
+from blobstore import BlobstoreError, BusyError, RepairReport, repair
+from blobstore.cli.group import describe_os_error
+from blobstore.cli.interruption import leaving, with_notes
+from blobstore.cli.options import StoreCommand, StoreOptions
+from blobstore.cli.output import print_error, print_result
+from blobstore.cli.report import plan_fields, render_plan, render_repair, repair_fields
+
+SOUND: Final = 0
+REPAIRED: Final = 1
+PROBLEMS_LEFT: Final = 4
+FAILED: Final = 8
+USAGE: Final = 16
+
+MODES: Final = ("leaks", "safe", "all")
+
+_LEFT: Final = "if the repair had begun to write, `blobstore undo` restores what it replaced"
+
+dry_run_option: Final = click.option(
+    "--dry-run", is_flag=True, help="Say what a repair would do; write nothing."
+)
+undo_option: Final = click.option(
+    "--undo",
+    type=click.Path(),
+    metavar="FILE",
+    help="A new file for what the repair replaces; `blobstore undo` restores that. "
+    "Default: STORE.undo-1 beside an image.",
+)
+
+
+class CheckUsageError(click.UsageError):
+    """The command was not given as it must be."""
+
+    exit_code = USAGE
+
+
+class CheckCommand(StoreCommand):
+    """A command whose errors end with the statuses of a check: 1 would say that all is well."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the arguments."""
+        try:
+            return super().make_context(*args, **extra)
+        except click.UsageError as error:
+            raise CheckUsageError(error.format_message(), error.ctx) from error
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Run, and report what fails."""
+        try:
+            status: int = super().invoke(ctx)
+            sys.stdout.flush()
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except BlobstoreError as error:
+            message, number = with_notes(error.message, error), error.errno
+        except OSError as error:
+            message, number = describe_os_error(error)
+        except Exception:
+            traceback.print_exc()
+            return FAILED
+        else:
+            return status
+        print_error(message, number, as_json=ctx.params["as_json"])
+        return FAILED
+
+
+def run_repair(options: StoreOptions, mode: str, *, dry_run: bool, undo: str | None) -> int:
+    """Repair a store, say what was done, and return the exit status.
+
+    Raises:
+        BusyError: The shell has the store open.
+        BlobstoreError: As `repair`.
+    """
+    if options.kept_open is not None:
+        raise BusyError(f"{options.address}: not repaired, the shell has it open")
+    with leaving(_LEFT):
+        report = repair(
+            options.address,
+            mode,
+            dry_run=dry_run,
+            undo=undo,
+            atomic_write_size=options.atomic_write,
+            direct=options.direct,
+        )
+    fields, render = (plan_fields, render_plan) if dry_run else (repair_fields, render_repair)
+    print_result(fields(report), render(report, store=options.address), as_json=options.as_json)
+    return _status(report, dry_run=dry_run)
+
+
+def _status(report: RepairReport, *, dry_run: bool) -> int:
+    is_changed = bool(report.repaired) or not report.before.clean
+    if dry_run:
+        return PROBLEMS_LEFT if is_changed else SOUND
+    if not report.after.clean:
+        return PROBLEMS_LEFT
+    return REPAIRED if is_changed else SOUND

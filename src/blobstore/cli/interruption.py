@@ -1,0 +1,100 @@
+"""What ends a command early: signals, and what a command that cannot end leaves.
+
+An error that is on its way carries what is left as notes; the error's line has
+them too, so that whoever reads it knows how to go on.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from blobstore.errors import BlobstoreError
+
+if TYPE_CHECKING:
+    from blobstore import BlobId, Blobstore
+    from blobstore.cli.options import StoreOptions
+
+_ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
+_STATUS_BASE: Final = 128
+
+
+class TerminatedError(KeyboardInterrupt):
+    """A signal asks the process to end; everything is left as after an interrupt."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def install_handlers() -> None:
+    """Make the signals that ask a process to end interrupt it; one that is ignored stays so."""
+    for number in _ENDING:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _terminate)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    raise TerminatedError(number)
+
+
+def status_of(error: KeyboardInterrupt) -> int:
+    """Return the exit status that tells which signal it was, as shells do."""
+    number = error.number if isinstance(error, TerminatedError) else signal.SIGINT
+    return _STATUS_BASE + number
+
+
+def message_of(error: KeyboardInterrupt) -> str:
+    """Say in words what happened."""
+    return "terminated" if isinstance(error, TerminatedError) else "interrupted"
+
+
+def with_notes(message: str, error: BaseException) -> str:
+    """Return a message and what is left, in one line."""
+    return "; ".join([message, *getattr(error, "__notes__", ())])
+
+
+@contextmanager
+def leaving(what: str) -> Iterator[None]:
+    """Let an error that ends the body say what is left then, and how to go on."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(what)
+        raise
+
+
+@contextmanager
+def making_blobs(options: "StoreOptions") -> "Iterator[Blobstore]":
+    """Open the store to make a blob; one that the body cannot finish is deleted again.
+
+    The blob is known by not having been there: an interrupt can strike when it
+    was made, and before anything has its id.
+    """
+    made: list[BlobId] = []
+    try:
+        with options.open(read_only=False) as store:
+            before = frozenset(store.blob_ids())
+            try:
+                yield store
+            except BaseException as error:
+                _delete_new(store, before, error)
+                raise
+            made = [blob_id for blob_id in store.blob_ids() if blob_id not in before]
+    except BaseException as error:
+        for blob_id in made:
+            error.add_note(f"blob {blob_id:#x} is complete")
+        raise
+
+
+def _delete_new(store: "Blobstore", before: "frozenset[BlobId]", error: BaseException) -> None:
+    if store.closed:
+        return
+    for blob_id in store.blob_ids():
+        if blob_id in before:
+            continue
+        try:
+            store.delete_blob(blob_id)
+        except (BlobstoreError, KeyboardInterrupt):
+            error.add_note(f"blob {blob_id:#x} is left unfinished: delete it")
