@@ -634,8 +634,12 @@ class FixedBytes(io.BytesIO):
             raise NoSpaceError("full")
         return super().write(data[: max(0, room)])
 
+    def target(self, offset: int, whence: int = 0, /) -> int:
+        """Return where a seek would lead, which may be before the first byte."""
+        return offset + (0, self.tell(), len(self.getbuffer()))[whence]
+
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        target = offset + (0, self.tell(), len(self.getbuffer()))[whence]
+        target = self.target(offset, whence)
         if target < 0:
             raise InvalidArgumentError("negative")
         return super().seek(target)
@@ -686,6 +690,10 @@ def test_any_sequence_of_calls_answers_as_on_a_file_in_memory_of_fixed_size(
     model = FixedBytes(bytes(small_blob.size))
     with small_blob.open("r+b", buffering) as file:
         for name, *arguments in calls:
+            # In CPython the seek of a buffer that follows one to a negative place, which raised,
+            # returns garbage, with plain files as well: read 4, write 3, seek -21, seek 14.
+            if name == "seek" and buffering and model.target(*arguments) < 0:
+                continue
             if name == "write" and buffering:  # a buffer finds the end later
                 arguments[0] = min(arguments[0], max(0, len(model.getbuffer()) - model.tell()))
             assert answer(file, name, *arguments) == answer(model, name, *arguments)
