@@ -66,7 +66,8 @@ def test_a_file_with_a_colon_in_its_name_is_reached_by_a_path(
     FileDevice.create(tmp_path / "a:b.img", MIB).close()
     monkeypatch.chdir(tmp_path)
     for address in ("./a:b.img", Path("a:b.img"), str(tmp_path / "a:b.img")):
-        open_device(address, read_only=True).close()
+        with open_device(address, read_only=True) as device:
+            assert device.size_bytes == MIB
 
 
 @pytest.mark.parametrize("name", ["absent.img", ""])

@@ -176,7 +176,8 @@ def test_a_shared_lock_that_is_soon_gone_is_waited_for(small_blocks: Loop) -> No
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     watcher = threading.Timer(0.05, os.close, [descriptor])
     watcher.start()
-    BlockDevice.open(small_blocks.path).close()
+    with BlockDevice.open(small_blocks.path) as device:
+        assert not device.read_only
     watcher.join()
 
 

@@ -289,7 +289,8 @@ def test_readers_share_and_keep_a_writer_out(path: Path) -> None:
 
 def test_a_closed_device_lets_the_next_writer_in(path: Path, device: FileDevice) -> None:
     device.close()
-    FileDevice.open(path).close()
+    with FileDevice.open(path) as following:
+        assert not following.read_only
 
 
 @pytest.mark.parametrize(

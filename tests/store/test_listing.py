@@ -336,6 +336,7 @@ def test_a_list_of_an_abandoned_store_ends_without_asking_it(way: str) -> None:
     with lock:  # as a thread may hold it that a forked child does not have
         store.abandon()
         listing.close()
+    assert not list(listing)
 
 
 def test_the_map_of_a_blob_is_whole_before_a_handle_can_see_it(store: Blobstore) -> None:
