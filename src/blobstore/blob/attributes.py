@@ -45,7 +45,14 @@ def set_xattr(store: StoreState, blob: BlobState, name: str, value: bytes) -> No
     """
     check_metadata_writable(store, blob)
     check_xattr(name, value)
-    _replace_xattrs(store, blob, {**blob.xattrs, name: bytes(value)})
+    before = blob.xattrs.get(name)
+    blob.change_xattr(name, bytes(value), store.layout)
+    try:
+        reserve(store, blob)
+    except NoSpaceError:
+        blob.change_xattr(name, before, store.layout)
+        raise
+    blob.is_root_dirty = True
 
 
 def remove_xattr(store: StoreState, blob: BlobState, name: str) -> None:
@@ -53,10 +60,21 @@ def remove_xattr(store: StoreState, blob: BlobState, name: str) -> None:
 
     Raises:
         NotFoundError: There is no such attribute.
+        NoSpaceError: No metadata page is left to write the others to (ENOMEM).
     """
     check_metadata_writable(store, blob)
     get_xattr(blob, name)
-    _replace_xattrs(store, blob, {n: v for n, v in blob.xattrs.items() if n != name})
+    if blob.is_root_dirty and store.reservations.holds(blob.blob_id):
+        blob.change_xattr(name, None, store.layout)  # what is promised is enough for less
+        return
+    before = dict(blob.xattrs.items())
+    blob.change_xattr(name, None, store.layout)
+    try:
+        reserve(store, blob)
+    except NoSpaceError:
+        blob.put_back_xattrs(before)
+        raise
+    blob.is_root_dirty = True
 
 
 def get_xattr(blob: BlobState, name: str) -> bytes:
@@ -69,19 +87,6 @@ def get_xattr(blob: BlobState, name: str) -> bytes:
         return blob.xattrs[name]
     except KeyError:
         raise NotFoundError(f"blob {blob.blob_id:#x}: no xattr {name!r}") from None
-
-
-def _replace_xattrs(store: StoreState, blob: BlobState, xattrs: dict[str, bytes]) -> None:
-    before = blob.xattrs
-    blob.xattrs = xattrs
-    blob.size_before_extents = None
-    try:
-        reserve(store, blob)
-    except NoSpaceError:
-        blob.xattrs = before
-        blob.size_before_extents = None
-        raise
-    blob.is_root_dirty = True
 
 
 def set_read_only(store: StoreState, blob: BlobState) -> None:

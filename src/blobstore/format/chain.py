@@ -214,13 +214,17 @@ class ChainSize:
     @classmethod
     def before_extents(cls, xattrs: Iterable[Xattr], *, root_capacity: int) -> "ChainSize":
         """Lay out the flags and attributes without writing them."""
-        page_count, room = 1, root_capacity - FLAGS_SIZE
+        return cls(1, root_capacity - FLAGS_SIZE).with_more(xattrs)
+
+    def with_more(self, xattrs: Iterable[Xattr]) -> "ChainSize":
+        """Return the size with these attributes at the end."""
+        page_count, room = self.page_count, self.room
         for xattr in xattrs:
             size = xattr.encoded_size
             if size > room:
                 page_count, room = page_count + 1, BODY_SIZE
             room -= size
-        return cls(page_count, room)
+        return ChainSize(page_count, room)
 
     def pages_with_pairs(self, pair_count: int, *, head_size: int) -> int:
         """Return how many pages the chain has with so many runs or table entries at its end."""

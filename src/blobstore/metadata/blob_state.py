@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, cast, overload
 from blobstore.alloc.cluster_map import ClusterMap
 from blobstore.alloc.leaves import LEAF_SHIFT, LEAF_SIZE
 from blobstore.alloc.reservation import Need
+from blobstore.format.attribute_pages import AttributePages
 from blobstore.format.chain import ChainSize
 from blobstore.format.descriptors import (
     CLEAR_METHOD_MASK,
@@ -188,6 +189,7 @@ class BlobState:
     owner_cache: dict[int, int] | None = None
     frozen_count: int = 0
     size_before_extents: ChainSize | None = None
+    attribute_pages: AttributePages | None = None
     pair_bound: int = 0
     disk_count: int = 0
 
@@ -260,14 +262,45 @@ class BlobState:
 
     def xattrs_to_write(self) -> list[Xattr]:
         """Return all attributes in their order on disk."""
-        own = [Xattr(name, value) for name, value in self.xattrs.items()]
-        internal = [Xattr(name, value, True) for name, value in self.internal_xattrs.items()]
-        return own + internal
+        return [*self._own_attributes(), *self._internal_attributes()]
+
+    def _own_attributes(self) -> Iterator[Xattr]:
+        return (Xattr(name, value) for name, value in self.xattrs.items())
+
+    def _internal_attributes(self) -> Iterator[Xattr]:
+        return (Xattr(name, value, True) for name, value in self.internal_xattrs.items())
 
     def unpack_attributes(self) -> None:
-        """Make the attributes fit to be asked for and changed one by one."""
+        """Make the attributes fit to be asked for one by one."""
         if isinstance(self.xattrs, PackedXattrs):
             self.xattrs = self.xattrs.unpacked()
+
+    def change_xattr(self, name: str, value: bytes | None, layout: Layout) -> None:
+        """Set an attribute, or remove it; a new value keeps the old one's place.
+
+        The first change makes the attributes the blob's own: a list of blobs may share them.
+        """
+        if self.attribute_pages is None:
+            capacity = layout.capacity
+            self.attribute_pages = AttributePages(self._own_attributes(), root_capacity=capacity)
+            self.xattrs = dict(self.xattrs.items())
+        xattrs = cast(dict[str, bytes], self.xattrs)
+        if value is None:
+            del xattrs[name]
+            self.attribute_pages.remove(name)
+        else:
+            xattrs[name] = value
+            self.attribute_pages.put(Xattr(name, value))
+        self.size_before_extents = None
+
+    def put_back_xattrs(self, xattrs: Mapping[str, bytes]) -> None:
+        """Undo changes of attributes: these are what they were."""
+        self.xattrs = xattrs
+        self.measure_exactly()
+
+    def measure_exactly(self) -> None:
+        """Lay the attributes out again, instead of relying on a bound, when it is asked for."""
+        self.attribute_pages = self.size_before_extents = None
 
     def touch_attributes(self) -> None:
         """Note that flags or attributes changed."""
@@ -310,10 +343,15 @@ class BlobState:
         """Return how many pages a chain with so many runs or table entries takes, at most."""
         size = self.size_before_extents
         if size is None:
-            size = ChainSize.before_extents(self.xattrs_to_write(), root_capacity=layout.capacity)
+            size = self._size_of_xattrs(layout).with_more(self._internal_attributes())
             self.size_before_extents = size
         head = RUNS_HEAD_SIZE if self.extent_pages is None else TABLE_HEAD_SIZE
         return size.pages_with_pairs(pair_count, head_size=head)
+
+    def _size_of_xattrs(self, layout: Layout) -> ChainSize:
+        if self.attribute_pages is not None:
+            return self.attribute_pages.size
+        return ChainSize.before_extents(self._own_attributes(), root_capacity=layout.capacity)
 
     def allocation_cost(self, indices: Iterable[int]) -> Cost:
         """Return what allocating (or releasing) these places can add to what is dirty already."""
@@ -390,7 +428,8 @@ class PlainState(BlobState):
             )
         self.chain = self.unknown_kinds = self.leaves_in_round = ()
         self.cut_runs = self.cut_extent_pages = ()
-        self.parent = self.external = self.owner_cache = self.size_before_extents = None
+        self.parent = self.external = self.owner_cache = None
+        self.size_before_extents = self.attribute_pages = None
         self.open_count = self.pin_count = self.frozen_count = 0
         self.is_root_dirty = False
 

@@ -46,6 +46,10 @@ def reserve(store: StoreState, blob: BlobState, cost: Cost = NO_COST) -> None:
     """
     need = blob.need(store.layout, cost)
     total = store.reservations.total_with(blob.blob_id, need)
+    if total > _claimable_pages(store) and blob.attribute_pages is not None:
+        blob.measure_exactly()
+        need = blob.need(store.layout, cost)
+        total = store.reservations.total_with(blob.blob_id, need)
     if total > _claimable_pages(store):
         raise store.pages.exhausted(total)
     store.reservations.set(blob.blob_id, need)
