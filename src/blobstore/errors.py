@@ -12,6 +12,8 @@ wrong names the page or the blob. The store is named where the error leaves the 
 
 import errno as _errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar, Final, Self, TypeVar
 
 _ANY_STORE: Final = "store: "
@@ -90,6 +92,16 @@ def _rebuild(kind: type[_Error], errno: int, strerror: str, filename: str | None
     OSError.__init__(error, errno, strerror)
     error.filename = filename
     return error
+
+
+@contextmanager
+def naming(*, store: str | None = None, blob: int | None = None) -> Iterator[None]:
+    """Name the store and the blob in every error that leaves the `with`, as `BlobstoreError.at`."""
+    try:
+        yield
+    except BlobstoreError as error:
+        error.at(store=store, blob=blob)
+        raise
 
 
 def _names_blob(text: str, blob: int) -> bool:

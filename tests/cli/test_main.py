@@ -182,7 +182,7 @@ def test_a_usage_error_is_json_when_json_was_asked_for() -> None:
 def test_an_argument_called_json_behind_two_dashes_is_not_the_option(image: Image) -> None:
     done = run("xattr", "get", image.path, str(image.thin), "--", "--json")
     assert done.status == 1
-    assert done.stderr == f"blob {image.thin:#x}: no xattr '--json'\n"
+    assert done.stderr == f"{image.path}: blob {image.thin:#x}: no xattr '--json'\n"
 
 
 def test_a_failure_is_one_line_what_and_why_and_status_1(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_with_json_each_line_gives_one_object(image: Image) -> None:
     assert [each["schema_version"] for each in objects] == [1] * 5
     assert [list(each)[1] for each in objects] == ["blobs", "id", "id", "total_clusters", "help"]
     error = json.loads(done.stderr)["error"]
-    assert error == {"errno": "ENOENT", "message": "line 5: store: no super blob is set"}
+    assert error == {"errno": "ENOENT", "message": f"line 5: {image.path}: no super blob is set"}
     assert done.status == 1
 
 

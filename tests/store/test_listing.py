@@ -212,7 +212,7 @@ def test_every_clone_of_a_missing_blob_says_that_an_ancestor_is_missing() -> Non
     missing = blob_id_of(PageIndex(MANY + 5))
     for number, error in errors.items():
         assert isinstance(error, NotFoundError)
-        assert error.message == (
+        assert error.strerror == (
             f"blob {blob_id_of(PageIndex(number)):#x}: its parent or another ancestor is missing: "
             f"blob {missing:#x}: no such blob"
         )
@@ -222,7 +222,7 @@ def test_every_clone_of_a_broken_blob_names_that() -> None:
     errors = messages(forged(broken_at_the_bottom))
     assert len(errors) == MANY
     assert all(isinstance(error, CorruptError) for error in errors.values())
-    assert {error.message.split(":")[0] for error in errors.values()} == {"blob 0x100000000"}
+    assert {error.strerror.split(":")[0] for error in errors.values()} == {"blob 0x100000000"}
 
 
 def test_errors_that_are_listed_keep_nothing_alive() -> None:
@@ -303,8 +303,8 @@ def test_who_is_in_a_circle_is_named_as_its_own_ancestor() -> None:
     circle = {f"blob {blob_id_of(PageIndex(number)):#x}" for number in range(10)}
     assert len(errors) == MANY
     for error in errors.values():
-        assert error.message.endswith(": is its own ancestor")
-        assert error.message.split(":")[0] in circle
+        assert error.strerror.endswith(": is its own ancestor")
+        assert error.strerror.split(":")[0] in circle
 
 
 def test_a_circle_that_was_found_refuses_all_in_it_and_above_it_as_at_first() -> None:

@@ -24,7 +24,7 @@ from blobstore.blob import resize as blob_resize
 from blobstore.blob import write as blob_write
 from blobstore.device.base import Device
 from blobstore.epochs import UNPINNED
-from blobstore.errors import ClosedError, InvalidArgumentError
+from blobstore.errors import BlobstoreError, ClosedError, InvalidArgumentError, naming
 from blobstore.metadata.blob_state import BlobState
 from blobstore.operations import Buffer, Core
 from blobstore.store.describe import BlobInfo, describe_blob
@@ -161,7 +161,7 @@ class Blob:
 
     def _cluster_at(self, offset: int) -> int:
         if index_of(offset) < 0:
-            raise InvalidArgumentError(f"blob {self.id:#x}: offset {offset}")
+            raise self.named(InvalidArgumentError(f"offset {offset}: negative"))
         return offset // self._cluster_size
 
     # Data
@@ -201,8 +201,7 @@ class Blob:
             InvalidArgumentError: The blob has no such length.
         """
         if not 0 <= length <= self.size:
-            message = f"blob {self.id:#x}: read of {length} bytes, it has {self.size}"
-            raise InvalidArgumentError(message)
+            raise self.named(InvalidArgumentError(f"read of {length} bytes, it has {self.size}"))
 
     def read_into(self, buffer: Any, offset: int = 0) -> int:
         """Fill a writable, contiguous buffer from `offset`; return its length in bytes.
@@ -347,7 +346,8 @@ class Blob:
             ReadOnlyError: ``r+b``, and the blob or the store is read-only.
         """
         self._check_open()
-        return open_file(self, self._state, self._cluster_size, mode, buffering)
+        with naming(store=self._store.device.name, blob=self.id):
+            return open_file(self, self._state, self._cluster_size, mode, buffering)
 
     # Metadata
 
@@ -535,7 +535,7 @@ class Blob:
         self._leave_lane()
         self._open = False
         self._store.forget(self)
-        self._store.run(self._end())
+        self._store.run(self._end(), self.id)
 
     async def _end(self) -> None:
         """Close when no request is in flight: the descriptor may be closed next."""
@@ -565,12 +565,16 @@ class Blob:
         state = f"{self.size} bytes" if self._open else "closed"
         return f"<Blob {self.id:#x} {state}>"
 
+    def named(self, error: BlobstoreError) -> BlobstoreError:
+        """Name the store and this blob in an error, and return the error."""
+        return error.at(store=self._store.device.name, blob=self.id)
+
     def _check_open(self) -> None:
         if not self._open:
-            raise ClosedError(f"blob {self.id:#x}: closed")
+            raise self.named(ClosedError("closed"))
 
     def _run(self, core: Core[T]) -> T:
         if not self._open:
             core.close()
             self._check_open()
-        return self._store.run(core)
+        return self._store.run(core, self.id)

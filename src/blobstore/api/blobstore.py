@@ -3,7 +3,7 @@
 import os
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self, TypeVar, overload
@@ -23,7 +23,7 @@ from blobstore.api.source import (
 )
 from blobstore.device.base import Device
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.errors import BlobstoreError, PoisonedError
+from blobstore.errors import BlobstoreError, PoisonedError, naming
 from blobstore.format.super_block import SUPER_BLOCK_FIELDS
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.load import known_ids, load
@@ -129,10 +129,12 @@ class Blobstore:
             erase_signature(device)
             state = driver.run(init_store(traits, options))
             device.allocate(0, geometry.metadata_end)
-        except BaseException:
+        except BaseException as error:
             device.close()
             if is_new:
                 os.unlink(device.name)
+            if isinstance(error, BlobstoreError):
+                error.at(store=device.name)
             raise
         state.write_through = write_through
         return cls(device, driver, state)
@@ -187,7 +189,8 @@ class Blobstore:
     @property
     def info(self) -> StoreInfo:
         """What the store is now."""
-        self.state.check_open()
+        with self._named():
+            self.state.check_open()
         return describe_store(self.state)
 
     @property
@@ -213,7 +216,11 @@ class Blobstore:
     @property
     def errors(self) -> dict[BlobId, BlobstoreError]:
         """The blobs that loading put into quarantine, and why."""
-        return dict(self.state.errors)
+        store = self.device.name
+        return {
+            blob_id: error.anew().at(store=store, blob=blob_id)
+            for blob_id, error in self.state.errors.items()
+        }
 
     # Blobs
 
@@ -274,7 +281,8 @@ class Blobstore:
             CorruptError: It cannot be read.
         """
         if name is None:
-            return self._handle(self.run(open_blob(self.state, id_of(blob_id))))
+            wanted = id_of(blob_id)
+            return self._handle(self.run(open_blob(self.state, wanted), wanted))
         if blob_id is not None:
             raise TypeError("open_blob: expected a blob's id or its name, got both")
         return self._handle(self.run(open_named_blob(self.state, blob_name_of(name))))
@@ -297,7 +305,8 @@ class Blobstore:
         name = value_of(external_id)
         source, opened = (None, None) if what is None else open_external(what)
         try:
-            register_external(self.state, name, source)
+            with self._named():
+                register_external(self.state, name, source)
         except BlobstoreError:
             if opened is not None:
                 opened.close()
@@ -314,11 +323,13 @@ class Blobstore:
             NotFoundError: There is no such blob.
             BusyError: It is open, or has several clones.
         """
-        self.run(delete_blob(self.state, id_of(blob_id)))
+        wanted = id_of(blob_id)
+        self.run(delete_blob(self.state, wanted), wanted)
 
     def blob_ids(self) -> list[BlobId]:
         """Return the ids of all blobs, ascending, those included that cannot be opened."""
-        self.state.check_open()
+        with self._named():
+            self.state.check_open()
         return known_ids(self.state)
 
     def list_blobs(self) -> Iterator[BlobInfo | tuple[BlobId, BlobstoreError]]:
@@ -329,7 +340,10 @@ class Blobstore:
         with self._listing() as listing:
             while described := self.run(listing.describe()):
                 for blob_id, found in described:
-                    yield (blob_id, found) if isinstance(found, BlobstoreError) else found
+                    if isinstance(found, BlobstoreError):
+                        yield blob_id, found.at(store=self.device.name, blob=blob_id)
+                    else:
+                        yield found
 
     def iter_blobs(self) -> Iterator[tuple[BlobId, Blob | BlobstoreError]]:
         """Yield every blob's id, and the blob, open until the next one, or why it does not open.
@@ -340,7 +354,7 @@ class Blobstore:
             while (found := self.run(listing.open())) is not None:
                 blob_id, state = found
                 if isinstance(state, BlobstoreError):
-                    yield blob_id, state
+                    yield blob_id, state.at(store=self.device.name, blob=blob_id)
                     continue
                 with self._handle(state) as blob:
                     yield blob_id, blob
@@ -348,7 +362,8 @@ class Blobstore:
     @contextmanager
     def _listing(self) -> Iterator[Listing]:
         """Have a listing that ends with the store, if not before."""
-        listing = Listing(self.state)
+        with self._named():
+            listing = Listing(self.state)
         self._listings.add(listing)
         try:
             yield listing
@@ -366,7 +381,8 @@ class Blobstore:
         Raises:
             NotFoundError: None is set.
         """
-        return lifecycle.get_super_blob(self.state)
+        with self._named():
+            return lifecycle.get_super_blob(self.state)
 
     def set_super_blob(self, blob_id: int | None) -> None:
         """Set the application's entry blob, or clear it; the id is not checked.
@@ -378,7 +394,8 @@ class Blobstore:
 
     def set_type(self, bstype: bytes) -> None:
         """Change the store's type in memory; durable with the super block's next write."""
-        lifecycle.set_type(self.state, bstype)
+        with self._named():
+            lifecycle.set_type(self.state, bstype)
 
     def flush(self) -> None:
         """Make all that was written to any open blob durable.
@@ -437,7 +454,8 @@ class Blobstore:
             return
         try:
             self._close_handles()
-            self.state.check_usable()
+            with self._named():
+                self.state.check_usable()
             self.unload()
         finally:
             self.state.is_closed = True
@@ -479,15 +497,22 @@ class Blobstore:
         """Take note that a handle was closed."""
         self._handles.discard(handle)
 
-    def run(self, core: Core[T]) -> T:
-        """Run a coroutine of the core; an untyped exception in it poisons the store."""
+    def run(self, core: Core[T], blob: BlobId | None = None) -> T:
+        """Run a coroutine of the core; an untyped exception in it poisons the store.
+
+        An error names the store, and the blob that is given.
+        """
         try:
             return self._driver.run(core)
-        except BlobstoreError:
+        except BlobstoreError as error:
+            error.at(blob=blob)
             raise
         except BaseException as error:
             self.state.poison = self.state.poison or error
             raise
+
+    def _named(self) -> AbstractContextManager[None]:
+        return naming(store=self.device.name)
 
     def __enter__(self) -> Self:
         return self

@@ -24,7 +24,7 @@ from blobstore.api.source import Source, open_source, traits_of
 from blobstore.device.base import Device
 from blobstore.device.overlay import OverlayDevice
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.errors import InvalidArgumentError, ReadOnlyError
+from blobstore.errors import InvalidArgumentError, ReadOnlyError, naming
 from blobstore.fsck.examine import Examination, examine
 from blobstore.fsck.finding import Finding, Severity
 from blobstore.fsck.repair import RepairMode, repair_store
@@ -142,8 +142,9 @@ def _opened(
     )
     try:
         if device.read_only and not read_only:
-            raise ReadOnlyError(f"{device.name}: opened read-only")
-        yield device
+            raise ReadOnlyError("opened read-only").at(store=device.name)
+        with naming(store=device.name):
+            yield device
     finally:
         if device is not source:
             device.close()

@@ -113,9 +113,8 @@ class BlobFile(io.RawIOBase):
         rest = self._rest()
         view = memoryview(data)
         if view.nbytes and not rest:
-            raise NoSpaceError(
-                f"blob {self._blob.id:#x}: write at {self._position}: its end is {self._size()}"
-            )
+            error = NoSpaceError(f"write at {self._position}: its end is {self._size()}")
+            raise self._blob.named(error)
         if view.nbytes > rest:
             view = view.cast("B")[:rest]
         if view.nbytes:
@@ -148,9 +147,9 @@ class BlobFile(io.RawIOBase):
         elif whence == os.SEEK_END:
             offset += self._size()
         elif whence != os.SEEK_SET:
-            raise InvalidArgumentError(f"whence {whence}: unknown")
+            raise self._blob.named(InvalidArgumentError(f"whence {whence}: unknown"))
         if offset < 0:
-            raise InvalidArgumentError(f"position {offset}: negative")
+            raise self._blob.named(InvalidArgumentError(f"position {offset}: negative"))
         return offset
 
     def _next(self, offset: int, *, data: bool) -> int:
@@ -202,7 +201,7 @@ class BlobFile(io.RawIOBase):
 
     def _size(self) -> int:
         if self._blob.closed:
-            raise ClosedError(f"blob {self._blob.id:#x}: closed")
+            raise self._blob.named(ClosedError("closed"))
         return self._blob.size
 
     def _check_open(self) -> None:

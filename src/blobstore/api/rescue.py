@@ -14,7 +14,7 @@ from blobstore.api.source import Source, open_source, traits_of
 from blobstore.device.base import Device
 from blobstore.device.overlay import OverlayDevice
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.errors import ClosedError, InvalidArgumentError
+from blobstore.errors import BlobstoreError, ClosedError, InvalidArgumentError, naming
 from blobstore.fsck.finding import Finding
 from blobstore.fsck.piecemeal import Failure, read_parts
 from blobstore.fsck.places import (
@@ -87,8 +87,9 @@ class Rescue:
         Raises:
             NotFoundError: There is no such blob.
         """
-        self.check_open()
-        known = self._driver.run(self._rescuer.look(BlobId(blob_id)))
+        with naming(blob=blob_id):
+            self.check_open()
+            known = self._driver.run(self._rescuer.look(BlobId(blob_id)))
         findings = self._rescuer.findings_of(known.blob)
         return RescuedBlob(self, known, findings)
 
@@ -129,10 +130,14 @@ class Rescue:
 
     # For its blobs
 
+    def named(self, error: BlobstoreError, blob_id: BlobId) -> BlobstoreError:
+        """Name the store and the blob in an error, and return the error."""
+        return error.at(store=self._device.name, blob=blob_id)
+
     def check_open(self) -> None:
         """Raise `ClosedError` when this was closed."""
         if not self._is_open:
-            raise ClosedError(f"{self._device.name}: closed")
+            raise ClosedError("closed").at(store=self._device.name)
 
     @property
     def cluster_size(self) -> int:
@@ -141,8 +146,9 @@ class Rescue:
 
     def places_of(self, blob_id: BlobId) -> PlaceMap:
         """Return where a blob lies."""
-        self.check_open()
-        return self._driver.run(self._rescuer.map_of(blob_id))
+        with naming(blob=blob_id):
+            self.check_open()
+            return self._driver.run(self._rescuer.map_of(blob_id))
 
     def parts_of(self, blob_id: BlobId, offset: int, length: int) -> Iterator[Part]:
         """Return the parts of a range of a blob."""
@@ -198,9 +204,10 @@ class RescuedBlob:
         """
         wanted = max(0, self.size - offset) if length is None else length
         if wanted < 0 or (wanted and not 0 <= offset <= self.size - wanted):
-            raise InvalidArgumentError(
-                f"blob {self.id:#x}: {wanted} bytes at {offset}: outside of {self.size} bytes"
+            error = InvalidArgumentError(
+                f"{wanted} bytes at {offset}: outside of {self.size} bytes"
             )
+            raise self._rescue.named(error, self.id)
         return self._rescue.parts_of(self.id, offset, wanted)
 
     def read(self, length: int, offset: int = 0, *, zero_fill: bool = False) -> bytes:
@@ -229,7 +236,7 @@ class RescuedBlob:
         view = memoryview(buffer).cast("B")
         failures = self._rescue.read_parts(self.parts(offset, len(view)), view)
         if failures and not zero_fill:
-            raise failures[0].error(self.id)
+            raise self._rescue.named(failures[0].error(self.id), self.id)
         return merged(failure.range for failure in failures)
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ from blobstore.device.address import open_device
 from blobstore.device.base import Device
 from blobstore.device.file import FileDevice
 from blobstore.device.signature import BLOBSTORE, SIGNATURES_SPAN, find_signature
-from blobstore.errors import ExistsError
+from blobstore.errors import ExistsError, naming
 from blobstore.format.super_block import SUPER_BLOCK_SIZE
 from blobstore.metadata.store_state import DeviceTraits
 
@@ -32,9 +32,10 @@ def open_source(
     """Open what a source names; a device stands for itself."""
     if isinstance(source, Device):
         return source
-    return open_device(
-        source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
-    )
+    with naming(store=os.fspath(source)):
+        return open_device(
+            source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
+        )
 
 
 def device_to_fill(
@@ -49,22 +50,23 @@ def device_to_fill(
     """Open or make the device that a new store goes to; only a new file has its size then."""
     if isinstance(source, Device):
         device = source
-    elif size is not None and is_new:
-        return FileDevice.create(
-            source,
-            size,
-            atomic_write_size=atomic_write_size or 512,
-            block_size=block_size or 512,
-            direct=direct,
-        )
     else:
-        device = open_device(
-            source,
-            read_only=False,
-            atomic_write_size=atomic_write_size,
-            block_size=block_size,
-            direct=direct,
-        )
+        with naming(store=os.fspath(source)):
+            if size is not None and is_new:
+                return FileDevice.create(
+                    source,
+                    size,
+                    atomic_write_size=atomic_write_size or 512,
+                    block_size=block_size or 512,
+                    direct=direct,
+                )
+            device = open_device(
+                source,
+                read_only=False,
+                atomic_write_size=atomic_write_size,
+                block_size=block_size,
+                direct=direct,
+            )
     try:
         if not overwrite:
             _refuse_content(device)
@@ -90,9 +92,8 @@ def _refuse_content(device: Device) -> None:
     found = find_signature(device.read, device.size_bytes)
     start = device.read(0, min(device.size_bytes, 16 * SUPER_BLOCK_SIZE))
     if found or any(start):
-        raise ExistsError(
-            f"{device.name}: holds {found or 'something'}; it is kept unless told to overwrite"
-        )
+        error = ExistsError(f"holds {found or 'something'}; it is kept unless told to overwrite")
+        raise error.at(store=device.name)
 
 
 def erase_signature(device: Device) -> None:

@@ -90,8 +90,8 @@ class UnopenedError(CorruptError):
     """A store that does not open: where it is, `why`, and what to do next."""
 
     def __init__(self, address: str, why: CorruptError) -> None:
-        message = f"{address}: {why.message}; `blobstore check` says more"
-        super().__init__(message, errno=why.errno)
+        super().__init__(f"{why.strerror}; `blobstore check` says more", errno=why.errno)
+        self.at(store=address)
         self.why = why
 
 

@@ -184,9 +184,7 @@ class Content:
         except BaseException:
             self._stack.close()
             raise
-        self.warning = (
-            f"{self._options.address}: {cause.message}; blob {self._id:#x} is read by rescue"
-        )
+        self.warning = f"{cause.message}; blob {self._id:#x} is read by rescue"
         if not self._options.as_json:
             click.echo(printable(self.warning), err=True)
 

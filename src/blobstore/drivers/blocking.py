@@ -8,8 +8,10 @@ import threading
 import time
 from typing import Any, Final, TypeVar
 
+from blobstore.device.base import Device
 from blobstore.device.medium import Medium
 from blobstore.drivers.perform import PERFORMERS, perform
+from blobstore.errors import BlobstoreError
 from blobstore.operations import Core, GracePeriod, Operation, Park
 
 T = TypeVar("T")
@@ -18,10 +20,14 @@ _LOOK_AGAIN_S: Final = 50e-6
 
 
 class BlockingDriver:
-    """Runs the core on one medium; any thread may call `run`."""
+    """Runs the core on one medium; any thread may call `run`.
+
+    The core does not know what its device is called: errors get its name here.
+    """
 
     def __init__(self, medium: Medium) -> None:
         self.medium = medium
+        self._name = medium.name if isinstance(medium, Device) else None
         self._lock = threading.Lock()
 
     def run(self, core: Core[T]) -> T:
@@ -49,9 +55,11 @@ class BlockingDriver:
         except StopIteration as stop:
             result: T = stop.value
             return result
-        except BaseException:
+        except BaseException as error:
             with lock:
                 core.close()
+            if isinstance(error, BlobstoreError):
+                error.at(store=self._name)
             raise
 
     def _wait(self, operation: Operation[Any]) -> None:

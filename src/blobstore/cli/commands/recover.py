@@ -35,4 +35,4 @@ def _refuse_quarantine(store: Blobstore) -> None:
 
 def _named(place: str, why: BlobstoreError) -> str:
     """Say which blob it is, once."""
-    return place + why.message.removeprefix(place)
+    return place + why.strerror.removeprefix(place)
