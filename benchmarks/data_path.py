@@ -83,7 +83,7 @@ def _warm_blob(directory: Path, *, direct: bool) -> Iterator[Warm]:
         for offset in range(0, _SIZE, MIB):
             blob.write(os.urandom(MIB), offset)
         blob.flush()
-        (first, count), *rest = blob.info().extents
+        (first, count), *rest = blob.info.extents
         if rest or count != _SIZE // store.cluster_size:
             raise AssertionError("the blob is not in one piece")
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if direct else 0)

@@ -10,6 +10,7 @@ from benchmarks.counting import CountingDevice, Flushes, flushes_text
 from benchmarks.measure import Clock, Goal, Row, Taken, interleaved, missing_row, speed_row
 from benchmarks.scale import Scale
 from blobstore import Blobstore
+from blobstore.testing.internals import core_of
 from blobstore.units import KIB, MIB
 
 
@@ -22,7 +23,7 @@ def durable_rows(directory: Path, scale: Scale) -> Iterator[Row]:
         Blobstore.create(device, cluster_size=64 * KIB, md_pages=32_768) as store,
     ):
         blob = store.create_blob("1MiB", thin=True)
-        device.write_all(store.state.geometry.metadata_end)
+        device.write_all(core_of(store).geometry.metadata_end)
 
         def create() -> None:
             store.create_blob("1MiB", thin=True).close()

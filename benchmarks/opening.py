@@ -12,6 +12,7 @@ from benchmarks.measure import Clock, Goal, Row, Taken, interleaved, missing_row
 from benchmarks.scale import Scale
 from blobstore import Blobstore, UnsupportedError
 from blobstore.format.geometry import Geometry
+from blobstore.testing.internals import core_of
 from blobstore.units import GIB, KIB, MIB, PageIndex
 
 _PAGE: Final = 4 * KIB
@@ -145,7 +146,7 @@ def _open_once(path: Path, wanted: ManyBlobs, *, direct: bool = False) -> Taken:
     clock = Clock()
     store = Blobstore.open(path, read_only=True, direct=direct)
     taken = clock.per()
-    found = store.state.used_ids.count()
+    found = core_of(store).used_ids.count()
     store.close()
     if found != wanted.blob_count or store.errors:
         raise AssertionError(f"{found} blobs, expected {wanted.blob_count}")

@@ -19,6 +19,7 @@ from benchmarks.measure import (
 )
 from benchmarks.scale import Scale
 from blobstore import Blob, Blobstore
+from blobstore.testing.internals import core_of
 from blobstore.units import GIB, KIB, MIB, ceil_div
 
 _CLUSTER: Final = 64 * KIB
@@ -37,7 +38,7 @@ def snapshot_rows(directory: Path, scale: Scale) -> Iterator[Row]:
         Blobstore.create(device, cluster_size=_CLUSTER) as store,
         store.create_blob(GIB) as blob,
     ):
-        device.write_all(store.state.geometry.metadata_end)
+        device.write_all(core_of(store).geometry.metadata_end)
         before = device.flush_count
         snapshot = blob.snapshot()
         each = device.flush_count - before
@@ -181,7 +182,7 @@ def _snapshot_cpu(
         Blobstore.create(device, cluster_size=cluster_size, md_pages=_MD_PAGES) as store,
         store.create_blob(size, thin=True, extent_table=extent_table) as blob,
     ):
-        device.write_all(store.state.geometry.metadata_end)
+        device.write_all(core_of(store).geometry.metadata_end)
         data = bytes(_BLOCK)
         for offset in range(0, size, 2 * cluster_size):
             blob.write(data, offset)
@@ -244,7 +245,7 @@ def _reads(blob: Blob, forgetful: Blobstore | None = None) -> Measure:
 
     def measure() -> Taken:
         if forgetful is not None:
-            forgetful.state.forget_owners()
+            core_of(forgetful).forget_owners()
         clock = Clock()
         for offset in offsets:
             blob.read_into(buffer, offset)

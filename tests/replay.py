@@ -38,6 +38,7 @@ from blobstore import (
 from blobstore.format.checksum import crc32c
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.operations import Buffer
+from blobstore.testing.internals import core_of
 
 COMPACT: Final = 4096
 SECTOR: Final = 512
@@ -217,7 +218,7 @@ def know_externals(store: Blobstore) -> None:
 
 
 def know_external(store: Blobstore, external_id: bytes) -> None:
-    if external_id not in store.state.externals:
+    if external_id not in core_of(store).externals:
         store.register_external(external_id, PatternDevice(external_id))
 
 
@@ -239,15 +240,15 @@ def store_facts(store: Blobstore) -> Result:
         "md_len": info.md_len,
         "bstype": info.bstype.hex(),
         "super_blob": info.super_blob,
-        "used_md_pages": store.state.pages.used.count(),
-        "used_cluster_bits": store.state.clusters.used.count(),
+        "used_md_pages": core_of(store).pages.used.count(),
+        "used_cluster_bits": core_of(store).clusters.used.count(),
     }
 
 
 def blob_facts(store: Blobstore, blob: Blob) -> Result:
     """Return what the original's tool says of an open blob."""
-    info = blob.info()
-    md_read_only = store.state.open_blobs[blob.id].md_read_only
+    info = blob.info
+    md_read_only = core_of(store).open_blobs[blob.id].md_read_only
     return {
         "id": info.blob_id,
         "num_clusters": info.cluster_count,
@@ -602,7 +603,7 @@ def _open(replay: Replay, line: Line) -> Result:
     handles = replay.handles.setdefault(blob_id, [])
     assert "clear" not in line.options, "a blob's own clear method counts"
     handles.append(replay.the_store().open_blob(blob_id))
-    state = replay.the_store().state.open_blobs[handles[-1].id]
+    state = core_of(replay.the_store()).open_blobs[handles[-1].id]
     return {"open_ref": state.open_count + state.pin_count}
 
 
@@ -709,7 +710,7 @@ def _get_xattr(replay: Replay, line: Line) -> Result:
 
 def _get_ixattr(replay: Replay, line: Line) -> Result:
     name, key = line.arguments
-    internal = replay.blob(name).info().internal_xattrs
+    internal = replay.blob(name).info.internal_xattrs
     if key not in internal:
         raise NotFoundError(f"script: no internal attribute {key}")
     return {"value": internal[key].hex()}
@@ -758,7 +759,7 @@ def _set_external_parent(replay: Replay, line: Line) -> None:
 
 
 def _get_esnap_id(replay: Replay, line: Line) -> Result:
-    found = replay.blob(line.arguments[0]).info().external_snapshot
+    found = replay.blob(line.arguments[0]).info.external_snapshot
     if found is None:
         raise InvalidArgumentError("script: no clone of an external snapshot")
     return {"value": found.hex()}
@@ -766,14 +767,14 @@ def _get_esnap_id(replay: Replay, line: Line) -> Result:
 
 def _get_clones(replay: Replay, line: Line) -> Result:
     """Answer for closed blobs too, as the original does, and for ids that are none."""
-    clones = replay.the_store().state.clones
+    clones = core_of(replay.the_store()).clones
     return {"clones": list(clones.of(BlobId(replay.blob_id(line.arguments[0]))))}
 
 
 def _get_parent(replay: Replay, line: Line) -> Result:
     """Answer for closed blobs too, as the original does, and for ids that are none."""
     wanted = replay.blob_id(line.arguments[0])
-    families = replay.the_store().state.clones.all()
+    families = core_of(replay.the_store()).clones.all()
     return {"id": next((key for key, clones in families if wanted in clones), None)}
 
 

@@ -14,6 +14,7 @@ from blobstore import (
     PoisonedError,
     check,
 )
+from blobstore.testing.internals import core_of
 from blobstore.units import KIB, MIB
 
 CLUSTER: Final = 16 * KIB
@@ -110,7 +111,7 @@ def test_a_value_that_cannot_be_is_refused_at_once(store: Blobstore, blob: Blob,
 
 def test_closing_a_store_that_became_unusable_says_so_once() -> None:
     store = Blobstore.create(MemoryDevice(4 * MIB), cluster_size=CLUSTER)
-    store.state.poison = KeyboardInterrupt()
+    core_of(store).poison = KeyboardInterrupt()
     with pytest.raises(PoisonedError, match="KeyboardInterrupt"):
         store.close()
     store.close()
@@ -119,7 +120,7 @@ def test_closing_a_store_that_became_unusable_says_so_once() -> None:
 def test_leaving_an_unusable_store_with_an_error_keeps_that_error() -> None:
     def work() -> None:
         with Blobstore.create(MemoryDevice(4 * MIB), cluster_size=CLUSTER) as store:
-            store.state.poison = RuntimeError("a flush failed")
+            core_of(store).poison = RuntimeError("a flush failed")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

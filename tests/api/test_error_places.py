@@ -23,6 +23,7 @@ from blobstore import (
     ReadOnlyError,
     Rescue,
 )
+from blobstore.testing.internals import core_of, store_of
 from blobstore.units import KIB, MIB, PageIndex
 
 CLUSTER: Final = 16 * KIB
@@ -52,14 +53,14 @@ def closed(blob: Blob) -> Blob:
 
 
 def closed_store(blob: Blob) -> Blobstore:
-    store = blob._store
+    store = store_of(blob)
     store.close()
     return store
 
 
 def full(blob: Blob) -> Blob:
     """Return another blob, in a store that has no cluster left."""
-    blob._store.create_blob(blob._store.free_clusters * CLUSTER)
+    store_of(blob).create_blob(store_of(blob).free_clusters * CLUSTER)
     return blob
 
 
@@ -273,7 +274,7 @@ def test_blobs_in_quarantine_are_named_with_their_store(tmp_path: Path) -> None:
     path = tmp_path / "disk.img"
     with Blobstore.create(path, size=SIZE, cluster_size=CLUSTER, md_pages=64) as store:
         blob_id = store.create_blob(CLUSTER).id
-        at = store.state.geometry.page_offset(PageIndex(0))
+        at = core_of(store).geometry.page_offset(PageIndex(0))
     with path.open("r+b") as file:
         file.seek(at + 4096 - 20)
         file.write(b"broken")

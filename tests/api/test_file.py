@@ -608,7 +608,7 @@ def test_a_size_behind_the_end_gives_a_blob_clusters_and_writes_nothing(store: B
     blob.resize(CLUSTER)
     with blob.open("r+b") as file:
         assert file.truncate(CLUSTER + 1) == 2 * CLUSTER
-    assert blob.info().allocated_clusters == 0
+    assert blob.info.allocated_clusters == 0
 
 
 def test_truncating_a_clone_hides_what_its_parent_has_there() -> None:
@@ -823,7 +823,7 @@ def test_an_ext4_file_system_goes_through_a_thin_blob_sparse_and_whole(
         with blob.open() as file:
             copy_data(file, target_file, size)
         target_file.truncate(size)
-        assert blob.info().allocated_clusters < size // CLUSTER
+        assert blob.info.allocated_clusters < size // CLUSTER
     assert first_difference(copy.read_bytes(), image.read_bytes()) is None
     assert copy.stat().st_blocks * 512 < size
     subprocess.run([e2fsprogs("e2fsck"), "-fn", str(copy)], check=True)

@@ -1,4 +1,4 @@
-"""The fast lane: equal to the full path, and never in the way of a cluster that is freed."""
+"""The fast path: equal to the full path, and never in the way of a cluster that is freed."""
 
 import contextlib
 import os
@@ -28,6 +28,7 @@ from blobstore import (
 from blobstore.device.file import FileDevice
 from blobstore.drivers import blocking
 from blobstore.epochs import UNPINNED, Pin
+from blobstore.testing.internals import core_of, device_of, session_of
 from blobstore.units import KIB, MIB
 
 STALE: Final = 0xDD
@@ -82,7 +83,7 @@ def outcome_of(blob: Blob, name: str, *arguments: Any) -> object:
 @pytest.mark.parametrize("cluster_size", [CLUSTER, 3 * CLUSTER])
 @settings(max_examples=40)
 @given(thin=st.booleans(), calls=st.lists(CALLS, max_size=20))
-def test_both_lanes_give_the_same_answers(
+def test_both_paths_give_the_same_answers(
     cluster_size: int, thin: bool, calls: list[tuple[Any, ...]]
 ) -> None:
     with (
@@ -90,13 +91,13 @@ def test_both_lanes_give_the_same_answers(
         stale_store(Path(directory, "disk.img"), cluster_size=cluster_size, size=MIB) as store,
     ):
         fast, full = (store.create_blob(BLOB_CLUSTERS * CLUSTER, thin=thin) for _ in range(2))
-        full._leave_lane()
+        full._leave_fast_path()
         for call in calls:
             assert outcome_of(fast, *call) == outcome_of(full, *call)
         assert fast.read(fast.size) == full.read(full.size)
 
 
-# What the lane must leave to the full path
+# What the fast path must leave to the full path
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ def test_a_closed_handle_does_nothing_although_another_is_open(
 
 
 def test_a_poisoned_store_is_read_but_not_written(store: Blobstore, blob: Blob) -> None:
-    store.state.poison = RuntimeError("a flush failed")
+    core_of(store).poison = RuntimeError("a flush failed")
     with pytest.raises(PoisonedError):
         blob.write(b"x")
     assert blob.read(1) == b"A"
@@ -176,7 +177,7 @@ def test_a_read_only_blob_is_read_but_not_written(blob: Blob) -> None:
 
 def test_a_store_that_turned_read_only_is_not_written(store: Blobstore, blob: Blob) -> None:
     """A blob in quarantine makes the store read-only while others are open for writing."""
-    store.state.refuse_changes("blob 0x1: is in quarantine")
+    core_of(store).refuse_changes("blob 0x1: is in quarantine")
     with pytest.raises(ReadOnlyError):
         blob.write(b"x")
     assert blob.read(1) == b"A"
@@ -196,18 +197,18 @@ def test_a_store_opened_read_only_on_a_writable_device_is_not_written(tmp_path: 
 def test_a_file_that_became_shorter_is_an_error_and_not_zeroes(
     store: Blobstore, blob: Blob
 ) -> None:
-    os.truncate(store.device.name, 64 * KIB)
+    os.truncate(device_of(store).name, 64 * KIB)
     with pytest.raises(DeviceError):
         blob.read(CLUSTER)
     with pytest.raises(DeviceError):
         blob.read_into(bytearray(CLUSTER))
-    os.truncate(store.device.name, 4 * MIB)
+    os.truncate(device_of(store).name, 4 * MIB)
 
 
 def test_a_buffer_that_cannot_be_filled_leaves_no_mark(store: Blobstore, blob: Blob) -> None:
     with pytest.raises((TypeError, BufferError)):
         blob.read_into(b"immutable")
-    assert store.pins.mine.epoch == UNPINNED
+    assert session_of(store).pins.mine.epoch == UNPINNED
 
 
 def test_a_forked_child_finds_its_blob_closed(blob: Blob) -> None:
@@ -236,9 +237,9 @@ def test_a_forked_child_finds_its_blob_closed(blob: Blob) -> None:
 
 def test_a_pin_is_registered_while_its_thread_lives(store: Blobstore, blob: Blob) -> None:
     blob.read(1)
-    before = len(store.state.epochs.pins)
+    before = len(core_of(store).epochs.pins)
     in_thread(lambda: blob.read(1)).join()
-    assert len(store.state.epochs.pins) == before
+    assert len(core_of(store).epochs.pins) == before
 
 
 def in_thread(action: Callable[[], object]) -> threading.Thread:
@@ -267,7 +268,7 @@ class Interrupted:
         self._has_looked = threading.Event()
         self._may_go_on = threading.Event()
         self._preadv = os.preadv
-        monkeypatch.setattr(os, "preadv", self._stopped_preadv)
+        monkeypatch.setattr(blob, "_preadv", self._stopped_preadv)
         self._reader = 0
         self._thread = in_thread(self._read)
         assert self._has_looked.wait(TIMEOUT)
@@ -275,7 +276,7 @@ class Interrupted:
     def _read(self) -> None:
         self._reader = threading.get_ident()
         if not self._pinned:
-            self._store.pins.mine = Unpinned()
+            session_of(self._store).pins.mine = Unpinned()
         self._blob.read_into(self.buffer)
 
     def _stopped_preadv(self, descriptor: int, buffers: Any, offset: int) -> int:
@@ -306,7 +307,7 @@ def fill_free_clusters(store: Blobstore, filler: Blob) -> None:
     """Write to every cluster that is free now."""
     first = filler.next_unallocated(0)
     assert first is not None
-    filler.write(b"F" * CLUSTER * store.state.clusters.free_count, first)
+    filler.write(b"F" * CLUSTER * core_of(store).clusters.free_count, first)
 
 
 @pytest.fixture
@@ -336,7 +337,7 @@ def test_a_cluster_is_not_freed_under_a_pinned_read(
     assert read.buffer == b"V" * CLUSTER
 
 
-def test_without_its_mark_a_read_would_see_foreign_bytes(
+def test_without_its_pin_a_read_would_see_foreign_bytes(
     store: Blobstore, victim: Blob, filler: Blob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That the test above is able to fail."""
@@ -362,10 +363,10 @@ def test_a_handle_is_closed_only_when_no_request_is_in_flight(
     read = Interrupted(monkeypatch, store, victim, pinned=True)
     closing = in_thread(store.close)
     assert is_waiting.wait(TIMEOUT)
-    was_closed = store.device.closed
+    was_closed = device_of(store).closed
     read.go_on()
     closing.join()
-    assert (was_closed, store.device.closed) == (False, True)
+    assert (was_closed, device_of(store).closed) == (False, True)
     assert read.buffer == b"V" * CLUSTER
 
 

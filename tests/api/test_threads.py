@@ -12,6 +12,7 @@ import pytest
 
 from blobstore import Blob, BlobInfo, Blobstore, BusyError, InvalidArgumentError, NotFoundError
 from blobstore.epochs import UNPINNED
+from blobstore.testing.internals import core_of, device_of
 
 CLUSTER = 4096
 ROUNDS = 60
@@ -76,10 +77,10 @@ def after(store: Blobstore, blob: Blob) -> None:
     content = blob.read(blob.size)
     assert max(content, default=0) < FOREIGN
     blob.flush()
-    assert not store.state.mutex.held
-    assert not store.state.exclusive
-    assert all(pin.epoch == UNPINNED for pin in store.state.epochs.pins)
-    path = Path(store.device.name)
+    assert not core_of(store).mutex.held
+    assert not core_of(store).exclusive
+    assert all(pin.epoch == UNPINNED for pin in core_of(store).epochs.pins)
+    path = Path(device_of(store).name)
     blob_id = blob.id
     store.close()
     with Blobstore.open(path, read_only=True) as again, again.open_blob(blob_id) as found:

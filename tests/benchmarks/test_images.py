@@ -9,6 +9,7 @@ from blobstore import Blobstore
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import HEAD
 from blobstore.format.root import Layout
+from blobstore.testing.internals import core_of
 
 
 @pytest.mark.parametrize("layout", Layout)
@@ -17,16 +18,16 @@ def test_the_image_is_a_dirty_store_of_as_many_blobs(tmp_path: Path, layout: Lay
     path = tmp_path / "many.img"
     geometry = write_dirty_image(path, wanted)
     with Blobstore.open(path) as store:
-        assert store.state.was_recovered
+        assert core_of(store).was_recovered
         assert store.errors == {}
         assert store.blob_ids() == [blob_id_of(wanted.root_of(number)) for number in range(300)]
-        assert store.state.pages.used.count() == 600
+        assert core_of(store).pages.used.count() == 600
         assert store.free_clusters == geometry.data_clusters - 900
         with store.open_blob(blob_id_of(wanted.root_of(299))) as blob:
             assert blob.size == 3 * geometry.cluster_size
-            assert blob.info().allocated_clusters == 3
+            assert blob.info.allocated_clusters == 3
     with Blobstore.open(path) as store:
-        assert not store.state.was_recovered
+        assert not core_of(store).was_recovered
         assert len(store.blob_ids()) == 300
 
 

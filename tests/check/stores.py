@@ -66,7 +66,7 @@ def assert_usable(image: bytes, layout: int, kept: Mapping[BlobId, Fingerprint])
             assert blob.read(2 * CLUSTER) == pattern(99, 2)
         for blob_id, before in kept.items():
             with store.open_blob(blob_id) as blob:
-                assert blob.info().read_only == before.read_only
+                assert blob.info.read_only == before.read_only
                 if not before.read_only:
                     blob.write(blob.read(512))
                     blob.set_xattr("written", b"again")

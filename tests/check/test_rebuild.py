@@ -21,6 +21,7 @@ from blobstore.fsck.rebuild import (
     smaller_cluster_sizes_for,
 )
 from blobstore.metadata.store_state import DeviceTraits
+from blobstore.testing.internals import core_of
 from blobstore.units import MIB, BlobId, PageIndex
 from tests.golden.images import load_image
 
@@ -290,7 +291,7 @@ def test_places_that_cannot_be_read_are_passed_over() -> None:
 
 def test_the_copy_of_a_root_is_no_root_in_a_wrong_place() -> None:
     store = made(state="dirty")
-    layout = Blobstore.open(store.device).state.geometry
+    layout = core_of(Blobstore.open(store.device)).geometry
     root = store.device.read(layout.page_offset(PageIndex(0)), 4096)
     store.device.write(layout.page_offset(PageIndex(9)), [root])
     data = with_right_crc(with_field(store.page, "page size", 8192))
@@ -299,7 +300,7 @@ def test_the_copy_of_a_root_is_no_root_in_a_wrong_place() -> None:
 
 def test_a_root_of_no_store_in_the_metadata_leaves_nothing_that_fits() -> None:
     store = made(state="dirty")
-    layout = Blobstore.open(store.device).state.geometry
+    layout = core_of(Blobstore.open(store.device)).geometry
     stray = MetadataPage(BlobId(0x1_0000_0020), 0, b"", PageIndex(0xFFFF_FFFF)).encode()
     store.device.write(layout.page_offset(PageIndex(9)), [stray])
     assert store.rebuilt(with_right_crc(with_field(store.page, "cluster size", 0))) is None
@@ -307,7 +308,7 @@ def test_a_root_of_no_store_in_the_metadata_leaves_nothing_that_fits() -> None:
 
 def test_descriptors_that_do_not_add_up_and_pages_with_wrong_checksums_say_nothing() -> None:
     store = made(state="dirty")
-    layout = Blobstore.open(store.device).state.geometry
+    layout = core_of(Blobstore.open(store.device)).geometry
     broken = MetadataPage(BlobId(0x1_0000_0009), 0, b"\1\7\0\0\0", PageIndex(0xFFFF_FFFF))
     store.device.write(layout.page_offset(PageIndex(9)), [broken.encode()])
     store.device.write(layout.page_offset(PageIndex(10)), [broken.encode()[:4000]])

@@ -194,7 +194,7 @@ def clusters_behind(image: bytes) -> dict[BlobId, dict[int, int]]:
             at: BlobId | None = blob_id
             while at is not None:
                 with store.open_blob(at) as blob:
-                    info = blob.info()
+                    info = blob.info
                 index = 0
                 for first, count in info.extents:
                     for step in range(count if first else 0):

@@ -18,6 +18,7 @@ from blobstore.format.geometry import root_of
 from blobstore.format.page import MetadataPage
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.operations import Buffer
+from blobstore.testing.internals import core_of
 from blobstore.units import BlobId, PageIndex
 from tests.replay import COMPACT, SECTOR, ReplayDevice, pattern
 
@@ -119,7 +120,7 @@ class Bench:
         return MetadataPage.decode(self.page(store, page), at=page)
 
     def page(self, store: Blobstore, page: int) -> bytes:
-        return self.device.read(store.state.geometry.page_offset(PageIndex(page)), 4096)
+        return self.device.read(core_of(store).geometry.page_offset(PageIndex(page)), 4096)
 
     def kinds(self, store: Blobstore, blob_id: int) -> list[int]:
         """Return the kinds of descriptors in a blob's root."""
@@ -145,9 +146,9 @@ class Bench:
             clusters = [cluster for blob in blobs for cluster in clusters_of(blob)]
             assert len(set(pages)) == len(pages)
             assert len(set(clusters)) == len(clusters)
-            assert store.state.pages.used.count() == len(pages)
-            metadata = store.state.geometry.md_clusters
-            assert store.state.clusters.used.count() == len(clusters) + metadata
+            assert core_of(store).pages.used.count() == len(pages)
+            metadata = core_of(store).geometry.md_clusters
+            assert core_of(store).clusters.used.count() == len(clusters) + metadata
         store.close()
 
 
@@ -161,7 +162,7 @@ def clusters_of(blob: BlobInfo) -> list[int]:
 
 def used_pages(store: Blobstore) -> int:
     """Return how many metadata pages are in use, those not counted that wait for a flush."""
-    return store.state.pages.used.count() - store.state.pages.returning_count
+    return core_of(store).pages.used.count() - core_of(store).pages.returning_count
 
 
 def data(seed: int, length: int, offset: int = 0) -> bytes:

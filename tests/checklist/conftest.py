@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from blobstore import Blob, Blobstore
+from blobstore.testing.internals import core_of
 from tests.checklist.bench import CONFIGURATIONS, Bench
 
 
@@ -21,7 +22,7 @@ def store(bench: Bench) -> Iterator[Blobstore]:
     """An empty store."""
     store = bench.create()
     yield store
-    if not store.closed and store.state.poison is None:
+    if not store.closed and core_of(store).poison is None:
         store.close()
 
 

@@ -10,6 +10,7 @@ from blobstore import Blob, BlobId, BlobInfo, Blobstore, MemoryDevice
 from blobstore.blob.exclusive import exclusive, frozen
 from blobstore.format.descriptors import EXTENT_TABLE, READ_ONLY, RUNS
 from blobstore.format.geometry import root_of
+from blobstore.testing.internals import core_of, session_of
 from tests.checklist.bench import BLOCK, CLUSTER, SIZE, Bench, data, fails, used_pages
 
 EPERM, ENOENT, EBADF, ENOMEM, EBUSY, EINVAL, ENOSPC = 1, 2, 9, 12, 16, 22, 28
@@ -17,18 +18,18 @@ EPERM, ENOENT, EBADF, ENOMEM, EBUSY, EINVAL, ENOSPC = 1, 2, 9, 12, 16, 22, 28
 
 def test_blob_open(bench: Bench, store: Blobstore) -> None:
     blob = bench.blob(store)
-    state = store.state.open_blobs[blob.id]
+    state = core_of(store).open_blobs[blob.id]
     again = store.open_blob(blob.id)
-    assert store.state.open_blobs[again.id] is state
+    assert core_of(store).open_blobs[again.id] is state
     assert state.open_count == 2
     again.close()
     assert state.open_count == 1
     blob.close()
-    assert blob.id not in store.state.open_blobs
+    assert blob.id not in core_of(store).open_blobs
     with fails(EBADF):
-        blob.info()
+        assert blob.info
     with store.open_blob(blob.id) as reopened:
-        assert reopened.info().blob_id == blob.id
+        assert reopened.info.blob_id == blob.id
 
 
 def test_blob_create(bench: Bench, store: Blobstore) -> None:
@@ -37,7 +38,7 @@ def test_blob_create(bench: Bench, store: Blobstore) -> None:
     store = bench.reload(store)
     for blob_id, count in made.items():
         with store.open_blob(blob_id) as blob:
-            assert blob.info().cluster_count == count
+            assert blob.info.cluster_count == count
     with fails(ENOSPC):
         bench.blob(store, store.free_clusters + 1)
     store.close()
@@ -63,10 +64,10 @@ def test_blob_create_fail(bench: Bench, store: Blobstore) -> None:
 
 def test_blob_create_internal(bench: Bench, store: Blobstore) -> None:
     with bench.blob(store, external_snapshot=b"id", xattrs={"EXTSNAP": b"mine"}) as blob:
-        assert blob.info().internal_xattrs == {"EXTSNAP": b"id"}
+        assert blob.info.internal_xattrs == {"EXTSNAP": b"id"}
         assert blob.get_xattr("EXTSNAP") == b"mine"
     with bench.blob(store) as plain:
-        assert plain.info().internal_xattrs == {}
+        assert plain.info.internal_xattrs == {}
         with fails(ENOENT):
             plain.get_xattr("EXTSNAP")
 
@@ -77,7 +78,7 @@ def test_blob_create_zero_extent(bench: Bench, store: Blobstore) -> None:
     kinds = bench.kinds(store, blob_id)
     assert (EXTENT_TABLE in kinds, RUNS in kinds) == (bench.configuration.extent_table, False)
     with store.open_blob(blob_id) as blob:
-        assert blob.info().extent_table == bench.configuration.extent_table
+        assert blob.info.extent_table == bench.configuration.extent_table
     store.close()
 
 
@@ -119,15 +120,15 @@ def test_blob_resize_thin_test(bench: Bench, store: Blobstore) -> None:
     with bench.blob(store, 6, thin=True) as blob:
         for index in (0, 2, 4):
             blob.write(data(index, BLOCK), index * CLUSTER)
-        assert (blob.info().allocated_clusters, store.free_clusters) == (3, free - 3)
+        assert (blob.info.allocated_clusters, store.free_clusters) == (3, free - 3)
         blob.resize(3 * CLUSTER)
-        assert blob.info().allocated_clusters == 2
+        assert blob.info.allocated_clusters == 2
         assert store.free_clusters == free - 3
         blob.sync_md()
-        assert (blob.info().allocated_clusters, store.free_clusters) == (2, free - 2)
+        assert (blob.info.allocated_clusters, store.free_clusters) == (2, free - 2)
         blob.resize(6 * CLUSTER)
         blob.sync_md()
-        assert (blob.info().allocated_clusters, store.free_clusters) == (2, free - 2)
+        assert (blob.info.allocated_clusters, store.free_clusters) == (2, free - 2)
         assert blob.read(CLUSTER, 4 * CLUSTER) == bytes(CLUSTER)
 
 
@@ -136,20 +137,20 @@ def test_blob_read_only(bench: Bench, store: Blobstore) -> None:
     blob.set_read_only()
     blob.write(b"still writable")
     blob.sync_md()
-    info = blob.info()
+    info = blob.info
     assert (info.read_only, info.data_ro_flags) == (True, READ_ONLY)
     for change in (lambda: blob.write(b"x"), lambda: blob.set_xattr("name", b"x")):
         with fails(EPERM):
             change()
     store = bench.reload(store)
     with store.open_blob(blob.id) as again, fails(EPERM):
-        assert again.info().read_only
+        assert again.info.read_only
         again.set_xattr("name", b"x")
     store.close()
 
 
 def test_channel_ops(bench: Bench, store: Blobstore) -> None:
-    pins = store.state.epochs.pins
+    pins = core_of(store).epochs.pins
     before = len(pins)
     seen: list[int] = []
 
@@ -180,7 +181,7 @@ def test_blob_unmap(bench: Bench, store: Blobstore) -> None:
         for index in (1, 4, 5):
             blob.write(data(index, CLUSTER), index * CLUSTER)
         blob.sync_md()
-        owned = {first + step for first, n in blob.info().extents if first for step in range(n)}
+        owned = {first + step for first, n in blob.info.extents if first for step in range(n)}
         bench.device.log.clear()
         blob.resize(0)
         blob.sync_md()
@@ -217,11 +218,11 @@ def test_blob_xattr(bench: Bench, store: Blobstore) -> None:
             blob.remove_xattr("length")
         with blob.clone() as clone:
             assert list(clone.xattrs) == []
-            assert clone.info().internal_xattrs.keys() == {"SNAP"}
-            assert clone.info().invalid_flags & 2
+            assert clone.info.internal_xattrs.keys() == {"SNAP"}
+            assert clone.info.invalid_flags & 2
             clone.inflate()
-            assert clone.info().internal_xattrs == {}
-            assert not clone.info().invalid_flags & 2
+            assert clone.info.internal_xattrs == {}
+            assert not clone.info.invalid_flags & 2
     with bench.reload(store) as store, store.open_blob(blob.id) as blob:
         assert blob.xattrs == {"length": b"\x02\x03"}
 
@@ -236,7 +237,7 @@ def test_blob_parse_md(bench: Bench) -> None:
         before = blob.id
     with bench.load() as store:
         with store.open_blob(before) as blob:
-            info = blob.info()
+            info = blob.info
             assert info.extents == [
                 run for at in range(0, clusters, 2) for run in (info.extents[at], (0, 1))
             ]
@@ -254,20 +255,20 @@ def test_blob_serialize_test(bench: Bench) -> None:
         for step in range(1, 80):
             for blob in blobs:
                 blob.resize(step * store.cluster_size)
-        kept = [blob.info() for blob in blobs]
+        kept = [blob.info for blob in blobs]
     with bench.load() as store:
         for info in kept:
             with store.open_blob(info.blob_id) as blob:
-                assert blob.info().extents == info.extents
+                assert blob.info.extents == info.extents
                 assert blob.get_xattr("large") == data(blob.id, 4040)
-                assert len(blob.info().metadata_pages) > 1
+                assert len(blob.info.metadata_pages) > 1
 
 
 def test_blob_crc(bench: Bench, store: Blobstore) -> None:
     blob_id = bench.blob(store, 2).id
     store.close()
     with bench.load() as store:
-        at = store.state.geometry.page_offset(root_of(BlobId(blob_id)))
+        at = core_of(store).geometry.page_offset(root_of(BlobId(blob_id)))
         good = bench.device.read(at, 4096)
         bench.device.write(at + 4092, [b"\0\0\0\0"])
         with fails(EINVAL):
@@ -297,7 +298,7 @@ def test_blob_flags(
 ) -> None:
     with bench.blob(store, 1) as blob, bench.blob(store) as unknown:
         for opened, flags in ((blob, {word: bit}), (unknown, {"invalid": 1 << 61})):
-            state = store.state.open_blobs[opened.id]
+            state = core_of(store).open_blobs[opened.id]
             state.flags = replace(state.flags, **flags)
             state.touch_attributes()
             opened.flush()
@@ -305,7 +306,7 @@ def test_blob_flags(
     with fails(EINVAL):
         store.open_blob(unknown.id)
     with store.open_blob(blob.id) as again:
-        state = store.state.open_blobs[blob.id]
+        state = core_of(store).open_blobs[blob.id]
         assert (state.data_read_only, state.md_read_only) == (data_ro, md_ro)
         assert getattr(state.flags, word) & bit
         if not data_ro:
@@ -313,17 +314,17 @@ def test_blob_flags(
         with fails(EPERM):
             again.set_xattr("name", b"x")
     with bench.reload(store) as store, store.open_blob(blob.id):
-        assert getattr(store.state.open_blobs[blob.id].flags, word) & bit
+        assert getattr(core_of(store).open_blobs[blob.id].flags, word) & bit
 
 
 def test_blob_insert_cluster_msg_test(bench: Bench, store: Blobstore) -> None:
     with bench.blob(store, 4, thin=True) as blob:
         blob.write(data(1, BLOCK), CLUSTER)
-        cluster = store.state.open_blobs[blob.id].clusters.get(1)
-        assert store.state.clusters.used[cluster]
+        cluster = core_of(store).open_blobs[blob.id].clusters.get(1)
+        assert core_of(store).clusters.used[cluster]
     with bench.reload(store) as store, store.open_blob(blob.id) as blob:
-        assert blob.info().extents == [(0, 1), (cluster, 1), (0, 2)]
-        assert any(blob.info().extent_pages) == bench.configuration.extent_table
+        assert blob.info.extents == [(0, 1), (cluster, 1), (0, 2)]
+        assert any(blob.info.extent_pages) == bench.configuration.extent_table
 
 
 def test_blob_persist_test(bench: Bench, store: Blobstore) -> None:
@@ -339,7 +340,7 @@ def test_blob_persist_test(bench: Bench, store: Blobstore) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert used_pages(store) == len(blob.info().metadata_pages)
+        assert used_pages(store) == len(blob.info.metadata_pages)
     with bench.reload(store) as store, store.open_blob(blob.id) as blob:
         assert blob.xattrs == {f"name{number}": data(9, 900) for number in range(4)}
 
@@ -377,7 +378,7 @@ def test_blob_simultaneous_operations(bench: Bench, blob: Blob, store: Blobstore
     bench.device.during_next_write = try_others
     blob.inflate()
     assert refused == [EBUSY] * 5
-    with exclusive(store.state, snapshot.id, what="test"):
+    with exclusive(core_of(store), snapshot.id, what="test"):
         with fails(EBUSY):
             snapshot.clone()
         with fails(EBUSY):
@@ -388,17 +389,17 @@ def test_blob_simultaneous_operations(bench: Bench, blob: Blob, store: Blobstore
 
 
 def test_blob_nested_freezes(blob: Blob, store: Blobstore) -> None:
-    state = store.state.open_blobs[blob.id]
+    state = core_of(store).open_blobs[blob.id]
 
     async def freeze_twice() -> list[int]:
         counts = []
-        async with frozen(store.state, state):
-            async with frozen(store.state, state):
+        async with frozen(core_of(store), state):
+            async with frozen(core_of(store), state):
                 counts.append(state.frozen_count)
             counts.append(state.frozen_count)
         return [*counts, state.frozen_count]
 
-    assert store.run(freeze_twice()) == [2, 1, 0]
+    assert session_of(store).run(freeze_twice()) == [2, 1, 0]
     blob.write(b"not held up")
 
 
@@ -421,8 +422,8 @@ def test_blob_thin_prov_alloc(bench: Bench, store: Blobstore) -> None:
         for size in (CLUSTER, 5 * SIZE, 1 << 40, 5 * SIZE):
             blob.resize(size)
             blob.sync_md()
-            assert (blob.size, blob.info().allocated_clusters) == (size, 0)
-            assert (store.free_clusters, len(blob.info().metadata_pages)) == (free, 1)
-            assert not any(blob.info().extent_pages)
+            assert (blob.size, blob.info.allocated_clusters) == (size, 0)
+            assert (store.free_clusters, len(blob.info.metadata_pages)) == (free, 1)
+            assert not any(blob.info.extent_pages)
     with bench.reload(store) as store, store.open_blob(blob.id) as blob:
         assert (blob.size, store.free_clusters, used_pages(store)) == (5 * SIZE, free, 1)

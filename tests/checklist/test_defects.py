@@ -11,6 +11,7 @@ import pytest
 
 from blobstore import Blobstore, dump
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
+from blobstore.testing.internals import core_of
 from tests.golden.images import IMAGE_NAMES
 from tests.golden.test_load import describe, device_of, expected, open_image
 from tests.replay import COMPACT, SECTOR, Replay, Result, pattern
@@ -65,7 +66,7 @@ def check_ownership(store: Blobstore, state: Result) -> None:
     assert len(set(clusters)) == len(clusters)
     assert len(set(pages)) == len(pages)
     assert state["used_md_pages"] == len(pages)
-    assert state["used_cluster_bits"] == len(clusters) + store.state.geometry.md_clusters
+    assert state["used_cluster_bits"] == len(clusters) + core_of(store).geometry.md_clusters
 
 
 def sha256(content: bytes | bytearray) -> str:
@@ -219,7 +220,7 @@ def test_10_interrupted_delete_of_a_blob_with_a_chain_can_be_finished() -> None:
     for name in (name for name in IMAGE_NAMES if re.fullmatch(r"pf_delete_.*_n02of\d\d", name)):
         with open_image(name, device_of(name)) as store:
             assert store.blob_ids() == []
-            assert store.state.pages.used.count() == 0
+            assert core_of(store).pages.used.count() == 0
     script = ("create as=a num_clusters=2", "open a", "set_xattr a x @1:4000", "close a")
     for count in range(50):
         replay = Replay()

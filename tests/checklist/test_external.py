@@ -34,14 +34,14 @@ def clone(bench: Bench, store: Blobstore, external: MemoryDevice) -> Blob:
 
 
 def test_blob_esnap_create(bench: Bench, clone: Blob, store: Blobstore) -> None:
-    info = clone.info()
+    info = clone.info
     assert (info.external_snapshot, info.parent, info.thin) == (ID, None, True)
     assert (clone.size, info.allocated_clusters) == (SIZE, 0)
     clone.resize(6 * CLUSTER)
     content = data(9, SIZE) + bytes(2 * CLUSTER)
     assert clone.read(6 * CLUSTER) == content
     with bench.reload(store) as store, store.open_blob(clone.id) as again:
-        assert (again.size, again.info().external_snapshot) == (6 * CLUSTER, ID)
+        assert (again.size, again.info.external_snapshot) == (6 * CLUSTER, ID)
         with fails(ENOTSUP):  # nobody has said what it is
             again.read(BLOCK)
         store.register_external(ID, source())
@@ -66,7 +66,7 @@ def check_io(bench: Bench, *, block: int, external_block: int) -> None:
             content[cluster // 2 : cluster // 2 + cluster] = data(1, cluster)
     with bench.load() as store, store.open_blob(clone.id) as clone:
         assert clone.read(2 * cluster) == content
-        assert clone.info().allocated_clusters == 2
+        assert clone.info.allocated_clusters == 2
 
 
 def test_blob_esnap_io_4096_4096(bench: Bench) -> None:
@@ -95,14 +95,14 @@ def test_blob_esnap_clone_snapshot(bench: Bench, clone: Blob, store: Blobstore) 
     clone.write(data(1, CLUSTER))
     content = data(1, CLUSTER) + data(9, SIZE)[CLUSTER:]
     with clone.snapshot() as snapshot:
-        assert (snapshot.info().external_snapshot, snapshot.info().clones) == (ID, [clone.id])
-        assert (clone.info().external_snapshot, clone.info().parent) == (None, snapshot.id)
+        assert (snapshot.info.external_snapshot, snapshot.info.clones) == (ID, [clone.id])
+        assert (clone.info.external_snapshot, clone.info.parent) == (None, snapshot.id)
         with snapshot.clone() as other:
-            assert (other.info().external_snapshot, other.info().parent) == (None, snapshot.id)
+            assert (other.info.external_snapshot, other.info.parent) == (None, snapshot.id)
             assert clone.read(SIZE) == snapshot.read(SIZE) == other.read(SIZE) == content
     store.delete_blob(other.id)
     store.delete_blob(snapshot.id)
-    assert (clone.info().external_snapshot, clone.info().parent) == (ID, None)
+    assert (clone.info.external_snapshot, clone.info.parent) == (ID, None)
     assert clone.read(SIZE) == content
 
 
@@ -110,7 +110,7 @@ def copies_everything(clone: Blob, act: Callable[[], None]) -> None:
     clone.write(data(1, BLOCK), CLUSTER)
     content = clone.read(SIZE)
     act()
-    info = clone.info()
+    info = clone.info
     assert (info.external_snapshot, info.parent, info.thin) == (None, None, False)
     assert info.allocated_clusters == 4
     assert clone.read(SIZE) == content
@@ -133,8 +133,8 @@ def test_blob_esnap_clone_reload(bench: Bench, clone: Blob, store: Blobstore) ->
         store = bench.reload(store)
         store.register_external(ID, source())
         with store.open_blob(snapshot.id) as again:
-            assert again.info().external_snapshot == ID
-            assert again.info().clones == sorted([clone.id, other.id])
+            assert again.info.external_snapshot == ID
+            assert again.info.clones == sorted([clone.id, other.id])
         with store.open_blob(other.id) as again:
             assert again.read(SIZE) == data(2, CLUSTER) + data(9, SIZE)[CLUSTER:]
         with store.open_blob(clone.id) as again:
@@ -176,7 +176,7 @@ def test_blob_esnap_clone_resize(clone: Blob) -> None:
         clone.write(data(at, BLOCK), at)
         content[at : at + BLOCK] = data(at, BLOCK)
         assert clone.read(6 * CLUSTER) == content
-    assert clone.info().allocated_clusters == 2
+    assert clone.info.allocated_clusters == 2
     clone.inflate()
     assert clone.read(6 * CLUSTER) == content
 
@@ -196,7 +196,7 @@ def test_blob_set_external_parent(
     clone.write(data(1, CLUSTER))
     with clone.snapshot():
         clone.set_external_parent(ID)
-        assert (clone.info().external_snapshot, clone.info().parent) == (ID, None)
+        assert (clone.info.external_snapshot, clone.info.parent) == (ID, None)
         assert clone.read(SIZE) == data(9, SIZE)
     with bench.blob(store, 4, thin=True) as plain:
         plain.write(data(2, CLUSTER), CLUSTER)

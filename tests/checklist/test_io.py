@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from blobstore import Blob, Blobstore
+from blobstore.testing.internals import core_of
 from tests.checklist.bench import BLOCK, CLUSTER, Bench, data, fails
 
 EPERM, EINVAL = 1, 22
@@ -57,7 +58,7 @@ def test_blob_rw_verify(blob: Blob) -> None:
 def test_blob_rw_verify_iov(bench: Bench, store: Blobstore) -> None:
     with bench.blob(store, 1) as blob, bench.blob(store, 1) as neighbour:
         blob.resize(2 * CLUSTER)
-        (first, _), (second, _) = blob.info().extents
+        (first, _), (second, _) = blob.info.extents
         assert second != first + 1
         parts = [data(seed, length) for seed, length in ((1, BLOCK), (2, 3 * BLOCK), (3, 512))]
         at = CLUSTER - 2 * BLOCK
@@ -166,7 +167,7 @@ def test_blob_snapshot_freeze_io(blob: Blob, store: Blobstore, bench: Bench) -> 
     old, new = data(1, 4 * CLUSTER), data(2, CLUSTER)
     blob.write(old)
     writer = threading.Thread(target=lambda: blob.write(new, CLUSTER))
-    state = store.state.open_blobs[blob.id]
+    state = core_of(store).open_blobs[blob.id]
     waited: list[bool] = []
 
     def write_meanwhile() -> None:
@@ -174,7 +175,7 @@ def test_blob_snapshot_freeze_io(blob: Blob, store: Blobstore, bench: Bench) -> 
             bench.device.during_next_write = write_meanwhile
             return
         writer.start()
-        while writer.is_alive() and not store.state.thawing:
+        while writer.is_alive() and not core_of(store).thawing:
             writer.join(0.001)
         waited.append(writer.is_alive())
 
@@ -184,4 +185,4 @@ def test_blob_snapshot_freeze_io(blob: Blob, store: Blobstore, bench: Bench) -> 
         assert waited == [True]
         assert snapshot.read(4 * CLUSTER) == old
         assert blob.read(4 * CLUSTER) == old[:CLUSTER] + new + old[2 * CLUSTER :]
-        assert blob.info().extents == [(0, 1), (blob.info().extents[1][0], 1), (0, 2)]
+        assert blob.info.extents == [(0, 1), (blob.info.extents[1][0], 1), (0, 2)]

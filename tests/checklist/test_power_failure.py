@@ -70,7 +70,7 @@ def test_blob_delete_snapshot_power_failure(bench: Bench, store: Blobstore) -> N
         seen.add(there)
         assert read_all(found, blob.id) == contents[blob.id]
         with found.open_blob(blob.id) as clone:
-            assert clone.info().parent == (snapshot.id if there else None)
+            assert clone.info.parent == (snapshot.id if there else None)
         if there:
             assert read_all(found, snapshot.id) == contents[snapshot.id]
         assert found.free_clusters == free + (0 if there else 1)
@@ -88,8 +88,8 @@ def test_blob_create_snapshot_power_failure(bench: Bench, store: Blobstore) -> N
 
     for found in interrupted(bench, store, snapshot, blob.id):
         with found.open_blob(blob.id) as origin:
-            parent = origin.info().parent
-            assert origin.info().allocated_clusters == (3 if parent is None else 0)
+            parent = origin.info.parent
+            assert origin.info.allocated_clusters == (3 if parent is None else 0)
         assert found.blob_ids() == sorted({blob.id, parent or blob.id})
         for blob_id in found.blob_ids():
             assert read_all(found, blob_id) == content

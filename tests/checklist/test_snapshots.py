@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from blobstore import Blob, BlobId, Blobstore, MemoryDevice
+from blobstore.testing.internals import core_of
 from tests.checklist.bench import BLOCK, CLUSTER, Bench, clusters_of, data, fails
 
 EPERM, ENOENT, EBUSY, EEXIST, EINVAL, ENOSPC = 1, 2, 16, 17, 22, 28
@@ -13,26 +14,26 @@ EPERM, ENOENT, EBUSY, EEXIST, EINVAL, ENOSPC = 1, 2, 16, 17, 22, 28
 
 def relations(store: Blobstore, blob_id: int) -> tuple[BlobId | None, list[BlobId]]:
     with store.open_blob(blob_id) as blob:
-        return blob.info().parent, blob.info().clones
+        return blob.info.parent, blob.info.clones
 
 
 def test_blob_snapshot(bench: Bench, store: Blobstore) -> None:
     with bench.blob(store, 10, xattrs={"name": b"origin"}) as blob:
         free = store.free_clusters
         with blob.snapshot({"name": b"snapshot"}) as snapshot:
-            info = snapshot.info()
+            info = snapshot.info
             assert (info.read_only, info.snapshot, info.thin) == (True, True, False)
             assert (info.allocated_clusters, info.clones) == (10, [blob.id])
             assert snapshot.xattrs == {"name": b"snapshot"}
             assert blob.xattrs == {"name": b"origin"}
-            assert (blob.info().thin, blob.info().parent) == (True, snapshot.id)
-            assert (blob.info().allocated_clusters, store.free_clusters) == (0, free)
+            assert (blob.info.thin, blob.info.parent) == (True, snapshot.id)
+            assert (blob.info.allocated_clusters, store.free_clusters) == (0, free)
             with fails(EINVAL):
                 snapshot.snapshot()
             with fails(EINVAL):
                 blob.snapshot({"none": b""})
         with blob.snapshot() as second:
-            assert second.info().thin
+            assert second.info.thin
             assert relations(store, second.id) == (snapshot.id, [blob.id])
             assert relations(store, snapshot.id) == (None, [second.id])
     store.delete_blob(blob.id)
@@ -50,13 +51,13 @@ def test_blob_clone(bench: Bench, store: Blobstore) -> None:
             blob.clone()
         with blob.snapshot() as snapshot, snapshot.clone({"name": b"clone"}) as clone:
             assert (dict(clone.xattrs), clone.size) == ({"name": b"clone"}, 4 * CLUSTER)
-            assert (clone.info().thin, clone.info().read_only) == (True, False)
+            assert (clone.info.thin, clone.info.read_only) == (True, False)
             assert clone.read(CLUSTER) == data(1, CLUSTER)
             assert relations(store, snapshot.id) == (None, sorted([blob.id, clone.id]))
         blob.set_read_only()
         blob.sync_md()
         with blob.clone() as other:
-            assert other.info().parent == blob.id
+            assert other.info.parent == blob.id
             assert other.read(CLUSTER) == data(1, CLUSTER)
 
 
@@ -72,13 +73,13 @@ def test_blob_inflate(bench: Bench, store: Blobstore, decouple: bool) -> None:
         with bench.blob(store, free - (0 if decouple else 5)) as filler:
             with fails(ENOSPC):
                 blob.decouple() if decouple else blob.inflate()
-            assert blob.info().parent == snapshot.id
+            assert blob.info.parent == snapshot.id
         store.delete_blob(filler.id)
         if decouple:
             blob.decouple()
         else:
             blob.inflate()
-        info = blob.info()
+        info = blob.info
         assert (info.parent, info.thin) == (None, decouple)
         assert info.allocated_clusters == (2 if decouple else 10)
         assert store.free_clusters == free - (1 if decouple else 9)
@@ -92,7 +93,7 @@ def test_blob_snapshot_rw(bench: Bench, store: Blobstore) -> None:
         with blob.snapshot() as snapshot:
             blob.sync_md()
             bench.device.log.clear()
-            start = store.state.geometry.md_clusters * CLUSTER
+            start = core_of(store).geometry.md_clusters * CLUSTER
             blob.write(data(2, BLOCK), 6 * BLOCK)
             assert bench.device.count("read", first=start) == CLUSTER - BLOCK
             assert bench.device.count("write", first=start) == CLUSTER
@@ -209,7 +210,7 @@ def test_blob_inflate_rw(bench: Bench, store: Blobstore, thin: bool) -> None:
             with blob.snapshot() as second:
                 blob.write(data(3, BLOCK), CLUSTER - 512)
                 content = blob.read(6 * CLUSTER)
-                start = store.state.geometry.md_clusters * CLUSTER
+                start = core_of(store).geometry.md_clusters * CLUSTER
                 blob.sync_md()
                 bench.device.log.clear()
                 if thin:
@@ -220,7 +221,7 @@ def test_blob_inflate_rw(bench: Bench, store: Blobstore, thin: bool) -> None:
                 assert bench.device.count("read", first=start) == copied * CLUSTER
                 assert bench.device.count("write", first=start) == copied * CLUSTER
                 assert blob.read(6 * CLUSTER) == content
-                assert blob.info().parent == (first.id if thin else None)
+                assert blob.info.parent == (first.id if thin else None)
     store.delete_blob(second.id)
     with bench.reload(store) as store, store.open_blob(blob.id) as blob:
         assert blob.read(6 * CLUSTER) == content
@@ -233,7 +234,7 @@ def test_blob_inflate_unmap(bench: Bench, store: Blobstore) -> None:
         bench.device.during_next_write = unmapper.start
         blob.inflate()
         unmapper.join()
-        info = blob.info()
+        info = blob.info
         assert (info.thin, info.allocated_clusters, len(clusters_of(info))) == (False, 4, 4)
         assert blob.read(CLUSTER) == bytes(CLUSTER)
 
@@ -245,7 +246,7 @@ def test_blob_decouple_snapshot(bench: Bench, store: Blobstore) -> None:
             blob.write(data(2, CLUSTER), CLUSTER)
             with blob.snapshot() as second:
                 second.decouple()
-                info = second.info()
+                info = second.info
                 assert (info.parent, info.read_only, info.allocated_clusters) == (None, True, 2)
                 assert second.read(2 * CLUSTER) == data(1, CLUSTER) + data(2, CLUSTER)
     store.delete_blob(first.id)
@@ -266,7 +267,7 @@ def test_blob_clone_resize(bench: Bench, store: Blobstore) -> None:
                 content[at : at + BLOCK] = data(at, BLOCK)
                 assert clone.read(6 * CLUSTER) == content
             clone.inflate()
-            assert (clone.info().allocated_clusters, clone.info().parent) == (6, None)
+            assert (clone.info.allocated_clusters, clone.info.parent) == (6, None)
             assert clone.read(6 * CLUSTER) == content
 
 
@@ -314,7 +315,7 @@ def test_blob_set_parent(bench: Bench, store: Blobstore) -> None:
         thin.write(data(3, CLUSTER), CLUSTER)
         for parent, first in ((snapshot.id, bytes(CLUSTER)), (second.id, data(1, CLUSTER))):
             thin.set_parent(parent)
-            assert thin.info().parent == parent
+            assert thin.info.parent == parent
             assert thin.read(2 * CLUSTER) == first + data(3, CLUSTER)
     with bench.reload(store) as store:
         assert relations(store, thin.id) == (second.id, [])

@@ -8,6 +8,7 @@ from blobstore import BlobInfo, Blobstore, grow
 from blobstore.format.mask import MASK_CLUSTERS, decode_mask, encode_mask
 from blobstore.format.super_block import MaskRegion
 from blobstore.metadata.blob_state import SNAPSHOT_REMOVAL
+from blobstore.testing.internals import core_of
 from tests.checklist.bench import BLOCK, CLUSTER, SIZE, Bench, data, fails
 
 ENOENT, EIO, ENXIO, ENOMEM, EBUSY, EINVAL, ENOSPC, EILSEQ = 2, 5, 6, 12, 16, 22, 28, 84
@@ -47,9 +48,9 @@ def test_bs_load_pending_removal(bench: Bench, store: Blobstore) -> None:
     with bench.blob(store, 2) as clone, clone.snapshot() as snapshot:
         mark_for_removal(store, snapshot.id, clone.id)
     with bench.reload(store) as store, store.open_blob(clone.id) as clone:
-        assert clone.info().parent == snapshot.id
+        assert clone.info.parent == snapshot.id
         with store.open_blob(snapshot.id) as snapshot:
-            assert snapshot.info().internal_xattrs == {}
+            assert snapshot.info.internal_xattrs == {}
             clone.inflate()
             mark_for_removal(store, snapshot.id, clone.id)
     with bench.load() as store:
@@ -59,7 +60,7 @@ def test_bs_load_pending_removal(bench: Bench, store: Blobstore) -> None:
 
 
 def mark_for_removal(store: Blobstore, snapshot_id: int, clone_id: int) -> None:
-    (state,) = (state for id_, state in store.state.open_blobs.items() if id_ == snapshot_id)
+    (state,) = (state for id_, state in core_of(store).open_blobs.items() if id_ == snapshot_id)
     state.put_internal(SNAPSHOT_REMOVAL, clone_id.to_bytes(8, "little"))
     state.touch_attributes()
     store.flush()
@@ -76,7 +77,7 @@ def test_bs_load_custom_cluster_size(bench: Bench) -> None:
 def test_bs_load_after_failed_grow(bench: Bench, store: Blobstore) -> None:
     with bench.blob(store, 3):
         pass
-    free, geometry = store.free_clusters, store.state.geometry
+    free, geometry = store.free_clusters, core_of(store).geometry
     store.close()
     region = geometry.used_clusters
     place, length = geometry.region_offset(region), geometry.region_bytes(region)
@@ -157,13 +158,13 @@ def test_bs_resize_md(bench: Bench) -> None:
     cluster = max(16384, bench.configuration.page_size)
     pages = 3 * cluster // bench.configuration.page_size
     with bench.create(cluster_size=cluster, md_pages=pages) as store:
-        geometry = store.state.geometry
+        geometry = core_of(store).geometry
         assert geometry.md_clusters > pages * bench.configuration.page_size // cluster
         assert geometry.md_clusters * cluster >= geometry.metadata_end
         free = store.free_clusters
         assert free == SIZE // cluster - geometry.md_clusters
     with bench.load() as store:
-        assert (store.free_clusters, store.state.geometry.md_len) == (free, pages)
+        assert (store.free_clusters, core_of(store).geometry.md_len) == (free, pages)
 
 
 def test_bs_destroy(bench: Bench, store: Blobstore) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 
 from blobstore import Blob, Blobstore
 from blobstore.format.descriptors import EXTENT_TABLE, RUNS, THIN_PROV
+from blobstore.testing.internals import core_of
 from blobstore.units import PageIndex
 from tests.checklist.bench import BLOCK, CLUSTER, Bench, data, fails, used_pages
 
@@ -25,7 +26,7 @@ def test_blob_thin_provision(bench: Bench, store: Blobstore) -> None:
     blob = bench.blob(store, 5, thin=True)
     assert store.free_clusters == free
     with bench.load() as store, store.open_blob(blob.id) as blob:  # it was never unloaded
-        info = blob.info()
+        info = blob.info
         assert (info.thin, info.extents) == (True, [(0, 5)])
         assert info.invalid_flags & THIN_PROV
         assert store.free_clusters == free
@@ -54,8 +55,8 @@ def test_blob_thin_prov_write_count_io(bench: Bench) -> None:
         cluster = store.cluster_size
         with bench.blob(store, 1024, thin=True) as blob:
             free = store.free_clusters
-            start = store.state.geometry.page_offset(PageIndex(0))
-            end = store.state.geometry.metadata_end
+            start = core_of(store).geometry.page_offset(PageIndex(0))
+            end = core_of(store).geometry.metadata_end
             is_table = bench.configuration.extent_table
             for index, is_new in ((0, True), (1, False), (512, True), (513, False)):
                 blob.write(data(1, 512), index * cluster)
@@ -80,10 +81,10 @@ def test_blob_thin_prov_unmap_cluster(bench: Bench, store: Blobstore) -> None:
         free = store.free_clusters
         blob.write(data(1, 8 * CLUSTER))
         blob.unmap(2 * CLUSTER, CLUSTER)
-        assert blob.info().allocated_clusters == 7
+        assert blob.info.allocated_clusters == 7
         assert store.free_clusters == free - 7
         blob.unmap(4 * CLUSTER - BLOCK, CLUSTER + 2 * BLOCK)
-        assert blob.info().allocated_clusters == 6
+        assert blob.info.allocated_clusters == 6
         whole = bytearray(data(1, 8 * CLUSTER))
         whole[2 * CLUSTER : 3 * CLUSTER] = bytes(CLUSTER)
         whole[4 * CLUSTER - BLOCK : 5 * CLUSTER + BLOCK] = bytes(CLUSTER + 2 * BLOCK)
@@ -103,7 +104,7 @@ def test_blob_thin_prov_rle(bench: Bench, store: Blobstore) -> None:
     with bench.blob(store, 5, thin=True) as blob:
         blob.write(data(1, BLOCK), CLUSTER + BLOCK)
     with bench.reload(store) as store, store.open_blob(blob.id) as blob:
-        assert [(first != 0, count) for first, count in blob.info().extents] == [
+        assert [(first != 0, count) for first, count in blob.info.extents] == [
             (False, 1),
             (True, 1),
             (False, 3),
@@ -119,7 +120,7 @@ def test_blob_thin_prov_rw_iov(bench: Bench, store: Blobstore) -> None:
         parts = [data(1, BLOCK), data(2, CLUSTER)]
         blob.writev(parts, CLUSTER - BLOCK)
         assert blob.read(CLUSTER + BLOCK, CLUSTER - BLOCK) == b"".join(parts)
-        assert blob.info().allocated_clusters == 2
+        assert blob.info.allocated_clusters == 2
 
 
 def write_all(blob: Blob, places: Sequence[int]) -> None:
@@ -132,11 +133,11 @@ def test_blob_thin_prov_update_extpage_ordered(bench: Bench, store: Blobstore) -
         blob.write(data(1, 4 * CLUSTER))
         acts = [lambda: write_all(blob, range(4, 8)), lambda: blob.unmap(0, 2 * CLUSTER)]
         run_together([*acts, blob.sync_md])
-        kept = blob.info().extents
+        kept = blob.info.extents
     with bench.reload(store) as store, store.open_blob(blob.id) as blob:
-        assert blob.info().extents == kept
+        assert blob.info.extents == kept
         assert kept[0][0] == 0
-        assert blob.info().allocated_clusters == 6
+        assert blob.info.allocated_clusters == 6
 
 
 def test_blob_thin_prov_alloc_extpage_concurrently(bench: Bench, store: Blobstore) -> None:

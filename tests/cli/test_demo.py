@@ -30,9 +30,7 @@ def flip_byte_at(image: Path, blob_id: int, offset: int) -> None:
     with Blobstore.open(image, read_only=True) as store, store.open_blob(blob_id) as blob:
         index, start = divmod(offset, store.cluster_size)
         clusters = [
-            cluster
-            for first, count in blob.info().extents
-            for cluster in range(first, first + count)
+            cluster for first, count in blob.info.extents for cluster in range(first, first + count)
         ]
         place = clusters[index] * store.cluster_size + start
     with image.open("r+b") as file:

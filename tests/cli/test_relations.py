@@ -12,7 +12,7 @@ from tests.cli.schema import ID, PARENT, conforms
 
 def show(path: Path, blob_id: int) -> BlobInfo:
     with Blobstore.open(path, read_only=True) as store, store.open_blob(blob_id) as blob:
-        return blob.info()
+        return blob.info
 
 
 def snapshot_of(image: Image, blob_id: int) -> int:

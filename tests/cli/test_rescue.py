@@ -53,7 +53,7 @@ def cut(tmp_path: Path) -> Broken:
         store.create_blob(4 * CLUSTER, xattrs={"name": b"vol"}) as blob,
     ):
         blob.write(content)
-        first = blob.info().extents[0][0]
+        first = blob.info.extents[0][0]
     lost_from = CLUSTER + 5000
     with path.open("r+b") as file:
         file.truncate(first * CLUSTER + lost_from)
@@ -282,7 +282,7 @@ def faulty() -> Iterator[tuple[StoreOptions, int]]:
         with store.create_blob(SIZE) as blob:
             blob.write(pattern(SIZE))
             blob.flush()
-            first = blob.info().extents[0][0]
+            first = blob.info.extents[0][0]
         device.bad = first * CLUSTER + BAD_AT
         yield StoreOptions("faulty", False, None, False, (), True, kept_open=store), blob.id
         device.bad = -1

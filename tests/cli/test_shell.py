@@ -42,7 +42,7 @@ def test_a_script_runs_the_commands_on_one_open_store(image: Image, tmp_path: Pa
         with store.open_blob(int(made, 16)) as blob:
             assert blob.xattrs == {"name": b"two words"}
         with store.open_blob(image.thin) as blob:
-            assert blob.info().parent == int(snapshot, 16)
+            assert blob.info.parent == int(snapshot, 16)
 
 
 def test_with_json_each_line_gives_one_object(image: Image) -> None:

@@ -146,7 +146,7 @@ def quarantined(dirty_image: Image) -> Image:
         Blobstore.open(dirty_image.path, read_only=True) as store,
         store.open_blob(dirty_image.thick) as blob,
     ):
-        page = store.info.md_start + blob.info().metadata_pages[0]
+        page = store.info.md_start + blob.info.metadata_pages[0]
     with dirty_image.path.open("r+b") as file:
         file.seek(page * 4096 + 4000)
         file.write(b"\xff\xff\xff\xff")

@@ -12,7 +12,7 @@ HOSTILE = b"\x1b[2J\xff\n"
 
 def xattrs_of(image: Image) -> dict[str, bytes]:
     with Blobstore.open(image.path, read_only=True) as store, store.open_blob(image.thin) as blob:
-        return blob.info().xattrs
+        return blob.info.xattrs
 
 
 def test_set_takes_text_hex_and_a_file(image: Image, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from blobstore.errors import (
     UnsupportedError,
 )
 from blobstore.testing.device_contract import pattern
+from blobstore.testing.internals import device_of
 from blobstore.units import KIB, MIB
 from tests.device.loops import Loop, attached
 
@@ -345,7 +346,7 @@ def test_a_store_on_a_device_that_shrank_is_poisoned_and_recovers_when_it_has_gr
 @either_way
 def test_a_store_on_a_block_device_is_written_reopened_and_kept(loop: Loop, direct: bool) -> None:
     with Blobstore.create(loop.path, cluster_size=64 * KIB, direct=direct) as store:
-        assert store.info.io_unit_size == store.device.block_size
+        assert store.info.io_unit_size == device_of(store).block_size
         blob = store.create_blob(4 * MIB, thin=True, xattrs={"name": b"vol0"})
         blob.write(pattern(MIB), offset=12_345)
         blob.unmap(64 * KIB, 128 * KIB)

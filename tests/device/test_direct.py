@@ -21,6 +21,7 @@ from blobstore.device.bounce import BOUNCE_SIZE, Bounce, Cursor
 from blobstore.device.file import DirectFileDevice, FileDevice
 from blobstore.errors import DeviceError, InvalidArgumentError, UnsupportedError
 from blobstore.testing.device_contract import pattern
+from blobstore.testing.internals import device_of
 from blobstore.units import KIB, MIB
 
 SIZE = 8 * MIB
@@ -453,4 +454,4 @@ def test_a_store_on_a_direct_file_is_the_store_of_a_buffered_one(path: Path) -> 
 
 def test_a_store_is_made_in_a_new_file_by_direct_io(tmp_path: Path, path: Path) -> None:
     with Blobstore.create(tmp_path / "new.img", size="8MiB", direct=True) as store:
-        assert isinstance(store.device, DirectFileDevice)
+        assert isinstance(device_of(store), DirectFileDevice)

@@ -109,7 +109,7 @@ def _changes_of_a_store(store: StoreState, disk: SimulatedDisk) -> list[Callable
         lambda: run_alone(set_super_blob(store, some_id), disk),
         lambda: run_alone(grow_open(store, len(disk.content) + CLUSTER), disk),
         lambda: run_alone(flush_store(store), disk),
-        lambda: set_type(store, b"other"),
+        lambda: run_alone(set_type(store, b"other"), disk),
     ]
 
 
@@ -124,6 +124,6 @@ def _changes_of_a_blob(
         lambda: run_alone(flush_blob(store, blob), disk),
         lambda: run_alone(create_snapshot(store, blob, {}), disk),
         lambda: run_alone(inflate(store, blob), disk),
-        lambda: attributes.set_xattr(store, blob, "new", b"1"),
-        lambda: attributes.set_read_only(store, blob),
+        lambda: run_alone(attributes.set_xattr(store, blob, "new", b"1"), disk),
+        lambda: run_alone(attributes.set_read_only(store, blob), disk),
     ]

@@ -15,6 +15,7 @@ import pytest
 
 from blobstore import Blob, Blobstore, BlobstoreError, MemoryDevice, NoSpaceError
 from blobstore.store.blobs import ClearMethod
+from blobstore.testing.internals import abandon, core_of
 from blobstore.testing.simulated_disk import GARBAGE
 
 CLUSTER: Final = 8192
@@ -108,7 +109,7 @@ class Session:
         return self.rng.choice(list(self.blobs))
 
     def writable(self) -> Blob | None:
-        return self.rng.choice([b for b in self.blobs if not b.info().read_only] or [None])
+        return self.rng.choice([b for b in self.blobs if not b.info.read_only] or [None])
 
     def span(self, blob: Blob) -> tuple[int, int]:
         """Return (offset, length) of any part, to the byte or of whole clusters."""
@@ -179,7 +180,7 @@ class Session:
         expected.changed()
 
     def shown_by_parent(self, blob: Blob) -> bytes:
-        parent = blob.info().parent
+        parent = blob.info.parent
         return next((bytes(e.content) for b, e in self.blobs.items() if b.id == parent), b"")
 
     def flush(self) -> None:
@@ -203,7 +204,7 @@ class Session:
     def delete(self) -> None:
         """Delete a blob; a snapshot with one clone is merged into it."""
         blob = self.pick()
-        if len(blob.info().clones) > 1:
+        if len(blob.info.clones) > 1:
             return
         expected = self.blobs.pop(blob)
         blob.close()
@@ -223,7 +224,7 @@ class Session:
 
     def clone(self) -> None:
         blob = self.pick()
-        if blob.info().read_only and self.has_room():
+        if blob.info.read_only and self.has_room():
             self.take(blob.clone(), bytes(self.blobs[blob].content))
 
     def inflate(self) -> None:
@@ -231,7 +232,7 @@ class Session:
 
     def decouple(self) -> None:
         blob = self.pick()
-        if blob.info().parent is not None:
+        if blob.info.parent is not None:
             blob.decouple()
 
     def set_parent(self) -> None:
@@ -254,14 +255,14 @@ class Session:
 
     def reopen_dirty(self) -> None:
         self.store.flush()
-        self.store.abandon()
+        abandon(self.store)
         for expected in self.blobs.values():
             expected.flushed()
         self.go_on()
 
     def stop(self) -> None:
         """End without a flush, and go on with what is there; every byte of it must be possible."""
-        self.store.abandon()
+        abandon(self.store)
         before = {blob.id: expected for blob, expected in self.blobs.items()}
         self.go_on()
         for blob in self.blobs:
@@ -273,7 +274,7 @@ class Session:
     def go_on(self) -> None:
         """Open the store again, and all that was in it."""
         self.store = Blobstore.open(self.device)
-        self.recovered += self.store.state.was_recovered
+        self.recovered += core_of(self.store).was_recovered
         assert self.store.blob_ids() == sorted(blob.id for blob in self.blobs)
         self.blobs = {self.store.open_blob(b.id): expected for b, expected in self.blobs.items()}
 

@@ -46,6 +46,7 @@ PLAN = DumpPlan(
     md_start=4,
     md_len=256,
     page_size=4096,
+    io_unit_size=512,
 )
 BLOB = BlobId(0x1_0000_0002)
 

@@ -112,7 +112,7 @@ def test_stale_parents_stay_stale_when_their_clones_are_rewritten(name: str, ato
     with opened(device, name) as store:
         for blob_id in store.blob_ids():
             with store.open_blob(blob_id) as blob:
-                if not blob.info().read_only:
+                if not blob.info.read_only:
                     blob.set_xattr("note", b"rewritten")
     with opened(device, name) as store:
         assert seen_in(store) == expected_of(name)
@@ -149,10 +149,10 @@ def test_a_snapshot_of_a_clone_with_a_stale_parent_is_a_clone_of_the_external_al
     device, expected = device_of(name), expected_of(name)
     with opened(device, name) as store, store.open_blob(CLONE) as clone:
         snapshot = clone.snapshot()
-        info = snapshot.info()
+        info = snapshot.info
         assert list(info.internal_xattrs) == ["EXTSNAP"]
         assert (info.parent, info.clones) == (None, [CLONE])
-        assert (clone.info().parent, clone.info().external_snapshot) == (snapshot.id, None)
+        assert (clone.info.parent, clone.info.external_snapshot) == (snapshot.id, None)
     with opened(device, name) as store:
         seen = seen_in(store)
         assert seen[CLONE]["sha256"] == seen[snapshot.id]["sha256"] == expected[CLONE]["sha256"]
@@ -166,7 +166,7 @@ def test_a_clone_with_a_stale_parent_inflates_to_what_it_reads_as(change: str) -
     device, expected = device_of("external_01"), expected_of("external_01")
     with opened(device, "external_01") as store, store.open_blob(CLONE) as clone:
         clone.inflate() if change == "inflate" else clone.decouple()
-        info = clone.info()
+        info = clone.info
         assert (info.external_snapshot, info.internal_xattrs, info.thin) == (None, {}, False)
     with opened(device, "external_01") as store:
         assert content_of(store, CLONE) == expected[CLONE]["sha256"]
@@ -176,7 +176,7 @@ def test_a_clone_with_a_stale_parent_can_become_that_blobs_clone() -> None:
     device = device_of("external_01")
     with opened(device, "external_01") as store, store.open_blob(OTHER_CLONE) as clone:
         clone.set_parent(STALE_PARENT)
-        assert (clone.info().parent, clone.info().external_snapshot) == (STALE_PARENT, None)
+        assert (clone.info.parent, clone.info.external_snapshot) == (STALE_PARENT, None)
     with opened(device, "external_01") as store:
         assert content_of(store, OTHER_CLONE) == content_of(store, STALE_PARENT)
 

@@ -702,7 +702,7 @@ def test_an_open_store_grows_as_a_closed_one_does(atomic_write_size: int) -> Non
 
 def test_the_clone_of_a_missing_external_snapshot_cannot_be_read_where_it_owns_nothing() -> None:
     with Blobstore.open(device_of("esnap_clean")) as store, store.open_blob(blob_id(0)) as clone:
-        assert clone.info().external_snapshot == b"pat:42:524288:4096"
+        assert clone.info.external_snapshot == b"pat:42:524288:4096"
         assert clone.read(3 * IO_UNIT, CLUSTER + IO_UNIT) == pattern(
             1, 3 * IO_UNIT, offset=CLUSTER + IO_UNIT
         )

@@ -72,7 +72,7 @@ def test_thousands_of_snapshots_or_clones_open_list_and_read(kind: str, clean: b
         assert len(ids) == FEWER
         with store.open_blob(ids[-1]) as blob:
             assert blob.read(blob.size) == bytes(blob.size)
-            assert blob.info().allocated_clusters == ("with" in kind)
+            assert blob.info.allocated_clusters == ("with" in kind)
         assert not any(isinstance(entry, tuple) for entry in store.list_blobs())
 
 

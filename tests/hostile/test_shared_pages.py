@@ -10,6 +10,7 @@ from blobstore.api.check import check
 from blobstore.errors import BlobstoreError
 from blobstore.format.geometry import Geometry
 from blobstore.metadata.read import Revisits
+from blobstore.testing.internals import core_of
 from blobstore.units import BlobId
 from tests.proof.hostile import forged
 
@@ -72,7 +73,7 @@ def test_a_blob_that_is_opened_by_itself_is_read_however_many_share_it() -> None
 def test_an_error_kept_by_recovery_keeps_no_page_alive() -> None:
     device = forged(SHARED, clean=False).device(read_only=True)
     with Blobstore.open(device, read_only=True) as store:
-        kept = list(store.state.errors.values())
+        kept = list(core_of(store).errors.values())
     assert len(kept) == BLOBS - 1
     assert all(isinstance(error, BlobstoreError) for error in kept)
     assert all(error.__traceback__ is None and error.__context__ is None for error in kept)

@@ -96,7 +96,7 @@ def observe(store: Blobstore, ids: Iterable[BlobId] | None = None) -> Seen:
 
 def _read_all(store: Blobstore, blob: Blob) -> SeenBlob:
     """Read a small blob whole; of another what is there, a cluster of each hole, at most a MiB."""
-    info = blob.info()
+    info = blob.info
     xattrs = tuple(info.xattrs.items())
     if info.size <= _READ_WHOLE:
         return SeenBlob(info.size, xattrs, ((0, info.size, _digest(blob, info.size)),))

@@ -108,7 +108,7 @@ def _make(plan: _Plan) -> SmallStore:
 
 def _write(blob: Blob, *indices: int, seed: int) -> None:
     """Write whole clusters, no two alike."""
-    size = blob.info().size // blob.info().cluster_count
+    size = blob.info.size // blob.info.cluster_count
     for index in indices:
         blob.write(random.Random(f"{seed} {index}").randbytes(size), index * size)
     blob.flush()

@@ -243,7 +243,7 @@ class Hand:
         return ["create", name, count], create
 
     def _delete(self) -> Action | None:
-        picked = self._pick(lambda blob: len(blob.info().clones) < 2)
+        picked = self._pick(lambda blob: len(blob.info.clones) < 2)
         if picked is None:
             return None
         name, blob = picked
@@ -263,7 +263,7 @@ class Hand:
         return self._derive("snapshot", self._pick(_is_writable), Blob.snapshot)
 
     def _clone(self) -> Action | None:
-        return self._derive("clone", self._pick(lambda b: b.info().read_only), Blob.clone)
+        return self._derive("clone", self._pick(lambda b: b.info.read_only), Blob.clone)
 
     def _derive(
         self,
@@ -290,7 +290,7 @@ class Hand:
 
 
 def _is_writable(blob: Blob) -> bool:
-    return not blob.info().read_only
+    return not blob.info.read_only
 
 
 def _takes_data(blob: Blob) -> bool:
@@ -298,7 +298,7 @@ def _takes_data(blob: Blob) -> bool:
 
 
 def _is_alone(blob: Blob) -> bool:
-    return blob.info().parent is None
+    return blob.info.parent is None
 
 
 def work(image: str, log: Log, rng: random.Random, first: int) -> int:
@@ -323,7 +323,7 @@ def _hand_out(store: Blobstore, hands: Sequence[Hand]) -> None:
     blobs = {blob_id: store.open_blob(blob_id) for blob_id in store.blob_ids()}
     for blob_id, blob in blobs.items():
         ancestor = blob_id
-        while (parent := blobs[ancestor].info().parent) is not None:
+        while (parent := blobs[ancestor].info.parent) is not None:
             ancestor = parent
         hands[name_of(blobs[ancestor]) % len(hands)].blobs[name_of(blob)] = blob
 

@@ -10,6 +10,7 @@ import pytest
 
 from blobstore import Blob, Blobstore, CorruptError, InvalidArgumentError, MemoryDevice
 from blobstore.format.page import NO_PAGE, MetadataPage
+from blobstore.testing.internals import core_of, device_of
 from blobstore.units import PageIndex
 from tests.golden.test_load import documented_rows
 
@@ -49,8 +50,13 @@ def store() -> Blobstore:
 
 
 def log_of(store: Blobstore) -> list[str]:
-    assert isinstance(store.device, Recorder)
-    return store.device.log
+    return recorder_of(store).log
+
+
+def recorder_of(store: Blobstore) -> Recorder:
+    device = device_of(store)
+    assert isinstance(device, Recorder)
+    return device
 
 
 def test_what_is_acknowledged_as_durable_was_flushed_after_its_last_metadata_write(
@@ -72,7 +78,7 @@ def test_what_is_acknowledged_as_durable_was_flushed_after_its_last_metadata_wri
         # A snapshot's marker may wait: what a crash finds is decided without it.
         assert writes_after_the_flush <= (1 if act is acts[1] else 0)
     for handle in (blob, *made):
-        if not handle.info().read_only:
+        if not handle.info.read_only:
             handle.set_xattr("name", b"x")
         log_of(store).clear()
         handle.close()
@@ -82,7 +88,7 @@ def test_what_is_acknowledged_as_durable_was_flushed_after_its_last_metadata_wri
 def chain_of(store: Blobstore) -> tuple[int, int]:
     """Return a closed blob with a chain of two pages, and the second page."""
     with store.create_blob(xattrs={"long": bytes(range(256)) * 15, "other": b"1" * 999}) as blob:
-        (_root, second) = blob.info().metadata_pages
+        (_root, second) = blob.info.metadata_pages
     return blob.id, second
 
 
@@ -99,12 +105,12 @@ def test_a_chain_whose_pages_do_not_belong_together_is_not_opened(
     store: Blobstore, change: dict[str, Any], message: str
 ) -> None:
     blob_id, second = chain_of(store)
-    offset = store.state.geometry.page_offset(PageIndex(second))
-    page = MetadataPage.decode(store.device.read(offset, 4096), at=PageIndex(second))
+    offset = core_of(store).geometry.page_offset(PageIndex(second))
+    page = MetadataPage.decode(device_of(store).read(offset, 4096), at=PageIndex(second))
     assert page.next_page == NO_PAGE
     if change == {"next_page": None}:
         change = {"next_page": PageIndex(second)}
-    store.device.write(offset, [replace(page, **change).encode()])
+    device_of(store).write(offset, [replace(page, **change).encode()])
     with pytest.raises(CorruptError, match=message) as caught:
         store.open_blob(blob_id)
     assert caught.value.errno == 22
@@ -130,22 +136,21 @@ def test_a_blob_that_grows_while_its_inflate_waits_can_be_opened_afterwards(
 
         threads.append(threading.Thread(target=run))
         threads[-1].start()
-        while len(store.state.mutex._waiting) < queued and threads[-1].is_alive():
+        while len(core_of(store).mutex._waiting) < queued and threads[-1].is_alive():
             threads[-1].join(0.001)
 
     def queue_both() -> None:
         attempt(lambda: blob.resize(8 * CLUSTER), 1)
         attempt(blob.inflate, 2)
 
-    assert isinstance(store.device, Recorder)
-    store.device.during_next_write = queue_both
+    recorder_of(store).during_next_write = queue_both
     other.sync_md()
     for thread in threads:
         thread.join()
     assert [type(error).__name__ for error in errors] == ["BusyError"]
     store.close()
-    with Blobstore.open(store.device) as store, store.open_blob(blob.id) as blob:
-        info = blob.info()
+    with Blobstore.open(device_of(store)) as store, store.open_blob(blob.id) as blob:
+        info = blob.info
         assert (info.thin, info.allocated_clusters) == (False, info.cluster_count)
 
 
@@ -154,13 +159,13 @@ def test_closing_one_of_two_handles_makes_durable_what_was_changed(store: Blobst
     second = store.open_blob(first.id)
     first.set_xattr("name", b"x")
     second.close()
-    with Blobstore.open(store.device) as crashed, crashed.open_blob(first.id) as blob:
+    with Blobstore.open(device_of(store)) as crashed, crashed.open_blob(first.id) as blob:
         assert blob.xattrs == {"name": b"x"}
 
 
 def test_a_snapshot_clears_its_clusters_as_its_origin_does(store: Blobstore) -> None:
     with store.create_blob(CLUSTER, clear_method=3) as blob, blob.snapshot() as snapshot:
-        assert snapshot.info().clear_method == blob.info().clear_method == 3
+        assert snapshot.info.clear_method == blob.info.clear_method == 3
 
 
 def test_a_type_that_was_set_is_the_stores_type_at_once(store: Blobstore) -> None:

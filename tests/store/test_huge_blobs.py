@@ -103,7 +103,7 @@ def test_a_huge_blob_holds_what_was_written_to_it(opener: Opener) -> None:
         assert contents(blob) == [b"b" * 10] * len(PLACES)
         assert data_in(blob) == [place // CLUSTER * CLUSTER for place in PLACES]
         assert store.free_clusters == free
-        assert blob.info().allocated_clusters == len(PLACES)
+        assert blob.info.allocated_clusters == len(PLACES)
         with pytest.raises(NoSpaceError):
             blob.inflate()
 

@@ -7,6 +7,7 @@ import pytest
 from blobstore import Blobstore, NoSpaceError
 from blobstore.alloc.leaves import KeptLeaves
 from blobstore.format.descriptors import THIN_PROV
+from blobstore.testing.internals import core_of
 from blobstore.units import BlobId
 from tests.proof.forge import Forge, flags, runs
 from tests.proof.image_device import SparseDevice
@@ -22,7 +23,7 @@ def forged(*, md_len: int = 64) -> SparseDevice:
 
 
 def kept(store: Blobstore) -> int:
-    return KeptLeaves().parts_left - store.state.kept_leaves.parts_left
+    return KeptLeaves().parts_left - core_of(store).kept_leaves.parts_left
 
 
 def read_all(store: Blobstore, blob_id: BlobId) -> None:

@@ -19,6 +19,7 @@ from blobstore.errors import (
 from blobstore.format.geometry import blob_id_of
 from blobstore.store.describe import BlobInfo
 from blobstore.store.opening import close_blob, open_blob
+from blobstore.testing.internals import abandon, core_of, session_of
 from blobstore.units import MIB, BlobId, PageIndex
 from tests.metadata.shapes import SHAPES
 from tests.proof.forge import Forge, clone_of, extents, flags, runs, table
@@ -63,7 +64,7 @@ def opened(store: Blobstore) -> Seen:
     for blob_id in store.blob_ids():
         try:
             with store.open_blob(blob_id) as blob:
-                seen[blob_id] = blob.info()
+                seen[blob_id] = blob.info
         except BlobstoreError as error:
             seen[blob_id] = type(error).__name__
     return seen
@@ -72,7 +73,7 @@ def opened(store: Blobstore) -> Seen:
 def iterated(store: Blobstore) -> Seen:
     """Return what going through the open blobs shows."""
     return {
-        blob_id: type(blob).__name__ if isinstance(blob, BlobstoreError) else blob.info()
+        blob_id: type(blob).__name__ if isinstance(blob, BlobstoreError) else blob.info
         for blob_id, blob in store.iter_blobs()
     }
 
@@ -102,7 +103,7 @@ def test_damaged_stores_are_seen_as_by_opening_each_blob(way: str) -> None:
                 expected = opened(store)
                 assert WAYS[way](store) == expected
             compared += len(store.blob_ids())
-            assert not store.state.open_blobs
+            assert not core_of(store).open_blobs
     assert compared > 500
 
 
@@ -177,7 +178,7 @@ def test_a_chain_is_read_once_whatever_is_at_its_bottom(name: str, way: str) -> 
         assert device.reads < (MANY / 10 if way == "listed" else 2.5 * MANY)
         assert list(seen) == store.blob_ids()
         assert sum(isinstance(found, BlobInfo) for found in seen.values()) == good
-        assert not store.state.open_blobs
+        assert not core_of(store).open_blobs
 
 
 def every_shape(forge: Forge) -> None:
@@ -332,9 +333,9 @@ def test_a_list_of_an_abandoned_store_ends_without_asking_it(way: str) -> None:
     blob.snapshot().close()
     listing = getattr(store, way)()
     next(listing)
-    lock = store._driver._lock
+    lock = session_of(store)._driver._lock
     with lock:  # as a thread may hold it that a forked child does not have
-        store.abandon()
+        abandon(store)
         listing.close()
     assert not list(listing)
 
@@ -342,11 +343,14 @@ def test_a_list_of_an_abandoned_store_ends_without_asking_it(way: str) -> None:
 def test_the_map_of_a_blob_is_whole_before_a_handle_can_see_it(store: Blobstore) -> None:
     created = store.create_blob(CLUSTER, thin=True)
     created.close()
-    for state in (store.run(open_blob(store.state, created.id)), *store.state.open_blobs.values()):
+    for state in (
+        session_of(store).run(open_blob(core_of(store), created.id)),
+        *core_of(store).open_blobs.values(),
+    ):
         slot = ClusterMap.__dict__["leaves"]
         assert slot.__get__(state.clusters) is state.clusters.leaves
         state.open_count = 1
-    store.run(close_blob(store.state, state))
+    session_of(store).run(close_blob(core_of(store), state))
 
 
 def test_a_chain_of_huge_blobs_that_own_nothing_takes_little_memory() -> None:

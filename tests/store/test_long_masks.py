@@ -12,6 +12,7 @@ from blobstore import Blobstore, NoSpaceError
 from blobstore.device.base import Device
 from blobstore.device.file import FileDevice
 from blobstore.operations import Buffer
+from blobstore.testing.internals import core_of, device_of
 from blobstore.units import GIB, KIB, MIB, BlobId
 
 CLUSTER: Final = 64 * KIB
@@ -122,10 +123,10 @@ def host_bytes(path: Path) -> int:
 
 def test_a_mask_of_33_pages_is_written_and_read(path: Path) -> None:
     with Blobstore.open(path, read_only=True) as store:
-        geometry = store.state.geometry
+        geometry = core_of(store).geometry
         assert geometry.used_clusters.length == MASK_PAGES
         assert geometry.used_pages.length == geometry.used_blob_ids.length == MD_MASK_PAGES
-        assert not store.state.was_recovered
+        assert not core_of(store).was_recovered
         assert store.free_clusters == geometry.data_clusters - used_clusters()
         check(store)
 
@@ -136,10 +137,10 @@ def test_with_a_metadata_page_for_each_cluster_all_three_masks_are_as_long(tmp_p
         fill(store)
         free = store.free_clusters
     with Blobstore.open(path) as store:
-        geometry = store.state.geometry
+        geometry = core_of(store).geometry
         assert geometry.used_clusters.length == geometry.used_pages.length == MASK_PAGES
         assert geometry.used_blob_ids.length == MASK_PAGES
-        assert not store.state.was_recovered
+        assert not core_of(store).was_recovered
         assert store.free_clusters == free
         check(store)
     path.unlink()
@@ -152,19 +153,19 @@ def test_a_clean_store_is_opened_with_one_read_for_each_mask_and_few_for_the_roo
     with Blobstore.open(device) as store:
         assert len(device.lengths) <= 6
         assert sum(device.lengths) < (MASK_PAGES + 2 * MD_MASK_PAGES) * 4096 + 2 * MIB
-        assert not store.state.was_recovered
+        assert not core_of(store).was_recovered
 
 
 def test_recovery_reads_the_metadata_in_large_pieces_and_finds_the_same(path: Path) -> None:
     with Blobstore.open(path, read_only=True) as store:
-        used = store.state.clusters.used.copy(), store.state.pages.used.copy()
+        used = core_of(store).clusters.used.copy(), core_of(store).pages.used.copy()
     device = CountingDevice(FileDevice.open(path, read_only=True))
     with Blobstore.open(device, force_recovery=True) as store:
         region = MD_PAGES * 4096
         assert len(device.lengths) <= region // MIB + 50
         assert region <= sum(device.lengths) <= region + 2 * MIB
-        assert store.state.was_recovered
-        assert (store.state.clusters.used, store.state.pages.used) == used
+        assert core_of(store).was_recovered
+        assert (core_of(store).clusters.used, core_of(store).pages.used) == used
         check(store)
 
 
@@ -173,22 +174,22 @@ def test_a_store_that_was_not_unloaded_is_recovered_and_goes_on(path: Path) -> N
     blob = store.create_blob(3 * CLUSTER, thin=True, xattrs={"name": b"late"})
     blob.write(mark(9), 2 * CLUSTER)
     blob.flush()
-    store.device.close()
+    device_of(store).close()
     with Blobstore.open(path) as again:
-        assert again.state.was_recovered
+        assert core_of(again).was_recovered
         check(again)
         with again.open_blob(blob.id) as late:
             assert late.read(100, 2 * CLUSTER) == mark(9)
         again.delete_blob(blob.id)
     with Blobstore.open(path) as clean:
-        assert not clean.state.was_recovered
-        assert clean.free_clusters == clean.state.geometry.data_clusters - used_clusters()
+        assert not core_of(clean).was_recovered
+        assert clean.free_clusters == core_of(clean).geometry.data_clusters - used_clusters()
 
 
 def test_a_store_grows_with_its_device_as_far_as_its_mask_has_room(path: Path) -> None:
     with Blobstore.open(path) as store:
         before = store.info
-        store.device.resize(SIZE + 100 * CLUSTER)
+        device_of(store).resize(SIZE + 100 * CLUSTER)
         info = store.grow()
         assert info.total_clusters == before.total_clusters + 100
         assert info.free_clusters == before.free_clusters + 100
@@ -206,11 +207,11 @@ def test_beyond_the_room_of_its_mask_a_store_does_not_grow(path: Path) -> None:
     size = (MASK_PAGES * 4096 - 5) * 8 * CLUSTER
     with Blobstore.open(path) as store:
         before = store.info
-        store.device.resize(size + CLUSTER)
+        device_of(store).resize(size + CLUSTER)
         with pytest.raises(NoSpaceError):
             store.grow()
         assert replace(store.info, clean=before.clean) == before
-        store.device.resize(size)
+        device_of(store).resize(size)
         assert store.grow().total_clusters == (MASK_PAGES * 4096 - 5) * 8
         check(store)
 

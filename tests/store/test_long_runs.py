@@ -15,6 +15,7 @@ import pytest
 from blobstore import Blob, Blobstore, BusyError, InvalidArgumentError, check
 from blobstore.alloc.leaves import LEAF_MASK, LEAF_SHIFT, KeptLeaves
 from blobstore.store.describe import BlobInfo
+from blobstore.testing.internals import core_of
 from blobstore.units import MIB, BlobId
 
 CLUSTER: Final = 4096
@@ -40,7 +41,7 @@ class Life:
 
     def keep_few(self) -> None:
         """Let leaves be kept for some blobs, for few, or for none."""
-        self.kept = self.store.state.kept_leaves.parts_left = self.rng.choice([0, 40, 1 << 16])
+        self.kept = core_of(self.store).kept_leaves.parts_left = self.rng.choice([0, 40, 1 << 16])
 
     def step(self) -> None:
         """Do one thing, if the store allows it."""
@@ -89,7 +90,7 @@ class Life:
         assert found == self.content[blob_id][at]
 
     def unmap(self, blob_id: BlobId) -> None:
-        info = self.blob(blob_id).info()
+        info = self.blob(blob_id).info
         if blob_id in self.read_only or info.parent is not None or not info.thin:
             return
         content = self.content[blob_id]
@@ -100,7 +101,7 @@ class Life:
 
     def resize(self, blob_id: BlobId) -> None:
         blob, content, size = self.blob(blob_id), self.content[blob_id], self.rng.choice(SIZES)
-        info = blob.info()
+        info = blob.info
         if blob_id in self.read_only or info.parent is not None or (not info.thin and size > 1200):
             return
         blob.resize(size * CLUSTER)
@@ -135,7 +136,7 @@ class Life:
         """Compare a blob's map, its leaves and its description with each other."""
         clusters = self.blob(blob_id)._state.clusters
         numbers = [clusters.get(at) for at in range(clusters.count)]
-        runs = self.blob(blob_id).info().extents
+        runs = self.blob(blob_id).info.extents
         assert [first and first + n for first, count in runs for n in range(count)] == numbers
         assert clusters.allocated() == [number for number in numbers if number]
         start = self.rng.randrange(len(numbers))
@@ -154,7 +155,7 @@ class Life:
         """Close the store, or leave it as it is now, and open it."""
         for blob_id in list(self.open):
             self.close(blob_id)
-        state = self.store.state
+        state = core_of(self.store)
         assert not state.open_blobs
         assert not state.owned_clusters.any()
         assert state.kept_leaves.parts_left == self.kept

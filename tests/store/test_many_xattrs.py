@@ -79,10 +79,10 @@ def test_attributes_that_were_changed_in_every_way_are_read_back(atomic: int) ->
                 expected[name] = value
             if step % 500 == 0:
                 blob.sync_md()
-        assert list(blob.info().xattrs.items()) == list(expected.items())
+        assert list(blob.info.xattrs.items()) == list(expected.items())
         blob.close()
         with store.open_blob(blob.id) as again:
-            assert list(again.info().xattrs.items()) == list(expected.items())
+            assert list(again.info.xattrs.items()) == list(expected.items())
 
 
 @pytest.mark.parametrize("atomic", [SECTOR, COMPACT])
@@ -90,13 +90,13 @@ def test_an_attribute_for_which_no_page_is_left_changes_nothing(atomic: int) -> 
     blob = new_blob(atomic=atomic, pages=40)
     with pytest.raises(NoSpaceError):
         set_all(blob, 10_000, 100)
-    before = list(blob.info().xattrs.items())
+    before = list(blob.info.xattrs.items())
     assert before[-1][0] == f"name {len(before) - 1}"
     with pytest.raises(NoSpaceError):
         blob.set_xattr("name 3", bytes(4000))
-    assert list(blob.info().xattrs.items()) == before
+    assert list(blob.info.xattrs.items()) == before
     blob.sync_md()
-    assert list(blob.info().xattrs.items()) == before
+    assert list(blob.info.xattrs.items()) == before
 
 
 def test_attributes_that_were_removed_leave_room_for_others_at_once() -> None:
@@ -119,4 +119,4 @@ def test_what_was_listed_stays_when_a_blobs_attributes_change() -> None:
         with store.open_blob(blob.id) as again:
             again.set_xattr("new", b"1")
             assert listed == [{"old": b"1"}, {"kind": b"snapshot"}]
-            assert list(again.info().xattrs) == ["old", "new"]
+            assert list(again.info.xattrs) == ["old", "new"]

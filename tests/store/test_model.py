@@ -26,6 +26,7 @@ from blobstore.testing.expectation import (
     Meta,
 )
 from blobstore.testing.inspect_store import load_checked
+from blobstore.testing.internals import core_of
 from blobstore.testing.simulated_disk import SimulatedDisk
 from blobstore.units import BlobId
 
@@ -198,7 +199,7 @@ class Model(RuleBasedStateMachine):
     def close_handle(self, at: int) -> None:
         handle, expected = self.pick(at)
         is_last = sum(other.id == handle.id for other in self.handles) == 1
-        was_dirty = self.store.state.open_blobs[handle.id].is_dirty
+        was_dirty = core_of(self.store).open_blobs[handle.id].is_dirty
         handle.close()
         self.handles.remove(handle)
         assert handle.closed
@@ -332,7 +333,7 @@ class Model(RuleBasedStateMachine):
 
     def flush_all_that_is_open(self) -> None:
         """Note a flush of the store; of a blob that nobody has open everything was durable."""
-        for blob_id in self.store.state.open_blobs:
+        for blob_id in core_of(self.store).open_blobs:
             self.expected.blobs[blob_id].flushed()
 
     @precondition(has_blobs)
@@ -369,7 +370,7 @@ class Model(RuleBasedStateMachine):
         self.store.close()
         self.expected.flushed()
         self.start(bytes(self.device.content))
-        assert not self.store.state.was_recovered
+        assert not core_of(self.store).was_recovered
 
     @rule()
     def reopen_without_closing(self) -> None:
@@ -416,14 +417,14 @@ class Model(RuleBasedStateMachine):
             return
         if self.is_too_uncertain():
             self.flush_store()
-        assert self.store.state.poison is None
+        assert core_of(self.store).poison is None
         assert self.store.info.blob_count == len(self.expected.blobs)
         assert 0 <= self.store.free_clusters <= CLUSTERS
         for handle in self.handles:
             self.check_extents(handle)
 
     def check_extents(self, handle: Blob) -> None:
-        info = handle.info()
+        info = handle.info
         extents = handle.extents()
         assert sum(length for _offset, length, _allocated in extents) == handle.size == info.size
         assert [offset for offset, _length, _allocated in extents] == [
@@ -445,7 +446,7 @@ class Model(RuleBasedStateMachine):
         owned = 0
         for blob_id in self.store.blob_ids():
             with self.store.open_blob(blob_id) as blob:
-                owned += blob.info().allocated_clusters
+                owned += blob.info.allocated_clusters
         assert owned + self.store.free_clusters == CLUSTERS
 
 

@@ -91,7 +91,7 @@ class SnapshotModel(Model):
         except NoSpaceError:
             assert handle.read(handle.size) == self.content(expected)
             return
-        assert not handle.info().thin
+        assert not handle.info.thin
         self.move(expected, None)
 
     @precondition(has_blobs)
@@ -193,7 +193,7 @@ class SnapshotModel(Model):
     def what_is_seen_is_what_was_written(self, at: int) -> None:
         handle, expected = self.pick(at)
         assert handle.read(handle.size) == self.content(expected)
-        assert handle.info().parent == expected.meta.parent
+        assert handle.info.parent == expected.meta.parent
         assert len(expected.current) * BLOCK == handle.size
 
 

@@ -20,6 +20,7 @@ from blobstore import (
 )
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.store.names import NAME, blobs_named_locked
+from blobstore.testing.internals import core_of, device_of
 from blobstore.units import MIB
 
 CLUSTER = 16384
@@ -192,7 +193,7 @@ def by_name(blobs: list[BlobInfo]) -> dict[str, set[BlobId]]:
 
 
 def found_by_name(store: Blobstore, name: str) -> set[BlobId]:
-    return set(BlockingDriver(store.device).run(blobs_named_locked(store.state, name)))
+    return set(BlockingDriver(device_of(store)).run(blobs_named_locked(core_of(store), name)))
 
 
 def named_store(device: MemoryDevice) -> None:

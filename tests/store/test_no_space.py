@@ -149,13 +149,13 @@ class TightStore:
 
     def do_xattr(self, at: int, name: str, size: int) -> None:
         blob_id, model = self.pick(at)
-        attributes.set_xattr(self.store, self.opened(blob_id), name, b"v" * size)
+        self.run(attributes.set_xattr(self.store, self.opened(blob_id), name, b"v" * size))
         model.xattrs[name] = b"v" * size
 
     def do_remove_xattr(self, at: int, name: str) -> None:
         blob_id, model = self.pick(at)
         if name in model.xattrs:
-            attributes.remove_xattr(self.store, self.opened(blob_id), name)
+            self.run(attributes.remove_xattr(self.store, self.opened(blob_id), name))
             del model.xattrs[name]
 
     def do_sync(self, at: int) -> None:

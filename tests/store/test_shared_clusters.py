@@ -22,6 +22,7 @@ from blobstore.metadata.store_state import StoreState
 from blobstore.store import opening
 from blobstore.store.describe import BlobInfo
 from blobstore.store.opening import close_blob, open_blob
+from blobstore.testing.internals import core_of
 from blobstore.units import MIB, BlobId, PageIndex
 from tests.proof.forge import Forge, flags, runs, xattr
 
@@ -75,8 +76,8 @@ def test_a_clone_that_owns_what_is_its_ancestors_is_refused_and_its_ancestor_is_
     with Blobstore.open(forge.device()) as store:
         assert WAYS[way](store) == {BOTTOM, MIDDLE}
         assert store.read_only
-        assert not store.state.open_blobs
-        assert not store.state.owned_clusters.any()
+        assert not core_of(store).open_blobs
+        assert not core_of(store).owned_clusters.any()
 
 
 @pytest.mark.parametrize("count", [3, LARGE])
@@ -85,7 +86,7 @@ def test_what_stands_on_a_clone_that_is_refused_is_refused_with_its_reason(count
     with Blobstore.open(forge.device()) as store:
         with pytest.raises(CorruptError, match=f"blob {MIDDLE:#x}: owns a cluster"):
             store.open_blob(TOP)
-        assert not store.state.owned_clusters.any()
+        assert not core_of(store).owned_clusters.any()
         assert listed(store) == {BOTTOM}
 
 
@@ -96,8 +97,8 @@ def test_small_and_large_blobs_that_share_nothing_open(counts: tuple[int, int, i
     with Blobstore.open(forge.device()) as store:
         assert WAYS["opened"](store) == WAYS["listed"](store) == {BOTTOM, MIDDLE, TOP}
         with store.open_blob(TOP):
-            assert store.state.owned_clusters.count() == sum(counts)
-        assert not store.state.owned_clusters.any()
+            assert core_of(store).owned_clusters.count() == sum(counts)
+        assert not core_of(store).owned_clusters.any()
 
 
 @pytest.mark.parametrize("counts", [(3, LARGE, 3), (LARGE, 3, LARGE), (3, 3, LARGE)])
@@ -108,7 +109,7 @@ def test_of_small_and_large_blobs_the_one_that_shares_is_refused(
     forge = three((1000, bottom), (2000, middle), (1000, top))
     with Blobstore.open(forge.device()) as store:
         assert WAYS["opened"](store) == {BOTTOM, MIDDLE}
-        assert not store.state.owned_clusters.any()
+        assert not core_of(store).owned_clusters.any()
         assert WAYS["listed"](store) == {BOTTOM, MIDDLE}
 
 
@@ -178,7 +179,7 @@ def test_a_chain_that_does_not_open_takes_no_cluster_from_a_blob_that_is_open(co
     with Blobstore.open(forge.device()) as store, store.open_blob(BOTTOM):
         with pytest.raises(BlobstoreError):
             store.open_blob(MIDDLE)
-        assert store.state.owned_clusters.count() == count
+        assert core_of(store).owned_clusters.count() == count
 
 
 def sharing(forge: Forge, *, at: int, owner: int) -> None:
@@ -202,10 +203,10 @@ def test_of_many_that_are_looked_at_together_only_what_shares_and_stands_on_that
     with Blobstore.open(forge.device(), read_only=True) as store:
         with pytest.raises(CorruptError, match=f"blob {ids[max(at, owner)]:#x}: owns a cluster"):
             store.open_blob(ids[-1])
-        assert not store.state.owned_clusters.any()
+        assert not core_of(store).owned_clusters.any()
         assert listed(store) == opened(store) == good
         with store.open_blob(ids[max(at, owner) - 1]):
-            assert store.state.owned_clusters.count() == 2 * len(good)
+            assert core_of(store).owned_clusters.count() == 2 * len(good)
 
 
 def test_a_store_is_read_only_once_a_list_has_found_a_cluster_with_two_owners() -> None:

@@ -8,6 +8,7 @@ from blobstore.api.blobstore import Blobstore
 from blobstore.errors import NoSpaceError
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import NO_PAGE
+from blobstore.testing.internals import core_of
 from blobstore.units import PageIndex
 from tests.proof.forge import Forge, clone_of, flags, runs, table
 
@@ -44,4 +45,4 @@ def test_a_snapshot_is_deleted_or_refused_before_anything_is_written(
             assert blob_id in store.blob_ids()
         else:
             assert store.blob_ids() == [blob_id_of(PageIndex(0))]
-        assert store.state.poison is None
+        assert core_of(store).poison is None

@@ -23,6 +23,7 @@ from blobstore.blob.resolve import resolve_owner
 from blobstore.format.descriptors import EXTENT_TABLE, split_descriptors
 from blobstore.format.page import MetadataPage
 from blobstore.format.root import Layout
+from blobstore.testing.internals import core_of, device_of
 from blobstore.units import BlobId, PageIndex
 from tests.replay import COMPACT, Line, Replay
 from tests.shared import shared
@@ -333,8 +334,8 @@ class Comparison:
             return self._holes(line, blob)
 
     def _holes(self, line: Line, blob: Blob) -> list[int]:
-        state = self.replay.the_store().state.open_blobs[blob.id]
-        count = blob.info().cluster_count
+        state = core_of(self.replay.the_store()).open_blobs[blob.id]
+        count = blob.info.cluster_count
         places = range(count)
         if line.command != "inflate":
             units, per_cluster = self._range_of(line), self._cluster // self._io_unit
@@ -349,7 +350,7 @@ class Comparison:
         self._departed.mark(self._blob_of(line), new)
         while changed:
             parent = BlobId(changed.pop())
-            for clone in self.replay.the_store().state.clones.of(parent):
+            for clone in core_of(self.replay.the_store()).clones.of(parent):
                 self._departed.adopt(self._ids.original(clone), self._ids.original(parent))
                 changed.append(clone)
 
@@ -358,7 +359,7 @@ class Comparison:
         if line.command not in WRITING or self.replay.store is None:
             return 0
         blob_id = BlobId(self.replay.blob_id(line.arguments[0]))
-        blob = self.replay.store.state.open_blobs.get(blob_id)
+        blob = core_of(self.replay.store).open_blobs.get(blob_id)
         return 0 if blob is None else sum(count for _first, count in blob.cut_runs)
 
     def _learn(self, line: Line, answer: Facts, found: Facts) -> None:
@@ -369,7 +370,7 @@ class Comparison:
             self._departed.forget(self._blob_of(line))
         elif line.command == "resize":
             blob = self.replay.blob(line.arguments[0])
-            thin = blob.info().thin
+            thin = blob.info.thin
             self._departed.resize(self._blob_of(line), int(line.arguments[1]), thin=thin)
         elif line.command in ("load", "close", "state"):
             self._departed.tableless.update(map(self._ids.original, self._lost_tables()))
@@ -398,13 +399,13 @@ class Comparison:
     def _lost_tables(self) -> Iterator[int]:
         """Find the closed, empty blobs whose extent table did not fit into their last page."""
         store = self.replay.the_store()
-        for key in set(store.blob_ids()) - set(store.state.open_blobs):
+        for key in set(store.blob_ids()) - set(core_of(store).open_blobs):
             with store.open_blob(key) as blob:
-                info = blob.info()
+                info = blob.info
             if info.extent_table and not info.cluster_count:
                 last = PageIndex(info.metadata_pages[-1])
-                offset = store.state.geometry.page_offset(last)
-                page = MetadataPage.decode(store.device.read(offset, 4096), at=last)
+                offset = core_of(store).geometry.page_offset(last)
+                page = MetadataPage.decode(device_of(store).read(offset, 4096), at=last)
                 if all(kind != EXTENT_TABLE for kind, _ in split_descriptors(page.body, place="")):
                     yield key
 
@@ -479,7 +480,7 @@ class Comparison:
         count = 0
         for key in self._ids.ours(self._departed.tableless):
             with self.replay.the_store().open_blob(key) as blob:
-                count += sum(page != 0 for page in blob.info().extent_pages)
+                count += sum(page != 0 for page in blob.info.extent_pages)
         return count
 
     def _row_of_used(self, key: str, more: int) -> str | None:
@@ -489,7 +490,7 @@ class Comparison:
             more -= self._pages_of_tables()
             if not more:
                 return "table-that-did-not-fit"
-        store = self.replay.store.state
+        store = core_of(self.replay.store)
         returning = (store.pages if key == "used_md_pages" else store.clusters).returning_count
         if more == returning:
             return "free-after-commit"

@@ -5,14 +5,17 @@ how far it came. A slip of the caller must not.
 """
 
 from collections.abc import Mapping
+from enum import Enum
 from operator import index
-from typing import Any
+from typing import Any, TypeVar
 
 from blobstore.errors import InvalidArgumentError
 from blobstore.format.descriptors import encode_name
 from blobstore.operations import Buffer
 from blobstore.store.names import NAME
 from blobstore.units import BlobId
+
+E = TypeVar("E", bound=Enum)
 
 
 def bytes_of(buffer: Any) -> memoryview:
@@ -99,6 +102,21 @@ def named_xattrs_of(name: str | None, xattrs: Mapping[str, bytes] | None) -> dic
     if NAME in given:
         raise InvalidArgumentError(f"name: {name!r}, but xattrs has {NAME!r} as well")
     return {NAME: encode_name(blob_name_of(name)), **given}
+
+
+def member_of(kind: type[E], value: object, *, argument: str) -> E:
+    """Return the member of an enum that a value stands for.
+
+    Raises:
+        InvalidArgumentError: None.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        members = ", ".join(repr(member.value) for member in kind)
+        raise InvalidArgumentError(
+            f"{argument}: expected one of {members}, got {value!r}"
+        ) from None
 
 
 def xattrs_of(xattrs: Mapping[str, bytes] | None) -> dict[str, bytes]:

@@ -1,29 +1,21 @@
 """An open blob, for programs that block: a disk of bytes with attributes."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from io import BufferedRandom, BufferedReader
 from operator import index as index_of
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
-from blobstore.alloc.leaves import LEAF_MASK, LEAF_SHIFT
-from blobstore.api.arguments import (
-    bytes_of,
-    id_of,
-    name_of,
-    named_xattrs_of,
-    value_of,
-    writable_bytes_of,
-)
+from blobstore.api.arguments import id_of, name_of, named_xattrs_of, value_of
+from blobstore.api.fast_path import FastPath
 from blobstore.api.file import BlobFile, FileObject, ReadMode, UpdateMode, open_file
+from blobstore.api.session import Session
 from blobstore.api.xattrs import Xattrs
 from blobstore.blob import attributes, seek
 from blobstore.blob import read as blob_read
 from blobstore.blob import resize as blob_resize
 from blobstore.blob import write as blob_write
 from blobstore.device.base import Device
-from blobstore.epochs import UNPINNED
 from blobstore.errors import BlobstoreError, ClosedError, InvalidArgumentError, naming
 from blobstore.metadata.blob_state import BlobState
 from blobstore.operations import Buffer, Core
@@ -33,54 +25,27 @@ from blobstore.store.names import NAME, name_of_value
 from blobstore.store.opening import close_blob
 from blobstore.store.relations import set_external_parent, set_parent
 from blobstore.store.shallow_copy import shallow_copy
-from blobstore.store.snapshots import create_clone, create_snapshot
+from blobstore.store.snapshots import create_open_clone, create_open_snapshot
 from blobstore.units import BlobId, ceil_div, parse_size
 
-if TYPE_CHECKING:
-    from blobstore.api.blobstore import Blobstore
-
+P = ParamSpec("P")
 T = TypeVar("T")
 
-_NO_LEAVES: Final[list[Any]] = []
-_NO_DESCRIPTOR: Final = -1
 
-
-class Blob:
+class Blob(FastPath):
     """An open blob. Offsets, lengths and sizes are bytes.
 
     Any number of threads may use it at once. Written data is durable after
-    `flush`; requests of one owned cluster take a fast lane.
+    `flush`; requests of one owned cluster take a fast path.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_cluster_size",
-        "_core",
-        "_descriptor",
-        "_epochs",
-        "_leaves",
-        "_open",
-        "_pins",
-        "_state",
-        "_store",
-        "_writable_leaves",
-    )
+    __slots__ = ("__weakref__", "_open", "_session")
 
-    def __init__(self, store: "Blobstore", state: BlobState) -> None:
-        self._store = store
-        self._state = state
+    def __init__(self, session: Session, state: BlobState) -> None:
+        super().__init__(session, state)
+        self._session = session
         self._open = True
-        core = store.state
-        self._core = core
-        self._cluster_size = core.geometry.cluster_size
-        self._epochs = core.epochs
-        self._pins = store.pins
-        self._leaves = state.clusters.leaves
-        descriptor = store.device.fast_descriptor
-        self._descriptor = _NO_DESCRIPTOR if descriptor is None else descriptor
-        if descriptor is None:
-            self._leaves = _NO_LEAVES
-        self._writable_leaves = _NO_LEAVES if core.write_through else self._leaves
+        session.handles.add(self)
 
     # What it is
 
@@ -102,7 +67,7 @@ class Blob:
     @property
     def name(self) -> str | None:
         """The attribute ``name`` as text, without padding; None if there is none."""
-        value = self._look(lambda: self._state.xattrs.get(NAME))
+        value = self._call(lambda: self._state.xattrs.get(NAME))
         return None if value is None else name_of_value(value)
 
     @property
@@ -110,9 +75,10 @@ class Blob:
         """The extended attributes, as a mapping."""
         return Xattrs(self)
 
+    @property
     def info(self) -> BlobInfo:
-        """Return what the blob is now, changes included that are not durable yet."""
-        return self._look(lambda: describe_blob(self._core, self._state))
+        """What the blob is now, changes included that are not durable yet."""
+        return self._call(describe_blob, self._core, self._state)
 
     def extents(self) -> list[tuple[int, int, bool]]:
         """Return (offset, length, allocated) of the blob's parts in bytes, in order.
@@ -121,7 +87,7 @@ class Blob:
         """
         parts: list[tuple[int, int, bool]] = []
         at = 0
-        for first, count in self.info().extents:
+        for first, count in self.info.extents:
             length = count * self._cluster_size
             allocated = first != 0
             if parts and parts[-1][2] == allocated:
@@ -134,12 +100,12 @@ class Blob:
     def next_allocated(self, offset: int) -> int | None:
         """Return the first byte from `offset` on that the blob itself holds, or None."""
         size, start = self._cluster_size, index_of(offset)
-        return self._look(lambda: seek.next_boundary(self._state, size, start, allocated=True))
+        return self._call(seek.next_boundary, self._state, size, start, allocated=True)
 
     def next_unallocated(self, offset: int) -> int | None:
         """Return the first byte from `offset` on that the blob itself does not hold, or None."""
         size, start = self._cluster_size, index_of(offset)
-        return self._look(lambda: seek.next_boundary(self._state, size, start, allocated=False))
+        return self._call(seek.next_boundary, self._state, size, start, allocated=False)
 
     def next_data(self, offset: int) -> int | None:
         """Return the first byte from `offset` on that the blob or a parent holds, or None.
@@ -147,7 +113,7 @@ class Blob:
         An external snapshot may have data anywhere.
         """
         start = self._cluster_at(offset)
-        index = self._look(lambda: seek.next_data(self._state, start))
+        index = self._call(seek.next_data, self._state, start)
         return None if index is None else max(offset, index * self._cluster_size)
 
     def next_hole(self, offset: int) -> int:
@@ -156,81 +122,21 @@ class Blob:
         The end of the blob counts as a hole.
         """
         start = self._cluster_at(offset)
-        index = self._look(lambda: seek.next_hole(self._state, start))
+        index = self._call(seek.next_hole, self._state, start)
         return min(max(offset, index * self._cluster_size), self.size)
 
     def _cluster_at(self, offset: int) -> int:
         if index_of(offset) < 0:
-            raise self.named(InvalidArgumentError(f"offset {offset}: negative"))
+            raise self._named(InvalidArgumentError(f"offset {offset}: negative"))
         return offset // self._cluster_size
 
     # Data
 
-    def read(self, length: int, offset: int = 0) -> bytes:
-        """Return `length` bytes at `offset`.
+    def _read_fully(self, view: memoryview, offset: int) -> None:
+        self._run(blob_read.read_into(self._core, self._state, view, offset))
 
-        Raises:
-            InvalidArgumentError: The range reaches beyond the blob.
-            DeviceError: The device failed.
-        """
-        pin = self._pins.mine
-        pin.epoch = self._epochs.current
-        try:
-            size = self._cluster_size
-            index = offset // size
-            start = offset % size
-            if index >= 0 and start + length <= size:
-                cluster = self._leaves[index >> LEAF_SHIFT][index & LEAF_MASK]
-                if cluster:
-                    data = os.pread(self._descriptor, length, cluster * size + start)
-                    if len(data) == length:
-                        return data
-        except (IndexError, OSError):
-            pass  # the full path says what is wrong
-        finally:
-            pin.epoch = UNPINNED
-        self._check_length(length)
-        buffer = bytearray(length)
-        self._read_slowly(memoryview(buffer), offset)
-        return bytes(buffer)
-
-    def _check_length(self, length: int) -> None:
-        """Refuse to read what cannot be there, before there is memory for it.
-
-        Raises:
-            InvalidArgumentError: The blob has no such length.
-        """
-        if not 0 <= length <= self.size:
-            raise self.named(InvalidArgumentError(f"read of {length} bytes, it has {self.size}"))
-
-    def read_into(self, buffer: Any, offset: int = 0) -> int:
-        """Fill a writable, contiguous buffer from `offset`; return its length in bytes.
-
-        Raises:
-            As `read`.
-        """
-        length = len(buffer) if buffer.__class__ is bytearray else memoryview(buffer).nbytes
-        pin = self._pins.mine
-        pin.epoch = self._epochs.current
-        try:
-            size = self._cluster_size
-            index = offset // size
-            start = offset % size
-            if index >= 0 and start + length <= size:
-                cluster = self._leaves[index >> LEAF_SHIFT][index & LEAF_MASK]
-                if cluster:
-                    place = cluster * size + start
-                    if os.preadv(self._descriptor, (buffer,), place) == length:
-                        return length
-        except (IndexError, OSError):
-            pass  # the full path says what is wrong
-        finally:
-            pin.epoch = UNPINNED
-        return self._read_slowly(writable_bytes_of(buffer), offset)
-
-    def _read_slowly(self, view: memoryview, offset: int) -> int:
-        self._run(blob_read.read_into(self._core, self._state, view, index_of(offset)))
-        return len(view)
+    def _write_fully(self, view: memoryview, offset: int) -> None:
+        self._run(blob_write.write(self._core, self._state, view, offset))
 
     def readv(self, buffers: Sequence[Any], offset: int = 0) -> int:
         """Fill several buffers one after the other; return the number of bytes."""
@@ -238,49 +144,6 @@ class Blob:
         for buffer in buffers:
             at += self.read_into(buffer, at)
         return at - offset
-
-    def write(self, data: Buffer, offset: int = 0) -> int:
-        """Write `data` at `offset`; return its length in bytes.
-
-        Durability: with the next `flush`, unless the store was opened with `write_through`.
-
-        Raises:
-            InvalidArgumentError: The range reaches beyond the blob.
-            ReadOnlyError: The blob or the store is read-only.
-            NoSpaceError: No cluster is left for an unallocated part; nothing changed.
-            DeviceError: The device failed; the range holds anything.
-        """
-        length = len(data) if data.__class__ is bytes else memoryview(data).nbytes
-        pin = self._pins.mine
-        pin.epoch = self._epochs.current
-        try:
-            size = self._cluster_size
-            index = offset // size
-            start = offset % size
-            core = self._core
-            state = self._state
-            if (
-                index >= 0
-                and start + length <= size
-                and core.poison is None
-                and not core.read_only_reason
-                and not state.data_read_only
-                and not state.frozen_count
-            ):
-                cluster = self._writable_leaves[index >> LEAF_SHIFT][index & LEAF_MASK]
-                if cluster:
-                    place = cluster * size + start
-                    if os.pwrite(self._descriptor, data, place) == length:
-                        return length
-        except (IndexError, OSError):
-            pass  # the full path says what is wrong
-        finally:
-            pin.epoch = UNPINNED
-        return self._write_slowly(bytes_of(data), offset)
-
-    def _write_slowly(self, view: memoryview, offset: int) -> int:
-        self._run(blob_write.write(self._core, self._state, view, index_of(offset)))
-        return len(view)
 
     def writev(self, buffers: Sequence[Buffer], offset: int = 0) -> int:
         """Write several buffers one after the other; return the number of bytes."""
@@ -346,8 +209,8 @@ class Blob:
             ReadOnlyError: ``r+b``, and the blob or the store is read-only.
         """
         self._check_open()
-        with naming(store=self._store.device.name, blob=self.id):
-            return open_file(self, self._state, self._cluster_size, mode, buffering)
+        with naming(store=self._session.device.name, blob=self.id):
+            return open_file(self, self._clear, self._named, mode, buffering)
 
     # Metadata
 
@@ -361,12 +224,7 @@ class Blob:
             ReadOnlyError: The blob's metadata is read-only.
         """
         count = ceil_div(parse_size(size), self._cluster_size)
-
-        async def resize() -> None:
-            async with self._core.mutex:
-                await blob_resize.resize(self._core, self._state, count)
-
-        self._run(resize())
+        self._run(blob_resize.resize(self._core, self._state, count))
 
     def get_xattr(self, name: str) -> bytes:
         """Return an attribute's value.
@@ -375,7 +233,7 @@ class Blob:
             NotFoundError: There is no such attribute.
         """
         key = name_of(name)
-        return self._look(lambda: attributes.get_xattr(self._state, key))
+        return self._call(attributes.get_xattr, self._state, key)
 
     def set_xattr(self, name: str, value: Buffer) -> None:
         """Set an attribute.
@@ -387,7 +245,7 @@ class Blob:
             ReadOnlyError: The blob's metadata is read-only.
         """
         key, content = name_of(name), value_of(value)
-        self._change(lambda: attributes.set_xattr(self._core, self._state, key, content))
+        self._run(attributes.set_xattr(self._core, self._state, key, content))
 
     def remove_xattr(self, name: str) -> None:
         """Remove an attribute.
@@ -396,11 +254,11 @@ class Blob:
             NotFoundError: There is no such attribute.
         """
         key = name_of(name)
-        self._change(lambda: attributes.remove_xattr(self._core, self._state, key))
+        self._run(attributes.remove_xattr(self._core, self._state, key))
 
     def set_read_only(self) -> None:
         """Make the blob read-only for good; it takes effect with the next `sync_md`."""
-        self._change(lambda: attributes.set_read_only(self._core, self._state))
+        self._run(attributes.set_read_only(self._core, self._state))
 
     # Relations
 
@@ -419,8 +277,8 @@ class Blob:
             NoSpaceError: Not enough metadata pages; nothing changed.
             BusyError: The blob is under another such operation.
         """
-        core = create_snapshot(self._core, self._state, named_xattrs_of(name, xattrs))
-        return self._store.open_blob(self._run(core))
+        core = create_open_snapshot(self._core, self._state, named_xattrs_of(name, xattrs))
+        return Blob(self._session, self._run(core))
 
     def clone(
         self, xattrs: Mapping[str, bytes] | None = None, *, name: str | None = None
@@ -435,8 +293,8 @@ class Blob:
             InvalidArgumentError: The blob can be written to: snapshot it first.
             NoSpaceError: No metadata page is left.
         """
-        core = create_clone(self._core, self.id, named_xattrs_of(name, xattrs))
-        return self._store.open_blob(self._run(core))
+        core = create_open_clone(self._core, self.id, named_xattrs_of(name, xattrs))
+        return Blob(self._session, self._run(core))
 
     def inflate(self) -> None:
         """Give the blob every cluster of its own; it is thick then, and nobody's clone.
@@ -499,28 +357,7 @@ class Blob:
         """
         if not isinstance(target, Device):
             raise TypeError(f"a Device is needed to copy to, not {type(target).__name__}")
-        core = shallow_copy(
-            self._core,
-            self._state,
-            target,
-            progress,
-        )
-        return self._run(core)
-
-    def _look(self, look: Callable[[], T]) -> T:
-        """Look at the blob in one step: nobody changes it meanwhile."""
-
-        async def step() -> T:
-            return look()
-
-        return self._run(step())
-
-    def _change(self, change: Callable[[], None]) -> None:
-        async def locked() -> None:
-            async with self._core.mutex:
-                change()
-
-        self._run(locked())
+        return self._run(shallow_copy(self._core, self._state, target, progress))
 
     # The end
 
@@ -530,27 +367,16 @@ class Blob:
         Raises:
             DeviceError: The metadata could not be written; the store is poisoned.
         """
-        if not self._open:
-            return
-        self._leave_lane()
+        if self._session.forget(self):
+            self.detach()
+            self._session.run(close_blob(self._core, self._state), self.id)
+
+    def detach(self) -> None:
         self._open = False
-        self._store.forget(self)
-        self._store.run(self._end(), self.id)
-
-    async def _end(self) -> None:
-        """Close when no request is in flight: the descriptor may be closed next."""
-        await self._epochs.grace_period()
-        await close_blob(self._core, self._state)
-
-    def _leave_lane(self) -> None:
-        self._leaves = self._writable_leaves = _NO_LEAVES
-
-    def abandon(self) -> None:
-        """Be closed, without a word to the store: it belongs to another process."""
-        self._leave_lane()
-        self._open = False
+        self._leave_fast_path()
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(
@@ -565,16 +391,26 @@ class Blob:
         state = f"{self.size} bytes" if self._open else "closed"
         return f"<Blob {self.id:#x} {state}>"
 
-    def named(self, error: BlobstoreError) -> BlobstoreError:
-        """Name the store and this blob in an error, and return the error."""
-        return error.at(store=self._store.device.name, blob=self.id)
+    def _named(self, error: BlobstoreError) -> BlobstoreError:
+        return error.at(store=self._session.device.name, blob=self.id)
 
     def _check_open(self) -> None:
         if not self._open:
-            raise self.named(ClosedError("closed"))
+            raise self._named(ClosedError("closed"))
 
     def _run(self, core: Core[T]) -> T:
         if not self._open:
             core.close()
-            self._check_open()
-        return self._store.run(core, self.id)
+        self._check_open()
+        return self._session.run(core, self.id)
+
+    def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self._check_open()
+        try:
+            return self._session.call(function, *args, **kwargs)
+        except BlobstoreError as error:
+            error.at(blob=self.id)
+            raise
+
+    def _clear(self, offset: int, length: int) -> None:
+        self._run(blob_write.clear(self._core, self._state, offset, length))

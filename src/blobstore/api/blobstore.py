@@ -1,18 +1,22 @@
 """A store, for programs that block."""
 
 import os
-import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Final, Self, TypeVar, overload
+from typing import Self, overload
 
-from blobstore.api.arguments import blob_name_of, id_of, named_xattrs_of, value_of
+from blobstore.api.arguments import (
+    blob_name_of,
+    id_of,
+    member_of,
+    named_xattrs_of,
+    value_of,
+)
 from blobstore.api.blob import Blob
-from blobstore.api.device_lane import DeviceBlob
 from blobstore.api.external import External, open_external
-from blobstore.api.pins import ThreadPins
+from blobstore.api.session import Session
 from blobstore.api.source import (
     Source,
     device_to_fill,
@@ -23,12 +27,8 @@ from blobstore.api.source import (
 )
 from blobstore.device.base import Device
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.errors import BlobstoreError, PoisonedError, naming
-from blobstore.format.super_block import SUPER_BLOCK_FIELDS
-from blobstore.metadata.blob_state import BlobState
+from blobstore.errors import BlobstoreError, PoisonedError
 from blobstore.metadata.load import known_ids, load
-from blobstore.metadata.store_state import DeviceTraits, StoreState
-from blobstore.operations import Core
 from blobstore.store import lifecycle
 from blobstore.store.blobs import BlobOptions, ClearMethod, create_open_blob
 from blobstore.store.delete import delete_blob
@@ -49,10 +49,6 @@ from blobstore.store.opening import open_blob
 from blobstore.store.relations import register_external
 from blobstore.units import BlobId, ceil_div, parse_size
 
-T = TypeVar("T")
-
-_COMPACT: Final = 4096
-
 
 class Blobstore:
     """An open store. Leaving its `with` closes all blobs and unloads it clean.
@@ -61,15 +57,9 @@ class Blobstore:
     holds the device alone.
     """
 
-    def __init__(self, device: Device, driver: BlockingDriver, state: StoreState) -> None:
-        self.device = device
-        self.state = state
-        self.pins = ThreadPins(state.epochs.pins)
-        self._driver = driver
-        self._handles: set[Blob] = set()
-        self._listings: set[Listing] = set()
-        self._externals: list[Device] = []
-        _stores.add(self)
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._core = session.core
 
     # Making and opening
 
@@ -111,7 +101,7 @@ class Blobstore:
             md_pages=md_pages,
             md_page_size=None if md_page_size is None else parse_size(md_page_size),
             bstype=padded_type(bstype),
-            clear=Clear(clear),
+            clear=member_of(Clear, clear, argument="clear"),
         )
         wanted = None if size is None else parse_size(size)
         is_new = size is not None and is_missing_file(source)
@@ -127,7 +117,7 @@ class Blobstore:
             if device.size_bytes != traits.size_bytes:
                 device.resize(traits.size_bytes)
             erase_signature(device)
-            state = driver.run(init_store(traits, options))
+            core = driver.run(init_store(traits, options, write_through=write_through))
             device.allocate(0, geometry.metadata_end)
         except BaseException as error:
             device.close()
@@ -136,8 +126,7 @@ class Blobstore:
             if isinstance(error, BlobstoreError):
                 error.at(store=device.name)
             raise
-        state.write_through = write_through
-        return cls(device, driver, state)
+        return cls(Session(device, driver, core))
 
     @classmethod
     def open(
@@ -169,57 +158,59 @@ class Blobstore:
         )
         try:
             driver = BlockingDriver(device)
-            state = driver.run(
+            core = driver.run(
                 load(
                     traits_of(device),
                     bstype=None if bstype is None else padded_type(bstype),
                     read_only=read_only or device.read_only,
                     force_recovery=force_recovery,
                     forced=force,
+                    write_through=write_through,
                 )
             )
         except BaseException:
             device.close()
             raise
-        state.write_through = write_through
-        return cls(device, driver, state)
+        return cls(Session(device, driver, core))
 
     # What it is
 
     @property
     def info(self) -> StoreInfo:
         """What the store is now."""
-        with self._named():
-            self.state.check_open()
-        return describe_store(self.state)
+        return self._session.call(describe_store, self._core)
+
+    @property
+    def name(self) -> str:
+        """The name of the device that the store lives on, such as its path."""
+        return self._session.device.name
 
     @property
     def cluster_size(self) -> int:
         """The size of a cluster in bytes."""
-        return self.state.geometry.cluster_size
+        return self._core.geometry.cluster_size
 
     @property
     def free_clusters(self) -> int:
         """How many clusters a write can still get."""
-        return self.state.free_clusters
+        return self._core.free_clusters
 
     @property
     def closed(self) -> bool:
         """Whether the store was unloaded, closed or destroyed."""
-        return self.state.is_closed
+        return self._core.is_closed
 
     @property
     def read_only(self) -> bool:
         """Whether nothing can be changed: opened so, or a blob is in quarantine."""
-        return self.state.read_only
+        return self._core.read_only
 
     @property
     def errors(self) -> dict[BlobId, BlobstoreError]:
         """The blobs that loading put into quarantine, and why."""
-        store = self.device.name
         return {
-            blob_id: error.anew().at(store=store, blob=blob_id)
-            for blob_id, error in self.state.errors.items()
+            blob_id: error.anew().at(store=self.name, blob=blob_id)
+            for blob_id, error in self._core.errors.items()
         }
 
     # Blobs
@@ -248,11 +239,11 @@ class Blobstore:
             cluster_count=ceil_div(parse_size(size), self.cluster_size),
             thin=thin or external_snapshot is not None,
             extent_table=extent_table,
-            clear_method=ClearMethod(clear_method),
+            clear_method=member_of(ClearMethod, clear_method, argument="clear_method"),
             xattrs=named_xattrs_of(name, xattrs),
             external_id=None if external_snapshot is None else value_of(external_snapshot),
         )
-        return self._handle(self.run(create_open_blob(self.state, options)))
+        return Blob(self._session, self._session.run(create_open_blob(self._core, options)))
 
     def find(self, name: str) -> BlobId:
         """Return the id of the one blob whose attribute ``name`` is this.
@@ -264,7 +255,7 @@ class Blobstore:
             NotFoundError: No blob has the name.
             InvalidArgumentError: Several blobs have it (ENOTUNIQ); the message lists their ids.
         """
-        return self.run(find_blob(self.state, blob_name_of(name)))
+        return self._session.run(find_blob(self._core, blob_name_of(name)))
 
     @overload
     def open_blob(self, blob_id: int) -> Blob: ...
@@ -282,16 +273,12 @@ class Blobstore:
         """
         if name is None:
             wanted = id_of(blob_id)
-            return self._handle(self.run(open_blob(self.state, wanted), wanted))
-        if blob_id is not None:
+            state = self._session.run(open_blob(self._core, wanted), wanted)
+        elif blob_id is None:
+            state = self._session.run(open_named_blob(self._core, blob_name_of(name)))
+        else:
             raise TypeError("open_blob: expected a blob's id or its name, got both")
-        return self._handle(self.run(open_named_blob(self.state, blob_name_of(name))))
-
-    def _handle(self, blob: BlobState) -> Blob:
-        kind = Blob if self.device.fast_descriptor is not None else DeviceBlob
-        handle = kind(self, blob)
-        self._handles.add(handle)
-        return handle
+        return Blob(self._session, state)
 
     def register_external(self, external_id: bytes, what: External | None) -> None:
         """Say what an external snapshot's id stands for: a path, a device, another store's blob.
@@ -305,14 +292,13 @@ class Blobstore:
         name = value_of(external_id)
         source, opened = (None, None) if what is None else open_external(what)
         try:
-            with self._named():
-                register_external(self.state, name, source)
+            self._session.call(register_external, self._core, name, source)
         except BlobstoreError:
             if opened is not None:
                 opened.close()
             raise
         if opened is not None:
-            self._externals.append(opened)
+            self._session.externals.append(opened)
 
     def delete_blob(self, blob_id: int) -> None:
         """Delete a blob that nobody has open; a snapshot with one clone is merged into it.
@@ -324,13 +310,11 @@ class Blobstore:
             BusyError: It is open, or has several clones.
         """
         wanted = id_of(blob_id)
-        self.run(delete_blob(self.state, wanted), wanted)
+        self._session.run(delete_blob(self._core, wanted), wanted)
 
     def blob_ids(self) -> list[BlobId]:
         """Return the ids of all blobs, ascending, those included that cannot be opened."""
-        with self._named():
-            self.state.check_open()
-        return known_ids(self.state)
+        return self._session.call(known_ids, self._core)
 
     def list_blobs(self) -> Iterator[BlobInfo | tuple[BlobId, BlobstoreError]]:
         """Yield every blob's description, or its id and why it cannot be opened.
@@ -338,10 +322,10 @@ class Blobstore:
         Some are looked at ahead: a blob may have been changed or deleted since.
         """
         with self._listing() as listing:
-            while described := self.run(listing.describe()):
+            while described := self._session.run(listing.describe()):
                 for blob_id, found in described:
                     if isinstance(found, BlobstoreError):
-                        yield blob_id, found.at(store=self.device.name, blob=blob_id)
+                        yield blob_id, found.at(store=self.name, blob=blob_id)
                     else:
                         yield found
 
@@ -351,26 +335,32 @@ class Blobstore:
         Parents stay open until the end, so that a chain is read once in all.
         """
         with self._listing() as listing:
-            while (found := self.run(listing.open())) is not None:
+            while (found := self._session.run(listing.open())) is not None:
                 blob_id, state = found
                 if isinstance(state, BlobstoreError):
-                    yield blob_id, state.at(store=self.device.name, blob=blob_id)
+                    yield blob_id, state.at(store=self.name, blob=blob_id)
                     continue
-                with self._handle(state) as blob:
+                with Blob(self._session, state) as blob:
                     yield blob_id, blob
 
     @contextmanager
     def _listing(self) -> Iterator[Listing]:
         """Have a listing that ends with the store, if not before."""
-        with self._named():
-            listing = Listing(self.state)
-        self._listings.add(listing)
+        listings, listing = self._session.listings, self._session.call(Listing, self._core)
+        listings.add(listing)
         try:
             yield listing
         finally:
-            if listing in self._listings:
-                self._listings.discard(listing)
-                self.run(listing.close())
+            if listing in listings:
+                listings.discard(listing)
+                self._session.run(listing.close())
+
+    def used_clusters(self) -> list[tuple[int, int]]:
+        """Return the clusters in use as runs of (first, count), ascending.
+
+        These are the metadata region's, those of all blobs, and those that are lost.
+        """
+        return self._session.call(lifecycle.used_clusters, self._core)
 
     # The whole
 
@@ -381,8 +371,7 @@ class Blobstore:
         Raises:
             NotFoundError: None is set.
         """
-        with self._named():
-            return lifecycle.get_super_blob(self.state)
+        return self._session.call(lifecycle.get_super_blob, self._core)
 
     def set_super_blob(self, blob_id: int | None) -> None:
         """Set the application's entry blob, or clear it; the id is not checked.
@@ -390,12 +379,11 @@ class Blobstore:
         Durability: on return.
         """
         wanted = None if blob_id is None else id_of(blob_id)
-        self.run(lifecycle.set_super_blob(self.state, wanted))
+        self._session.run(lifecycle.set_super_blob(self._core, wanted))
 
     def set_type(self, bstype: bytes) -> None:
         """Change the store's type in memory; durable with the super block's next write."""
-        with self._named():
-            lifecycle.set_type(self.state, bstype)
+        self._session.run(lifecycle.set_type(self._core, bstype))
 
     def flush(self) -> None:
         """Make all that was written to any open blob durable.
@@ -403,7 +391,7 @@ class Blobstore:
         Raises:
             DeviceError: The device failed; the store is poisoned.
         """
-        self.run(lifecycle.flush_store(self.state))
+        self._session.run(lifecycle.flush_store(self._core))
 
     def grow(self) -> StoreInfo:
         """Use all of a device that has grown since.
@@ -414,7 +402,7 @@ class Blobstore:
             CorruptError: The device is smaller than the store.
             NoSpaceError: The cluster mask has no room for as many clusters.
         """
-        self.run(grow_open(self.state, self.device.refresh_size()))
+        self._session.run(grow_open(self._core, self._session.device.refresh_size()))
         return self.info
 
     def dump(self) -> bytes:
@@ -423,8 +411,8 @@ class Blobstore:
 
     def iter_dump(self) -> Iterator[bytes]:
         """Yield the text of `dump` piece by piece."""
-        dumping = Dumping(_traits_for_dump(self.device))
-        while (text := self.run(dumping.read())) is not None:
+        dumping = Dumping(traits_of(self._session.device))
+        while (text := self._session.run(dumping.read())) is not None:
             yield text
 
     def unload(self) -> None:
@@ -434,13 +422,8 @@ class Blobstore:
             BusyError: A blob is open; nothing happened.
             DeviceError: The device failed; the store stays dirty and is ended all the same.
         """
-        if self.closed:
-            return
-        try:
-            self.run(lifecycle.unload(self.state))
-        finally:
-            if self.state.is_closed:
-                self._close_devices()
+        if not self.closed:
+            self._session.unload()
 
     def close(self) -> None:
         """Close all blobs, then unload. Calling it again does nothing.
@@ -450,16 +433,8 @@ class Blobstore:
             PoisonedError: The store had become unusable: it was let go as it was, and
                 what was not durable by then is lost.
         """
-        if self.closed:
-            return
-        try:
-            self._close_handles()
-            with self._named():
-                self.state.check_usable()
-            self.unload()
-        finally:
-            self.state.is_closed = True
-            self._close_devices()
+        if not self.closed:
+            self._session.close()
 
     def destroy(self) -> None:
         """Make the device hold no store any more.
@@ -467,54 +442,10 @@ class Blobstore:
         Raises:
             BusyError: A blob is open.
         """
-        self.run(lifecycle.destroy(self.state))
-        self._close_devices()
-
-    def _close_devices(self) -> None:
-        for device in (self.device, *self._externals):
-            device.close()
-
-    def _close_handles(self) -> None:
-        failure: BlobstoreError | None = None
-        for listing in list(self._listings):
-            self.run(listing.close())
-        for handle in list(self._handles):
-            try:
-                handle.close()
-            except BlobstoreError as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
-
-    def abandon(self) -> None:
-        """Be closed, with all blobs, without touching the device: it is another process's."""
-        self.state.is_closed = True
-        self._listings.clear()
-        for handle in self._handles:
-            handle.abandon()
-
-    def forget(self, handle: Blob) -> None:
-        """Take note that a handle was closed."""
-        self._handles.discard(handle)
-
-    def run(self, core: Core[T], blob: BlobId | None = None) -> T:
-        """Run a coroutine of the core; an untyped exception in it poisons the store.
-
-        An error names the store, and the blob that is given.
-        """
-        try:
-            return self._driver.run(core)
-        except BlobstoreError as error:
-            error.at(blob=blob)
-            raise
-        except BaseException as error:
-            self.state.poison = self.state.poison or error
-            raise
-
-    def _named(self) -> AbstractContextManager[None]:
-        return naming(store=self.device.name)
+        self._session.destroy()
 
     def __enter__(self) -> Self:
+        self._session.check_open()
         return self
 
     def __exit__(
@@ -530,7 +461,12 @@ class Blobstore:
                 raise
 
     def __repr__(self) -> str:
-        return f"<Blobstore {self.device.name!r}{' closed' if self.closed else ''}>"
+        return f"<Blobstore {self.name!r}{' closed' if self.closed else ''}>"
+
+
+def device_below(store: Blobstore) -> Device:
+    """Return the device that an open store lives on, for what looks at the store from below."""
+    return store._session.device
 
 
 def grow(source: Source, *, atomic_write_size: int | None = None) -> int:
@@ -552,34 +488,6 @@ def dump(source: Source) -> bytes:
 def iter_dump(source: Source) -> Iterator[bytes]:
     """Yield the text of `dump` piece by piece: it can be sixty times as long as the metadata."""
     with open_source(source, read_only=True, atomic_write_size=None) as device:
-        driver, dumping = BlockingDriver(device), Dumping(_traits_for_dump(device))
+        driver, dumping = BlockingDriver(device), Dumping(traits_of(device))
         while (text := driver.run(dumping.read())) is not None:
             yield text
-
-
-def _traits_for_dump(device: Device) -> DeviceTraits:
-    """Take the block size that a dump counts addresses in from the super block.
-
-    An image file does not say what blocks the device it was written on had.
-    """
-    traits = traits_of(device)
-    if traits.size_bytes < SUPER_BLOCK_FIELDS.size:
-        return traits
-    io_unit_size = SUPER_BLOCK_FIELDS.unpack(device.read(0, SUPER_BLOCK_FIELDS.size))[16]
-    return replace(traits, block_size=io_unit_size or traits.block_size)
-
-
-_stores: "weakref.WeakSet[Blobstore]" = weakref.WeakSet()
-
-
-def _abandon_all() -> None:
-    """In a forked child the descriptors are closed, and their numbers may be anybody's.
-
-    The threads that could end what they had in flight are not there either:
-    nothing may wait for them.
-    """
-    for store in list(_stores):
-        store.abandon()
-
-
-os.register_at_fork(after_in_child=_abandon_all)

@@ -2,22 +2,31 @@
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import Any, Protocol, TypeAlias, Union
 
 from blobstore.device.address import open_device
 from blobstore.device.base import Device
 from blobstore.device.medium import ReadableSource
 
-if TYPE_CHECKING:
-    from blobstore.api.blob import Blob
 
-External: TypeAlias = Union[str, "os.PathLike[str]", Device, "Blob"]
+class ReadableBlob(Protocol):
+    """An open blob, as far as it is an external snapshot of another store."""
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+
+    def readv(self, buffers: Sequence[Any], offset: int = 0) -> int:
+        """Fill several buffers one after the other."""
+
+
+External: TypeAlias = Union[str, "os.PathLike[str]", Device, ReadableBlob]
 
 
 class BlobSource:
     """A blob, usually of another store, as something to read."""
 
-    def __init__(self, blob: "Blob") -> None:
+    def __init__(self, blob: ReadableBlob) -> None:
         self._blob = blob
 
     @property

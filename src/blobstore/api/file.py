@@ -9,16 +9,15 @@ import errno
 import io
 import operator
 import os
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
-from blobstore.blob.resolve import has_backing
-from blobstore.errors import ClosedError, InvalidArgumentError, NoSpaceError
-from blobstore.metadata.blob_state import BlobState
+from blobstore.errors import BlobstoreError, ClosedError, InvalidArgumentError, NoSpaceError
+from blobstore.operations import Buffer
+from blobstore.units import BlobId
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
-
-    from blobstore.api.blob import Blob
 
 ReadMode: TypeAlias = Literal["rb"]
 UpdateMode: TypeAlias = Literal["r+b", "rb+"]
@@ -26,6 +25,48 @@ UpdateMode: TypeAlias = Literal["r+b", "rb+"]
 _BUFFER_SIZE: Final = 64 * 1024
 _CHOOSE: Final = -1
 _UNBUFFERED: Final = 0
+
+
+class OpenBlob(Protocol):
+    """What a file object needs of its blob."""
+
+    @property
+    def id(self) -> BlobId:
+        """For messages."""
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the blob was closed."""
+
+    def read(self, length: int, offset: int = 0) -> bytes:
+        """Return `length` bytes at `offset`."""
+
+    def read_into(self, buffer: Any, offset: int = 0) -> int:
+        """Fill a buffer from `offset`."""
+
+    def write(self, data: Buffer, offset: int = 0) -> int:
+        """Write `data` at `offset`."""
+
+    def resize(self, size: int | str) -> None:
+        """Give the blob `size` bytes."""
+
+    def next_data(self, offset: int) -> int | None:
+        """Return where data begin."""
+
+    def next_hole(self, offset: int) -> int:
+        """Return where a hole begins."""
+
+
+Clear: TypeAlias = Callable[[int, int], None]
+"""(offset, length): make a range of the blob read as zeroes, keeping its holes."""
+
+
+Named: TypeAlias = Callable[[BlobstoreError], BlobstoreError]
+"""Names the store and the blob in an error, and returns the error."""
 
 
 class BlobFile(io.RawIOBase):
@@ -36,13 +77,11 @@ class BlobFile(io.RawIOBase):
     `BlobstoreError`; once the blob is closed, that is `ClosedError`.
     """
 
-    def __init__(
-        self, blob: "Blob", state: BlobState, cluster_size: int, *, writable: bool
-    ) -> None:
+    def __init__(self, blob: OpenBlob, clear: Clear, named: Named, *, writable: bool) -> None:
         super().__init__()
         self._blob = blob
-        self._state = state
-        self._cluster_size = cluster_size
+        self._clear = clear
+        self._named = named
         self._is_writable = writable
         self._position = 0
 
@@ -114,7 +153,7 @@ class BlobFile(io.RawIOBase):
         view = memoryview(data)
         if view.nbytes and not rest:
             error = NoSpaceError(f"write at {self._position}: its end is {self._size()}")
-            raise self._blob.named(error)
+            raise self._named(error)
         if view.nbytes > rest:
             view = view.cast("B")[:rest]
         if view.nbytes:
@@ -147,9 +186,9 @@ class BlobFile(io.RawIOBase):
         elif whence == os.SEEK_END:
             offset += self._size()
         elif whence != os.SEEK_SET:
-            raise self._blob.named(InvalidArgumentError(f"whence {whence}: unknown"))
+            raise self._named(InvalidArgumentError(f"whence {whence}: unknown"))
         if offset < 0:
-            raise self._blob.named(InvalidArgumentError(f"position {offset}: negative"))
+            raise self._named(InvalidArgumentError(f"position {offset}: negative"))
         return offset
 
     def _next(self, offset: int, *, data: bool) -> int:
@@ -180,17 +219,10 @@ class BlobFile(io.RawIOBase):
         wanted = self._position if size is None else operator.index(size)
         before = self._size()
         self._blob.resize(wanted)
-        self._clear(wanted, min(before, self._blob.size))
+        end = min(before, self._blob.size)
+        if wanted < end:
+            self._clear(wanted, end - wanted)
         return self._blob.size
-
-    def _clear(self, start: int, end: int) -> None:
-        """Zero a part of a cluster; a hole stays one where nothing shows through it."""
-        if start >= end:
-            return
-        if has_backing(self._state):
-            self._blob.write_zeroes(start, end - start)
-        else:
-            self._blob.unmap(start, end - start)
 
     # What everything asks first
 
@@ -201,7 +233,7 @@ class BlobFile(io.RawIOBase):
 
     def _size(self) -> int:
         if self._blob.closed:
-            raise self._blob.named(ClosedError("closed"))
+            raise self._named(ClosedError("closed"))
         return self._blob.size
 
     def _check_open(self) -> None:
@@ -221,9 +253,7 @@ class BlobFile(io.RawIOBase):
 FileObject: TypeAlias = BlobFile | io.BufferedReader | io.BufferedRandom
 
 
-def open_file(
-    blob: "Blob", state: BlobState, cluster_size: int, mode: str, buffering: int
-) -> FileObject:
+def open_file(blob: OpenBlob, clear: Clear, named: Named, mode: str, buffering: int) -> FileObject:
     """Open a file object as `Blob.open` says.
 
     Raises:
@@ -240,7 +270,7 @@ def open_file(
     writable = mode != "rb"
     if writable:
         blob.write(b"")  # changes nothing, and is refused where any write is
-    raw = BlobFile(blob, state, cluster_size, writable=writable)
+    raw = BlobFile(blob, clear, named, writable=writable)
     if buffering == _UNBUFFERED:
         return raw
     size = _BUFFER_SIZE if buffering == _CHOOSE else buffering

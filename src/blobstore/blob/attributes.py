@@ -36,13 +36,21 @@ def check_xattr(name: str, value: bytes) -> None:
         )
 
 
-def set_xattr(store: StoreState, blob: BlobState, name: str, value: bytes) -> None:
+async def set_xattr(store: StoreState, blob: BlobState, name: str, value: bytes) -> None:
     """Set an attribute in memory; a new value keeps the old one's place.
+
+    Durability: with the blob's next flush.
 
     Raises:
         ReadOnlyError: The blob's metadata is read-only.
         NoSpaceError: No metadata page is left to write it to (ENOMEM).
     """
+    async with store.mutex:
+        set_xattr_locked(store, blob, name, value)
+
+
+def set_xattr_locked(store: StoreState, blob: BlobState, name: str, value: bytes) -> None:
+    """Set an attribute as `set_xattr` does; the caller holds the mutex."""
     check_metadata_writable(store, blob)
     check_xattr(name, value)
     before = blob.xattrs.get(name)
@@ -55,13 +63,21 @@ def set_xattr(store: StoreState, blob: BlobState, name: str, value: bytes) -> No
     blob.is_root_dirty = True
 
 
-def remove_xattr(store: StoreState, blob: BlobState, name: str) -> None:
+async def remove_xattr(store: StoreState, blob: BlobState, name: str) -> None:
     """Remove an attribute in memory.
+
+    Durability: with the blob's next flush.
 
     Raises:
         NotFoundError: There is no such attribute.
         NoSpaceError: No metadata page is left to write the others to (ENOMEM).
     """
+    async with store.mutex:
+        remove_xattr_locked(store, blob, name)
+
+
+def remove_xattr_locked(store: StoreState, blob: BlobState, name: str) -> None:
+    """Remove an attribute as `remove_xattr` does; the caller holds the mutex."""
     check_metadata_writable(store, blob)
     get_xattr(blob, name)
     if blob.is_root_dirty and store.reservations.holds(blob.blob_id):
@@ -89,11 +105,15 @@ def get_xattr(blob: BlobState, name: str) -> bytes:
         raise NotFoundError(f"blob {blob.blob_id:#x}: no xattr {name!r}") from None
 
 
-def set_read_only(store: StoreState, blob: BlobState) -> None:
-    """Make the blob read-only; it takes effect when it is durable."""
-    store.check_writable()
-    if blob.flags.data_ro & READ_ONLY:
-        return
-    reserve(store, blob)
-    blob.flags = Flags(blob.flags.invalid, blob.flags.data_ro | READ_ONLY, blob.flags.md_ro)
-    blob.touch_attributes()
+async def set_read_only(store: StoreState, blob: BlobState) -> None:
+    """Make the blob read-only; it takes effect when it is durable.
+
+    Durability: with the blob's next flush.
+    """
+    async with store.mutex:
+        store.check_writable()
+        if blob.flags.data_ro & READ_ONLY:
+            return
+        reserve(store, blob)
+        blob.flags = Flags(blob.flags.invalid, blob.flags.data_ro | READ_ONLY, blob.flags.md_ro)
+        blob.touch_attributes()

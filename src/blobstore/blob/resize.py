@@ -16,7 +16,7 @@ from blobstore.units import ceil_div
 
 
 async def resize(store: StoreState, blob: BlobState, cluster_count: int) -> None:
-    """Give the blob `cluster_count` clusters; the caller holds the mutex.
+    """Give the blob `cluster_count` clusters.
 
     What is added reads as zeroes (or as the parent, for a clone). Clusters
     that are cut off come free with the blob's next sync.
@@ -28,6 +28,12 @@ async def resize(store: StoreState, blob: BlobState, cluster_count: int) -> None
         NoSpaceError: Not enough clusters or metadata pages; nothing changed.
         BusyError: The blob is under an operation that counts on its size, such as inflate.
     """
+    async with store.mutex:
+        await resize_locked(store, blob, cluster_count)
+
+
+async def resize_locked(store: StoreState, blob: BlobState, cluster_count: int) -> None:
+    """Give the blob `cluster_count` clusters as `resize` does; the caller holds the mutex."""
     check_metadata_writable(store, blob)
     refuse_busy(store, blob.blob_id)
     check_cluster_count(cluster_count)

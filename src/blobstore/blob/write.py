@@ -280,6 +280,18 @@ def _wake(store: StoreState, blob: BlobState, index: int) -> None:
     fire_all(store.allocating.pop((blob.blob_id, index)))
 
 
+async def clear(store: StoreState, blob: BlobState, offset: int, length: int) -> None:
+    """Make the range read as zeroes; a hole stays one where nothing shows through it.
+
+    Raises:
+        As `write`.
+    """
+    if has_backing(blob):
+        await write_zeroes(store, blob, offset, length)
+    else:
+        await unmap(store, blob, offset, length)
+
+
 async def unmap(store: StoreState, blob: BlobState, offset: int, length: int) -> None:
     """Give the range back; what was allocated in it reads as zeroes afterwards.
 

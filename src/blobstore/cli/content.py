@@ -34,7 +34,7 @@ def read_parts(blob: Blob, *, offset: int, length: int) -> Iterator[bytes]:
 
 def allocated_parts(blob: Blob, length: int) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of what need not be zeroes; a parent may have data anywhere."""
-    if is_clone(blob.info()):
+    if is_clone(blob.info):
         yield 0, length
         return
     start = blob.next_allocated(0)
@@ -47,7 +47,7 @@ def allocated_parts(blob: Blob, length: int) -> Iterator[tuple[int, int]]:
 
 def holds_data(blob: Blob) -> bool:
     """Say whether a blob shows anything but zeroes; of a clone, that is taken for granted."""
-    if is_clone(blob.info()):
+    if is_clone(blob.info):
         return True
     return any(
         not is_zero(part)

@@ -37,7 +37,7 @@ def replace_content(
 ) -> None:
     """Make a blob hold a file's content, and zeroes after it."""
     # Without a parent clusters are released; with one they would show it.
-    blank = blob.write_zeroes if is_clone(blob.info()) else blob.unmap
+    blank = blob.write_zeroes if is_clone(blob.info) else blob.unmap
     at = 0
     for start, end in _file_parts(descriptor, size_bytes):
         data = read_exactly(descriptor, end - start, start, path=path)

@@ -110,6 +110,15 @@ class StoreOptions:
     as_json: bool
     kept_open: "Blobstore | None" = None
 
+    @property
+    def source(self) -> "str | Device":
+        """What the store is on, for what looks at it from below: of a kept one its device."""
+        if self.kept_open is None:
+            return self.address
+        from blobstore.api.blobstore import device_below
+
+        return device_below(self.kept_open)
+
     def open(self, *, read_only: bool) -> "AbstractContextManager[Blobstore]":
         """Open the store until the `with` ends; read-only no byte of it changes.
 

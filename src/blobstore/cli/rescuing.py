@@ -197,8 +197,9 @@ def open_rescue(options: StoreOptions) -> "Rescue":
     """
     from blobstore import Rescue
 
-    source = options.address if options.kept_open is None else options.kept_open.device
-    rescue = Rescue.open(source, atomic_write_size=options.atomic_write, direct=options.direct)
+    rescue = Rescue.open(
+        options.source, atomic_write_size=options.atomic_write, direct=options.direct
+    )
     try:
         for identity, path in options.externals:
             rescue.register_external(identity, path)

@@ -6,7 +6,8 @@ progress, so threads overlap their I/O and nothing else.
 
 import threading
 import time
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Any, Final, ParamSpec, TypeVar
 
 from blobstore.device.base import Device
 from blobstore.device.medium import Medium
@@ -14,6 +15,7 @@ from blobstore.drivers.perform import PERFORMERS, perform
 from blobstore.errors import BlobstoreError
 from blobstore.operations import Core, GracePeriod, Operation, Park
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _LOOK_AGAIN_S: Final = 50e-6
@@ -28,13 +30,24 @@ class BlockingDriver:
     def __init__(self, medium: Medium) -> None:
         self.medium = medium
         self._name = medium.name if isinstance(medium, Device) else None
+        self.on_failure: Callable[[BaseException], None] = _ignore
         self._lock = threading.Lock()
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function of the core in one step, beside no other."""
+        try:
+            with self._lock:
+                return function(*args, **kwargs)
+        except BlobstoreError as error:
+            error.at(store=self._name)
+            raise
 
     def run(self, core: Core[T]) -> T:
         """Run to the end, and return or raise what it returns or raises.
 
-        An exception that is not an operation's failure (KeyboardInterrupt)
-        is raised inside the coroutine as well, so that it can clean up.
+        An exception that is not an operation's failure (KeyboardInterrupt, MemoryError)
+        is raised inside the coroutine as well, so that it can clean up. Nobody knows how far
+        the core came when one escapes it, so `on_failure` is told: it poisons the store.
         """
         lock, medium = self._lock, self.medium
         value: object = None
@@ -58,6 +71,8 @@ class BlockingDriver:
         except BaseException as error:
             with lock:
                 core.close()
+                if not isinstance(error, BlobstoreError):
+                    self.on_failure(error)
             if isinstance(error, BlobstoreError):
                 error.at(store=self._name)
             raise
@@ -77,6 +92,10 @@ class BlockingDriver:
                 return
             operation.wakeup.notify = event.set
         event.wait()
+
+
+def _ignore(_error: BaseException) -> None:
+    """Nothing is left that a failure could have harmed."""
 
 
 def _wait_until_over(operation: GracePeriod) -> None:

@@ -90,6 +90,7 @@ class DumpPlan:
     md_start: int
     md_len: int
     page_size: int
+    io_unit_size: int
 
     @classmethod
     def of(cls, page: Buffer) -> Self | None:
@@ -111,6 +112,7 @@ class DumpPlan:
             md_start=fields[10],
             md_len=fields[11],
             page_size=page_size,
+            io_unit_size=fields[16],
         )
 
     def page_offset(self, index: PageIndex) -> int:

@@ -55,5 +55,5 @@ def poisoning(store: StoreState) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        store.poison = store.poison or error
+        store.mark_unusable(error)
         raise

@@ -27,11 +27,13 @@ async def load(
     read_only: bool = False,
     force_recovery: bool = False,
     forced: bool = False,
+    write_through: bool = False,
 ) -> StoreState:
     """Load the store on the device.
 
     `bstype` is compared with the store's; None fits every type. `forced` keeps
-    the store writable although a blob is in quarantine.
+    the store writable although a blob is in quarantine. With `write_through` each
+    write is durable when it returns.
 
     Raises:
         CorruptError: There is no store, or one that makes no sense (EILSEQ).
@@ -53,6 +55,7 @@ async def load(
         used_clusters=found.used_clusters,
         used_ids=found.used_ids,
         read_only=read_only,
+        write_through=write_through,
     )
     store.forced = forced
     store.was_recovered = not is_clean

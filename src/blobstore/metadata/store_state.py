@@ -95,6 +95,7 @@ class StoreState:
         used_clusters: bitarray,
         used_ids: bitarray,
         read_only: bool = False,
+        write_through: bool = False,
     ) -> None:
         self.traits = traits
         self.layout = traits.layout
@@ -111,7 +112,7 @@ class StoreState:
         self.read_only_reason = "opened read-only" if read_only else ""
         self.was_recovered = False
         self.forced = False
-        self.write_through = False
+        self.write_through = write_through
         self.poison: BaseException | None = None
         self.is_closed = False
         self.is_marked_dirty = not super_block.clean
@@ -173,6 +174,14 @@ class StoreState:
             what = str(self.poison) or type(self.poison).__name__
             raise PoisonedError(f"store: unusable for changes since: {what}")
 
+    def mark_closed(self) -> None:
+        """End the store: nothing but its closing is allowed from now on."""
+        self.is_closed = True
+
+    def mark_unusable(self, error: BaseException) -> None:
+        """Poison the store: a change went wrong after it had begun, only reads go on."""
+        self.poison = self.poison or error
+
     @property
     def is_sceptical(self) -> bool:
         """Tell whether a blob is refused that owns what it cannot.
@@ -218,7 +227,7 @@ class StoreState:
                 await Batch(operations)
             await Flush()
         except BaseException as error:
-            self.poison = self.poison or error
+            self.mark_unusable(error)
             raise
         for rider in riders:
             rider.then()

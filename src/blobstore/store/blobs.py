@@ -54,38 +54,49 @@ async def create_blob(store: StoreState, options: BlobOptions) -> BlobId:
         NoSpaceError: No metadata page (ENOMEM) or not enough clusters (ENOSPC).
         DeviceError: The device failed; the store is poisoned.
     """
-    blob = await create_open_blob(store, options)
-    blob.open_count -= 1
-    let_go(store, blob)
-    return blob.blob_id
+    async with store.mutex:
+        blob = await create_blob_locked(store, options)
+        blob.open_count -= 1
+        let_go(store, blob)
+        return blob.blob_id
 
 
 async def create_open_blob(store: StoreState, options: BlobOptions) -> BlobState:
-    """Create a blob, and leave it open; the parent of a clone must be open already.
+    """Create a blob, and leave it open.
+
+    Durability and errors: as `create_blob`.
+    """
+    async with store.mutex:
+        return await create_blob_locked(store, options)
+
+
+async def create_blob_locked(store: StoreState, options: BlobOptions) -> BlobState:
+    """Create a blob, and leave it open; the caller holds the mutex.
+
+    The parent of a clone must be open already.
 
     Durability and errors: as `create_blob`.
     """
     _check_options(options)
-    async with store.mutex:
-        store.check_writable()
-        claimed = 0 if options.thin else options.cluster_count
-        if claimed > store.free_clusters:
-            raise store.clusters.exhausted(claimed)
-        blob = _new_blob(options)
-        await _check_pages(store, blob, claimed)
-        await begin_change(store)
-        await free_clusters_for(store, claimed)
-        blob.root = await claim_root(store)
-        blob.blob_id = blob_id_of(blob.root)
-        for index, cluster in enumerate(await _claim_clusters(store, blob, claimed)):
-            blob.clusters.set(index, cluster)
-        blob.is_root_dirty = True
-        await persist_new(store, blob)
-        _welcome(store, blob, options.parent_id)
-        return blob
+    store.check_writable()
+    claimed = 0 if options.thin else options.cluster_count
+    if claimed > store.free_clusters:
+        raise store.clusters.exhausted(claimed)
+    blob = _new_blob(options)
+    await _check_pages(store, blob, claimed)
+    await begin_change(store)
+    await free_clusters_for(store, claimed)
+    blob.root = await claim_root(store)
+    blob.blob_id = blob_id_of(blob.root)
+    for index, cluster in enumerate(await _claim_clusters(store, blob, claimed)):
+        blob.clusters.set(index, cluster)
+    blob.is_root_dirty = True
+    await persist_new(store, blob)
+    _register(store, blob, options.parent_id)
+    return blob
 
 
-def _welcome(store: StoreState, blob: BlobState, parent_id: BlobId | None) -> None:
+def _register(store: StoreState, blob: BlobState, parent_id: BlobId | None) -> None:
     """Take a new blob into the store, open."""
     store.used_ids[blob.root] = True
     if parent_id is not None:

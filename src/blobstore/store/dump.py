@@ -20,7 +20,8 @@ _SUPER_BLOCK: Final = -1
 class Dumping:
     """The text of a device's metadata, piece by piece: it can be far longer than that.
 
-    The store is not loaded for that.
+    The store is not loaded for that. Addresses are counted in the store's io units: an image
+    file does not say which blocks the device had that it was written on.
     """
 
     def __init__(self, traits: DeviceTraits) -> None:
@@ -60,7 +61,7 @@ class Dumping:
                 PageIndex(first + number),
                 data[number * plan.page_size : number * plan.page_size + PAGE_SIZE],
                 plan=plan,
-                block_size=self._traits.block_size,
+                block_size=plan.io_unit_size or self._traits.block_size,
                 in_used_pages=bool(self._used_pages[first + number]),
                 in_used_ids=bool(self._used_ids[first + number]),
             )

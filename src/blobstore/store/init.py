@@ -75,8 +75,12 @@ def padded_type(bstype: bytes) -> bytes:
     return bytes(bstype).ljust(TYPE_SIZE, b"\0")
 
 
-async def init_store(traits: DeviceTraits, options: InitOptions) -> StoreState:
+async def init_store(
+    traits: DeviceTraits, options: InitOptions, *, write_through: bool = False
+) -> StoreState:
     """Make an empty store; whatever was on the device is lost.
+
+    With `write_through` each write to the store that is returned is durable when it returns.
 
     Durability: on return. A crash leaves no store, or an empty one.
 
@@ -95,6 +99,7 @@ async def init_store(traits: DeviceTraits, options: InitOptions) -> StoreState:
         used_pages=bitarray(geometry.md_len, endian="little"),
         used_clusters=used_clusters,
         used_ids=bitarray(geometry.md_len, endian="little"),
+        write_through=write_through,
     )
     with poisoning(store):
         await Write(0, bytes(SUPER_BLOCK_SIZE))

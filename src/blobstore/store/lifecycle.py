@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from bitarray.util import intervals
+
 from blobstore.errors import BusyError, InvalidArgumentError, NotFoundError
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE
@@ -43,14 +45,50 @@ async def unload(store: StoreState) -> None:
         DeviceError: The device failed; the store stays dirty, and is ended all the same.
     """
     async with store.mutex:
-        store.check_open()
-        if any(blob.open_count for blob in store.open_blobs.values()):
-            raise BusyError(f"store: {len(store.open_blobs)} blobs are open")
+        _check_unused(store)
         try:
-            if store.poison is None and not store.read_only:
-                await _write_clean(store)
+            await _end(store)
         finally:
             store.is_closed = True
+
+
+async def close_store(store: StoreState) -> None:
+    """Close every blob, whoever has it open, make durable what is dirty, and unload.
+
+    Raises:
+        DeviceError: The device failed; the store stays dirty, and is ended all the same.
+        PoisonedError: The store had become unusable; it is ended as it is.
+    """
+    async with store.mutex:
+        store.check_open()
+        open_blobs = list(store.open_blobs.values())
+        for blob in open_blobs:
+            blob.open_count = 0  # no request begins any more
+        try:
+            await store.epochs.grace_period()
+            store.check_usable()
+            for blob in open_blobs:
+                if blob.is_dirty and not store.read_only:
+                    await begin_change(store)
+                    await persist(store, blob)
+            await _end(store)
+        finally:
+            store.is_closed = True
+            store.open_blobs.clear()
+
+
+def _check_unused(store: StoreState) -> None:
+    store.check_open()
+    count = sum(blob.open_count > 0 for blob in store.open_blobs.values())
+    if count:
+        raise BusyError(f"store: {count} blobs are open")
+
+
+async def _end(store: StoreState) -> None:
+    """Wait for reads of handles that were closed, then leave the store clean if it can be."""
+    await store.epochs.grace_period()
+    if store.poison is None and not store.read_only:
+        await _write_clean(store)
 
 
 async def _write_clean(store: StoreState) -> None:
@@ -93,6 +131,12 @@ def _mask_writes(store: StoreState) -> list[Operation[Any]]:
     ]
 
 
+def used_clusters(store: StoreState) -> list[tuple[int, int]]:
+    """Return the clusters that are marked used, as runs of (first, count), ascending."""
+    used = store.clusters.used
+    return [(start, end - start) for value, start, end in intervals(used) if value]
+
+
 def get_super_blob(store: StoreState) -> BlobId:
     """Return the id of the application's entry blob.
 
@@ -122,10 +166,11 @@ async def set_super_blob(store: StoreState, blob_id: BlobId | None) -> None:
             await write_super_block(store, store.super_block.with_changes(super_blob=wanted))
 
 
-def set_type(store: StoreState, bstype: bytes) -> None:
+async def set_type(store: StoreState, bstype: bytes) -> None:
     """Change the store's type in memory; it reaches the device with the next super block."""
-    store.check_writable()
-    store.bstype = padded_type(bstype)
+    async with store.mutex:
+        store.check_writable()
+        store.bstype = padded_type(bstype)
 
 
 async def destroy(store: StoreState) -> None:
@@ -137,10 +182,9 @@ async def destroy(store: StoreState) -> None:
         BusyError: A blob is open.
     """
     async with store.mutex:
-        store.check_open()
-        if any(blob.open_count for blob in store.open_blobs.values()):
-            raise BusyError(f"store: {len(store.open_blobs)} blobs are open")
+        _check_unused(store)
         store.check_writable()
+        await store.epochs.grace_period()
         with poisoning(store):
             await WriteZeroes(0, SUPER_BLOCK_SIZE)
             await Flush()

@@ -435,13 +435,24 @@ async def close_blob(store: StoreState, blob: BlobState) -> None:
         DeviceError: It could not be written; the store is poisoned, the blob closed all the same.
     """
     async with store.mutex:
+        if store.is_closed:
+            return  # `close_store` has closed all blobs
+        blob.open_count -= 1
         try:
+            if not blob.open_count:
+                # No request begins any more; those that have begun may still claim clusters.
+                await store.epochs.grace_period()
             if blob.is_dirty and store.is_writable:
                 await begin_change(store)
                 await persist(store, blob)
         finally:
-            blob.open_count -= 1
             let_go(store, blob)
+
+
+def close_clean(store: StoreState, blob: BlobState) -> None:
+    """Close a blob once that is not dirty; the caller holds the mutex."""
+    blob.open_count -= 1
+    let_go(store, blob)
 
 
 def let_go(store: StoreState, blob: BlobState) -> None:

@@ -18,8 +18,8 @@ from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist, persist_new
 from blobstore.metadata.space import claim_root, spare_pages
 from blobstore.metadata.store_state import StoreState
-from blobstore.store.blobs import BlobOptions, check_xattrs, create_blob
-from blobstore.store.opening import close_blob, open_blob
+from blobstore.store.blobs import BlobOptions, check_xattrs, create_blob_locked
+from blobstore.store.opening import close_clean, open_blob_locked
 from blobstore.units import BlobId, PageIndex
 
 
@@ -37,19 +37,56 @@ async def create_snapshot(
         NoSpaceError: There are not enough metadata pages; nothing changed.
         BusyError: The blob is under another such operation.
     """
+    snapshot = await create_open_snapshot(store, blob, xattrs)
+    async with store.mutex:
+        close_clean(store, snapshot)
+    return snapshot.blob_id
+
+
+async def create_open_snapshot(
+    store: StoreState, blob: BlobState, xattrs: Mapping[str, bytes]
+) -> BlobState:
+    """Make a read-only snapshot of an open blob, and leave it open.
+
+    Durability and errors: as `create_snapshot`.
+    """
+    _check_origin(store, blob, xattrs)
+    with exclusive(store, blob.blob_id, what="snapshot"):
+        async with store.mutex:
+            return await _create_snapshot(store, blob, xattrs)
+
+
+async def create_snapshot_locked(
+    store: StoreState, blob: BlobState, xattrs: Mapping[str, bytes]
+) -> BlobState:
+    """Make a read-only snapshot of an open blob, and leave it open; the caller holds the mutex.
+
+    Durability and errors: as `create_snapshot`.
+    """
+    _check_origin(store, blob, xattrs)
+    with exclusive(store, blob.blob_id, what="snapshot"):
+        return await _create_snapshot(store, blob, xattrs)
+
+
+def _check_origin(store: StoreState, blob: BlobState, xattrs: Mapping[str, bytes]) -> None:
     check_xattrs(xattrs)
     store.check_writable()
     if blob.data_read_only:
         raise InvalidArgumentError(f"blob {blob.blob_id:#x}: read-only; clone it instead")
-    with exclusive(store, blob.blob_id, what="snapshot"):
-        async with store.mutex:
-            await begin_change(store)
-            async with frozen(store, blob):
-                await persist(store, blob)
-                return await _hand_over(store, blob, xattrs)
 
 
-async def _hand_over(store: StoreState, blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobId:
+async def _create_snapshot(
+    store: StoreState, blob: BlobState, xattrs: Mapping[str, bytes]
+) -> BlobState:
+    await begin_change(store)
+    async with frozen(store, blob):
+        await persist(store, blob)
+        snapshot = await _hand_over(store, blob, xattrs)
+    snapshot.open_count += 1
+    return snapshot
+
+
+async def _hand_over(store: StoreState, blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
     snapshot = _snapshot_of(blob, xattrs)
     _check_pages(store, blob, snapshot)
     snapshot.root = await claim_root(store)
@@ -62,7 +99,7 @@ async def _hand_over(store: StoreState, blob: BlobState, xattrs: Mapping[str, by
         await persist(store, blob)
         _complete(snapshot)
         await persist(store, snapshot)
-    return snapshot.blob_id
+    return snapshot
 
 
 def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
@@ -149,19 +186,46 @@ async def create_clone(store: StoreState, parent_id: BlobId, xattrs: Mapping[str
         InvalidArgumentError: It can be written to, or an attribute has no value.
         NoSpaceError: No metadata page is left.
     """
+    async with store.mutex:
+        clone = await create_clone_locked(store, parent_id, xattrs)
+        close_clean(store, clone)
+        return clone.blob_id
+
+
+async def create_open_clone(
+    store: StoreState, parent_id: BlobId, xattrs: Mapping[str, bytes]
+) -> BlobState:
+    """Make a thin clone of a read-only blob, and leave it open.
+
+    Durability and errors: as `create_clone`.
+    """
+    async with store.mutex:
+        return await create_clone_locked(store, parent_id, xattrs)
+
+
+async def create_clone_locked(
+    store: StoreState, parent_id: BlobId, xattrs: Mapping[str, bytes]
+) -> BlobState:
+    """Make a thin clone of a read-only blob, and leave it open; the caller holds the mutex.
+
+    Durability and errors: as `create_clone`.
+    """
     check_xattrs(xattrs)
     with exclusive(store, parent_id, what="clone"):
-        parent = await open_blob(store, parent_id)
+        parent = await open_blob_locked(store, parent_id)
         try:
-            if not parent.data_read_only:
-                raise InvalidArgumentError(f"blob {parent_id:#x}: not read-only; snapshot it first")
-            options = BlobOptions(
-                cluster_count=parent.clusters.count,
-                thin=True,
-                extent_table=parent.extent_pages is not None,
-                xattrs=xattrs,
-                parent_id=parent_id,
-            )
-            return await create_blob(store, options)
+            return await create_blob_locked(store, _options_of_clone(parent, xattrs))
         finally:
-            await close_blob(store, parent)
+            close_clean(store, parent)
+
+
+def _options_of_clone(parent: BlobState, xattrs: Mapping[str, bytes]) -> BlobOptions:
+    if not parent.data_read_only:
+        raise InvalidArgumentError(f"blob {parent.blob_id:#x}: not read-only; snapshot it first")
+    return BlobOptions(
+        cluster_count=parent.clusters.count,
+        thin=True,
+        extent_table=parent.extent_pages is not None,
+        xattrs=xattrs,
+        parent_id=parent.blob_id,
+    )

@@ -196,15 +196,15 @@ class Workload:
 
     def _do_xattr(self, name: str, key: str, size: int) -> None:
         value = self._bytes(size)
-        attributes.set_xattr(self._loaded, self._blob(name), key, value)
+        run_alone(attributes.set_xattr(self._loaded, self._blob(name), key, value), self.disk)
         self._change_meta(name, xattrs=self._blob(name).xattrs)
 
     def _do_remove_xattr(self, name: str, key: str) -> None:
-        attributes.remove_xattr(self._loaded, self._blob(name), key)
+        run_alone(attributes.remove_xattr(self._loaded, self._blob(name), key), self.disk)
         self._change_meta(name, xattrs=self._blob(name).xattrs)
 
     def _do_read_only(self, name: str) -> None:
-        attributes.set_read_only(self._loaded, self._blob(name))
+        run_alone(attributes.set_read_only(self._loaded, self._blob(name)), self.disk)
         self._change_meta(name, read_only=True)
 
     def _do_resize(self, name: str, clusters: int) -> None:

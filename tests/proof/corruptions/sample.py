@@ -114,7 +114,7 @@ def _fingerprint(blob: Blob) -> Fingerprint:
             if data != _ZEROES:
                 content.update(b"%d" % offset + data)
         at = blob.next_data(end) if end < blob.size else None
-    return Fingerprint(content.hexdigest(), dict(blob.xattrs), blob.info().read_only)
+    return Fingerprint(content.hexdigest(), dict(blob.xattrs), blob.info.read_only)
 
 
 def pattern(seed: int, clusters: int = 1) -> bytes:

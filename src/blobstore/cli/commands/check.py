@@ -46,8 +46,7 @@ def command(options: StoreOptions, *, mode: str | None, dry_run: bool, undo: str
 
 
 def _check(options: StoreOptions) -> int:
-    source = options.address if options.kept_open is None else options.kept_open.device
-    report = check(source, atomic_write_size=options.atomic_write, direct=options.direct)
+    report = check(options.source, atomic_write_size=options.atomic_write, direct=options.direct)
     prospects = list(_prospects(options, report))
     text = render_check(report, prospects, store=options.address)
     print_result(check_fields(report, prospects), text, as_json=options.as_json)
@@ -58,11 +57,10 @@ def _prospects(options: StoreOptions, report: CheckReport) -> Iterator[Prospect]
     """Try each kind of repair without writing, up to the first that leaves no problem."""
     if report.clean:
         return
-    source = options.address if options.kept_open is None else options.kept_open.device
     for mode in MODES:
         try:
             plan = repair(
-                source,
+                options.source,
                 mode,
                 dry_run=True,
                 atomic_write_size=options.atomic_write,

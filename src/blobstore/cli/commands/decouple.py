@@ -12,5 +12,5 @@ def command(options: StoreOptions, *, which: str) -> None:
     """Copy what a blob reads from its parent; its grandparent, if any, is its parent then."""
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.decouple()
-        info = blob.info()
+        info = blob.info
     print_result(parent_fields(info), "", as_json=options.as_json)

@@ -12,5 +12,5 @@ def command(options: StoreOptions, *, which: str) -> None:
     """Give a blob every cluster of its own: it is thick then, and nobody's clone."""
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.inflate()
-        info = blob.info()
+        info = blob.info
     print_result(parent_fields(info), "", as_json=options.as_json)

@@ -53,7 +53,7 @@ def _hashed(store: Blobstore) -> Iterator[_Found]:
             yield blob_id, blob, None
             continue
         try:
-            yield blob_id, blob.info(), sha256_of(blob)
+            yield blob_id, blob.info, sha256_of(blob)
         except BlobstoreError as error:
             yield blob_id, error, None
 

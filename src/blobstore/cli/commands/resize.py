@@ -24,7 +24,7 @@ def command(options: StoreOptions, *, which: str, size_bytes: int, shrink: bool,
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         _ask(blob, ceil_div(size_bytes, store.cluster_size) * store.cluster_size, yes or shrink)
         blob.resize(size_bytes)
-        info = blob.info()
+        info = blob.info
     fields = {"id": blob.id, "size": info.size, "clusters": info.cluster_count}
     print_result(fields, "", as_json=options.as_json)
 

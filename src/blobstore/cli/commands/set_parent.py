@@ -34,5 +34,5 @@ def command(
             opened.set_parent(find_blob(store, parent))
         elif external_parent is not None:
             opened.set_external_parent(external_parent)
-        info = opened.info()
+        info = opened.info
     print_result(parent_fields(info), "", as_json=options.as_json)

@@ -31,7 +31,7 @@ def command(options: StoreOptions, *, which: str, device: str) -> None:
 
 def _copy(blob: Blob, target: Device, cluster_size: int) -> int:
     """Copy and flush; return how many clusters there were."""
-    total = blob.info().allocated_clusters * cluster_size
+    total = blob.info.allocated_clusters * cluster_size
     with progress("shallow copy", total) as advance:
         count = blob.shallow_copy(target, lambda _done, _all: advance(cluster_size))
     target.flush()

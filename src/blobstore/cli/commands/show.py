@@ -11,5 +11,5 @@ from blobstore.cli.output import print_result
 def command(options: StoreOptions, *, which: str) -> None:
     """Describe one blob in full; nothing of it changes."""
     with options.open(read_only=True) as store, open_blob(store, which) as blob:
-        info = blob.info()
+        info = blob.info
     print_result(blob_fields(info, long=True), render_blob(info), as_json=options.as_json)

@@ -23,7 +23,7 @@ def command() -> None:
 def list_xattrs(options: StoreOptions, *, which: str) -> None:
     """List a blob's attributes in their order on disk; nothing changes."""
     with options.open(read_only=True) as store, open_blob(store, which) as blob:
-        xattrs = blob.info().xattrs
+        xattrs = blob.info.xattrs
     rows = [(printable_name(name), render_bytes(value)) for name, value in xattrs.items()]
     fields = {"id": blob.id, "xattrs": xattr_fields(xattrs)}
     print_result(fields, render_table(rows), as_json=options.as_json)

@@ -93,7 +93,7 @@ class Tour:
             length = size_of(file)
             blob = store.create_blob(length, thin=True, xattrs={"name": b"imported"})
             fill_new(blob, file, length, path=str(source), advance=lambda _count: None)
-            detail.append(f"blob {blob.id:#x}, {blob.info().allocated_clusters} clusters")
+            detail.append(f"blob {blob.id:#x}, {blob.info.allocated_clusters} clusters")
             return blob.id
 
     def _write_and_kill(self, image: Path, source: Path) -> Promise:

@@ -8,6 +8,7 @@ from enum import Enum
 from itertools import accumulate
 from typing import Final, TypeAlias
 
+from bitarray import bitarray
 from bitarray.util import intervals
 
 from blobstore import BlobId, BlobInfo, Blobstore, BlobstoreError, StoreInfo
@@ -82,7 +83,7 @@ def survey_store(store: Blobstore) -> Survey:
             errors[found[0]] = found[1]
     info = store.info
     return Survey(
-        name=os.path.basename(store.device.name),
+        name=os.path.basename(store.name),
         info=info,
         blobs=blobs,
         errors=errors,
@@ -99,7 +100,9 @@ def _runs_of(store: Blobstore, info: StoreInfo, blobs: dict[BlobId, BlobInfo]) -
         if first != 0
     ]
     first_of_data = info.total_clusters - info.data_clusters
-    rest = store.state.clusters.used.copy()  # what is in use, and no known blob's
+    rest = bitarray(info.total_clusters)  # what is in use, and no known blob's
+    for first, count in store.used_clusters():
+        rest[first : first + count] = True
     rest[:first_of_data] = False
     for run in owned:
         rest[run.first : run.first + run.count] = False

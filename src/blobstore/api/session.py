@@ -1,0 +1,140 @@
+"""One open store: what `Blobstore` and its blobs share."""
+
+import os
+import weakref
+from collections.abc import Callable
+from typing import Final, ParamSpec, Protocol, TypeVar
+
+from blobstore.api.pins import ThreadPins
+from blobstore.device.base import Device
+from blobstore.drivers.blocking import BlockingDriver
+from blobstore.errors import BlobstoreError, naming
+from blobstore.metadata.store_state import StoreState
+from blobstore.operations import Core
+from blobstore.store import lifecycle
+from blobstore.store.listing import Listing
+from blobstore.units import BlobId
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Handle(Protocol):
+    """An open blob, as the end of its store sees it."""
+
+    def detach(self) -> None:
+        """Refuse requests from now on; the core is not told."""
+
+
+class Session:
+    """The store's state in the core, the driver that steps it, and what ends with the store.
+
+    `handles` are the open blobs, `listings` those under way, `externals` the devices that
+    were opened for external snapshots.
+    """
+
+    def __init__(self, device: Device, driver: BlockingDriver, core: StoreState) -> None:
+        self.device = device
+        self.core = core
+        self.pins = ThreadPins(core.epochs.pins)
+        self.handles: set[Handle] = set()
+        self.listings: set[Listing] = set()
+        self.externals: list[Device] = []
+        self._driver = driver
+        driver.on_failure = core.mark_unusable
+        _sessions.add(self)
+
+    def run(self, core: Core[T], blob_id: BlobId | None = None) -> T:
+        """Run a coroutine of the core to its end; an error names the blob that is given."""
+        try:
+            return self._driver.run(core)
+        except BlobstoreError as error:
+            error.at(blob=blob_id)
+            raise
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function of the core in one step: the core does nothing else meanwhile.
+
+        Raises:
+            ClosedError: The store was closed.
+        """
+        self.check_open()
+        return self._driver.call(function, *args, **kwargs)
+
+    def check_open(self) -> None:
+        """Raise `ClosedError` when the store was closed."""
+        with naming(store=self.device.name):
+            self.core.check_open()
+
+    def forget(self, handle: Handle) -> bool:
+        """Take a handle out of those that are open; return whether it was among them."""
+        try:
+            self.handles.remove(handle)
+        except KeyError:
+            return False
+        return True
+
+    # The end
+
+    def unload(self) -> None:
+        """Unload the store, unless a blob is open.
+
+        Raises:
+            BusyError, DeviceError: As `blobstore.store.lifecycle.unload`.
+        """
+        try:
+            self.run(lifecycle.unload(self.core))
+        finally:
+            if self.core.is_closed:
+                self._close_devices()
+
+    def close(self) -> None:
+        """Close all blobs, also those whose handles were lost, and unload the store.
+
+        Raises:
+            DeviceError, PoisonedError: As `blobstore.store.lifecycle.close_store`.
+        """
+        try:
+            self._detach_all()
+            self.run(lifecycle.close_store(self.core))
+        finally:
+            self.core.mark_closed()
+            self._close_devices()
+
+    def destroy(self) -> None:
+        """Make the device hold no store any more.
+
+        Raises:
+            BusyError, DeviceError: As `blobstore.store.lifecycle.destroy`.
+        """
+        self.run(lifecycle.destroy(self.core))
+        self._close_devices()
+
+    def abandon(self) -> None:
+        """Be closed, with all blobs, without touching the device: it is another process's."""
+        self.core.mark_closed()
+        self._detach_all()
+
+    def _detach_all(self) -> None:
+        self.listings.clear()
+        for handle in list(self.handles):
+            handle.detach()
+        self.handles.clear()
+
+    def _close_devices(self) -> None:
+        for device in (self.device, *self.externals):
+            device.close()
+
+
+# Forking. In a child the descriptors are closed, and their numbers may be anybody's. The
+# threads that could end what they had in flight are not there either: nothing may wait for them.
+
+_sessions: Final["weakref.WeakSet[Session]"] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for session in list(_sessions):
+        session.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
