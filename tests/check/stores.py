@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from io import BytesIO
 
 from blobstore import BlobId, Blobstore, repair
 from blobstore.api.check import RepairReport
+from blobstore.fsck.undo_file import UndoDecoder, UndoRecord
 from tests.proof.corruptions.catalogue import Corruption, Place
 from tests.proof.corruptions.sample import (
     CLUSTER,
@@ -52,6 +54,12 @@ def repaired(image: bytes, layout: int, mode: str) -> tuple[bytes, RepairReport]
     device = device_of(image, layout)
     report = repair(device, mode)
     return device.image, report
+
+
+def undo_records(data: bytes) -> tuple[UndoDecoder, list[UndoRecord]]:
+    """Decode a whole undo file."""
+    decoder = UndoDecoder(BytesIO(data).read)
+    return decoder, list(decoder.records())
 
 
 def assert_usable(image: bytes, layout: int, kept: Mapping[BlobId, Fingerprint]) -> None:

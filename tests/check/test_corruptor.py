@@ -23,7 +23,7 @@ from tests.proof.corruptions.catalogue import MODES, Corruption
 from tests.proof.corruptions.sample import LAYOUTS, sample
 from tests.proof.corruptor import CORRUPTIONS, main
 
-LAST_INVARIANT = 45
+LAST_INVARIANT = 46
 
 both_layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["sector", "compact"])
 

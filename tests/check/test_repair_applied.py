@@ -6,14 +6,14 @@ The plans here are made up: what is tested is what becomes of their changes.
 import random
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import blobstore
 from blobstore import Blobstore, CheckReport, FileDevice, MemoryDevice, RepairReport
-from blobstore.api.check import repair_device
+from blobstore.api.check import Plan, repair_device
 from blobstore.device.base import Device
 from blobstore.device.block import BlockDevice
 from blobstore.errors import (
@@ -25,19 +25,24 @@ from blobstore.errors import (
     NotFoundError,
     ReadOnlyError,
 )
+from blobstore.format.checksum import crc32c
+from blobstore.format.repair_mark import MARK_OFFSET
 from blobstore.format.super_block import SuperBlock
 from blobstore.fsck.examine import Examination
-from blobstore.fsck.undo_file import decode_all
+from blobstore.fsck.finding import Severity
 from blobstore.metadata.store_state import DeviceTraits
-from blobstore.operations import Batch, Flush, Read, Write, WriteZeroes
+from blobstore.operations import Batch, Buffer, Copy, Flush, Read, Write, WriteZeroes
 from blobstore.testing.device_contract import pattern
 from blobstore.testing.simulated_device import SimulatedDevice
 from blobstore.testing.simulated_disk import Event, Failure, Flushed, SimulatedDisk, Written
 from blobstore.units import KIB, MIB, BlobId
+from tests.check.stores import undo_records
 from tests.device.loops import attached
 
 SIZE = 8 * MIB
 GOOD_AT = 5 * MIB + 4096
+METADATA_END = 36 * 4096
+LATER_AT = METADATA_END - 4096
 
 
 async def plan(_traits: DeviceTraits) -> tuple[str, ...]:
@@ -141,8 +146,8 @@ def test_the_undo_file_lies_beside_the_image_for_its_owner_alone(image: Path) ->
 def test_the_undo_file_holds_what_differs_and_no_more(image: Path, content: bytes) -> None:
     with FileDevice.open(image) as device:
         apply(device)
-    size, records = decode_all(image.with_name("disk.img.undo-1").read_bytes())
-    assert size == SIZE
+    decoder, records = undo_records(image.with_name("disk.img.undo-1").read_bytes())
+    assert (decoder.device_size, decoder.metadata_end) == (SIZE, METADATA_END)
     assert [(record.offset, len(record.old)) for record in records] == [
         (0, 4096),
         (2 * MIB, MIB),
@@ -220,21 +225,37 @@ def test_a_plan_that_changes_nothing_writes_nothing(content: bytes, tmp_path: Pa
     assert not (tmp_path / "undo").exists()
 
 
-def test_the_store_is_dirty_while_it_is_changed(
+def test_the_store_does_not_open_while_it_is_changed(
     content: bytes, repaired: bytes, tmp_path: Path
 ) -> None:
     disk = SimulatedDisk(content)
     apply(SimulatedDevice(disk), undo=tmp_path / "undo")
     groups = groups_of(disk.events)
-    assert [[event.offset for event in group] for group in groups] == [
-        [0],
-        [2 * MIB, 3 * MIB, 4 * MIB, GOOD_AT, GOOD_AT + 8192],
-        [0],
+    assert [[(event.offset, len(event.data)) for event in group] for group in groups] == [
+        [(MARK_OFFSET, 512)],
+        [(2 * MIB, MIB), (3 * MIB, MIB), (4 * MIB, 4096), (GOOD_AT, 4096), (GOOD_AT + 8192, 8192)],
+        [(0, MARK_OFFSET)],
+        [(MARK_OFFSET, 512)],
     ]
-    mark, final = groups[0][0].data, groups[2][0].data
-    assert not SuperBlock.decode(mark).clean
-    assert mark[512:] == content[512:4096]  # one sector changes at once
-    assert final == repaired[:4096]
+    marked = content[:MARK_OFFSET] + groups[0][0].data
+    assert int.from_bytes(marked[-4:], "little") == crc32c(marked[:-4]) ^ 0xFFFF_FFFF
+    with pytest.raises(CorruptError, match=r"a repair was cut off, its undo file is .*/undo: with"):
+        Blobstore.open(memory(marked + content[4096:]))
+    assert groups[2][0].data + groups[3][0].data == repaired[:4096]
+
+
+async def plan_of_a_copy(_traits: DeviceTraits) -> tuple[str, ...]:
+    await Write(LATER_AT, b"a root that names the copy")
+    await Copy(2 * MIB, 7 * MIB, 64 * KIB)
+    return ("copied",)
+
+
+def test_copied_clusters_are_durable_before_the_roots_that_name_them(content: bytes) -> None:
+    disk = SimulatedDisk(content)
+    repair_device(SimulatedDevice(disk), plan_of_a_copy, examine_nothing, None, dry_run=False)
+    groups = groups_of(disk.events)
+    places = [[event.offset for event in group] for group in groups]
+    assert places == [[MARK_OFFSET], [7 * MIB], [LATER_AT], [MARK_OFFSET]]
 
 
 def test_a_store_without_a_super_block_is_repaired_all_the_same(tmp_path: Path) -> None:
@@ -328,7 +349,7 @@ def test_undo_refuses_a_store_that_was_changed_since_and_says_where(
     ("super_blob", "place"),
     [
         pytest.param(2 << 32, "sector at byte 0: neither", id="something new"),
-        pytest.param(None, "neither all of it", id="what was there before the repair"),
+        pytest.param(None, "range as a whole: neither", id="what was there before the repair"),
     ],
 )
 def test_undo_refuses_a_store_that_was_opened_and_changed_since(
@@ -348,7 +369,7 @@ def test_undo_refuses_a_clean_store_of_which_a_part_is_old_again(
     changed = bytearray(image.read_bytes())
     changed[GOOD_AT : GOOD_AT + 4096] = content[GOOD_AT : GOOD_AT + 4096]
     image.write_bytes(changed)
-    place = rf"neither all of it .* \(range of 4096 bytes at {GOOD_AT}\)"
+    place = rf"range as a whole: .* \(range of 4096 bytes at {GOOD_AT}\)"
     with pytest.raises(CorruptError, match=place):
         blobstore.undo(image, undo)
     assert image.read_bytes() == changed
@@ -441,16 +462,152 @@ def test_after_any_power_failure_undo_brings_the_store_back(
             assert twice.content == content
 
 
-def test_an_undo_that_is_cut_off_leaves_a_dirty_store(content: bytes, tmp_path: Path) -> None:
+def test_an_undo_is_the_repair_backwards_and_its_store_does_not_open(
+    content: bytes, tmp_path: Path
+) -> None:
     disk = SimulatedDisk(content)
-    apply(SimulatedDevice(disk), undo=tmp_path / "undo")
-    torn = SimulatedDisk(bytes(disk.content))
-    blobstore.undo(SimulatedDevice(torn), tmp_path / "undo")
-    first, rest, last = groups_of(torn.events)
-    assert [event.offset for event in (*first, *last)] == [0, 0]
-    assert not SuperBlock.decode(first[0].data).clean
-    assert all(event.offset for event in rest)
-    assert last[0].data == content[:4096]
+    apply_to(SimulatedDevice(disk), tmp_path / "undo-2", plan_of_all_kinds)
+    after = bytes(disk.content)
+    torn = SimulatedDisk(after)
+    blobstore.undo(SimulatedDevice(torn), tmp_path / "undo-2")
+    groups = groups_of(torn.events)
+    assert [[event.offset for event in group] for group in groups] == [
+        [MARK_OFFSET],
+        [0],
+        [LATER_AT],
+        [GOOD_AT],
+        [MARK_OFFSET],
+    ]
+    with pytest.raises(
+        CorruptError, match=r"an undo was cut off, its undo file is .*/undo-2: with"
+    ):
+        Blobstore.open(memory(after[:MARK_OFFSET] + groups[0][0].data + after[4096:]))
+    assert torn.content == content
+
+
+def apply_to(device: Device, undo: Path, plan: Plan) -> None:
+    repair_device(device, plan, examine_nothing, undo, dry_run=False)
+
+
+async def plan_of_all_kinds(_traits: DeviceTraits) -> tuple[str, ...]:
+    found = SuperBlock.decode(await Read(0, 4096))
+    await Write(0, found.with_changes(super_blob=BlobId(1 << 32)).encode())
+    await Write(LATER_AT, b"metadata")
+    await Write(GOOD_AT, b"data")
+    return ("changed",)
+
+
+# What was cut off
+
+
+def cut_off(content: bytes, undo: Path, *, groups: int = 2) -> SimulatedDevice:
+    """Return a store whose repair was cut off after so many flushes."""
+    disk = SimulatedDisk(content)
+    apply(SimulatedDevice(disk), undo=undo)
+    state = bytearray(content)
+    for group in groups_of(disk.events)[:groups]:
+        for event in group:
+            state[event.offset : event.offset + len(event.data)] = event.data
+    return SimulatedDevice(SimulatedDisk(state))
+
+
+def test_check_says_what_was_cut_off_and_which_file_takes_it_back(
+    content: bytes, tmp_path: Path
+) -> None:
+    report = blobstore.check(cut_off(content, tmp_path / "undo"))
+    assert not report.clean
+    (finding,) = [each for each in report.findings if each.severity is Severity.ERROR]
+    assert finding.invariant == 46
+    assert f"a repair was cut off, its undo file is {tmp_path}/undo: with it" in finding.message
+
+
+def test_the_undo_file_beside_an_image_is_named_without_its_directory(
+    image: Path, content: bytes
+) -> None:
+    with FileDevice.open(image) as device:
+        device.__class__ = Failing
+        with pytest.raises(DeviceError, match=f"to undo it: {image}.undo-1"):
+            apply(device)
+    with pytest.raises(CorruptError, match=r"its undo file is disk\.img\.undo-1: with it"):
+        Blobstore.open(image)
+    assert blobstore.undo(image, f"{image}.undo-1") > 0
+    assert image.read_bytes() == content
+
+
+class Failing(FileDevice):
+    """Cannot write to the clusters."""
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        if offset > MIB:
+            raise DeviceError("write: failed")
+        super().write(offset, buffers)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_a_repair_that_was_cut_off_begins_again_with_its_undo_file(
+    groups: int, content: bytes, repaired: bytes, tmp_path: Path
+) -> None:
+    device = cut_off(content, tmp_path / "undo", groups=groups)
+    report = apply(device, undo=tmp_path / "undo")
+    assert report.repaired == (
+        f"taken back, with {tmp_path}/undo: what was cut off",
+        "made it good",
+    )
+    assert device.disk.content == repaired
+    assert blobstore.undo(device, tmp_path / "undo") > 0
+    assert device.disk.content == content
+
+
+def test_a_repair_of_an_image_finds_the_undo_file_beside_it(
+    image: Path, content: bytes, repaired: bytes, tmp_path: Path
+) -> None:
+    with FileDevice.open(image) as device:
+        device.__class__ = Failing
+        with pytest.raises(DeviceError):
+            apply(device, undo=tmp_path / "disk.img.undo-7")
+    with FileDevice.open(image) as device:
+        assert apply(device).undo == f"{image}.undo-1"
+    assert image.read_bytes() == repaired
+    assert not (tmp_path / "disk.img.undo-7").exists()
+
+
+def test_a_dry_run_says_what_a_repair_of_what_was_cut_off_would_do_and_changes_nothing(
+    content: bytes, tmp_path: Path
+) -> None:
+    device = cut_off(content, tmp_path / "undo")
+    before = bytes(device.disk.content)
+    report = apply(device, undo=tmp_path / "undo", dry_run=True)
+    assert report.after.clean
+    assert report.repaired[1:] == ("made it good",)
+    assert device.disk.content == before
+    assert (tmp_path / "undo").exists()
+
+
+def test_undo_refuses_the_file_of_another_repair_and_names_the_right_one(
+    content: bytes, tmp_path: Path
+) -> None:
+    apply(memory(content), undo=tmp_path / "other")
+    device = cut_off(content, tmp_path / "undo")
+    before = bytes(device.disk.content)
+    with pytest.raises(CorruptError, match=f"of another repair; .* is {tmp_path}/undo: with it"):
+        blobstore.undo(device, tmp_path / "other")
+    assert device.disk.content == before
+
+
+def test_undo_refuses_when_a_later_repair_changed_what_its_own_did_not(
+    content: bytes, tmp_path: Path
+) -> None:
+    device = memory(content)
+    apply(device, undo=tmp_path / "first")
+    blobstore.undo(device, tmp_path / "first")
+    repair_device(device, plan_of_a_copy, examine_nothing, tmp_path / "later", dry_run=False)
+    after = device.read(0, SIZE)
+    place = rf"other metadata: .* changed since \(range of {METADATA_END} bytes at 0\)"
+    with pytest.raises(CorruptError, match=place):
+        blobstore.undo(device, tmp_path / "first")
+    assert device.read(0, SIZE) == after
+    assert blobstore.undo(device, tmp_path / "later") > 0
+    assert blobstore.undo(device, tmp_path / "first") == 0
 
 
 # The public face

@@ -1,26 +1,27 @@
 """Checking a store, repairing it, and taking a repair back.
 
 A repair is made on an overlay in memory and looked at there; only then the
-device changes (`blobstore.api.changes`). Unlike `Blobstore.open` these functions
+device changes (`blobstore.api.undo_log`). Unlike `Blobstore.open` these functions
 leave a device that they were given open.
 """
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from blobstore.api.changes import (
-    Changes,
+from blobstore.api.source import Source, open_source, traits_of
+from blobstore.api.undo_log import NO_UNDO_ID, Changes, apply, mark_of, take_back
+from blobstore.api.undo_path import (
     Path,
-    apply,
-    check_unchanged,
-    decoder_for,
+    find_undo_file,
+    make_undo_file,
     open_undo_file,
-    restore,
+    remove_undo_file,
+    shown_name,
     write_undo_file,
 )
-from blobstore.api.source import Source, open_source, traits_of
 from blobstore.device.base import Device
 from blobstore.device.overlay import OverlayDevice
 from blobstore.drivers.blocking import BlockingDriver
@@ -126,11 +127,13 @@ def undo(
         CorruptError: The undo file is damaged or another device's, or somebody
             has changed the store since. Nothing was changed.
     """
-    with ExitStack() as stack:
-        device = stack.enter_context(_opened(source, False, atomic_write_size, direct))
-        file = stack.enter_context(open_undo_file(path))
-        check_unchanged(device, decoder_for(file, device))
-        return restore(device, decoder_for(file, device))
+    with _opened(source, False, atomic_write_size, direct) as device:
+        return _take_back(device, os.fspath(path))
+
+
+def _take_back(device: Device, name: str) -> int:
+    with open_undo_file(name) as file:
+        return take_back(device, file, shown_name(device, name))
 
 
 @contextmanager
@@ -169,6 +172,7 @@ def repair_device(
     """
     before = _examined(device, look)
     overlay = OverlayDevice(device)
+    begun = _undo_what_was_cut_off(device, overlay, undo, dry_run=dry_run)
     repaired = BlockingDriver(overlay).run(plan(traits_of(device)))
     after = _examined(overlay, look)
     name = None
@@ -176,6 +180,35 @@ def repair_device(
         overlay.settle()
         changes = Changes.between(device, overlay)
         if changes:
-            name = write_undo_file(device, changes, undo)
-            apply(device, changes, name)
-    return RepairReport(before, after, repaired, name)
+            name = _carry_out(device, changes, undo)
+    return RepairReport(before, after, (*begun, *repaired), name)
+
+
+def _undo_what_was_cut_off(
+    device: Device, overlay: OverlayDevice, undo: Path | None, *, dry_run: bool
+) -> tuple[str, ...]:
+    """Take back a repair that was cut off, if its undo file is there; say so.
+
+    The repair then begins again, with an undo file of its own: the store is what it was.
+    """
+    mark = mark_of(device)
+    name = None if mark is None else find_undo_file(device, mark.undo_id, undo)
+    if name is None:
+        return ()
+    _take_back(overlay if dry_run else device, name)
+    if not dry_run:
+        remove_undo_file(name)
+    return (f"taken back, with {name}: what was cut off",)
+
+
+def _carry_out(device: Device, changes: Changes, undo: Path | None) -> str | None:
+    """Write the undo file, then make the changes; return the file's name."""
+    made = make_undo_file(device, undo)
+    if made is None:
+        apply(device, changes, changes.mark(NO_UNDO_ID, b""), None)
+        return None
+    name, file = made
+    undo_id = os.urandom(len(NO_UNDO_ID))
+    write_undo_file(name, file, changes.undo_file(device, undo_id))
+    apply(device, changes, changes.mark(undo_id, shown_name(device, name)), name)
+    return name

@@ -6,6 +6,7 @@ from typing import Final, Self
 
 from blobstore.errors import CorruptError
 from blobstore.format.checksum import SECTOR_SIZE, balance_sector, crc32c
+from blobstore.format.repair_mark import RepairMark
 from blobstore.operations import Buffer
 from blobstore.units import BlobId
 
@@ -54,8 +55,12 @@ class SuperBlock:
         """Decode page 0.
 
         Raises:
-            CorruptError: No super block, one of an unknown version, or a wrong checksum.
+            CorruptError: No super block, one of an unknown version, a wrong checksum, or
+                the mark of a repair that was cut off.
         """
+        mark = RepairMark.decode(bytes(data[:SUPER_BLOCK_SIZE]))
+        if mark is not None:
+            raise CorruptError(f"super block: {mark.message}")
         signature, version, length, clean = _HEAD.unpack_from(data)
         if signature != SIGNATURE:
             raise CorruptError(f"super block: signature {signature!r}, expected {SIGNATURE!r}")

@@ -14,6 +14,7 @@ from blobstore.errors import DeviceError
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
+from blobstore.format.repair_mark import RepairMark
 from blobstore.format.root import is_tombstone, is_uncommitted
 from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.fsck.facts import Facts
@@ -40,7 +41,8 @@ class Examination:
     """All that a look at the store has shown.
 
     `geometry` and `view` are None when nothing behind the super block could be
-    looked at; `is_clean` tells that the masks were to be believed.
+    looked at; `is_clean` tells that the masks were to be believed. `first_page` is without
+    the `mark` of a repair that was cut off.
     """
 
     first_page: bytes
@@ -49,6 +51,7 @@ class Examination:
     geometry: Geometry | None = None
     is_clean: bool = False
     view: "RegionView | None" = None
+    mark: RepairMark | None = None
 
 
 @dataclass(slots=True)
@@ -114,7 +117,9 @@ async def examine(traits: DeviceTraits) -> Examination:
     """Check the invariants of the store on the device; `DeviceError` is not raised."""
     first_page = await read_first_page(traits)
     seen = examine_super_block(first_page, device_size=traits.size_bytes)
-    result = Examination(first_page, super_block=seen.super_block, geometry=seen.geometry)
+    result = Examination(
+        seen.page, super_block=seen.super_block, geometry=seen.geometry, mark=seen.mark
+    )
     result.findings.take_all(seen.findings)
     if seen.super_block is None or seen.geometry is None:
         return result

@@ -21,10 +21,11 @@ from blobstore.fsck.rebuild import rebuild_super_block
 from blobstore.fsck.rewrite import zero_pages
 from blobstore.fsck.salvage import salvage
 from blobstore.fsck.solve import solve_super_block
+from blobstore.fsck.super_block import CUT_OFF
 from blobstore.metadata.load import load
 from blobstore.metadata.masks import mask_writes
 from blobstore.metadata.store_state import DeviceTraits
-from blobstore.operations import Write
+from blobstore.operations import Read, Write
 from blobstore.store.lifecycle import unload
 from blobstore.units import PageIndex
 
@@ -34,7 +35,7 @@ _ROUNDS_MAX: Final = 5
 _PASSES_MAX: Final = 3
 """What is solved uncovers what can be rebuilt; what recovery removes may be somebody's parent."""
 
-_SUPER_BLOCK: Final = frozenset(range(1, 8))
+_SUPER_BLOCK: Final = frozenset({*range(1, 8), CUT_OFF})
 _BLOBS: Final = frozenset({*range(16, 42), 44})
 _MARKS: Final = 1
 _MARKERS: Final = frozenset({45})
@@ -97,6 +98,8 @@ async def _mend_super_block(
     """Solve the super block, or put it together from what else is on the device."""
     if not _has_errors(seen, _SUPER_BLOCK):
         return seen
+    if seen.mark is not None:
+        return await _remove_mark(traits, seen, mode, actions)
     roots = [blob_id_of(root) for root in seen.view.roots] if seen.view is not None else []
     solved = None
     if len(seen.first_page) == SUPER_BLOCK_SIZE and _has_errors(seen, frozenset({_CRC})):
@@ -117,6 +120,26 @@ async def _mend_super_block(
         return seen
     await Write(0, solved.with_changes(clean=False).encode())
     return await examine(traits)
+
+
+async def _remove_mark(
+    traits: DeviceTraits, seen: Examination, mode: RepairMode, actions: list[str]
+) -> Examination:
+    """Go on from what a repair that was cut off has left; its undo file is not there.
+
+    The super block stays clean if it was: its masks are the only evidence of lost blobs.
+    """
+    if mode is not RepairMode.ALL:
+        return seen
+    marked = await Read(0, SUPER_BLOCK_SIZE)
+    done = ["super block: what was cut off is not taken back, its undo file is not there"]
+    await Write(0, seen.first_page)
+    mended = await _mend_super_block(traits, await examine(traits), mode, done)
+    if _has_errors(mended, _SUPER_BLOCK):
+        await Write(0, marked)
+        return seen
+    actions += done
+    return mended
 
 
 def _are_marks_alone_wrong(seen: Examination) -> bool:

@@ -25,13 +25,15 @@ from blobstore.fsck.rebuild import rebuild_super_block
 from blobstore.fsck.remains import adopt_remains
 from blobstore.fsck.seen import SeenBlob
 from blobstore.fsck.solve import solve_super_block
+from blobstore.fsck.super_block import CUT_OFF
 from blobstore.metadata.blob_state import SNAP
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.operations import Write
 from blobstore.units import BlobId, PageIndex
 
-_SUPER_BLOCK: Final = frozenset(range(1, 10))
-_TOO_LARGE: Final = 5
+_SUPER_BLOCK: Final = frozenset({*range(1, 10), CUT_OFF})
+_NOT_DOUBTFUL: Final = (5, CUT_OFF)
+"""A device that was cut short, or a repair, leave the super block's fields as they were."""
 _LOST: Final = 22
 _CYCLE: Final = 40
 _SHARED: Final = (35, 36)
@@ -70,8 +72,8 @@ async def open_rescue(traits: DeviceTraits) -> "Rescuer":
 
 
 def _is_doubtful(finding: Finding) -> bool:
-    """Tell whether the super block may not say what it said; a device cut short does not."""
-    return finding.severity is Severity.ERROR and finding.invariant != _TOO_LARGE
+    """Tell whether the super block may not say what it said."""
+    return finding.severity is Severity.ERROR and finding.invariant not in _NOT_DOUBTFUL
 
 
 async def _mend(

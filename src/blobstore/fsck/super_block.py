@@ -1,14 +1,17 @@
-"""Looking at a super block: invariants 1 to 7 and 9 of CRASH-SAFETY 5.
+"""Looking at a super block: invariants 1 to 7 and 9 of CRASH-SAFETY 5, and 46.
 
-Whether the super blob exists (8) can only be said when the roots are known.
+Whether the super blob exists (8) can only be said when the roots are known. 46
+is that no repair or undo was cut off: under its mark the fields of the super
+block are looked at as ever.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from blobstore.format.checksum import crc32c
 from blobstore.format.geometry import Geometry
+from blobstore.format.repair_mark import RepairMark
 from blobstore.format.super_block import (
     NEWEST_VERSION,
     SIGNATURE,
@@ -18,6 +21,7 @@ from blobstore.format.super_block import (
 )
 from blobstore.fsck.finding import Finding, Severity
 
+CUT_OFF: Final = 46
 _SIZE_RULE: Final = 5
 _CRC_OFFSET: Final = SUPER_BLOCK_SIZE - 4
 
@@ -26,24 +30,36 @@ _CRC_OFFSET: Final = SUPER_BLOCK_SIZE - 4
 class SuperBlockExamined:
     """What page 0 says, what is wrong with it, and the layout a check can go on with.
 
-    There is a `super_block` as soon as page 0 looks like one, and a `geometry`
-    when its fields make sense together: a wrong checksum alone, or a device
-    that is too short, leaves the rest of the store to be looked at.
+    `page` is page 0, without the `mark` of a repair that was cut off. There is a
+    `super_block` as soon as page 0 looks like one, and a `geometry` when its fields
+    make sense together: a wrong checksum alone, or a device that is too short,
+    leaves the rest of the store to be looked at.
     """
 
+    page: bytes
     super_block: SuperBlock | None
     geometry: Geometry | None
     findings: tuple[Finding, ...]
+    mark: RepairMark | None = None
 
 
 def examine_super_block(data: bytes, *, device_size: int) -> SuperBlockExamined:
     """Name everything that is wrong with the bytes of page 0, whatever they are."""
+    mark = RepairMark.decode(data)
+    if mark is None:
+        return _examine_unmarked(data, device_size=device_size)
+    seen = _examine_unmarked(mark.without(data), device_size=device_size)
+    cut_off = _error(CUT_OFF, f"super block: {mark.message}")
+    return replace(seen, findings=(cut_off, *seen.findings), mark=mark)
+
+
+def _examine_unmarked(data: bytes, *, device_size: int) -> SuperBlockExamined:
     if len(data) < SUPER_BLOCK_SIZE:
         message = f"super block: {len(data)} bytes, expected {SUPER_BLOCK_SIZE}"
-        return SuperBlockExamined(None, None, (_error(1, message),))
+        return SuperBlockExamined(data, None, None, (_error(1, message),))
     if not bytes(data).startswith(SIGNATURE):
         message = f"super block: signature {bytes(data[:8])!r}, expected {SIGNATURE!r}"
-        return SuperBlockExamined(None, None, (_error(1, message),))
+        return SuperBlockExamined(data, None, None, (_error(1, message),))
     super_block = SuperBlock.as_it_stands(data)
     layout = Geometry.claimed_by(super_block, device_size=device_size)
     broken = list(layout.broken_rules(device_size))
@@ -56,7 +72,7 @@ def examine_super_block(data: bytes, *, device_size: int) -> SuperBlockExamined:
         *_odd_type(super_block.bstype),
     )
     return SuperBlockExamined(
-        super_block if is_known else None, layout if is_sound else None, findings
+        data, super_block if is_known else None, layout if is_sound else None, findings
     )
 
 

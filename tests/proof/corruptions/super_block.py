@@ -1,6 +1,8 @@
 """Broken super blocks: invariants 1 to 9, and devices that are too short."""
 
+from blobstore.format.checksum import crc32c
 from blobstore.format.geometry import blob_id_of
+from blobstore.format.repair_mark import MARK_OFFSET, UNDO_ID_SIZE, RepairMark
 from blobstore.format.super_block import SUPER_BLOCK_SIZE
 from blobstore.fsck.finding import Severity
 from tests.proof.corruptions.catalogue import Place, corruption
@@ -186,3 +188,26 @@ def _super_blob_that_is_a_chain_page(image: StoreImage) -> None:
 def _type_that_is_no_text(image: StoreImage) -> Place:
     image.patch_super_block(_TYPE_AT, b"\x01\xff\0more".ljust(16, b"\xfe"))
     return Place()
+
+
+@corruption(46)
+def _repair_that_was_cut_off(image: StoreImage) -> None:
+    _put_mark(image, is_undo=False)
+
+
+@corruption(46, dirty=True)
+def _undo_that_was_cut_off(image: StoreImage) -> None:
+    _put_mark(image, is_undo=True)
+
+
+def _put_mark(image: StoreImage, *, is_undo: bool) -> None:
+    """Leave the store as a repair does that is killed after its first write."""
+    head, page_crc = bytes(image.data[:MARK_OFFSET]), image.data[SUPER_BLOCK_SIZE - 4 :][:4]
+    mark = RepairMark(
+        is_undo=is_undo,
+        undo_id=bytes(UNDO_ID_SIZE),
+        undo_name=b"gone.undo-1",
+        page_crc=int.from_bytes(page_crc, "little"),
+        head_crcs=(crc32c(head), 0),
+    )
+    image.data[MARK_OFFSET:SUPER_BLOCK_SIZE] = mark.encode(head)
