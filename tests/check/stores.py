@@ -7,6 +7,7 @@ from io import BytesIO
 from blobstore import BlobId, Blobstore, repair
 from blobstore.api.check import RepairReport
 from blobstore.fsck.undo_file import UndoDecoder, UndoRecord
+from blobstore.operations import Buffer
 from tests.proof.corruptions.catalogue import Corruption, Place
 from tests.proof.corruptions.sample import (
     CLUSTER,
@@ -56,7 +57,7 @@ def repaired(image: bytes, layout: int, mode: str) -> tuple[bytes, RepairReport]
     return device.image, report
 
 
-def undo_records(data: bytes) -> tuple[UndoDecoder, list[UndoRecord]]:
+def undo_records(data: Buffer) -> tuple[UndoDecoder, list[UndoRecord]]:
     """Decode a whole undo file."""
     decoder = UndoDecoder(BytesIO(data).read)
     return decoder, list(decoder.records())

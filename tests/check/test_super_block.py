@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from blobstore.format.checksum import crc32c
 from blobstore.format.geometry import MAX_CLUSTERS, Geometry
+from blobstore.format.checksum import crc32c
+from blobstore.format.repair_mark import MARK_OFFSET, UNDO_ID_SIZE, RepairMark
 from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE, MaskRegion, SuperBlock
 from blobstore.fsck.finding import Severity
 from blobstore.fsck.super_block import SuperBlockExamined, examine_super_block
@@ -55,7 +57,8 @@ def numbers(found: SuperBlockExamined) -> list[int]:
 
 
 def test_a_good_super_block_is_decoded_and_nothing_is_found() -> None:
-    assert examined(GOOD.encode()) == SuperBlockExamined(GOOD, LAYOUT, ())
+    page = GOOD.encode()
+    assert examined(page) == SuperBlockExamined(page, GOOD, LAYOUT, ())
 
 
 def test_a_wrong_checksum_alone_leaves_the_rest_to_be_looked_at() -> None:
@@ -214,3 +217,20 @@ def test_images_of_the_original_have_nothing_but_what_was_broken_on_purpose() ->
         "bad_super_v0_clean": [1],
         "bad_super_v4_clean": [1],
     }
+
+
+def test_a_mark_is_a_finding_of_its_own_and_the_fields_below_it_are_looked_at_as_ever() -> None:
+    page, head = GOOD.encode(), GOOD.encode()[:MARK_OFFSET]
+    mark = RepairMark(False, bytes(UNDO_ID_SIZE), b"disk.img.undo-1", 0, (crc32c(head), 0))
+    found = examined(head + mark.encode(head))
+    assert numbers(found) == [46]
+    assert found == SuperBlockExamined(page, GOOD, LAYOUT, found.findings, mark)
+
+
+def test_below_a_mark_a_super_block_that_was_torn_has_the_checksum_that_it_had() -> None:
+    torn = patched(20, b"\1")
+    page_crc = int.from_bytes(torn[4092:], "little")
+    mark = RepairMark(False, bytes(UNDO_ID_SIZE), b"", page_crc, (0, 0))
+    found = examined(torn[:MARK_OFFSET] + mark.encode(torn[:MARK_OFFSET]))
+    assert numbers(found) == [46, 2]
+    assert found.page == torn

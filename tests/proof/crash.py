@@ -7,9 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import TypeAlias
 
 from blobstore.testing.crash_states import Limits
 from blobstore.testing.explorer import Explorer, Tally
+from tests.proof.repair_cuts import RepairScenario, explore_repair, repair_scenarios
 from tests.proof.scenarios import (
     Scenario,
     random_scenarios,
@@ -18,10 +20,14 @@ from tests.proof.scenarios import (
     special_scenarios,
 )
 
+AnyScenario: TypeAlias = Scenario | RepairScenario
+Job: TypeAlias = tuple[AnyScenario, Limits]
+
 _FULL = Limits()
 _PAIRS = Limits(subsets=256, samples=32, torn_masks=32)
 _FEW = Limits(subsets=12, samples=3, torn_masks=2)
 _SHORT = Limits(subsets=32, samples=8, torn_masks=6)
+_REPAIRS = Limits(subsets=64, samples=16, torn_masks=16)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,14 +40,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="instead: every sequence of one to three operations, a few states each",
     )
+    parser.add_argument(
+        "--repairs",
+        action="store_true",
+        help="instead: every damage of the corruptor's catalogue, its repair and undo cut off",
+    )
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     options = parser.parse_args(arguments)
     began = time.monotonic()
     totals: dict[bool, Tally] = {True: Tally(), False: Tally()}
-    failed: list[tuple[Scenario, Tally]] = []
+    failed: list[tuple[AnyScenario, Tally]] = []
     sequences = 0
-    plan = _every_sequence() if options.every_sequence else _plan(options.seed)
-    wanted = sys.maxsize if options.every_sequence else options.states
+    plan = _plan(options.seed)
+    wanted = options.states
+    if options.every_sequence or options.repairs:
+        plan = _every_sequence() if options.every_sequence else _repairs()
+        wanted = sys.maxsize
     with multiprocessing.Pool(options.jobs) as pool:
         for scenario, tally in pool.imap(_explore, plan, chunksize=16):
             sequences += bool(tally.total)
@@ -63,12 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if bad else 0
 
 
-def _plan(seed: int) -> Iterator[tuple[Scenario, Limits]]:
+def _plan(seed: int) -> Iterator[Job]:
     """Yield scenarios, the shortest first, so that the first failure is the simplest.
 
     All single operations come first with a few states each: a short run sees them all.
     """
-    brief = ((scenario, _SHORT) for scenario in chain(scenarios(1), special_scenarios()))
+    singles = chain(scenarios(1), special_scenarios(), repair_scenarios(all_of_them=False))
+    brief: Iterator[Job] = ((scenario, _SHORT) for scenario in singles)
     ones = ((scenario, _FULL) for scenario in chain(special_scenarios(), scenarios(1)))
     long = ((scenario, _SHORT) for scenario in random_scenarios(16, seed))
     twos = ((scenario, _PAIRS) for scenario in scenarios(2))
@@ -77,14 +92,20 @@ def _plan(seed: int) -> Iterator[tuple[Scenario, Limits]]:
     return chain(brief, ones, long, twos, threes, rest)
 
 
-def _every_sequence() -> Iterator[tuple[Scenario, Limits]]:
+def _repairs() -> Iterator[Job]:
+    return ((scenario, _REPAIRS) for scenario in repair_scenarios())
+
+
+def _every_sequence() -> Iterator[Job]:
     """Yield all sequences of one to three operations; the longest on one base of each kind."""
     short = chain(scenarios(1), scenarios(2))
     return ((scenario, _FEW) for scenario in chain(short, scenarios(3, all_bases=False)))
 
 
-def _explore(job: tuple[Scenario, Limits]) -> tuple[Scenario, Tally]:
+def _explore(job: Job) -> tuple[AnyScenario, Tally]:
     scenario, limits = job
+    if isinstance(scenario, RepairScenario):
+        return scenario, explore_repair(scenario, limits)
     ran = run_scenario(scenario)
     if ran is None:
         return scenario, Tally()
@@ -108,7 +129,7 @@ def _print_table(totals: dict[bool, Tally]) -> None:
             print(f"{layout:8} {operation:14} {cells}")
 
 
-def _print_failures(failed: Sequence[tuple[Scenario, Tally]]) -> None:
+def _print_failures(failed: Sequence[tuple[AnyScenario, Tally]]) -> None:
     for scenario, tally in failed:
         finding = tally.findings[0]
         print(
