@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from blobstore.format.checksum import crc32c
 from blobstore.format.geometry import MAX_CLUSTERS, Geometry
-from blobstore.format.checksum import crc32c
 from blobstore.format.repair_mark import MARK_OFFSET, UNDO_ID_SIZE, RepairMark
 from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE, MaskRegion, SuperBlock
 from blobstore.fsck.finding import Severity

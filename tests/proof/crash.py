@@ -82,14 +82,14 @@ def _plan(seed: int) -> Iterator[Job]:
 
     All single operations come first with a few states each: a short run sees them all.
     """
-    singles = chain(scenarios(1), special_scenarios(), repair_scenarios(all_of_them=False))
-    brief: Iterator[Job] = ((scenario, _SHORT) for scenario in singles)
+    brief = ((scenario, _SHORT) for scenario in chain(scenarios(1), special_scenarios()))
+    repairs = ((scenario, _SHORT) for scenario in repair_scenarios(all_of_them=False))
     ones = ((scenario, _FULL) for scenario in chain(special_scenarios(), scenarios(1)))
     long = ((scenario, _SHORT) for scenario in random_scenarios(16, seed))
     twos = ((scenario, _PAIRS) for scenario in scenarios(2))
     threes = ((scenario, _SHORT) for scenario in scenarios(3))
     rest = ((scenario, _SHORT) for scenario in random_scenarios(1 << 30, seed + 1000))
-    return chain(brief, ones, long, twos, threes, rest)
+    return chain(brief, repairs, ones, long, twos, threes, rest)
 
 
 def _repairs() -> Iterator[Job]:

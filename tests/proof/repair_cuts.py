@@ -12,11 +12,10 @@ that file ends where it would have ended at first, also when it is cut off again
 reads what it never held; `rescue` reads what the repair does not touch.
 """
 
-import os
 import random
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import blake2b
 from itertools import count
@@ -34,7 +33,7 @@ from blobstore.testing.explorer import Finding, Tally, epochs
 from blobstore.testing.original import load_as_original
 from blobstore.testing.simulated_device import SimulatedDevice
 from blobstore.testing.simulated_disk import Event, Flushed, SimulatedDisk
-from tests.proof.corruptions.catalogue import Corruption, Mode
+from tests.proof.corruptions.catalogue import Mode
 from tests.proof.corruptions.sample import Fingerprint, fingerprints, sample
 from tests.proof.corruptor import CORRUPTIONS
 
@@ -252,17 +251,24 @@ class _RepairExplorer:
     def _odd_blobs(self, content: bytes, named: set[BlobId | None]) -> str | None:
         """Say which blob is missing, was never there, or reads what it never held."""
         before, after = self._contents(self.old), self._contents(self.new)
-        with Blobstore.open(SimulatedDevice(self._disk(content)), read_only=True) as store:
-            ids = set(store.blob_ids())
-        if missing := after.keys() - ids:
+        parents = self._parents(content)
+        if missing := after.keys() - parents.keys():
             return f"blob {min(missing):#x} is missing"
-        if strange := ids - before.keys() - after.keys():
+        if strange := parents.keys() - before.keys() - after.keys():
             return f"blob {min(strange):#x} was never there"
         for blob_id, found in self._contents(content).items():
             known = [each.content for each in (before.get(blob_id), after.get(blob_id)) if each]
-            if blob_id not in named and found.content not in known:
+            if found.content not in known and named.isdisjoint(_path(parents, blob_id)):
                 return f"blob {blob_id:#x}, of which nothing was wrong, reads something else"
         return None
+
+    def _parents(self, content: bytes) -> dict[BlobId, BlobId | None]:
+        found: dict[BlobId, BlobId | None] = {}
+        with Blobstore.open(SimulatedDevice(self._disk(content)), read_only=True) as store:
+            for blob_id in store.blob_ids():
+                with store.open_blob(blob_id) as blob:
+                    found[blob_id] = blob.info().parent
+        return found
 
     def _contents(self, content: bytes) -> dict[BlobId, Fingerprint]:
         return _contents(content, self.atomic)
@@ -277,6 +283,15 @@ class _RepairExplorer:
                 if blob is None or blob.read(blob.size) != sound[blob_id]:
                     return f"rescue does not read blob {blob_id:#x}"
         return None
+
+
+def _path(parents: Mapping[BlobId, BlobId | None], blob_id: BlobId) -> list[BlobId]:
+    """Return the blob and all that it reads through."""
+    path, at = [blob_id], parents[blob_id]
+    while at is not None:
+        path.append(at)
+        at = parents[at]
+    return path
 
 
 @lru_cache(16)
