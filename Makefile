@@ -15,7 +15,7 @@ KILLS   ?= 200
 
 .DEFAULT_GOAL := help
 .PHONY: hostile help venv demo test check static gate format format-check lint types layers coverage \
-        crash sequences mutations races bytes fuzz soak system-packages bench clean
+        crash repairs sequences mutations races bytes fuzz soak system-packages bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
 
@@ -121,6 +121,9 @@ coverage: test  ## The tests, then every line and branch they missed
 
 crash: $(STAMP)  ## Power failures explored on the simulated disk
 	@$(BIN)/python -m tests.proof.crash --states $(STATES)
+
+repairs: $(STAMP)  ## Every damage repaired and undone, both cut off at every write, and while being finished
+	@$(BIN)/python -m tests.proof.crash --repairs
 
 sequences: $(STAMP)  ## Every sequence of one to three operations, cut off in a few states each
 	@$(BIN)/python -m tests.proof.crash --every-sequence

@@ -81,7 +81,7 @@ def explore_repair(
 ) -> Tally:
     """Judge the states of one scenario; every so many of them more thoroughly.
 
-    Without a flush: as if the disk had not been told of it.
+    Without a flush, as if the disk had not been told of it, the first bad state is enough.
     """
     shared = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
     with TemporaryDirectory(dir=shared) as directory:
@@ -139,6 +139,8 @@ class _RepairExplorer:
         self, name: str, base: bytes, events: Sequence[Event], without_flush: str | None
     ) -> None:
         """Judge all states of a record."""
+        if without_flush is not None and not without_flush.startswith(name):
+            return
         without = without_flush and without_flush.removeprefix(f"{name} ")
         for state, content in _states(base, events, self.limits, self.rng, without):
             self.tally.states[state.model, name] += 1
@@ -151,6 +153,8 @@ class _RepairExplorer:
             problem = self._judge(content, name, is_thorough=is_thorough)
             if problem is not None:
                 self.tally.findings.append(Finding(name, state.model, state.event, problem, state))
+                if without_flush is not None:
+                    return
 
     def _cut_again(self, name: str, again: _Again) -> str | None:
         """Model F: cut off what puts a marked state right."""
@@ -256,9 +260,10 @@ class _RepairExplorer:
             return f"blob {min(missing):#x} is missing"
         if strange := parents.keys() - before.keys() - after.keys():
             return f"blob {min(strange):#x} was never there"
-        for blob_id, found in self._contents(content).items():
-            known = [each.content for each in (before.get(blob_id), after.get(blob_id)) if each]
-            if found.content not in known and named.isdisjoint(_path(parents, blob_id)):
+        now = self._contents(content)
+        for blob_id in before.keys() & now.keys():
+            known = [each[blob_id].content for each in (before, after) if blob_id in each]
+            if now[blob_id].content not in known and named.isdisjoint(_path(parents, blob_id)):
                 return f"blob {blob_id:#x}, of which nothing was wrong, reads something else"
         return None
 

@@ -5,11 +5,10 @@ from typing import Final
 import pytest
 
 from blobstore.testing.crash_states import Limits
-from tests.proof.crash import main
 from tests.proof.repair_cuts import RepairScenario, explore_repair, repair_scenarios
 
 FEW: Final = Limits(subsets=12, samples=6, torn_masks=6)
-MANY: Final = Limits(subsets=64, samples=64, torn_masks=16)
+MANY: Final = Limits(subsets=16, samples=16, torn_masks=8)
 
 
 @pytest.mark.parametrize(
@@ -30,28 +29,32 @@ def test_no_cut_of_a_repair_or_its_undo_leaves_a_bad_state(scenario: RepairScena
     assert tally.loaded > 3
 
 
+CONTESTED: Final = "cluster-of-two-blobs"
+STALE_MASKS: Final = "lost-root-beside-masks-of-an-earlier-time"
+
+
 @pytest.mark.parametrize(
-    ("flush", "what_it_is_for", "scenario"),
+    ("damage", "flush", "problem"),
     [
-        pytest.param("repair flush 1", "neither old, new nor marked",
-                     RepairScenario("cluster-of-two-blobs", "all", True), id="mark first"),
-        pytest.param("repair flush 2", "reads something else",
-                     RepairScenario("cluster-of-two-blobs", "all", True), id="copies before roots"),
-        pytest.param("repair flush 3", "was never there",
-                     RepairScenario("lost-root-of-a-dirty-store", "all", True), id="masks before fields"),
+        pytest.param(CONTESTED, "repair flush 1", "neither", id="mark first"),
+        pytest.param(CONTESTED, "repair flush 2", "reads something else", id="copies first"),
+        pytest.param(STALE_MASKS, "repair flush 2", "was never there", id="masks before fields"),
+        pytest.param(CONTESTED, "repair flush 4", "neither", id="fields before the mark goes"),
+        pytest.param(CONTESTED, "undo flush 1", "neither", id="undo: mark first"),
+        pytest.param(STALE_MASKS, "undo flush 2", "was never there", id="undo: fields first"),
+        pytest.param(CONTESTED, "undo flush 3", "reads something else", id="undo: copies last"),
+        pytest.param(CONTESTED, "undo flush 4", "neither", id="undo: all before the mark goes"),
     ],
-)  # fmt: skip
-def test_each_flush_of_a_repair_is_needed(
-    flush: str, what_it_is_for: str, scenario: RepairScenario
+)
+def test_each_flush_of_a_repair_and_an_undo_is_needed(
+    damage: str, flush: str, problem: str
 ) -> None:
-    tally = explore_repair(scenario, MANY, thorough_every=1, without_flush=flush)
-    assert any(what_it_is_for in finding.problem for finding in tally.findings), tally.findings
+    scenario = RepairScenario(damage, "all", sector=True)
+    every = 1 << 20 if problem == "neither" else 1
+    tally = explore_repair(scenario, MANY, thorough_every=every, without_flush=flush)
+    assert any(problem in finding.problem for finding in tally.findings), tally.findings
 
 
 def test_damages_of_every_kind_are_repaired_and_cut_off() -> None:
     assert len(list(repair_scenarios(all_of_them=False))) >= 30
     assert len(list(repair_scenarios())) >= 200
-
-
-def test_the_program_explores_every_damage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--repairs", "--help"]) == 0

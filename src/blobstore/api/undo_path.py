@@ -10,13 +10,7 @@ from blobstore.device.base import Device
 from blobstore.device.block import BlockDevice
 from blobstore.device.file import FileDevice
 from blobstore.device.opening import failure, open_failure, sync_directory_of
-from blobstore.errors import (
-    CorruptError,
-    DeviceError,
-    ExistsError,
-    InvalidArgumentError,
-    NotFoundError,
-)
+from blobstore.errors import BlobstoreError, ExistsError, InvalidArgumentError
 from blobstore.fsck.undo_file import UndoDecoder
 
 Path: TypeAlias = str | os.PathLike[str]
@@ -125,8 +119,11 @@ def find_undo_file(device: Device, undo_id: bytes, path: Path | None) -> str | N
     if not isinstance(device, FileDevice):
         return None
     directory, beginning = os.path.split(f"{device.name}.undo-")
-    names = (name for name in os.listdir(directory or ".") if name.startswith(beginning))
-    paths = (os.path.join(directory, name) for name in sorted(names))
+    try:
+        found = sorted(os.listdir(directory or "."))
+    except OSError as error:
+        raise failure(f"{directory}: list", error) from error
+    paths = (os.path.join(directory, name) for name in found if name.startswith(beginning))
     return next((name for name in paths if _has_id(name, undo_id)), None)
 
 

@@ -2,7 +2,7 @@
 
 from blobstore.format.descriptors import XATTR, ExtentPage, Flags, encode_descriptors
 from blobstore.format.geometry import blob_id_of
-from blobstore.format.mask import MASK_BLOB_IDS, MASK_PAGES
+from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_HEAD_SIZE, MASK_PAGES
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.fsck.finding import Severity
 from blobstore.units import BlobId, PageIndex
@@ -138,6 +138,20 @@ def _lost_root_of_a_dirty_store(image: StoreImage) -> Place:
 def _lost_root_of_a_snapshot(image: StoreImage) -> Place:
     image.flip(image.root("old"), PAGE_SIZE - 400)
     return Place(blob=image.names["old"])
+
+
+@corruption(22, 17, dirty=True, touches=("sealed",))
+def _lost_root_beside_masks_of_an_earlier_time(image: StoreImage) -> Place:
+    """The masks are those of the last unload, and name a blob that was deleted since."""
+    pages, clusters = image.geometry.md_len, image.geometry.total_clusters
+    lengths = {MASK_PAGES: pages, MASK_CLUSTERS: clusters, MASK_BLOB_IDS: pages}
+    for kind, length in lengths.items():
+        at = image.mask_offset(kind)
+        image.data[at : at + MASK_HEAD_SIZE] = bytes([kind]) + length.to_bytes(4, "little")
+    for kind in (MASK_PAGES, MASK_BLOB_IDS):
+        image.mark(kind, image.free_pages[0], True)
+    image.flip(image.root("sealed"), PAGE_SIZE - 400)
+    return Place(blob=image.names["sealed"])
 
 
 @corruption(23, 17, touches=("attributed",))
