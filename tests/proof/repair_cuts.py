@@ -272,7 +272,7 @@ class _RepairExplorer:
         with Blobstore.open(SimulatedDevice(self._disk(content)), read_only=True) as store:
             for blob_id in store.blob_ids():
                 with store.open_blob(blob_id) as blob:
-                    found[blob_id] = blob.info().parent
+                    found[blob_id] = blob.info.parent
         return found
 
     def _contents(self, content: bytes) -> dict[BlobId, Fingerprint]:
