@@ -6,6 +6,7 @@ from typing import Final, Protocol
 
 from blobstore import Blob
 from blobstore.cli.describe import is_clone
+from blobstore.cli.interruption import leaving
 from blobstore.units import KIB, MIB
 
 PART_SIZE: Final = MIB
@@ -65,10 +66,13 @@ def cut_in_parts(start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def write_stream(blob: Blob, stream: Readable, *, offset: int) -> int:
-    """Write all that a stream gives; return the number of bytes."""
+    """Write all that a stream gives, durably; return the number of bytes."""
     at = offset
-    while data := stream.read(PART_SIZE):
-        at += blob.write(data, at)
+    with leaving() as left:
+        while data := stream.read(PART_SIZE):
+            at += blob.write(data, at)
+            left.what = f"{at - offset} bytes are written"
+        blob.flush()
     return at - offset
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from blobstore import Blob, InvalidArgumentError
 from blobstore.cli.content import cut_in_parts, data_runs
 from blobstore.cli.describe import is_clone
-from blobstore.cli.files import data_ranges, is_block_device, read_exactly
+from blobstore.cli.files import data_ranges, is_block_device, read_exactly, write_all
 from blobstore.cli.progress import Advance
 from blobstore.cli.rescuing import Content
 
@@ -60,13 +60,7 @@ def copy_out(content: Content, descriptor: int, length: int, *, advance: Advance
     sparse = not is_block_device(descriptor)
     for at, data in content.parts(0, length, sparse=sparse):
         for first, last in data_runs(data) if sparse else [(0, len(data))]:
-            _write_all(descriptor, memoryview(data)[first:last], at + first)
+            write_all(descriptor, memoryview(data)[first:last], at + first)
         advance(len(data))
     if sparse:
         os.ftruncate(descriptor, length)
-
-
-def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        done = os.pwrite(descriptor, data, offset)
-        data, offset = data[done:], offset + done

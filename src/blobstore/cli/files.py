@@ -7,14 +7,19 @@ meet its own store under the name of FILE.
 import errno
 import fcntl
 import os
+import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 from blobstore import BlobstoreError, BusyError, DeviceError, ExistsError, InvalidArgumentError
+from blobstore.cli.interruption import leaving, uninterrupted
+from blobstore.device.opening import sync_directory_of
 
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a pipe must not make us wait
+_NAME_KEPT_MAX: Final = 100  # a temporary name must not be too long where the name is not
+_NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 @contextmanager
@@ -75,34 +80,115 @@ def read_exactly(descriptor: int, length: int, offset: int, *, path: str) -> byt
     return data
 
 
+def write_all(descriptor: int, buffer: bytes | memoryview, offset: int) -> None:
+    """Write all of it at `offset`."""
+    data = memoryview(buffer)
+    while data:
+        done = os.pwrite(descriptor, data, offset)
+        data, offset = data[done:], offset + done
+
+
 @contextmanager
 def open_to_write(path: str, *, overwrite: bool) -> Iterator[int]:
-    """Make a file, or empty one when told to overwrite; a new one is removed if the body fails.
+    """Write a file under a temporary name; it gets its own when the body has ended.
+
+    A body that fails leaves what was there as it was. A block device is written in place.
 
     Durability: The content is durable when the body has ended.
 
     Raises:
         ExistsError: It exists, and `overwrite` was not given.
         BlobstoreError: It is a symbolic link (ELOOP).
-        BusyError: It is a store that somebody has open.
+        BusyError: It is a store that is open.
         InvalidArgumentError: It is neither a file nor a block device.
     """
     refuse_link(path)
-    descriptor, is_new = _open_target(path, overwrite=overwrite)
+    with locked_target(path, overwrite=overwrite) as old:
+        if old is not None and is_block_device(old):
+            with leaving(f"{path} holds a part of it: export again"):
+                yield old
+                os.fsync(old)
+        else:
+            with _temporary_file(path, old) as (temporary, descriptor):
+                yield descriptor
+                os.fsync(descriptor)
+                give_name(temporary, path, overwrite=overwrite)
+
+
+@contextmanager
+def locked_target(path: str, *, overwrite: bool) -> Iterator[int | None]:
+    """Lock what is to be overwritten for as long as the body runs; None if there is nothing."""
+    if not os.path.lexists(path):
+        yield None
+        return
+    if not overwrite:
+        raise ExistsError(f"{path}: exists; --yes overwrites it")
+    descriptor = _open_existing(path)
     try:
         _check_kind(descriptor, path)
         _lock(descriptor, path, fcntl.LOCK_EX)
-        if not is_block_device(descriptor):
-            os.ftruncate(descriptor, 0)
         yield descriptor
-        os.fsync(descriptor)
-    except BaseException:
-        if is_new:
-            with suppress(OSError):
-                os.unlink(path)
-        raise
     finally:
         os.close(descriptor)
+
+
+def _open_existing(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_NOFOLLOW | _FLAGS)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _link_error(path) from error
+        raise
+
+
+@contextmanager
+def _temporary_file(path: str, old: int | None) -> Iterator[tuple[str, int]]:
+    """Make a file beside `path`, with the rights of the one that it replaces; remove it at last."""
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name[:_NAME_KEPT_MAX]}.{secrets.token_hex(4)}.part")
+    with ExitStack() as stack:
+        with uninterrupted():
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
+            stack.callback(_remove, temporary)
+            stack.callback(os.close, descriptor)
+        if old is not None:
+            found = os.fstat(old)
+            os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
+            with suppress(OSError):  # only root gives files away
+                os.fchown(descriptor, found.st_uid, found.st_gid)
+        yield temporary, descriptor
+
+
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def give_name(temporary: str, path: str, *, overwrite: bool) -> None:
+    """Let a file that is complete have its name; a link that took the name is not followed.
+
+    Raises:
+        ExistsError: There is something of that name by now, and `overwrite` was not given.
+    """
+    with leaving() as left, uninterrupted():
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            _link(temporary, path)
+        left.what = f"{path} is complete"
+        sync_directory_of(path)
+
+
+def _link(temporary: str, path: str) -> None:
+    """Rename, but never over anything."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError as error:
+        raise ExistsError(f"{path}: exists; --yes overwrites it") from error
+    except OSError as error:
+        if error.errno not in _NO_LINKS or os.path.lexists(path):
+            raise
+        os.rename(temporary, path)
 
 
 def refuse_link(path: str) -> None:
@@ -113,21 +199,6 @@ def refuse_link(path: str) -> None:
     """
     if os.path.islink(path):
         raise _link_error(path)
-
-
-def _open_target(path: str, *, overwrite: bool) -> tuple[int, bool]:
-    flags = os.O_WRONLY | os.O_NOFOLLOW | _FLAGS
-    try:
-        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
-    except FileExistsError as error:
-        if not overwrite:
-            raise ExistsError(f"{path}: exists; --yes overwrites it") from error
-    try:
-        return os.open(path, flags), False
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise _link_error(path) from error
-        raise
 
 
 def _link_error(path: str) -> BlobstoreError:

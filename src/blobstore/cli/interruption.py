@@ -5,19 +5,40 @@ them too, so that whoever reads it knows how to go on.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
-from blobstore.errors import BlobstoreError
+from blobstore.errors import (
+    BlobstoreError,
+    BusyError,
+    ExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    ReadOnlyError,
+    UnsupportedError,
+)
 
 if TYPE_CHECKING:
     from blobstore import BlobId, Blobstore
     from blobstore.cli.options import StoreOptions
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
+_HELD_BACK: Final = (signal.SIGINT, *_ENDING)
 _STATUS_BASE: Final = 128
+
+_REFUSALS: Final = (
+    BusyError,
+    ExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    ReadOnlyError,
+    UnsupportedError,
+)
+
+_Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -56,12 +77,39 @@ def with_notes(message: str, error: BaseException) -> str:
 
 
 @contextmanager
-def leaving(what: str) -> Iterator[None]:
-    """Let an error that ends the body say what is left then, and how to go on."""
+def uninterrupted() -> Iterator[None]:
+    """Hold back signals while the body makes something and notes how to remove it."""
+    came: list[int] = []
+    before: dict[int, _Handler] = {}
     try:
+        for number in _HELD_BACK:
+            before[number] = signal.signal(number, lambda found, _frame: came.append(found))
         yield
+    finally:
+        for held_back, handler in before.items():
+            signal.signal(held_back, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
+@dataclass(slots=True)
+class Left:
+    """What is left at present, and how to go on; nothing to say if it is empty."""
+
+    what: str = ""
+
+
+@contextmanager
+def leaving(what: str = "") -> Iterator[Left]:
+    """Let an error that ends the body say what is left then; a refusal leaves nothing."""
+    left = Left(what)
+    try:
+        yield left
+    except _REFUSALS:
+        raise
     except BaseException as error:
-        error.add_note(what)
+        if left.what:
+            error.add_note(left.what)
         raise
 
 

@@ -10,11 +10,12 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from blobstore import DeviceError, ExistsError, InvalidArgumentError, UnsupportedError
-from blobstore.cli.files import refuse_link
+from blobstore import DeviceError, InvalidArgumentError, UnsupportedError
+from blobstore.cli.files import give_name, locked_target, refuse_link
+from blobstore.cli.interruption import uninterrupted
 
 _MAGIC: Final = b"QFI\xfb"
 _HEAD: Final = struct.Struct(">4sIQ")  # magic, version, offset of the backing file's name
@@ -34,7 +35,7 @@ def as_raw(path: str) -> Iterator[str]:
     """
     tool = _find_tool()
     _check_alone(path)
-    with tempfile.TemporaryDirectory(prefix="blobstore-") as directory:
+    with _directory(None) as directory:
         raw = os.path.join(directory, "raw")
         _run(tool, "qcow2", "raw", path, raw)
         yield raw
@@ -51,25 +52,22 @@ def to_convert(path: str, *, overwrite: bool) -> Iterator[str]:
     """
     tool = _find_tool()
     refuse_link(path)
-    if not overwrite and os.path.lexists(path):
-        raise ExistsError(f"{path}: exists; --yes overwrites it")
     parent = os.path.dirname(os.path.abspath(path))
-    with tempfile.TemporaryDirectory(prefix=".blobstore-", dir=parent) as directory:
+    with locked_target(path, overwrite=overwrite), _directory(parent) as directory:
         raw, image = os.path.join(directory, "raw"), os.path.join(directory, "image")
         yield raw
         _run(tool, "raw", "qcow2", raw, image)
-        _move(image, path, overwrite=overwrite)
+        give_name(image, path, overwrite=overwrite)
 
 
-def _move(image: str, path: str, *, overwrite: bool) -> None:
-    """Give the image its name, which replaces a link instead of following it."""
-    if overwrite:
-        os.replace(image, path)
-        return
-    try:
-        os.link(image, path)
-    except FileExistsError as error:
-        raise ExistsError(f"{path}: exists; --yes overwrites it") from error
+@contextmanager
+def _directory(parent: str | None) -> Iterator[str]:
+    """Make a directory that lives as long as the body runs."""
+    with ExitStack() as stack:
+        with uninterrupted():
+            made = tempfile.TemporaryDirectory(prefix=".blobstore-", dir=parent)
+            directory = stack.enter_context(made)
+        yield directory
 
 
 def _find_tool() -> str:

@@ -1,6 +1,7 @@
 """`clone`: a writable blob that begins as a snapshot."""
 
 from blobstore.cli.blob_lookup import open_blob
+from blobstore.cli.interruption import making_blobs
 from blobstore.cli.options import (
     StoreOptions,
     blob_argument,
@@ -20,7 +21,7 @@ def command(options: StoreOptions, *, which: str, name: str | None) -> None:
     No data are copied. NAME is kept as the clone's attribute `name`.
     """
     with (
-        options.open(read_only=False) as store,
+        making_blobs(options) as store,
         open_blob(store, which) as blob,
         blob.clone(name_xattrs(name)) as clone,
     ):

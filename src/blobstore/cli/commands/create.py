@@ -3,6 +3,7 @@
 import click
 
 from blobstore import ClearMethod, InvalidArgumentError
+from blobstore.cli.interruption import making_blobs
 from blobstore.cli.options import (
     StoreOptions,
     external_snapshot_option,
@@ -51,7 +52,7 @@ def command(
     """
     xattrs = _xattrs_of(name, assignments)
     with (
-        options.open(read_only=False) as store,
+        making_blobs(options) as store,
         store.create_blob(
             size_bytes,
             thin=thin,

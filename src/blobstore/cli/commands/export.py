@@ -7,7 +7,8 @@ import click
 from blobstore import ExistsError, InvalidArgumentError
 from blobstore.cli.asking import confirm
 from blobstore.cli.copying import copy_out
-from blobstore.cli.files import is_block_device, open_to_write, refuse_link
+from blobstore.cli.files import open_to_write, refuse_link
+from blobstore.cli.interruption import leaving
 from blobstore.cli.options import (
     StoreOptions,
     blob_argument,
@@ -48,18 +49,20 @@ def command(
     """Copy a blob into FILE, where zeroes become holes; nothing of the store changes.
 
     A FILE that exists is only overwritten after asking, or with --yes. A
-    symbolic link is refused. What is broken is read as far as possible; where
-    something is unreadable no FILE is left, unless --zero-fill was given.
+    symbolic link is refused. FILE gets its name when it is complete: an export
+    that fails leaves what was there. What is broken is read as far as possible;
+    where something is unreadable that is a failure, unless --zero-fill was given.
     """
     if file == "-":
         raise click.UsageError("FILE is a file with holes; `read` writes to standard output")
     refuse_link(file)
     content = Content(options, which, zero_fill=zero_fill)
     try:
-        with content:
+        with leaving() as left, content:
             wanted = _checked_length(content, length)
             content.check(0, length)
             _export_to(content, file, wanted, file_format, yes=yes)
+            left.what = f"{file} is complete"
     except UnreadableError as error:
         return fail_unreadable(error, as_json=options.as_json)
     print_ranges(content.unreadable, as_json=options.as_json)
@@ -89,9 +92,4 @@ def _export_to(content: Content, file: str, length: int, file_format: str, *, ye
 
 def _export(content: Content, path: str, length: int, *, overwrite: bool) -> None:
     with open_to_write(path, overwrite=overwrite) as file, progress("export", length) as advance:
-        try:
-            copy_out(content, file, length, advance=advance)
-        except UnreadableError:
-            if not is_block_device(file):  # one that was overwritten must not look complete
-                os.ftruncate(file, 0)
-            raise
+        copy_out(content, file, length, advance=advance)

@@ -2,6 +2,7 @@
 
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.describe import parent_fields
+from blobstore.cli.interruption import leaving
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
 
@@ -11,6 +12,7 @@ from blobstore.cli.output import print_result
 def command(options: StoreOptions, *, which: str) -> None:
     """Give a blob every cluster of its own: it is thick then, and nobody's clone."""
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
-        blob.inflate()
+        with leaving(f"blob {blob.id:#x} reads as before: inflate it again to go on"):
+            blob.inflate()
         info = blob.info
     print_result(parent_fields(info), "", as_json=options.as_json)

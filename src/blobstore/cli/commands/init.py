@@ -1,5 +1,7 @@
 """`init`: make a store."""
 
+import os
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +41,7 @@ def command(options: StoreOptions, *, yes: bool, **layout: Any) -> None:
 def _init(options: StoreOptions, layout: dict[str, Any], *, overwrite: bool) -> StoreInfo:
     """Make the store, and say what it is once it is closed."""
     block_size = layout["block_size"]
+    is_new = not os.path.lexists(options.address)
     store = Blobstore.create(
         options.address,
         size=layout["size"],
@@ -52,6 +55,12 @@ def _init(options: StoreOptions, layout: dict[str, Any], *, overwrite: bool) -> 
         atomic_write_size=options.atomic_write,
         direct=options.direct,
     )
-    with store:
-        info = store.info
+    try:
+        with store:
+            info = store.info
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                os.unlink(options.address)
+        raise
     return replace(info, clean=True)

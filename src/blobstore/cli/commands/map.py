@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from blobstore import ExistsError
+from blobstore.cli.files import open_to_write, write_all
 from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_json
 from blobstore.cli.picture.survey import Survey, survey_fields, survey_store
@@ -59,8 +60,12 @@ def _refuse_other_content(file: str) -> None:
 def _write_svg(survey: Survey, file: str) -> None:
     from blobstore.cli.picture.svg import render_svg
 
-    with click.open_file(file, "w", encoding="utf-8") as out:
-        out.write(render_svg(survey))
+    picture = render_svg(survey)
+    if file == "-":
+        click.echo(picture, nl=False)
+        return
+    with open_to_write(file, overwrite=os.path.lexists(file)) as descriptor:
+        write_all(descriptor, picture.encode(), 0)
 
 
 def _print(survey: Survey) -> None:

@@ -4,6 +4,7 @@ import click
 
 from blobstore import Blob, Device
 from blobstore.cli.blob_lookup import open_blob
+from blobstore.cli.interruption import leaving
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
 from blobstore.cli.progress import progress
@@ -23,6 +24,7 @@ def command(options: StoreOptions, *, which: str, device: str) -> None:
         options.open(read_only=True) as store,
         open_blob(store, which) as blob,
         open_device(device, read_only=False, direct=options.direct) as target,
+        leaving(f"{device} holds a part of it: copy again"),
     ):
         count = _copy(blob, target, store.cluster_size)
     fields = {"id": blob.id, "clusters": count}

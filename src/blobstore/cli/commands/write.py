@@ -22,6 +22,5 @@ def command(options: StoreOptions, *, which: str, file: Readable, offset: int) -
     """Write FILE, or standard input, into a blob at --offset; durable when done."""
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         length = write_stream(blob, file, offset=offset)
-        blob.flush()
     fields = {"id": blob.id, "offset": offset, "length": length}
     print_result(fields, "", as_json=options.as_json)
