@@ -15,6 +15,7 @@ from typing import Final
 
 from blobstore import BlobstoreError, BusyError, DeviceError, ExistsError, InvalidArgumentError
 from blobstore.cli.interruption import leaving, uninterrupted
+from blobstore.device.lock_holder import describe_holder
 from blobstore.device.opening import sync_directory_of
 
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a pipe must not make us wait
@@ -220,4 +221,5 @@ def _lock(descriptor: int, path: str, kind: int) -> None:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise BusyError(f"{path}: a store that is open") from error
+        holder = describe_holder(descriptor)
+        raise BusyError(f"{path}: a store that is open, in use by {holder}") from error

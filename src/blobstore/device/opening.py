@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from blobstore.device.lock_holder import describe_holder
 from blobstore.errors import (
     AccessError,
     BlobstoreError,
@@ -90,15 +91,15 @@ def _lock(descriptor: int, path: Path, *, exclusive: bool, patience_s: float) ->
             return
         except BlockingIOError as error:
             if time.monotonic() >= give_up_at:
-                raise _in_use(path, exclusive=exclusive) from error
+                raise _in_use(descriptor, path, exclusive=exclusive) from error
         except OSError as error:
             raise failure(f"{os.fspath(path)}: lock", error) from error
         time.sleep(_LOOK_AGAIN_S)
 
 
-def _in_use(path: Path, *, exclusive: bool) -> BusyError:
-    wanted = "writing" if exclusive else "reading"
-    error = BusyError(f"cannot be opened for {wanted}: in use, here or by another process")
+def _in_use(descriptor: int, path: Path, *, exclusive: bool) -> BusyError:
+    wanted, holder = "writing" if exclusive else "reading", describe_holder(descriptor)
+    error = BusyError(f"cannot be opened for {wanted}: in use by {holder}")
     return error.at(store=os.fspath(path))
 
 

@@ -1,0 +1,59 @@
+"""The process that holds a lock, for the message that a store is in use (Linux's /proc).
+
+What /proc cannot tell, such as a process of another user or container, is
+left out: a message must not fail.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final
+
+_LOCKS: Final = "/proc/locks"
+_FIELDS: Final = 8  # number, kind, mode, access, process, file, first byte, last byte
+
+
+def describe_holder(descriptor: int) -> str:
+    """Say in words which process holds a lock of the file, such as ``process 4711 (python3)``."""
+    with suppress(OSError, ValueError):
+        found = os.fstat(descriptor)
+        for process in _lockers(found):
+            return "this process" if process == os.getpid() else _named(process)
+    return "this or another process"
+
+
+def _lockers(found: os.stat_result) -> Iterator[int]:
+    """Yield the processes that hold a lock of the file."""
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    others: list[int] = []
+    with open(_LOCKS, encoding="ascii", errors="replace") as locks:
+        for line in locks:
+            fields = line.split()
+            if len(fields) != _FIELDS or fields[1] != "FLOCK":  # one that waits has another field
+                continue
+            if fields[5] == place:
+                yield int(fields[4])
+            else:
+                others.append(int(fields[4]))
+    # An overlay file system shows other numbers there than to `stat`.
+    yield from (process for process in others if _has_open(process, found))
+
+
+def _has_open(process: int, found: os.stat_result) -> bool:
+    directory = f"/proc/{process}/fd"
+    with suppress(OSError):
+        for name in os.listdir(directory):
+            with suppress(OSError):
+                if os.path.samestat(os.stat(f"{directory}/{name}"), found):
+                    return True
+    return False
+
+
+def _named(process: int) -> str:
+    with (
+        suppress(OSError),
+        open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as file,
+    ):
+        name = "".join(char if char.isprintable() else "?" for char in file.read().rstrip("\n"))
+        return f"process {process} ({name})"
+    return f"process {process}"
