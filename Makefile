@@ -3,6 +3,7 @@
 VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
+RUNTIME := $(VENV)/.runtime
 CODE    := $(wildcard src tests benchmarks scripts)
 RESULTS := build/coverage.json
 
@@ -32,8 +33,13 @@ help:  ## This list
 venv: $(STAMP)  ## The virtual environment, redone when its requirements change
 
 USABLE := import sys; sys.exit(sys.version_info < (3, 11))
+NEEDED := import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+    print(*project["dependencies"], sep="\n")
+INSTALL := install --quiet --disable-pip-version-check --constraint constraints.txt
 
-$(STAMP): pyproject.toml constraints.txt
+# What the program itself needs, by the pip that is there already: `make demo` is the first that
+# is run, and waits for nothing else.
+$(RUNTIME): pyproject.toml constraints.txt
 	@if ! $(BIN)/python -c '$(USABLE)' 2>/dev/null; then \
 	    python=; \
 	    for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python3.14); do \
@@ -56,16 +62,24 @@ $(STAMP): pyproject.toml constraints.txt
 	        fi; \
 	    fi; \
 	    echo "making $(VENV) with $$python"; \
-	    $$python -m venv --clear $(VENV); \
+	    $$python -m venv --clear --without-pip $(VENV); \
 	fi
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	    --constraint constraints.txt --editable '.[dev,fuzz]'
+	@$(BIN)/python -c '$(NEEDED)' >$(VENV)/needed.txt
+	@base=$$($(BIN)/python -c 'import sys; print(sys._base_executable)'); \
+	$$base -m pip --python $(BIN)/python $(INSTALL) --no-compile -r $(VENV)/needed.txt 2>/dev/null \
+	    || { $(BIN)/python -m ensurepip >/dev/null && \
+	         $(BIN)/python -m pip $(INSTALL) --no-compile -r $(VENV)/needed.txt; }
+	@touch $@
+
+$(STAMP): $(RUNTIME)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	@$(BIN)/python -m pip $(INSTALL) --editable '.[dev,fuzz]'
 	@touch $@
 
 # --- use -----------------------------------------------------------------------------------
 
-demo: $(STAMP)  ## A store in an image file, a killed writer, a recovery, every byte verified
-	@$(BIN)/blobstore demo
+demo: $(RUNTIME)  ## A store in an image file, a killed writer, a recovery, every byte verified
+	@PYTHONPATH=src $(BIN)/python -m blobstore demo
 
 # --- gates ---------------------------------------------------------------------------------
 
