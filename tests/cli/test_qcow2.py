@@ -1,19 +1,29 @@
 """qcow2 through qemu-img, which here is a script that knows one header and nothing else."""
 
+import os
+import random
 import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from blobstore import InvalidArgumentError
+from blobstore.cli.qcow2_tables import check_whole
 from tests.cli.conftest import CLUSTER, Image
 from tests.cli.runner import run
 
-HEAD = struct.pack(">4sIQ", b"QFI\xfb", 3, 0).ljust(104, b"\0")
+HEAD = struct.pack(">4sIQII", b"QFI\xfb", 3, 0, 0, 16).ljust(104, b"\0")
 FAKE = """#!/bin/sh
 [ "$1 $2 $4 $6" = "convert -f -O --" ] || { echo "unexpected: $*" >&2; exit 1; }
 case "$3 $5" in
-"raw qcow2") { printf 'QFI\\373\\0\\0\\0\\003'; head -c 96 /dev/zero; cat "$7"; } > "$8" ;;
+"raw qcow2")
+    {
+        printf 'QFI\\373\\0\\0\\0\\003'; head -c 12 /dev/zero
+        printf '\\0\\0\\0\\020'; head -c 80 /dev/zero
+        cat "$7"
+    } > "$8" ;;
 "qcow2 raw") tail -c +105 "$7" > "$8" ;;
 *) exit 1 ;;
 esac
@@ -112,3 +122,89 @@ def test_the_real_qemu_img_understands_us(image: Image, tmp_path: Path) -> None:
     found = run("read", image.path, blob_id).stdout
     assert found == run("read", image.path, str(image.thick)).stdout
     assert len(found) == 4 * CLUSTER
+
+
+def qcow2_image(path: Path, *, compressed: bool = False) -> bytes:
+    """Write an image of a disk of one and a half clusters of 64 KiB; return what the disk holds."""
+    size, data = 1 << 16, random.Random(1).randbytes(98304)
+    head = struct.pack(">4sIQIIQIIQ", b"QFI\xfb", 3, 0, 0, 16, len(data), 0, 1, size)
+    head += struct.pack(">QIIQQQQII", size, 1, 0, 0, 0, 0, 0, 4, 104)
+    first = (1 << 62 | 3 * size) if compressed else 3 * size
+    tables = [struct.pack(">Q", 2 * size), struct.pack(">QQ", first, 4 * size)]
+    pages = [head, *tables]
+    path.write_bytes(b"".join(page.ljust(size, b"\0") for page in pages) + data)
+    return data
+
+
+@pytest.mark.parametrize("length", [80, 104, 65536, 65543, 131072, 196607, 200000, 294911])
+def test_a_qcow2_image_that_is_cut_short_is_an_error_and_leaves_no_blob(
+    empty: Path, tmp_path: Path, tools: dict[str, str], length: int
+) -> None:
+    qcow2_image(tmp_path / "in")
+    os.truncate(tmp_path / "in", length)
+    arguments = ("import", empty, tmp_path / "in", "--format", "qcow2", "--json")
+    done = run(*arguments, environment=tools)
+    assert done.error["errno"] == "EINVAL"
+    assert "cut short" in done.error["message"]
+    assert run("list", empty, "--json").json == {"blobs": []}
+
+
+def test_a_qcow2_image_that_is_whole_is_not_called_short(tmp_path: Path) -> None:
+    for compressed in (False, True):
+        qcow2_image(tmp_path / "in", compressed=compressed)
+        with (tmp_path / "in").open("rb") as file:
+            check_whole(file.fileno(), path="in")
+
+
+def test_a_compressed_cluster_beyond_the_end_is_missed(tmp_path: Path) -> None:
+    qcow2_image(tmp_path / "in", compressed=True)
+    with (tmp_path / "in").open("r+b") as file:
+        file.seek(2 << 16)
+        file.write(struct.pack(">QQ", 1 << 62 | 1 << 54 | 3 << 16, 0))
+        file.truncate((3 << 16) + 512)
+        with pytest.raises(InvalidArgumentError, match="cut short"):
+            check_whole(file.fileno(), path="in")
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        pytest.param(20, struct.pack(">I", 8), "header makes no sense", id="tiny clusters"),
+        pytest.param(20, struct.pack(">I", 40), "header makes no sense", id="huge clusters"),
+        pytest.param(36, struct.pack(">I", 1 << 30), "header makes no sense", id="a huge table"),
+        pytest.param(24, struct.pack(">Q", 1 << 50), "too small for its disk", id="a huge disk"),
+        pytest.param(40, struct.pack(">Q", 1 << 60), "cut short", id="a table far away"),
+    ],
+)
+def test_a_hostile_header_is_refused(tmp_path: Path, at: int, value: bytes, message: str) -> None:
+    qcow2_image(tmp_path / "in")
+    with (tmp_path / "in").open("r+b") as file:
+        file.seek(at)
+        file.write(value)
+        file.flush()
+        with pytest.raises(InvalidArgumentError, match=message):
+            check_whole(file.fileno(), path="in")
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+@pytest.mark.parametrize("options", [[], ["-c"], ["-o", "extended_l2=on,cluster_size=128k"]])
+def test_an_image_of_qemu_img_cut_anywhere_is_an_error_or_the_whole_disk(
+    tmp_path: Path, options: list[str]
+) -> None:
+    raw, image, again = tmp_path / "raw", tmp_path / "image", tmp_path / "again"
+    data = random.Random(2).randbytes(1 << 18) + bytes(1 << 18) + b"text" * 50000
+    raw.write_bytes(data)
+    convert = ["qemu-img", "convert"]
+    subprocess.run([*convert, "-O", "qcow2", *options, raw, image], check=True)
+    refused = 0
+    for length in range(image.stat().st_size, 256, -24576):
+        os.truncate(image, length)
+        try:
+            with image.open("rb") as file:
+                check_whole(file.fileno(), path="image")
+        except InvalidArgumentError:
+            refused += 1
+            continue
+        subprocess.run([*convert, "-f", "qcow2", "-O", "raw", image, again], check=True)
+        assert again.read_bytes()[: len(data)] == data
+    assert refused > 5

@@ -16,6 +16,7 @@ from typing import Final
 from blobstore import DeviceError, InvalidArgumentError, UnsupportedError
 from blobstore.cli.files import give_name, locked_target, refuse_link
 from blobstore.cli.interruption import uninterrupted
+from blobstore.cli.qcow2_tables import check_whole
 
 _MAGIC: Final = b"QFI\xfb"
 _HEAD: Final = struct.Struct(">4sIQ")  # magic, version, offset of the backing file's name
@@ -78,7 +79,7 @@ def _find_tool() -> str:
 
 
 def _check_alone(path: str) -> None:
-    """Refuse an image that names other files."""
+    """Refuse an image that names other files, or is cut short."""
     with open(path, "rb") as file:
         head = file.read(_FEATURES_OFFSET + _FEATURES.size)
     if len(head) < _FEATURES_OFFSET + _FEATURES.size or not head.startswith(_MAGIC):
@@ -87,6 +88,8 @@ def _check_alone(path: str) -> None:
     (features,) = _FEATURES.unpack_from(head, _FEATURES_OFFSET)
     if backing or (version >= _WITH_FEATURES and features & _EXTERNAL_DATA):
         raise InvalidArgumentError(f"{path}: needs another file, which is not opened")
+    with open(path, "rb") as file:
+        check_whole(file.fileno(), path=path)
 
 
 def _run(tool: str, source_format: str, target_format: str, source: str, target: str) -> None:
