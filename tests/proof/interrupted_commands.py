@@ -171,7 +171,7 @@ def judge_inflate(ended: Ended) -> str:
         Blobstore.open(ended.directory / "disk.img", read_only=True) as store,
         store.open_blob(name="disk") as blob,
     ):
-        is_clone = blob.info().parent is not None
+        is_clone = blob.info.parent is not None
     if ended.is_done:
         assert not is_clone
         return "done"
