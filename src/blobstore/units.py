@@ -22,25 +22,25 @@ _SIZE: Final = re.compile(
 _POWERS: Final = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
-def parse_size(text: int | str) -> int:
+def parse_size(text: int | str, *, what: str = "size") -> int:
     """Turn ``65536``, ``"64K"``, ``"64KiB"`` or ``"1.5G"`` into bytes.
 
     K, M, G, T and KiB, MiB, GiB, TiB are powers of 1024; KB, MB, GB, TB are
     powers of 1000, as in coreutils. Upper and lower case are the same. What a
-    fraction leaves of a byte is dropped.
+    fraction leaves of a byte is dropped. `what` names the size in errors.
 
     Raises:
         InvalidArgumentError: Not a size, or negative.
     """
     if isinstance(text, int):
         if text < 0:
-            raise InvalidArgumentError(f"size {text}: negative")
+            raise InvalidArgumentError(f"{what}: expected 0 or more, got {text}")
         return text
     match = _SIZE.fullmatch(text)
     if match is None or ("." in match[1] and match[2] is None):
         raise InvalidArgumentError(
-            f"size {text!r}: expected bytes, or a number with K, M, G, T, KiB, MiB, GiB, TiB, "
-            "KB, MB, GB or TB"
+            f"{what}: expected bytes, or a number with K, M, G, T, KiB, MiB, GiB, TiB, "
+            f"KB, MB, GB or TB, got {text!r}"
         )
     base = 1000 if (match[3] or "").upper() == "B" else KIB
     factor = base ** _POWERS[match[2].upper()] if match[2] else 1

@@ -5,6 +5,7 @@ import errno
 import io
 import mmap
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -147,12 +148,12 @@ def test_a_buffer_has_the_size_that_was_asked_for(blob: Blob) -> None:
 def test_a_mode_that_would_make_empty_grow_or_decode_a_blob_is_refused(
     blob: Blob, mode: str
 ) -> None:
-    with pytest.raises(InvalidArgumentError, match=f"mode '{mode}': expected".replace("+", r"\+")):
+    with pytest.raises(InvalidArgumentError, match=f"mode: .*, got '{re.escape(mode)}'"):
         blob.open(mode)
 
 
 def test_a_buffer_of_less_than_no_bytes_is_refused(blob: Blob) -> None:
-    with pytest.raises(InvalidArgumentError, match="buffering -2: expected"):
+    with pytest.raises(InvalidArgumentError, match=r"buffering: .*, got -2"):
         blob.open("rb", -2)
 
 

@@ -642,7 +642,9 @@ def test_a_store_that_cannot_be_opened_is_an_error(image: Path, tmp_path: Path) 
 
 
 def test_an_unknown_mode_is_refused(image: Path, content: bytes) -> None:
-    with pytest.raises(InvalidArgumentError, match="repair mode 'most': expected one of leaks"):
+    with pytest.raises(
+        InvalidArgumentError, match="mode: expected one of 'leaks', 'safe', 'all', got 'most'"
+    ):
         blobstore.repair(image, "most")
     assert image.read_bytes() == content
 

@@ -2,11 +2,22 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from io import BufferedRandom, BufferedReader
-from operator import index as index_of
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
-from blobstore.api.arguments import id_of, name_of, named_xattrs_of, value_of
+from blobstore.api.arguments import (
+    buffers_of,
+    bytes_of,
+    check_callback,
+    id_of,
+    integer_of,
+    named_xattrs_of,
+    size_of,
+    text_of,
+    value_of,
+    writable_bytes_of,
+    wrong_type,
+)
 from blobstore.api.fast_path import FastPath
 from blobstore.api.file import BlobFile, FileObject, ReadMode, UpdateMode, open_file
 from blobstore.api.session import Session
@@ -26,7 +37,7 @@ from blobstore.store.opening import close_blob
 from blobstore.store.relations import set_external_parent, set_parent
 from blobstore.store.shallow_copy import shallow_copy
 from blobstore.store.snapshots import create_open_clone, create_open_snapshot
-from blobstore.units import BlobId, ceil_div, parse_size
+from blobstore.units import BlobId, ceil_div
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -99,12 +110,12 @@ class Blob(FastPath):
 
     def next_allocated(self, offset: int) -> int | None:
         """Return the first byte from `offset` on that the blob itself holds, or None."""
-        size, start = self._cluster_size, index_of(offset)
+        size, start = self._cluster_size, integer_of(offset, "offset")
         return self._call(seek.next_boundary, self._state, size, start, allocated=True)
 
     def next_unallocated(self, offset: int) -> int | None:
         """Return the first byte from `offset` on that the blob itself does not hold, or None."""
-        size, start = self._cluster_size, index_of(offset)
+        size, start = self._cluster_size, integer_of(offset, "offset")
         return self._call(seek.next_boundary, self._state, size, start, allocated=False)
 
     def next_data(self, offset: int) -> int | None:
@@ -126,7 +137,7 @@ class Blob(FastPath):
         return min(max(offset, index * self._cluster_size), self.size)
 
     def _cluster_at(self, offset: int) -> int:
-        if index_of(offset) < 0:
+        if integer_of(offset, "offset") < 0:
             raise self._named(InvalidArgumentError(f"offset {offset}: negative"))
         return offset // self._cluster_size
 
@@ -140,15 +151,14 @@ class Blob(FastPath):
 
     def readv(self, buffers: Sequence[Any], offset: int = 0) -> int:
         """Fill several buffers one after the other; return the number of bytes."""
-        at = offset
-        for buffer in buffers:
-            at += self.read_into(buffer, at)
-        return at - offset
+        at = start = integer_of(offset, "offset")
+        for view in buffers_of(buffers, writable_bytes_of):
+            at += self.read_into(view, at)
+        return at - start
 
     def writev(self, buffers: Sequence[Buffer], offset: int = 0) -> int:
         """Write several buffers one after the other; return the number of bytes."""
-        joined = b"".join(buffers)
-        return self.write(joined, offset)
+        return self.write(b"".join(buffers_of(buffers, bytes_of)), offset)
 
     def write_zeroes(self, offset: int, length: int) -> None:
         """Make the range read as zeroes; it is allocated afterwards.
@@ -156,7 +166,7 @@ class Blob(FastPath):
         Raises:
             As `write`.
         """
-        start, count = index_of(offset), index_of(length)
+        start, count = integer_of(offset, "offset"), integer_of(length, "length")
         self._run(blob_write.write_zeroes(self._core, self._state, start, count))
 
     def unmap(self, offset: int, length: int) -> None:
@@ -167,7 +177,7 @@ class Blob(FastPath):
         Raises:
             As `write`.
         """
-        start, count = index_of(offset), index_of(length)
+        start, count = integer_of(offset, "offset"), integer_of(length, "length")
         self._run(blob_write.unmap(self._core, self._state, start, count))
 
     def flush(self) -> None:
@@ -223,7 +233,7 @@ class Blob(FastPath):
             NoSpaceError: Not enough clusters or metadata pages; nothing changed.
             ReadOnlyError: The blob's metadata is read-only.
         """
-        count = ceil_div(parse_size(size), self._cluster_size)
+        count = ceil_div(size_of(size), self._cluster_size)
         self._run(blob_resize.resize(self._core, self._state, count))
 
     def get_xattr(self, name: str) -> bytes:
@@ -232,7 +242,7 @@ class Blob(FastPath):
         Raises:
             NotFoundError: There is no such attribute.
         """
-        key = name_of(name)
+        key = text_of(name, "name")
         return self._call(attributes.get_xattr, self._state, key)
 
     def set_xattr(self, name: str, value: Buffer) -> None:
@@ -244,7 +254,7 @@ class Blob(FastPath):
             NoSpaceError: It does not fit into a page, or no page is left (ENOMEM).
             ReadOnlyError: The blob's metadata is read-only.
         """
-        key, content = name_of(name), value_of(value)
+        key, content = text_of(name, "name"), value_of(value)
         self._run(attributes.set_xattr(self._core, self._state, key, content))
 
     def remove_xattr(self, name: str) -> None:
@@ -253,7 +263,7 @@ class Blob(FastPath):
         Raises:
             NotFoundError: There is no such attribute.
         """
-        key = name_of(name)
+        key = text_of(name, "name")
         self._run(attributes.remove_xattr(self._core, self._state, key))
 
     def set_read_only(self) -> None:
@@ -328,7 +338,7 @@ class Blob(FastPath):
             InvalidArgumentError: The two do not fit.
             ExistsError: It is its parent already.
         """
-        self._run(set_parent(self._core, self._state, id_of(parent_id)))
+        self._run(set_parent(self._core, self._state, id_of(parent_id, "parent_id")))
 
     def set_external_parent(self, external_id: bytes) -> None:
         """Make this thin blob a clone of an external snapshot that the store knows.
@@ -340,7 +350,8 @@ class Blob(FastPath):
             InvalidArgumentError: The two do not fit.
             ExistsError: It is its parent already.
         """
-        self._run(set_external_parent(self._core, self._state, value_of(external_id)))
+        wanted = value_of(external_id, "external_id")
+        self._run(set_external_parent(self._core, self._state, wanted))
 
     def shallow_copy(
         self, target: Device, progress: Callable[[int, int], None] | None = None
@@ -356,7 +367,8 @@ class Blob(FastPath):
             DeviceError: One of the two devices failed.
         """
         if not isinstance(target, Device):
-            raise TypeError(f"a Device is needed to copy to, not {type(target).__name__}")
+            raise wrong_type("target", target, expected="a Device")
+        check_callback("progress", progress)
         return self._run(shallow_copy(self._core, self._state, target, progress))
 
     # The end

@@ -9,9 +9,13 @@ from typing import Self, overload
 
 from blobstore.api.arguments import (
     blob_name_of,
+    check_flags,
     id_of,
+    integer_of,
     member_of,
     named_xattrs_of,
+    optional,
+    size_of,
     value_of,
 )
 from blobstore.api.blob import Blob
@@ -19,6 +23,7 @@ from blobstore.api.external import External, open_external
 from blobstore.api.session import Session
 from blobstore.api.source import (
     Source,
+    check_source,
     device_to_fill,
     erase_signature,
     is_missing_file,
@@ -47,7 +52,7 @@ from blobstore.store.listing import Listing
 from blobstore.store.names import find_blob, open_named_blob
 from blobstore.store.opening import open_blob
 from blobstore.store.relations import register_external
-from blobstore.units import BlobId, ceil_div, parse_size
+from blobstore.units import BlobId, ceil_div
 
 
 class Blobstore:
@@ -97,13 +102,17 @@ class Blobstore:
             UnsupportedError: There is no direct I/O there.
         """
         options = InitOptions(
-            cluster_size=parse_size(cluster_size),
-            md_pages=md_pages,
-            md_page_size=None if md_page_size is None else parse_size(md_page_size),
-            bstype=padded_type(bstype),
+            cluster_size=size_of(cluster_size, "cluster_size"),
+            md_pages=optional(integer_of, md_pages, "md_pages"),
+            md_page_size=optional(size_of, md_page_size, "md_page_size"),
+            bstype=padded_type(value_of(bstype, "bstype")),
             clear=member_of(Clear, clear, argument="clear"),
         )
-        wanted = None if size is None else parse_size(size)
+        check_source(source)
+        check_flags(overwrite=overwrite, direct=direct, write_through=write_through)
+        wanted = optional(size_of, size, "size")
+        block_size = optional(integer_of, block_size, "block_size")
+        atomic_write_size = optional(integer_of, atomic_write_size, "atomic_write_size")
         is_new = size is not None and is_missing_file(source)
         device = device_to_fill(
             source, wanted, block_size, atomic_write_size, overwrite, is_new, direct
@@ -153,6 +162,8 @@ class Blobstore:
             BusyError: Somebody else has it open, or it is mounted or part of something else.
             UnsupportedError: There is no direct I/O there.
         """
+        check_flags(force_recovery=force_recovery, force=force, write_through=write_through)
+        wanted = optional(value_of, bstype, "bstype")
         device = open_source(
             source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
         )
@@ -161,7 +172,7 @@ class Blobstore:
             core = driver.run(
                 load(
                     traits_of(device),
-                    bstype=None if bstype is None else padded_type(bstype),
+                    bstype=None if wanted is None else padded_type(wanted),
                     read_only=read_only or device.read_only,
                     force_recovery=force_recovery,
                     forced=force,
@@ -235,13 +246,14 @@ class Blobstore:
         Raises:
             NoSpaceError: No metadata page (ENOMEM), or not enough clusters (ENOSPC).
         """
+        check_flags(thin=thin, extent_table=extent_table)
         options = BlobOptions(
-            cluster_count=ceil_div(parse_size(size), self.cluster_size),
+            cluster_count=ceil_div(size_of(size), self.cluster_size),
             thin=thin or external_snapshot is not None,
             extent_table=extent_table,
             clear_method=member_of(ClearMethod, clear_method, argument="clear_method"),
             xattrs=named_xattrs_of(name, xattrs),
-            external_id=None if external_snapshot is None else value_of(external_snapshot),
+            external_id=optional(value_of, external_snapshot, "external_snapshot"),
         )
         return Blob(self._session, self._session.run(create_open_blob(self._core, options)))
 
@@ -289,7 +301,7 @@ class Blobstore:
         Raises:
             InvalidArgumentError: It is read in larger blocks than the store.
         """
-        name = value_of(external_id)
+        name = value_of(external_id, "external_id")
         source, opened = (None, None) if what is None else open_external(what)
         try:
             self._session.call(register_external, self._core, name, source)
@@ -378,12 +390,12 @@ class Blobstore:
 
         Durability: on return.
         """
-        wanted = None if blob_id is None else id_of(blob_id)
+        wanted = optional(id_of, blob_id, "blob_id")
         self._session.run(lifecycle.set_super_blob(self._core, wanted))
 
     def set_type(self, bstype: bytes) -> None:
         """Change the store's type in memory; durable with the super block's next write."""
-        self._session.run(lifecycle.set_type(self._core, bstype))
+        self._session.run(lifecycle.set_type(self._core, value_of(bstype, "bstype")))
 
     def flush(self) -> None:
         """Make all that was written to any open blob durable.

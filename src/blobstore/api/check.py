@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from blobstore.api.arguments import check_flags, member_of, optional, path_of
 from blobstore.api.source import Source, open_source, traits_of
 from blobstore.api.undo_log import NO_UNDO_ID, Changes, apply, mark_of, take_back
 from blobstore.api.undo_path import (
@@ -25,7 +26,7 @@ from blobstore.api.undo_path import (
 from blobstore.device.base import Device
 from blobstore.device.overlay import OverlayDevice
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.errors import InvalidArgumentError, ReadOnlyError, naming
+from blobstore.errors import ReadOnlyError, naming
 from blobstore.fsck.examine import Examination, examine
 from blobstore.fsck.finding import Finding, Severity
 from blobstore.fsck.repair import RepairMode, repair_store
@@ -102,11 +103,9 @@ def repair(
         BusyError: Somebody has the store open.
         DeviceError: The device failed; the message names the undo file where there is one.
     """
-    try:
-        wanted = RepairMode(mode)
-    except ValueError:
-        modes = ", ".join(RepairMode)
-        raise InvalidArgumentError(f"repair mode {mode!r}: expected one of {modes}") from None
+    wanted = member_of(RepairMode, mode, argument="mode")
+    check_flags(dry_run=dry_run)
+    optional(path_of, undo, "undo")
     with _opened(source, dry_run, atomic_write_size, direct) as device:
         return repair_device(
             device, lambda traits: repair_store(traits, wanted), examine, undo, dry_run=dry_run
@@ -127,8 +126,9 @@ def undo(
         CorruptError: The undo file is damaged or another device's, or somebody
             has changed the store since. Nothing was changed.
     """
+    name = path_of(path, "path")
     with _opened(source, False, atomic_write_size, direct) as device:
-        return _take_back(device, os.fspath(path))
+        return _take_back(device, name)
 
 
 def _take_back(device: Device, name: str) -> int:

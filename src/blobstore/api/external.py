@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias, Union
 
+from blobstore.api.arguments import wrong_type
 from blobstore.device.address import open_device
 from blobstore.device.base import Device
 from blobstore.device.medium import ReadableSource
@@ -55,5 +56,5 @@ def open_external(what: External) -> tuple[ReadableSource, Device | None]:
         device = open_device(what, read_only=True)
         return device, device
     if not hasattr(what, "readv"):
-        raise TypeError(f"a path, a device or a blob is needed, not {type(what).__name__}")
+        raise wrong_type("what", what, expected="a path, a Device or a Blob")
     return BlobSource(what), None

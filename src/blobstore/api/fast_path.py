@@ -21,11 +21,10 @@ functions. A device that must be asked for every byte (direct I/O, memory) is it
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from operator import index as index_of
 from typing import Any, Final
 
 from blobstore.alloc.leaves import LEAF_MASK, LEAF_SHIFT
-from blobstore.api.arguments import bytes_of, writable_bytes_of
+from blobstore.api.arguments import bytes_of, integer_of, writable_bytes_of, wrong_type
 from blobstore.api.session import Session
 from blobstore.device.base import Device
 from blobstore.epochs import UNPINNED
@@ -82,9 +81,9 @@ class FastPath(ABC):
         data: bytes | None = self._transfer(self._pread, length, length, offset, False)
         if data is not None and len(data) == length:
             return data
-        self._check_length(length)
+        self._check_length(integer_of(length, "length"))
         buffer = bytearray(length)
-        self._read_fully(memoryview(buffer), index_of(offset))
+        self._read_fully(memoryview(buffer), integer_of(offset, "offset"))
         return bytes(buffer)
 
     def read_into(self, buffer: Any, offset: int = 0) -> int:
@@ -93,10 +92,13 @@ class FastPath(ABC):
         Raises:
             As `read`.
         """
-        length = len(buffer) if buffer.__class__ is bytearray else memoryview(buffer).nbytes
+        try:
+            length = len(buffer) if buffer.__class__ is bytearray else memoryview(buffer).nbytes
+        except TypeError:
+            raise wrong_type("buffer", buffer, expected="a writable buffer") from None
         if self._transfer(self._preadv, (buffer,), length, offset, False) == length:
             return length
-        self._read_fully(writable_bytes_of(buffer), index_of(offset))
+        self._read_fully(writable_bytes_of(buffer), integer_of(offset, "offset"))
         return length
 
     def write(self, data: Buffer, offset: int = 0) -> int:
@@ -110,10 +112,13 @@ class FastPath(ABC):
             NoSpaceError: No cluster is left for an unallocated part; nothing changed.
             DeviceError: The device failed; the range holds anything.
         """
-        length = len(data) if data.__class__ is bytes else memoryview(data).nbytes
+        try:
+            length = len(data) if data.__class__ is bytes else memoryview(data).nbytes
+        except TypeError:
+            raise wrong_type("data", data, expected="a bytes-like object") from None
         if self._transfer(self._pwrite, data, length, offset, True) == length:
             return length
-        self._write_fully(bytes_of(data), index_of(offset))
+        self._write_fully(bytes_of(data), integer_of(offset, "offset"))
         return length
 
     def _transfer(self, call: "Call", data: Any, length: int, offset: int, is_write: bool) -> Any:
@@ -144,8 +149,8 @@ class FastPath(ABC):
                 cluster = leaves[index >> LEAF_SHIFT][index & LEAF_MASK]
                 if cluster:
                     return call(self._target, data, cluster * size + start)
-        except (IndexError, OSError):
-            pass  # beyond the end, or the device failed: the full path says so
+        except (IndexError, OSError, TypeError, BufferError):
+            pass  # beyond the end, a failed device, a wrong type: the full path says so
         finally:
             # An interrupt is raised after a call, so inside `try`: the pin is always released.
             pin.epoch = UNPINNED

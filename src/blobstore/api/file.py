@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
+from blobstore.api.arguments import integer_of
 from blobstore.errors import BlobstoreError, ClosedError, InvalidArgumentError, NoSpaceError
 from blobstore.operations import Buffer
 from blobstore.units import BlobId
@@ -262,11 +263,13 @@ def open_file(blob: OpenBlob, clear: Clear, named: Named, mode: str, buffering: 
     """
     if mode not in ("rb", "r+b", "rb+"):
         raise InvalidArgumentError(
-            f"mode {mode!r}: expected 'rb' or 'r+b'; text is io.TextIOWrapper's, "
+            f"mode: expected 'rb' or 'r+b', got {mode!r}; text is io.TextIOWrapper's, "
             "and a blob does not grow by writing"
         )
-    if buffering < _CHOOSE:
-        raise InvalidArgumentError(f"buffering {buffering}: expected a number of bytes, 0 or -1")
+    if integer_of(buffering, "buffering") < _CHOOSE:
+        raise InvalidArgumentError(
+            f"buffering: expected a number of bytes, 0 or -1, got {buffering}"
+        )
     writable = mode != "rb"
     if writable:
         blob.write(b"")  # changes nothing, and is refused where any write is

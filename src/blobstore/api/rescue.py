@@ -9,6 +9,14 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
+from blobstore.api.arguments import (
+    check_flags,
+    id_of,
+    integer_of,
+    optional,
+    value_of,
+    writable_bytes_of,
+)
 from blobstore.api.external import External, open_external
 from blobstore.api.source import Source, open_source, traits_of
 from blobstore.device.base import Device
@@ -87,9 +95,10 @@ class Rescue:
         Raises:
             NotFoundError: There is no such blob.
         """
-        with naming(blob=blob_id):
+        wanted = id_of(blob_id)
+        with naming(blob=wanted):
             self.check_open()
-            known = self._driver.run(self._rescuer.look(BlobId(blob_id)))
+            known = self._driver.run(self._rescuer.look(wanted))
         findings = self._rescuer.findings_of(known.blob)
         return RescuedBlob(self, known, findings)
 
@@ -101,6 +110,7 @@ class Rescue:
             DeviceError: It cannot be opened.
         """
         self.check_open()
+        external_id = value_of(external_id, "external_id")
         if what is None:
             self._externals.pop(external_id, None)
             return
@@ -202,6 +212,7 @@ class RescuedBlob:
         Raises:
             InvalidArgumentError: The range reaches beyond the blob.
         """
+        offset, length = integer_of(offset, "offset"), optional(integer_of, length, "length")
         wanted = max(0, self.size - offset) if length is None else length
         if wanted < 0 or (wanted and not 0 <= offset <= self.size - wanted):
             error = InvalidArgumentError(
@@ -218,7 +229,7 @@ class RescuedBlob:
             CorruptError: Some of it is unreadable.
             DeviceError: The device failed.
         """
-        self.parts(offset, length)
+        self.parts(offset, integer_of(length, "length"))
         buffer = bytearray(length)
         self.read_into(buffer, offset, zero_fill=zero_fill)
         return bytes(buffer)
@@ -233,7 +244,8 @@ class RescuedBlob:
         Raises:
             As `read`; the buffer then holds anything.
         """
-        view = memoryview(buffer).cast("B")
+        check_flags(zero_fill=zero_fill)
+        view = writable_bytes_of(buffer)
         failures = self._rescue.read_parts(self.parts(offset, len(view)), view)
         if failures and not zero_fill:
             raise self._rescue.named(failures[0].error(self.id), self.id)

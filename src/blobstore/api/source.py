@@ -3,6 +3,7 @@
 import os
 from typing import TypeAlias
 
+from blobstore.api.arguments import check_flags, integer_of, optional, path_of
 from blobstore.device.address import open_device
 from blobstore.device.base import Device
 from blobstore.device.file import FileDevice
@@ -26,10 +27,28 @@ def traits_of(device: Device) -> DeviceTraits:
     )
 
 
+def check_source(source: object) -> None:
+    """Refuse what names no device.
+
+    Raises:
+        TypeError: It is neither a path, an address nor a device.
+    """
+    if not isinstance(source, Device):
+        path_of(source, "source", expected="a path, an address or a Device")
+
+
 def open_source(
     source: Source, *, read_only: bool, atomic_write_size: int | None, direct: bool = False
 ) -> Device:
-    """Open what a source names; a device stands for itself."""
+    """Open what a source names; a device stands for itself.
+
+    Raises:
+        TypeError: An argument is of a wrong type.
+        BlobstoreError: As `open_device`.
+    """
+    check_source(source)
+    check_flags(read_only=read_only, direct=direct)
+    atomic_write_size = optional(integer_of, atomic_write_size, "atomic_write_size")
     if isinstance(source, Device):
         return source
     with naming(store=os.fspath(source)):

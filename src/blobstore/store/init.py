@@ -71,7 +71,7 @@ def padded_type(bstype: bytes) -> bytes:
         InvalidArgumentError: It is longer than 16 bytes.
     """
     if len(bstype) > TYPE_SIZE:
-        raise InvalidArgumentError(f"store type {bstype!r}: expected at most {TYPE_SIZE} bytes")
+        raise InvalidArgumentError(f"bstype: expected at most {TYPE_SIZE} bytes, got {bstype!r}")
     return bytes(bstype).ljust(TYPE_SIZE, b"\0")
 
 
