@@ -16,7 +16,7 @@ KILLS   ?= 200
 
 .DEFAULT_GOAL := help
 .PHONY: hostile help venv demo test check static gate format format-check lint types layers coverage \
-        crash repairs sequences mutations races bytes fuzz soak system-packages bench clean
+        crash repairs syscalls sequences mutations races bytes fuzz soak system-packages bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
 
@@ -138,6 +138,9 @@ crash: $(STAMP)  ## Power failures explored on the simulated disk
 
 repairs: $(STAMP)  ## Every damage repaired and undone, both cut off at every write, and while being finished
 	@$(BIN)/python -m tests.proof.crash --repairs
+
+syscalls: $(STAMP) system-packages  ## The real program's system calls, recorded and cut off
+	@$(BIN)/python -m tests.proof.recorded_cuts
 
 sequences: $(STAMP)  ## Every sequence of one to three operations, cut off in a few states each
 	@$(BIN)/python -m tests.proof.crash --every-sequence
