@@ -206,5 +206,11 @@ class NotDirectoryError(DeviceError, NotADirectoryError):
     default_errno = _errno.ENOTDIR
 
 
+class DeviceFullError(NoSpaceError, DeviceError):
+    """What stands below the device has no space: a full file system, a quota (ENOSPC, EDQUOT)."""
+
+    default_errno = _errno.ENOSPC
+
+
 class PoisonedError(DeviceError):
     """An earlier failure left it unknown what is on the device: only reads go on."""

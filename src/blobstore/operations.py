@@ -129,6 +129,26 @@ class WriteZeroes(Operation[None]):
         self.length = length
 
 
+class Allocate(Operation[None]):
+    """Give `length` bytes at `offset` space on the host; what they hold stays as it is."""
+
+    __slots__ = ("length", "offset")
+
+    def __init__(self, offset: int, length: int) -> None:
+        self.offset = offset
+        self.length = length
+
+
+class NextData(Operation[int]):
+    """Find the first byte from `offset` on that may be other than zero; `end` if none is before."""
+
+    __slots__ = ("end", "offset")
+
+    def __init__(self, offset: int, end: int) -> None:
+        self.offset = offset
+        self.end = end
+
+
 class Unmap(Operation[None]):
     """Tell the device that `length` bytes at `offset` are not needed any more."""
 

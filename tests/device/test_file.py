@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 import blobstore.errors
+from blobstore.device import file as file_module
 from blobstore.device.fallocate import PUNCH_HOLE, ZERO_RANGE, fallocate
 from blobstore.device.file import FileDevice
 from blobstore.drivers.perform import perform
@@ -30,6 +31,7 @@ from blobstore.errors import (
     DeviceError,
     ExistsError,
     InvalidArgumentError,
+    NoSpaceError,
     NotFoundError,
 )
 from blobstore.operations import Batch, Core, Flush, ReadInto, Unmap, Write, WriteZeroes
@@ -536,7 +538,7 @@ REQUESTS: dict[str, tuple[str, Callable[[FileDevice], object]]] = {
     "read_into": ("preadv", lambda device: device.read_into(512, [memoryview(bytearray(9))])),
     "write": ("pwritev", lambda device: device.write(512, [bytes(1024)])),
     "write_zeroes": ("pwritev", lambda device: device.write_zeroes(512, 1024)),
-    "allocate": ("posix_fallocate", lambda device: device.allocate(512, 1024)),
+    "allocate": ("fallocate", lambda device: device.allocate(512, 1024)),
     "flush": ("fdatasync", lambda device: device.flush()),
     "resize": ("fsync", lambda device: device.resize(5 * MIB)),
     "refresh_size": ("lseek", lambda device: device.refresh_size()),
@@ -553,9 +555,11 @@ def test_an_error_of_the_host_is_a_device_error_that_keeps_its_errno(
     def fail(*_: object) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, function_name, fail)
+    module = file_module if function_name == "fallocate" else os
+    monkeypatch.setattr(module, function_name, fail)
     with pytest.raises(DeviceError) as caught:
         request(device)
+    assert isinstance(caught.value, NoSpaceError) == (code in {errno.ENOSPC, errno.EDQUOT})
     assert caught.value.errno == code
     assert isinstance(caught.value.__cause__, OSError)
     assert str(path) in caught.value.message
@@ -648,6 +652,31 @@ def test_what_was_allocated_can_be_written_and_zeroed_when_the_host_is_full() ->
 
 
 # Space
+
+
+def test_space_is_asked_for_once_and_holes_are_told_from_data(
+    path: Path, device: FileDevice
+) -> None:
+    assert device.next_data(0) == device.size_bytes
+    for length in (MIB, MIB, 0):
+        device.allocate(MIB, length)
+    device.write(3 * MIB, [b"x"])
+    assert MIB < blocks(path) < 2 * MIB
+    assert 2 * MIB < device.next_data(2 * MIB) <= 3 * MIB
+    assert device.next_data(3 * MIB) == 3 * MIB
+    assert device.next_data(5 * MIB) == 5 * MIB
+
+
+def test_a_host_that_cannot_promise_space_or_tell_holes_sees_data_alone(
+    device: FileDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(file_module, "fallocate", refuse)
+    monkeypatch.setattr(os, "lseek", refuse)
+    assert device.next_data(512) == 512
+    device.allocate(0, 4096)
 
 
 def blocks(path: Path) -> int:

@@ -1,10 +1,12 @@
 """The overlay device: the contract, and a base of which no byte changes."""
 
 import random
+from pathlib import Path
 
 import pytest
 
 from blobstore.device.base import Device
+from blobstore.device.file import FileDevice
 from blobstore.device.memory import MemoryDevice
 from blobstore.device.overlay import BLOCK_SIZE, OverlayDevice
 from blobstore.device.zeroes import ZeroesDevice
@@ -49,6 +51,17 @@ def test_the_base_never_changes_and_stays_open() -> None:
         overlay.flush()
     assert disk.read(0, SIZE) == pattern(SIZE)
     assert not disk.events
+
+
+def test_data_is_what_the_base_has_and_what_was_changed(tmp_path: Path) -> None:
+    with FileDevice.create(tmp_path / "disk.img", MIB) as base, OverlayDevice(base) as overlay:
+        base.write(512 * KIB, [b"x" * 4096])
+        overlay.write(128 * KIB, [b"new"])
+        assert overlay.next_data(0) == 128 * KIB
+        assert overlay.next_data(128 * KIB + 1) == 128 * KIB + 1
+        assert 128 * KIB + 3 < overlay.next_data(128 * KIB + 3) <= 512 * KIB
+        assert overlay.next_data(600 * KIB) == MIB
+        assert overlay.next_data(2 * MIB) == 2 * MIB
 
 
 def test_what_is_unmapped_stays_where_the_base_promises_no_zeroes() -> None:

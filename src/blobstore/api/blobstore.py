@@ -27,6 +27,7 @@ from blobstore.api.source import (
     device_to_fill,
     erase_signature,
     is_missing_file,
+    make_fit,
     open_source,
     traits_of,
 )
@@ -44,9 +45,9 @@ from blobstore.store.init import (
     DEFAULT_CLUSTER_SIZE,
     Clear,
     InitOptions,
-    init_store,
     padded_type,
-    plan_store,
+    plan_empty,
+    write_empty,
 )
 from blobstore.store.listing import Listing
 from blobstore.store.names import find_blob, open_named_blob
@@ -121,13 +122,11 @@ class Blobstore:
             traits = replace(
                 traits_of(device), size_bytes=device.size_bytes if wanted is None else wanted
             )
-            geometry = plan_store(traits, options)
+            core = plan_empty(traits, options, write_through=write_through)
             driver = BlockingDriver(device)
-            if device.size_bytes != traits.size_bytes:
-                device.resize(traits.size_bytes)
+            make_fit(device, driver, core)
             erase_signature(device)
-            core = driver.run(init_store(traits, options, write_through=write_through))
-            device.allocate(0, geometry.metadata_end)
+            driver.run(write_empty(core, options.clear))
         except BaseException as error:
             device.close()
             if is_new:

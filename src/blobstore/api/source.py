@@ -8,9 +8,11 @@ from blobstore.device.address import open_device
 from blobstore.device.base import Device
 from blobstore.device.file import FileDevice
 from blobstore.device.signature import BLOBSTORE, SIGNATURES_SPAN, find_signature
-from blobstore.errors import ExistsError, naming
+from blobstore.drivers.blocking import BlockingDriver
+from blobstore.errors import ExistsError, NoSpaceError, naming
 from blobstore.format.super_block import SUPER_BLOCK_SIZE
-from blobstore.metadata.store_state import DeviceTraits
+from blobstore.metadata.store_state import DeviceTraits, StoreState
+from blobstore.store.init import erase_super_block, take_space
 
 Source: TypeAlias = str | os.PathLike[str] | Device
 """A path, a device's address such as ``memory:64MiB``, or a device."""
@@ -24,6 +26,7 @@ def traits_of(device: Device) -> DeviceTraits:
         physical_block_size=device.physical_block_size,
         atomic_write_size=device.atomic_write_size,
         unmap_zeroes=device.unmap_zeroes,
+        is_sparse=device.is_sparse,
     )
 
 
@@ -113,6 +116,29 @@ def _refuse_content(device: Device) -> None:
     if found or any(start):
         error = ExistsError(f"holds {found or 'something'}; it is kept unless told to overwrite")
         raise error.at(store=device.name)
+
+
+def make_fit(device: Device, driver: BlockingDriver, store: StoreState) -> None:
+    """Give the device the size and the space of a store that is not on it yet.
+
+    Where the host has no space the device stays as it was. A device that shrinks loses its old
+    store first: a crash must not leave one that reaches beyond the end.
+
+    Raises:
+        NoSpaceError: The host has no space.
+    """
+    before, wanted = device.size_bytes, store.traits.size_bytes
+    if before < wanted:
+        device.resize(wanted)
+    try:
+        driver.run(take_space(store))
+    except NoSpaceError:
+        if before < wanted:
+            device.resize(before)
+        raise
+    if before > wanted:
+        driver.run(erase_super_block())
+        device.resize(wanted)
 
 
 def erase_signature(device: Device) -> None:

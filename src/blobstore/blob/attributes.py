@@ -6,6 +6,7 @@ from blobstore.errors import InvalidArgumentError, NoSpaceError, NotFoundError, 
 from blobstore.format.descriptors import READ_ONLY, Flags, Xattr, encode_name
 from blobstore.format.page import BODY_SIZE
 from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.host_space import with_space
 from blobstore.metadata.space import reserve
 from blobstore.metadata.store_state import ENOMEM, StoreState
 
@@ -46,17 +47,21 @@ async def set_xattr(store: StoreState, blob: BlobState, name: str, value: bytes)
         NoSpaceError: No metadata page is left to write it to (ENOMEM).
     """
     async with store.mutex:
-        set_xattr_locked(store, blob, name, value)
+        await set_xattr_locked(store, blob, name, value)
 
 
-def set_xattr_locked(store: StoreState, blob: BlobState, name: str, value: bytes) -> None:
+async def set_xattr_locked(store: StoreState, blob: BlobState, name: str, value: bytes) -> None:
     """Set an attribute as `set_xattr` does; the caller holds the mutex."""
     check_metadata_writable(store, blob)
     check_xattr(name, value)
+    await with_space(store, lambda: _set_xattr(store, blob, name, value))
+
+
+def _set_xattr(store: StoreState, blob: BlobState, name: str, value: bytes) -> None:
     before = blob.xattrs.get(name)
     blob.change_xattr(name, bytes(value), store.layout)
     try:
-        reserve(store, blob)
+        reserve(store, blob, is_asked=False)
     except NoSpaceError:
         blob.change_xattr(name, before, store.layout)
         raise
@@ -73,20 +78,24 @@ async def remove_xattr(store: StoreState, blob: BlobState, name: str) -> None:
         NoSpaceError: No metadata page is left to write the others to (ENOMEM).
     """
     async with store.mutex:
-        remove_xattr_locked(store, blob, name)
+        await remove_xattr_locked(store, blob, name)
 
 
-def remove_xattr_locked(store: StoreState, blob: BlobState, name: str) -> None:
+async def remove_xattr_locked(store: StoreState, blob: BlobState, name: str) -> None:
     """Remove an attribute as `remove_xattr` does; the caller holds the mutex."""
     check_metadata_writable(store, blob)
     get_xattr(blob, name)
+    await with_space(store, lambda: _remove_xattr(store, blob, name))
+
+
+def _remove_xattr(store: StoreState, blob: BlobState, name: str) -> None:
     if blob.is_root_dirty and store.reservations.holds(blob.blob_id):
         blob.change_xattr(name, None, store.layout)  # what is promised is enough for less
         return
     before = dict(blob.xattrs.items())
     blob.change_xattr(name, None, store.layout)
     try:
-        reserve(store, blob)
+        reserve(store, blob, is_asked=False)
     except NoSpaceError:
         blob.put_back_xattrs(before)
         raise
@@ -109,11 +118,18 @@ async def set_read_only(store: StoreState, blob: BlobState) -> None:
     """Make the blob read-only; it takes effect when it is durable.
 
     Durability: with the blob's next flush.
+
+    Raises:
+        NoSpaceError: No metadata page is left to write it to (ENOMEM).
     """
     async with store.mutex:
         store.check_writable()
-        if blob.flags.data_ro & READ_ONLY:
-            return
-        reserve(store, blob)
-        blob.flags = Flags(blob.flags.invalid, blob.flags.data_ro | READ_ONLY, blob.flags.md_ro)
-        blob.touch_attributes()
+        await with_space(store, lambda: _set_read_only(store, blob))
+
+
+def _set_read_only(store: StoreState, blob: BlobState) -> None:
+    if blob.flags.data_ro & READ_ONLY:
+        return
+    reserve(store, blob, is_asked=False)
+    blob.flags = Flags(blob.flags.invalid, blob.flags.data_ro | READ_ONLY, blob.flags.md_ro)
+    blob.touch_attributes()

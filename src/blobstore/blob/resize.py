@@ -7,6 +7,7 @@ from blobstore.blob.attributes import check_metadata_writable
 from blobstore.blob.exclusive import refuse_busy
 from blobstore.errors import InvalidArgumentError
 from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState, Cost, extent_table_of
+from blobstore.metadata.host_space import with_space
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for
 from blobstore.metadata.read import MAX_CLUSTERS
@@ -40,9 +41,9 @@ async def resize_locked(store: StoreState, blob: BlobState, cluster_count: int) 
     if cluster_count == blob.clusters.count:
         return
     if cluster_count < blob.clusters.count:
-        _shrink(store, blob, cluster_count)
+        await with_space(store, lambda: _shrink(store, blob, cluster_count))
     elif blob.is_thin:
-        _reserve_resize(store, blob, cluster_count)
+        await with_space(store, lambda: _reserve_resize(store, blob, cluster_count))
         _change_count(blob, cluster_count)
     else:
         await _grow_thick(store, blob, cluster_count)
@@ -66,7 +67,7 @@ async def _grow_thick(store: StoreState, blob: BlobState, cluster_count: int) ->
         raise store.clusters.exhausted(added)
     await begin_change(store)
     await free_clusters_for(store, added)
-    pairs = _reserve_resize(store, blob, cluster_count)
+    pairs = await with_space(store, lambda: _reserve_resize(store, blob, cluster_count))
     try:
         clusters = await claim_zeroed_clusters(store, added)
     except BaseException:
@@ -94,7 +95,7 @@ def _reserve_resize(store: StoreState, blob: BlobState, cluster_count: int) -> i
         pairs = 2 + 2 * sum(not _has_page(blob, leaf) for leaf in leaves - dirty)
     blob.clusters.dirty_leaves = dirty | leaves
     try:
-        reserve(store, blob, Cost(pairs=pairs))
+        reserve(store, blob, Cost(pairs=pairs), is_asked=False)
     finally:
         blob.clusters.dirty_leaves = dirty
     return pairs

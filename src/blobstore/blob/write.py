@@ -14,6 +14,7 @@ from blobstore.blob.resolve import Piece, check_open, check_range, has_backing, 
 from blobstore.errors import InvalidArgumentError, NoSpaceError, ReadOnlyError
 from blobstore.locks import fire_all, park
 from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.host_space import HostSpaceNeededError, give_space, with_space
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for, persist
 from blobstore.metadata.space import mark_owned, rereserve, reserve
@@ -100,8 +101,12 @@ async def _try_pieces(
     token = store.epochs.enter()
     try:
         return await _write_pieces(store, blob, pieces, holes, data)
+    except HostSpaceNeededError as needed:
+        page_count = needed.page_count
     finally:
         store.epochs.leave(token)
+    await give_space(store, page_count)
+    return pieces
 
 
 async def allocate_clusters(store: StoreState, blob: BlobState, indices: Sequence[int]) -> None:
@@ -164,7 +169,7 @@ def _allocate(store: StoreState, blob: BlobState, holes: Sequence[Piece]) -> lis
         return []
     cost = blob.allocation_cost([piece.index for piece in holes])
     if any(cost) or not store.reservations.holds(blob.blob_id):
-        reserve(store, blob, cost)
+        reserve(store, blob, cost, is_asked=False)
     clusters = store.clusters.claim_many(len(holes))
     for piece in holes:
         store.allocating[blob.blob_id, piece.index] = deque()
@@ -308,11 +313,10 @@ async def unmap(store: StoreState, blob: BlobState, offset: int, length: int) ->
     await wait_until_thawed(store, blob)
     token = store.epochs.enter()
     try:
-        zeroed = [
-            piece
-            for piece in split(store.geometry.cluster_size, offset, length)
-            if blob.clusters.get(piece.index) and not _release(store, blob, piece)
-        ]
+        zeroed: list[Piece] = []
+        for piece in split(store.geometry.cluster_size, offset, length):
+            if blob.clusters.get(piece.index) and not await _release(store, blob, piece):
+                zeroed.append(piece)
         operations = _write_owned(store, blob, zeroed, None)
         if operations:
             await Batch(operations)
@@ -322,19 +326,25 @@ async def unmap(store: StoreState, blob: BlobState, offset: int, length: int) ->
         await flush_blob(store, blob)
 
 
-def _release(store: StoreState, blob: BlobState, piece: Piece) -> bool:
+async def _release(store: StoreState, blob: BlobState, piece: Piece) -> bool:
     """Make a hole of a whole cluster, if the blob may have one there; return whether."""
+    try:
+        return await with_space(store, lambda: _make_hole(store, blob, piece))
+    except NoSpaceError:
+        return False  # without a page to note the hole, zeroes in place say the same
+
+
+def _make_hole(store: StoreState, blob: BlobState, piece: Piece) -> bool:
     if piece.length < store.geometry.cluster_size or not blob.is_thin or has_backing(blob):
         return False
     if blob.blob_id in store.exclusive:
         return False  # an inflate counts on every cluster that is there
-    try:
-        reserve(store, blob, blob.allocation_cost([piece.index]))
-    except NoSpaceError:
-        return False  # without a page to note the hole, zeroes in place say the same
-    store.unmapped[blob.blob_id].append(blob.clusters.get(piece.index))
-    blob.clusters.set(piece.index, 0)
-    store.unmapped_count += 1
+    cluster = blob.clusters.get(piece.index)
+    if cluster:
+        reserve(store, blob, blob.allocation_cost([piece.index]), is_asked=False)
+        store.unmapped[blob.blob_id].append(cluster)
+        blob.clusters.set(piece.index, 0)
+        store.unmapped_count += 1
     return True
 
 

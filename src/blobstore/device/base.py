@@ -7,7 +7,7 @@ once; `close` and `resize` may not run beside requests, which the store sees to.
 import abc
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from blobstore.errors import ClosedError, InvalidArgumentError, ReadOnlyError, UnsupportedError
 from blobstore.operations import Buffer
@@ -27,7 +27,10 @@ class Device(abc.ABC):
         atomic_write_size: An aligned write of this many bytes is never torn by a power failure.
         read_only: Every change is refused.
         unmap_zeroes: An unmapped range is guaranteed to read as zeroes.
+        is_sparse: Writing can need space that is not there: `allocate` asks for it beforehand.
     """
+
+    is_sparse: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -97,9 +100,19 @@ class Device(abc.ABC):
         The content stays. A device that always has its space has nothing to do.
 
         Raises:
-            DeviceError: There is no space (ENOSPC), or the device failed.
+            DeviceFullError: There is no space.
+            DeviceError: The device failed.
         """
         self.check_write(offset, length)
+
+    def next_data(self, offset: int) -> int:
+        """Return the first byte from `offset` on that is not in a hole, or the device's size.
+
+        What lies in between reads as zeroes. A device that knows of no holes returns `offset`, as
+        every device does beyond its end.
+        """
+        self.check_open()
+        return offset
 
     # The medium
 

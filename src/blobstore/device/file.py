@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 from blobstore.device.base import SECTOR_SIZE, checked_size
 from blobstore.device.descriptor import DescriptorDevice, fork_lock
 from blobstore.device.direct import DirectRequests
-from blobstore.device.fallocate import PUNCH_HOLE, ZERO_RANGE, fallocate
+from blobstore.device.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from blobstore.device.opening import Path, failure, open_locked, sync_directory_of
 from blobstore.errors import ExistsError, InvalidArgumentError
 
@@ -24,6 +24,7 @@ class FileDevice(DescriptorDevice):
     """An image file, through the page cache unless direct I/O is asked for."""
 
     _KIND: ClassVar[str] = "file"
+    is_sparse: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -146,12 +147,27 @@ class FileDevice(DescriptorDevice):
     def allocate(self, offset: int, length: int) -> None:
         """Reserve host space for the range; zeroing by holes or `unmap` would give it back."""
         self.check_write(offset, length)
-        if length == 0:
+        if length == 0 or self._next(os.SEEK_HOLE, offset) >= offset + length:
             return
         try:
-            os.posix_fallocate(self._descriptor, offset, length)
+            fallocate(self._descriptor, KEEP_SIZE, offset, length)
         except OSError as error:
+            if error.errno in _NEVER_SUPPORTED:
+                return  # such a file system cannot promise space
             raise self._request_failure("allocate", offset, length, error) from error
+
+    def next_data(self, offset: int) -> int:
+        self.check_open()
+        return self._next(os.SEEK_DATA, offset) if offset < self.size_bytes else offset
+
+    def _next(self, what: int, offset: int) -> int:
+        """Return where the next data or hole begins; a host that cannot tell sees data alone."""
+        try:
+            return os.lseek(self._descriptor, offset, what)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return self.size_bytes
+            return offset
 
     # Zeroes
 

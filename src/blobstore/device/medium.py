@@ -39,6 +39,17 @@ class CopyingMedium(Protocol):
         """Make the range at `target` hold what the one at `source` holds."""
 
 
+@runtime_checkable
+class SparseMedium(Protocol):
+    """A medium that can have holes: ranges without space of their own, which read as zeroes."""
+
+    def allocate(self, offset: int, length: int) -> None:
+        """Give the range space, so that writes to it cannot fail for want of it."""
+
+    def next_data(self, offset: int) -> int:
+        """Return the first byte from `offset` on that is not in a hole, or the medium's end."""
+
+
 class ReadableSource(Protocol):
     """An external source as this driver reads it: a device, or a blob of another store."""
 

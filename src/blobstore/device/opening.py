@@ -16,6 +16,7 @@ from blobstore.errors import (
     BlobstoreError,
     BusyError,
     DeviceError,
+    DeviceFullError,
     ExistsError,
     InvalidArgumentError,
     IsDirectoryError,
@@ -33,6 +34,8 @@ _FAILURES: Final[dict[int, type[DeviceError]]] = {
     errno.EACCES: AccessError,
     errno.EPERM: AccessError,
     errno.ENOTDIR: NotDirectoryError,
+    errno.ENOSPC: DeviceFullError,
+    errno.EDQUOT: DeviceFullError,
 }
 
 

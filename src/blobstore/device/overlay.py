@@ -92,6 +92,13 @@ class OverlayDevice(Device):
             self.write_zeroes(offset, length)
         self.check_write(offset, length)
 
+    def next_data(self, offset: int) -> int:
+        self.check_open()
+        with self._lock:
+            first, _last = self._between(offset, self.size_bytes)
+            changed = self._spans[first].start if first < len(self._spans) else self.size_bytes
+        return max(offset, min(changed, self._base.next_data(offset)))
+
     def flush(self) -> None:
         self.check_open()
 

@@ -7,13 +7,15 @@ that submits requests and completes them later has a table of its own.
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
 
-from blobstore.device.medium import CopyingMedium, Medium, ReadableSource
+from blobstore.device.medium import CopyingMedium, Medium, ReadableSource, SparseMedium
 from blobstore.errors import BlobstoreError
 from blobstore.operations import (
+    Allocate,
     Batch,
     Copy,
     Flush,
     FlushExternal,
+    NextData,
     Operation,
     Read,
     ReadExternal,
@@ -62,6 +64,17 @@ def _unmap(medium: Medium, operation: Unmap) -> None:
     medium.unmap(operation.offset, operation.length)
 
 
+def _allocate(medium: Medium, operation: Allocate) -> None:
+    if isinstance(medium, SparseMedium):
+        medium.allocate(operation.offset, operation.length)
+
+
+def _next_data(medium: Medium, operation: NextData) -> int:
+    if not isinstance(medium, SparseMedium):
+        return operation.offset
+    return min(medium.next_data(operation.offset), operation.end)
+
+
 def _copy(medium: Medium, operation: Copy) -> None:
     source, target, length = operation.source, operation.target, operation.length
     if isinstance(medium, CopyingMedium):
@@ -108,6 +121,8 @@ PERFORMERS: Final[dict[type, Performer]] = {
     Write: _write,
     WriteZeroes: _write_zeroes,
     Unmap: _unmap,
+    Allocate: _allocate,
+    NextData: _next_data,
     Copy: _copy,
     Flush: _flush,
     Batch: _batch,

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from blobstore.format.checksum import SECTOR_SIZE
 from blobstore.format.root import Layout
 from blobstore.format.super_block import SuperBlock
+from blobstore.metadata.host_space import give_space
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Write
 
@@ -37,9 +38,11 @@ async def mark_dirty(store: StoreState) -> None:
 
     Raises:
         ReadOnlyError: The store may not be changed.
+        NoSpaceError: The host has no space for super block and masks; nothing changed.
         DeviceError: Nothing more can be changed until the store is loaded again.
     """
     store.check_writable()
+    await give_space(store, store.reservations.total)
     store.is_changed = True
     if store.is_marked_dirty:
         return

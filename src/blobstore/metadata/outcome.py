@@ -4,6 +4,8 @@ from blobstore.format.checksum import SECTOR_SIZE
 from blobstore.format.page import PAGE_SIZE
 from blobstore.format.root import TAIL_OFFSET
 from blobstore.metadata.begin import mark_dirty, poisoning
+from blobstore.metadata.blob_state import NO_COST
+from blobstore.metadata.host_space import give_space
 from blobstore.metadata.persist import persist
 from blobstore.metadata.store_state import Outcome, StoreState
 from blobstore.operations import Batch, Write
@@ -15,8 +17,10 @@ async def begin_change(store: StoreState) -> None:
 
     Raises:
         ReadOnlyError: The store may not be changed.
+        NoSpaceError: The host has no space for what is to be written; nothing changed.
         DeviceError: A write or a flush failed; the store is poisoned.
     """
+    await _give_space_for(store, store.outcome)
     store.change_count += 1
     await mark_dirty(store)
     if not store.outcome:
@@ -27,6 +31,13 @@ async def begin_change(store: StoreState) -> None:
         await _erase_roots(store, outcome.deleted)
         for blob in outcome.changed.values():
             await persist(store, blob)
+
+
+async def _give_space_for(store: StoreState, outcome: Outcome) -> None:
+    needs = [blob.need(store.layout, NO_COST) for blob in outcome.changed.values()]
+    if needs:
+        wanted = sum(need.lasting + need.passing for need in needs)
+        await give_space(store, store.reservations.total + wanted)
 
 
 async def _restore_roots(store: StoreState, outcome: Outcome) -> None:

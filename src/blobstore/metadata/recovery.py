@@ -24,7 +24,7 @@ from blobstore.metadata.fetch import Fetch, fetch_from_device
 from blobstore.metadata.read import Revisits, read_blob
 from blobstore.metadata.store_state import Outcome
 from blobstore.metadata.survey import PlainBlobs, Survey
-from blobstore.operations import ReadInto
+from blobstore.operations import NextData, ReadInto
 from blobstore.units import BlobId, PageIndex
 
 _CHUNK_BYTES: Final = 1 << 21
@@ -70,15 +70,28 @@ async def _read_region(offset: int, buffer: memoryview) -> None:
 
 
 async def scan_region(geometry: Geometry, read_region: ReadRegion = _read_region) -> Scan:
-    """Read the metadata region in large pieces, and keep what names a place in it."""
+    """Read the metadata region in large pieces, and keep what names a place in it.
+
+    Holes are passed over: most of the region of a large store in a file can be one.
+    """
     scan = Scan()
     step = max(1, _CHUNK_BYTES // geometry.page_size)
     buffer = np.empty((min(step, geometry.md_len), geometry.page_size), dtype=np.uint8)
-    for first in range(0, geometry.md_len, step):
+    first = await _next_page(geometry, 0)
+    while first < geometry.md_len:
         chunk = buffer[: min(step, geometry.md_len - first)]
         await read_region(geometry.page_offset(PageIndex(first)), chunk.data.cast("B"))
         _sort_pages(geometry, scan, chunk, first)
+        first = await _next_page(geometry, first + len(chunk))
     return scan
+
+
+async def _next_page(geometry: Geometry, first: int) -> int:
+    """Return the first page from this one on that is not in a hole, or the end of the region."""
+    start = geometry.page_offset(PageIndex(0))
+    end = geometry.page_offset(PageIndex(geometry.md_len))
+    at = geometry.page_offset(PageIndex(first))
+    return first if at >= end else (await NextData(at, end) - start) // geometry.page_size
 
 
 def _sort_pages(geometry: Geometry, scan: Scan, chunk: Chunk, first: int) -> None:

@@ -15,6 +15,12 @@ from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import HEAD, PAGE_SIZE
 from blobstore.format.root import TAIL_OFFSET, Layout
 from blobstore.metadata.blob_state import NO_COST, BlobState, Cost
+from blobstore.metadata.host_space import (
+    HostSpaceNeededError,
+    give_space,
+    give_space_below,
+    has_space,
+)
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Batch, Operation, Read, Unmap, Write, WriteZeroes
 from blobstore.units import ClusterIndex, PageIndex
@@ -38,11 +44,16 @@ def _claimable_pages(store: StoreState) -> int:
     return store.pages.available - page_zero
 
 
-def reserve(store: StoreState, blob: BlobState, cost: Cost = NO_COST) -> None:
+def reserve(
+    store: StoreState, blob: BlobState, cost: Cost = NO_COST, *, is_asked: bool = True
+) -> None:
     """Promise the blob the pages that persisting it can take.
+
+    An operation that has not asked the host for their space yet (`require_pages`) says so.
 
     Raises:
         NoSpaceError: There are not as many; nothing changed.
+        HostSpaceNeededError: The host must be asked first; nothing changed.
     """
     need = blob.need(store.layout, cost)
     total = store.reservations.total_with(blob.blob_id, need)
@@ -52,19 +63,31 @@ def reserve(store: StoreState, blob: BlobState, cost: Cost = NO_COST) -> None:
         total = store.reservations.total_with(blob.blob_id, need)
     if total > _claimable_pages(store):
         raise store.pages.exhausted(total)
+    if not is_asked and not has_space(store, total):
+        raise HostSpaceNeededError(total)
     store.reservations.set(blob.blob_id, need)
     blob.pair_bound += cost.pairs
 
 
-def check_room_for_root(store: StoreState, blob: BlobState) -> None:
+async def require_pages(store: StoreState, wanted: int) -> None:
+    """Refuse an operation for which too few pages are left; the host gives them their space.
+
+    Raises:
+        NoSpaceError: Too few are left (ENOMEM), or the host is full; nothing changed.
+    """
+    if wanted <= spare_pages(store):
+        await give_space(store, store.reservations.total + wanted)
+    if wanted > spare_pages(store):
+        raise store.pages.exhausted(wanted)
+
+
+async def require_room_for_root(store: StoreState, blob: BlobState) -> None:
     """Refuse a change of attributes for which the chain could not be written anew.
 
     Raises:
-        NoSpaceError: Too few metadata pages are left (ENOMEM); nothing changed.
+        NoSpaceError: As `require_pages`.
     """
-    wanted = blob.chain_pages_bound(store.layout, blob.pair_bound) + 2
-    if wanted > spare_pages(store):
-        raise store.pages.exhausted(wanted)
+    await require_pages(store, blob.chain_pages_bound(store.layout, blob.pair_bound) + 2)
 
 
 def rereserve(store: StoreState, blob: BlobState) -> None:
@@ -100,8 +123,11 @@ async def _claim(store: StoreState, count: int, *, start: int) -> list[PageIndex
         return []
     while len(store.pages.lowest_free(count, start=start)) < count and store.pages.returning_count:
         await store.flush_device()
+    wanted = store.pages.lowest_free(count, start=start)
+    if wanted:
+        await give_space_below(store, PageIndex(wanted[-1] + 1))
     if store.layout is Layout.SECTOR:
-        await _prepare(store, store.pages.lowest_free(count, start=start))
+        await _prepare(store, wanted)
     return [PageIndex(page) for page in store.pages.claim_many(count, start=start)]
 
 

@@ -40,7 +40,8 @@ class DeviceTraits:
     """What the core must know of the device, taken once when it is opened.
 
     `atomic_write_size` is the largest aligned write that a power cut leaves
-    whole; `unmap_zeroes` tells that an unmapped range is sure to read as zeroes.
+    whole; `unmap_zeroes` tells that an unmapped range is sure to read as zeroes;
+    `is_sparse` that writing can need space that the host has to be asked for.
     """
 
     size_bytes: int
@@ -48,6 +49,7 @@ class DeviceTraits:
     physical_block_size: int = 512
     atomic_write_size: int = 512
     unmap_zeroes: bool = False
+    is_sparse: bool = False
 
     @property
     def layout(self) -> Layout:
@@ -82,7 +84,8 @@ class StoreState:
     that blobs gave up by unmaps and no commit has said so yet; `thawing` are
     writers that wait for a frozen blob, `allocating` those that wait for a cluster
     that another one is just making, by blob and place. `circular` are blobs that
-    were found to be their own ancestors.
+    were found to be their own ancestors. Metadata before `backed_pages` has its space on
+    the host, super block and masks included; None is not even those.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class StoreState:
         )
         self.used_ids = used_ids
         self.reservations = Reservations()
+        self.backed_pages = None if traits.is_sparse else PageIndex(geometry.md_len)
 
         self.read_only_reason = "opened read-only" if read_only else ""
         self.was_recovered = False

@@ -14,6 +14,7 @@ from blobstore.format.geometry import blob_id_of
 from blobstore.format.root import Layout, RootState
 from blobstore.format.super_block import NO_BLOB
 from blobstore.metadata.blob_state import AbsentPages, BlobState
+from blobstore.metadata.host_space import give_space
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for, persist_new
 from blobstore.metadata.space import claim_root, claim_zeroed_clusters, spare_pages
@@ -161,6 +162,7 @@ async def _check_pages(store: StoreState, blob: BlobState, claimed: int) -> None
         extent_pages = ceil_div(claimed, LEAF_SIZE)
         pairs = max(1, extent_pages)
     wanted = extent_pages + blob.chain_pages_bound(store.layout, pairs)
+    await give_space(store, store.reservations.total + wanted)
     if wanted <= spare_pages(store):
         return
     if wanted - 1 <= spare_pages(store) and not store.used_ids[0]:

@@ -18,12 +18,12 @@ from blobstore.metadata.blob_state import SNAPSHOT_REMOVAL, BlobState, extent_ta
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist
 from blobstore.metadata.space import (
-    check_room_for_root,
     release_clusters,
     release_pages,
     release_root,
+    require_pages,
+    require_room_for_root,
     reserve,
-    spare_pages,
 )
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Read, Write
@@ -104,7 +104,7 @@ async def _delete_under_clone(store: StoreState, blob_id: BlobId, clone_id: Blob
         assert snapshot.blob_id == blob_id
         async with frozen(store, clone):
             await persist(store, clone)
-            _check_room(store, snapshot, clone)
+            await _require_room(store, snapshot, clone)
             with poisoning(store):
                 await _merge(store, snapshot, clone)
     finally:
@@ -137,13 +137,13 @@ async def _merge(store: StoreState, snapshot: BlobState, clone: BlobState) -> No
     await release_clusters(store, left, clear_method=snapshot.clear_method)
 
 
-def _check_room(store: StoreState, snapshot: BlobState, clone: BlobState) -> None:
+async def _require_room(store: StoreState, snapshot: BlobState, clone: BlobState) -> None:
     """Refuse before anything is written: the merge must fit into one round.
 
     Raises:
         NoSpaceError: Too few metadata pages are left.
     """
-    check_room_for_root(store, snapshot)
+    await require_room_for_root(store, snapshot)
     leaves = 0
     pairs = clone.pair_bound + snapshot.pair_bound + 2
     if clone.extent_pages is not None:
@@ -153,8 +153,7 @@ def _check_room(store: StoreState, snapshot: BlobState, clone: BlobState) -> Non
     elif snapshot.clusters.allocated_count:
         pairs += 2 * clone.clusters.allocated_count
     wanted = leaves + clone.chain_pages_bound(store.layout, pairs) + len(snapshot.chain) + 3
-    if wanted > spare_pages(store):
-        raise store.pages.exhausted(wanted)
+    await require_pages(store, wanted)
 
 
 def _take_over_pages(snapshot: BlobState, clone: BlobState) -> set[PageIndex]:

@@ -8,7 +8,7 @@ from blobstore.format.dump import DumpPlan, dump_mask, dump_page, dump_super_blo
 from blobstore.format.page import PAGE_SIZE
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, MaskRegion
 from blobstore.metadata.store_state import DeviceTraits
-from blobstore.operations import Read
+from blobstore.operations import NextData, Read
 from blobstore.units import PageIndex
 
 _CHUNK_BYTES: Final = 1 << 17
@@ -51,10 +51,10 @@ class Dumping:
         return dump_super_block(page)
 
     async def _pages(self, plan: DumpPlan) -> bytes:
-        """Return the text of the next pages."""
-        first = self._next
+        """Return the text of the next pages; those that are in a hole and marked free have none."""
+        first = await self._next_with_text(plan)
         count = min(max(1, _CHUNK_BYTES // plan.page_size), len(self._used_pages) - first)
-        self._next += count
+        self._next = first + count
         data = await Read(plan.page_offset(PageIndex(first)), count * plan.page_size)
         return b"".join(
             dump_page(
@@ -67,6 +67,14 @@ class Dumping:
             )
             for number in range(count)
         )
+
+    async def _next_with_text(self, plan: DumpPlan) -> int:
+        """Return the next page that is not in a hole, or that a mask says is in use."""
+        first, count = self._next, len(self._used_pages)
+        at, end = plan.page_offset(PageIndex(first)), plan.page_offset(PageIndex(count))
+        data = first + (await NextData(at, end) - at) // plan.page_size
+        marked = (bits.find(1, first) for bits in (self._used_pages, self._used_ids))
+        return min(data, count, *(page for page in marked if page >= 0))
 
 
 async def _read_mask(traits: DeviceTraits, plan: DumpPlan, region: MaskRegion) -> bitarray:

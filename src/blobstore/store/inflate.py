@@ -16,7 +16,7 @@ from blobstore.format.descriptors import THIN_PROV, Flags
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist
-from blobstore.metadata.space import check_room_for_root, reserve, spare_pages
+from blobstore.metadata.space import require_pages, require_room_for_root, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.relations import change_parent
 
@@ -109,7 +109,7 @@ async def _allocate_all(
     missing = _missing(blob, wanted())
     if len(missing) > store.free_clusters:
         raise store.clusters.exhausted(len(missing))
-    _check_pages(store, blob, missing)
+    await _require_pages(store, blob, missing)
     group = max(1, _AT_ONCE_BYTES // store.geometry.cluster_size)
     while missing:
         for first in range(0, len(missing), group):
@@ -117,13 +117,12 @@ async def _allocate_all(
         missing = _missing(blob, wanted())
 
 
-def _check_pages(store: StoreState, blob: BlobState, missing: Sequence[int]) -> None:
+async def _require_pages(store: StoreState, blob: BlobState, missing: Sequence[int]) -> None:
     """Refuse before anything is allocated: extent pages, a longer chain, and the chain anew."""
     cost = blob.allocation_cost(missing)
     chain = blob.chain_pages_bound(store.layout, blob.pair_bound + cost.pairs)
     wanted = chain + 2 + cost.new_leaves + max(0, chain - 1 - len(blob.chain))
-    if wanted > spare_pages(store):
-        raise store.pages.exhausted(wanted)
+    await require_pages(store, wanted)
 
 
 def _missing(blob: BlobState, wanted: Iterable[int]) -> list[int]:
@@ -138,7 +137,7 @@ async def _finish(
     external_id: bytes | None,
     thin: bool,
 ) -> None:
-    check_room_for_root(store, blob)
+    await require_room_for_root(store, blob)
     change_parent(store, blob, parent, external_id)
     if not thin:
         flags = blob.flags

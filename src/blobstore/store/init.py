@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from bitarray import bitarray
 
@@ -16,11 +16,14 @@ from blobstore.format.super_block import (
     SuperBlock,
 )
 from blobstore.metadata.begin import poisoning
+from blobstore.metadata.host_space import give_space
 from blobstore.metadata.store_state import DeviceTraits, StoreState
-from blobstore.operations import Batch, Flush, Unmap, Write, WriteZeroes
-from blobstore.units import MIB
+from blobstore.operations import Batch, Flush, Operation, Unmap, Write, WriteZeroes
+from blobstore.units import MIB, PageIndex
 
 DEFAULT_CLUSTER_SIZE: Final = 1 * MIB
+
+_ZEROES: Final = bytes(MIB)
 
 
 class Clear(Enum):
@@ -88,11 +91,25 @@ async def init_store(
         InvalidArgumentError, NoSpaceError: As `plan_store`; nothing was written.
         DeviceError: The device failed.
     """
+    store = plan_empty(traits, options, write_through=write_through)
+    await take_space(store)
+    await write_empty(store, options.clear)
+    return store
+
+
+def plan_empty(
+    traits: DeviceTraits, options: InitOptions, *, write_through: bool = False
+) -> StoreState:
+    """Return an empty store that is not on the device yet.
+
+    Raises:
+        InvalidArgumentError, NoSpaceError: As `plan_store`.
+    """
     geometry = plan_store(traits, options)
     super_block = _new_super_block(geometry, padded_type(options.bstype))
     used_clusters = bitarray(geometry.total_clusters, endian="little")
     used_clusters[: geometry.md_clusters] = True
-    store = StoreState(
+    return StoreState(
         traits=traits,
         super_block=super_block,
         geometry=geometry,
@@ -101,16 +118,39 @@ async def init_store(
         used_ids=bitarray(geometry.md_len, endian="little"),
         write_through=write_through,
     )
+
+
+async def take_space(store: StoreState) -> None:
+    """Have the host give space to what every store has; the device holds what it held.
+
+    Raises:
+        NoSpaceError: The host has no space.
+    """
+    await give_space(store, 1)
+
+
+async def erase_super_block() -> None:
+    """Make the device hold no store: before anything else of the old one goes.
+
+    Durability: on return.
+    """
+    await Write(0, bytes(SUPER_BLOCK_SIZE))
+    await Flush()
+
+
+async def write_empty(store: StoreState, clear: Clear) -> None:
+    """Write an empty store to the device; the super block comes last.
+
+    Durability: on return.
+    """
     with poisoning(store):
-        await Write(0, bytes(SUPER_BLOCK_SIZE))
+        await erase_super_block()
+        await _clear_device(store, clear)
         await Flush()
-        await _clear_device(store, options.clear)
-        await Flush()
-        await Write(0, super_block.encode())
+        await Write(0, store.super_block.encode())
         await Flush()
     store.prepared_pages.setall(True)
-    store.zeroed_clusters.setall(_is_zeroed(traits, options.clear))
-    return store
+    store.zeroed_clusters.setall(_is_zeroed(store.traits, clear))
 
 
 def _new_super_block(geometry: Geometry, bstype: bytes) -> SuperBlock:
@@ -135,12 +175,27 @@ async def _clear_device(store: StoreState, clear: Clear) -> None:
     """Zero the metadata, and clear the rest up to the device's very end."""
     end = store.geometry.metadata_end
     rest = store.geometry.size_bytes - end
-    parts: list[WriteZeroes | Unmap] = [WriteZeroes(0, end)]
+    parts = _zero_metadata(store)
     if rest and clear is Clear.ZEROES:
         parts.append(WriteZeroes(end, rest))
     elif rest and clear is Clear.UNMAP:
         parts.append(Unmap(end, rest))
     await Batch(parts)
+
+
+def _zero_metadata(store: StoreState) -> list[Operation[Any]]:
+    """Return what zeroes the metadata: what has its space on the host keeps it, the rest gets none.
+
+    Zeroes are written for that: other ways to make them could take the space or give it back.
+    """
+    end = store.geometry.metadata_end
+    if not store.traits.is_sparse or not store.traits.unmap_zeroes:
+        return [WriteZeroes(0, end)]
+    backed = store.geometry.page_offset(PageIndex(store.backed_pages or 0))
+    written = [
+        Write(at, memoryview(_ZEROES)[: backed - at]) for at in range(0, backed, len(_ZEROES))
+    ]
+    return [*written, Unmap(backed, end - backed)] if backed < end else [*written]
 
 
 def _is_zeroed(traits: DeviceTraits, clear: Clear) -> bool:

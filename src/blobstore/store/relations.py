@@ -5,7 +5,7 @@ from blobstore.errors import ExistsError, InvalidArgumentError, NotFoundError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist
-from blobstore.metadata.space import check_room_for_root, reserve
+from blobstore.metadata.space import require_room_for_root, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import ExternalSource
 from blobstore.store.opening import close_blob, let_go, open_blob
@@ -126,7 +126,7 @@ async def _move_below(
     async with store.mutex:
         await begin_change(store)
         async with frozen(store, blob):
-            check_room_for_root(store, blob)
+            await require_room_for_root(store, blob)
             change_parent(store, blob, parent, external_id)
             reserve(store, blob)
             await persist(store, blob)

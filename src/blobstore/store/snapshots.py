@@ -16,7 +16,7 @@ from blobstore.metadata.begin import poisoning
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, AbsentPages, BlobState
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist, persist_new
-from blobstore.metadata.space import claim_root, spare_pages
+from blobstore.metadata.space import claim_root, require_pages
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.blobs import BlobOptions, check_xattrs, create_blob_locked
 from blobstore.store.opening import close_clean, open_blob_locked
@@ -88,7 +88,7 @@ async def _create_snapshot(
 
 async def _hand_over(store: StoreState, blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
     snapshot = _snapshot_of(blob, xattrs)
-    _check_pages(store, blob, snapshot)
+    await _require_pages(store, blob, snapshot)
     snapshot.root = await claim_root(store)
     snapshot.blob_id = blob_id_of(snapshot.root)
     with poisoning(store):
@@ -128,7 +128,7 @@ def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
     )
 
 
-def _check_pages(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
+async def _require_pages(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
     """Refuse before anything is written: the new root and chain, and the blob's chain anew.
 
     The blob's attributes grow by its parent's id, which can begin one page more.
@@ -136,8 +136,7 @@ def _check_pages(store: StoreState, blob: BlobState, snapshot: BlobState) -> Non
     wanted = snapshot.chain_pages_bound(store.layout, max(1, snapshot.pair_bound)) - 1
     wanted += 1 if store.pages.used[0] else 0
     wanted += blob.chain_pages_bound(store.layout, 1) + 1
-    if wanted > spare_pages(store):
-        raise store.pages.exhausted(wanted)
+    await require_pages(store, wanted)
 
 
 def _relate(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
