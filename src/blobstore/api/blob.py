@@ -170,9 +170,13 @@ class Blob(FastPath):
         self._run(blob_write.write_zeroes(self._core, self._state, start, count))
 
     def unmap(self, offset: int, length: int) -> None:
-        """Give the range back; what was allocated in it reads as zeroes.
+        """Deallocate the range, in bytes; what was allocated in it reads as zeroes.
 
-        A whole cluster of a thin blob becomes a hole: a clone reads its parent there again.
+        A whole cluster of a thin blob without parent becomes a hole. A clone keeps its
+        clusters, full of zeroes: a hole would show the parent. Where it has none it goes on
+        reading the parent.
+
+        Durability: with the blob's next flush.
 
         Raises:
             As `write`.

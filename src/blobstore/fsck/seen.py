@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from blobstore.format.descriptors import (
     EXTERNAL_SNAPSHOT,
     HAS_INTERNAL_XATTRS,
+    KNOWN_DATA_RO,
     KNOWN_INVALID,
     READ_ONLY,
     THIN_PROV,
@@ -104,8 +105,8 @@ class SeenBlob:
 
     @property
     def is_read_only(self) -> bool:
-        """Tell whether the blob says that it never changes."""
-        return bool(self.flags.data_ro & READ_ONLY)
+        """Tell whether it opens read-only: it says so, or has an unknown flag that means it."""
+        return bool(self.flags.data_ro & (READ_ONLY | ~KNOWN_DATA_RO))
 
     @property
     def has_hidden_internals(self) -> bool:

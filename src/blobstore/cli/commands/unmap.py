@@ -16,9 +16,9 @@ from blobstore.cli.output import print_result
 @offset_option
 @length_option
 def command(options: StoreOptions, *, which: str, offset: int, length: int) -> None:
-    """Give a part of a blob back: it reads as zeroes, whole clusters of a thin blob are freed.
+    """Deallocate a range of a blob: it reads as zeroes, whole clusters of a thin blob are freed.
 
-    Where a clone gives whole clusters back, it reads what its parent holds there.
+    A clone keeps its clusters, full of zeroes; where it has none, it goes on reading its parent.
     """
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.unmap(offset, length)
