@@ -154,12 +154,11 @@ def test_every_blob_is_open_until_the_next_one_is_asked_for(store: Blobstore) ->
     for _ in range(5):
         first.snapshot().close()
     seen = []
-    for blob_id, found in store.iter_blobs():
-        assert isinstance(found, Blob)
+    for found in store.iter_blobs():
         assert found.read(1) == b"\0"
-        seen.append((blob_id, found))
-    assert [blob_id for blob_id, _found in seen] == store.blob_ids()
-    assert all(found.closed for _id, found in seen)
+        seen.append(found)
+    assert [found.id for found in seen] == store.blob_ids()
+    assert all(found.closed for found in seen)
 
 
 def test_changes_are_refused_where_a_root_page_is_marked_free(tmp_path: Any) -> None:

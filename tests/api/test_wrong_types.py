@@ -70,6 +70,7 @@ CALLS: Final[dict[str, Call]] = {
         {"external_id": b"golden", "what": ZeroesDevice(SIZE)},
     ),
     "Blobstore.delete_blob": lambda p: (p.store.delete_blob, {"blob_id": p.blob.id}),
+    "Blobstore.iter_blobs": lambda p: (lambda **given: list(p.store.iter_blobs(**given)), {}),
     "Blobstore.set_super_blob": lambda p: (p.store.set_super_blob, {"blob_id": p.blob.id}),
     "Blobstore.set_type": lambda p: (p.store.set_type, {"bstype": b"type"}),
     "grow": lambda p: (blobstore.grow, {"source": p.closed}),
@@ -117,6 +118,8 @@ NO_CALLS_OF_USERS: Final = {
     # Python's own: `io` and `collections.abc` say what a wrong type is there.
     "BlobFile",
     "Xattrs",
+    # A value that the library makes.
+    "BlobInfo",
     # A device is called with what the store has checked; its makers say what they take.
     "Device",
     "FileDevice",

@@ -140,7 +140,7 @@ class Bench:
             store = self.load(read_only=True)
         except BlobstoreError:
             return
-        blobs = [found for found in store.list_blobs() if isinstance(found, BlobInfo)]
+        blobs = [found for found in store.list_blobs() if found.error is None]
         if len(blobs) == len(store.blob_ids()):
             pages = [page for blob in blobs for page in pages_of(blob)]
             clusters = [cluster for blob in blobs for cluster in clusters_of(blob)]

@@ -94,7 +94,7 @@ def expected_of(name: str) -> dict[int, dict[str, Any]]:
 
 
 def seen_in(store: Blobstore) -> dict[int, dict[str, Any]]:
-    found = [info for info in store.list_blobs() if isinstance(info, BlobInfo)]
+    found = [info for info in store.list_blobs() if info.error is None]
     return {info.blob_id: facts_of(store, info) for info in found}
 
 

@@ -58,7 +58,7 @@ def test_a_list_gives_shared_tables_up_as_well(clean: bool) -> None:
         forged(SHARED, clean=clean).device(read_only=True), read_only=True
     ) as store:
         entries = list(store.list_blobs())
-    errors = [entry[1].message for entry in entries if isinstance(entry, tuple)]
+    errors = [str(entry.error) for entry in entries if entry.error is not None]
     assert len(entries) == BLOBS
     assert sum("belongs to many blobs" in message for message in errors) > BLOBS / 2
 

@@ -96,8 +96,8 @@ def _open(device: Device) -> None:
 def _list(device: Device) -> None:
     with Blobstore.open(device, read_only=True) as store:
         for entry in store.list_blobs():
-            if isinstance(entry, tuple):
-                _check_message(entry[1])
+            if entry.error is not None:
+                _check_message(entry.error)
 
 
 def _read(device: Device) -> None:

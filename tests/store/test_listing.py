@@ -49,13 +49,10 @@ class CountingDevice(SparseDevice):
 
 def listed(store: Blobstore) -> Seen:
     """Return what a list says."""
-    seen: Seen = {}
-    for found in store.list_blobs():
-        if isinstance(found, BlobInfo):
-            seen[found.blob_id] = found
-        else:
-            seen[found[0]] = type(found[1]).__name__
-    return seen
+    return {
+        found.blob_id: found if found.error is None else type(found.error).__name__
+        for found in store.list_blobs()
+    }
 
 
 def opened(store: Blobstore) -> Seen:
@@ -71,11 +68,16 @@ def opened(store: Blobstore) -> Seen:
 
 
 def iterated(store: Blobstore) -> Seen:
-    """Return what going through the open blobs shows."""
-    return {
-        blob_id: type(blob).__name__ if isinstance(blob, BlobstoreError) else blob.info
-        for blob_id, blob in store.iter_blobs()
-    }
+    """Return what going through the open blobs shows, in the order in which it does."""
+    seen: Seen = {}
+
+    def note(error: BlobstoreError) -> None:
+        assert error.blob is not None
+        seen[BlobId(error.blob)] = type(error).__name__
+
+    for blob in store.iter_blobs(on_error=note):
+        seen[blob.id] = blob.info
+    return seen
 
 
 WAYS: Final[dict[str, Callable[[Blobstore], Seen]]] = {"listed": listed, "iterated": iterated}
@@ -203,7 +205,9 @@ def test_roots_of_every_kind_are_listed_as_by_opening_them(clean: bool) -> None:
 def messages(device: SparseDevice) -> dict[int, BlobstoreError]:
     with Blobstore.open(device, read_only=True) as store:
         return {
-            found[0] & 0xFFFF: found[1] for found in store.list_blobs() if isinstance(found, tuple)
+            found.blob_id & 0xFFFF: found.error
+            for found in store.list_blobs()
+            if found.error is not None
         }
 
 
@@ -226,6 +230,34 @@ def test_every_clone_of_a_broken_blob_names_that() -> None:
     assert {error.strerror.split(":")[0] for error in errors.values()} == {"blob 0x100000000"}
 
 
+def test_a_blob_that_does_not_open_is_listed_with_its_error_and_nothing_else() -> None:
+    with Blobstore.open(forged(broken_at_the_bottom), read_only=True) as store:
+        for info in store.list_blobs():
+            assert isinstance(info, BlobInfo)
+            assert isinstance(info.error, CorruptError)
+            assert info == BlobInfo.of_unopened(info.blob_id, info.error)
+            assert (info.size, info.name, info.extents, info.parent) == (0, None, (), None)
+            assert info.error.blob == info.blob_id
+
+
+def test_going_through_the_blobs_ends_with_the_first_that_does_not_open() -> None:
+    with Blobstore.open(forged(broken_in_the_middle), read_only=True) as store:
+        first, broken, last = store.blob_ids()
+        found: list[BlobId] = []
+        with pytest.raises(CorruptError) as caught:
+            found.extend(blob.id for blob in store.iter_blobs())
+        assert (found, caught.value.blob) == ([first], broken)
+        errors: list[BlobstoreError] = []
+        ids = [blob.id for blob in store.iter_blobs(on_error=errors.append)]
+        assert (ids, [error.blob for error in errors]) == ([first, last], [broken])
+
+
+def broken_in_the_middle(forge: Forge) -> None:
+    for number in range(3):
+        tables = [table(2, (0, 1)), table(3, (0, 1))] if number == 1 else [table(2, (0, 1))]
+        forge.root(number, flags(), *tables)
+
+
 def test_errors_that_are_listed_keep_nothing_alive() -> None:
     for build in (missing_at_the_bottom, broken_at_the_bottom, a_circle_at_the_bottom):
         errors = messages(forged(build))
@@ -243,7 +275,7 @@ def test_blobs_that_are_open_are_listed_as_they_are_in_memory(store: Blobstore) 
     closed = store.create_blob(CLUSTER, thin=True, xattrs={"name": b"closed"})
     closed.close()
     blob.set_xattr("name", b"new")
-    names = [found.xattrs["name"] for found in store.list_blobs() if isinstance(found, BlobInfo)]
+    names = [found.xattrs["name"] for found in store.list_blobs()]
     assert names == [b"new", b"closed"]
 
 
@@ -251,7 +283,7 @@ def test_a_list_may_be_given_up_and_changes_be_made_during_it(store: Blobstore) 
     for _ in range(600):
         store.create_blob(CLUSTER, thin=True).close()
     for found in store.list_blobs():
-        assert isinstance(found, BlobInfo)
+        assert found.error is None
         store.delete_blob(found.blob_id)
     assert store.blob_ids() == []
 
@@ -264,9 +296,8 @@ def test_a_blob_deleted_before_its_turn_is_listed_as_gone(store: Blobstore) -> N
     last = store.blob_ids()[-1]
     store.delete_blob(last)
     *_others, gone = listing
-    assert isinstance(gone, tuple)
-    assert gone[0] == last
-    assert isinstance(gone[1], NotFoundError)
+    assert gone.blob_id == last
+    assert isinstance(gone.error, NotFoundError)
 
 
 def test_a_blob_that_is_gone_and_made_again_during_a_list_is_no_reason_to_refuse_another(
@@ -275,28 +306,38 @@ def test_a_blob_that_is_gone_and_made_again_during_a_list_is_no_reason_to_refuse
     for _ in range(6):
         store.create_blob(CLUSTER, thin=True).close()
     first, _second, third, *_others, last = store.blob_ids()
-    listing = store.iter_blobs()
-    assert next(listing)[0] == first
+    errors: list[BlobstoreError] = []
+    listing = store.iter_blobs(on_error=errors.append)
+    assert next(listing).id == first
     next(listing)
     store.delete_blob(third)
-    assert isinstance(next(listing)[1], NotFoundError)
+    next(listing)
+    (gone,) = errors
+    assert isinstance(gone, NotFoundError)
+    assert gone.blob == third
     store.flush()
     with store.open_blob(last) as blob:
         made = [blob.snapshot() for _ in range(10)]
         assert third in [snapshot.id for snapshot in made]
         for snapshot in made:
             snapshot.close()
-    assert not any(isinstance(found, BlobstoreError) for _id, found in listing)
+    assert list(listing)
+    assert errors == [gone]
 
 
 def test_a_read_that_failed_once_condemns_no_other_blob() -> None:
     device = forged(ascending)
     with Blobstore.open(device, read_only=True) as store:
-        listing = store.iter_blobs()
+        errors: list[BlobstoreError] = []
+
+        def mend(error: BlobstoreError) -> None:
+            device.fails = False
+            errors.append(error)
+
         device.fails = True
-        assert isinstance(next(listing)[1], DeviceError)
-        device.fails = False
-        assert not any(isinstance(found, BlobstoreError) for _id, found in listing)
+        assert len(list(store.iter_blobs(on_error=mend))) == MANY - 1
+        (error,) = errors
+        assert isinstance(error, DeviceError)
 
 
 def test_who_is_in_a_circle_is_named_as_its_own_ancestor() -> None:

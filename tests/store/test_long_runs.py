@@ -14,7 +14,6 @@ import pytest
 
 from blobstore import Blob, Blobstore, BusyError, InvalidArgumentError, check
 from blobstore.alloc.leaves import LEAF_MASK, LEAF_SHIFT, KeptLeaves
-from blobstore.store.describe import BlobInfo
 from blobstore.testing.internals import core_of
 from blobstore.units import MIB, BlobId
 
@@ -148,7 +147,7 @@ class Life:
             there = leaf[at & LEAF_MASK] if at & LEAF_MASK < len(leaf) else 0
             assert there in ((0, numbers[at]) if at < len(numbers) else (0,))
         for info in self.store.list_blobs():
-            assert isinstance(info, BlobInfo)
+            assert info.error is None
             assert info.cluster_count == len(self.content[info.blob_id])
 
     def reopen(self) -> None:

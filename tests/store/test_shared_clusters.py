@@ -20,7 +20,6 @@ from blobstore.metadata.load import load
 from blobstore.metadata.read import Revisits
 from blobstore.metadata.store_state import StoreState
 from blobstore.store import opening
-from blobstore.store.describe import BlobInfo
 from blobstore.store.opening import close_blob, open_blob
 from blobstore.testing.internals import core_of
 from blobstore.units import MIB, BlobId, PageIndex
@@ -56,7 +55,7 @@ def opened(store: Blobstore) -> set[BlobId]:
 
 
 def listed(store: Blobstore) -> set[BlobId]:
-    return {found.blob_id for found in store.list_blobs() if isinstance(found, BlobInfo)}
+    return {found.blob_id for found in store.list_blobs() if found.error is None}
 
 
 def listed_while_the_bottom_is_open(store: Blobstore) -> set[BlobId]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blobstore import BlobInfo, Blobstore, ReadOnlyError, check
+from blobstore import Blobstore, ReadOnlyError, check
 from tests.proof.corruptions.image import StoreImage
 from tests.proof.corruptions.sample import ImageDevice
 
@@ -32,7 +32,7 @@ def test_a_clone_of_a_blob_that_an_unknown_flag_makes_read_only_is_as_it_must_be
     report = check(ImageDevice(device.image, atomic_write_size=512))
     assert {finding.invariant for finding in report.findings} <= {26}
     with Blobstore.open(ImageDevice(device.image, atomic_write_size=512)) as store:
-        found = {info.blob_id: info for info in store.list_blobs() if isinstance(info, BlobInfo)}
+        found = {info.blob_id: info for info in store.list_blobs()}
         assert found[blob.id].read_only
         assert found[blob.id].data_ro_flags == UNKNOWN
         assert found[blob.id].clones == [clone.id, other.id]

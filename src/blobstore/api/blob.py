@@ -32,7 +32,7 @@ from blobstore.metadata.blob_state import BlobState
 from blobstore.operations import Buffer, Core
 from blobstore.store.describe import BlobInfo, describe_blob
 from blobstore.store.inflate import decouple, inflate
-from blobstore.store.names import NAME, name_of_value
+from blobstore.store.names import name_in
 from blobstore.store.opening import close_blob
 from blobstore.store.relations import set_external_parent, set_parent
 from blobstore.store.shallow_copy import shallow_copy
@@ -78,8 +78,7 @@ class Blob(FastPath):
     @property
     def name(self) -> str | None:
         """The attribute ``name`` as text, without padding; None if there is none."""
-        value = self._call(lambda: self._state.xattrs.get(NAME))
-        return None if value is None else name_of_value(value)
+        return self._call(lambda: name_in(self._state.xattrs))
 
     @property
     def xattrs(self) -> Xattrs:

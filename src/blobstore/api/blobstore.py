@@ -1,7 +1,7 @@
 """A store, for programs that block."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -9,6 +9,7 @@ from typing import Self, overload
 
 from blobstore.api.arguments import (
     blob_name_of,
+    check_callback,
     check_flags,
     id_of,
     integer_of,
@@ -327,32 +328,49 @@ class Blobstore:
         """Return the ids of all blobs, ascending, those included that cannot be opened."""
         return self._session.call(known_ids, self._core)
 
-    def list_blobs(self) -> Iterator[BlobInfo | tuple[BlobId, BlobstoreError]]:
-        """Yield every blob's description, or its id and why it cannot be opened.
+    def list_blobs(self) -> Iterator[BlobInfo]:
+        """Yield every blob's description, in the order of the ids.
 
-        Some are looked at ahead: a blob may have been changed or deleted since.
+        A blob that cannot be opened is among them, and its `error` says why. Some are
+        looked at ahead: a blob may have been changed or deleted since.
+
+        Raises:
+            ClosedError: The store was closed, also if that happens before the end.
         """
         with self._listing() as listing:
             while described := self._session.run(listing.describe()):
                 for blob_id, found in described:
                     if isinstance(found, BlobstoreError):
-                        yield blob_id, found.at(store=self.name, blob=blob_id)
+                        error = found.at(store=self.name, blob=blob_id)
+                        yield BlobInfo.of_unopened(blob_id, error)
                     else:
                         yield found
 
-    def iter_blobs(self) -> Iterator[tuple[BlobId, Blob | BlobstoreError]]:
-        """Yield every blob's id, and the blob, open until the next one, or why it does not open.
+    def iter_blobs(
+        self, on_error: Callable[[BlobstoreError], object] | None = None
+    ) -> Iterator[Blob]:
+        """Yield every blob in the order of the ids, each open until the next one is asked for.
 
-        Parents stay open until the end, so that a chain is read once in all.
+        Parents stay open until the end, so that a chain is read once in all. If a blob
+        cannot be opened, `on_error` is called with the error, whose `blob` is the id, and
+        the iteration goes on. Without `on_error` the error is raised, and ends it.
+
+        Raises:
+            BlobstoreError: A blob cannot be opened, as `open_blob`.
+            ClosedError: The store was closed, also if that happens before the end.
         """
+        check_callback("on_error", on_error)
         with self._listing() as listing:
             while (found := self._session.run(listing.open())) is not None:
                 blob_id, state = found
                 if isinstance(state, BlobstoreError):
-                    yield blob_id, state.at(store=self.name, blob=blob_id)
+                    error = state.at(store=self.name, blob=blob_id)
+                    if on_error is None:
+                        raise error
+                    on_error(error)
                     continue
                 with Blob(self._session, state) as blob:
-                    yield blob_id, blob
+                    yield blob
 
     @contextmanager
     def _listing(self) -> Iterator[Listing]:

@@ -41,10 +41,5 @@ def _store_of(ctx: click.Context) -> "AbstractContextManager[Blobstore]":
 
 
 def _named(store: "Blobstore") -> Iterator[tuple[int, str]]:
-    from blobstore import BlobInfo
-
-    for found in islice(store.list_blobs(), _SHOWN_MAX):
-        if isinstance(found, BlobInfo):
-            yield found.blob_id, printable(os.fsdecode(found.xattrs.get("name", b"").rstrip(b"\0")))
-        else:
-            yield found[0], ""
+    for info in islice(store.list_blobs(), _SHOWN_MAX):
+        yield info.blob_id, printable(info.name or "")

@@ -106,12 +106,6 @@ def xattr_fields(xattrs: dict[str, bytes]) -> dict[str, str]:
     return {unicode_text(name): value.hex() for name, value in xattrs.items()}
 
 
-def name_of(info: BlobInfo) -> str | None:
-    """Return the attribute `name` as text, without the NUL padding that the original gives it."""
-    name = info.xattrs.get("name")
-    return None if name is None else name.rstrip(b"\0").decode("utf-8", "surrogateescape")
-
-
 def is_clone(info: BlobInfo) -> bool:
     """Say whether the blob reads something else where it holds nothing itself."""
     return info.parent is not None or info.external_snapshot is not None
@@ -177,7 +171,10 @@ def render_list(rows: Sequence[Sequence[str]]) -> str:
 
 
 def list_row(info: BlobInfo) -> list[str]:
-    """Return one line of a list."""
+    """Return one line of a list; of a blob that cannot be opened it says why."""
+    if info.error is not None:
+        why = printable(info.error.strerror)
+        return [f"{info.blob_id:#x}", _NONE, _NONE, _NONE, "error", _NONE, why]
     return [
         f"{info.blob_id:#x}",
         format_size(info.size),
@@ -187,11 +184,6 @@ def list_row(info: BlobInfo) -> list[str]:
         _render_parent(info),
         render_bytes(info.xattrs.get("name", b"").rstrip(b"\0")) or _NONE,
     ]
-
-
-def failed_row(blob_id: int, error: BlobstoreError) -> list[str]:
-    """Return the line of a blob that cannot be opened."""
-    return [f"{blob_id:#x}", _NONE, _NONE, _NONE, "error", _NONE, printable(error.message)]
 
 
 def kind_of(info: BlobInfo) -> str:

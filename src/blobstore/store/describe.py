@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blobstore.alloc.leaves import LEAF_SIZE, UNALLOCATED
+from blobstore.errors import BlobstoreError
 from blobstore.format.descriptors import (
     CLEAR_METHOD_MASK,
     HAS_EXTENT_TABLE,
@@ -16,6 +17,7 @@ from blobstore.metadata.blob_state import EXTERNAL, SNAP, BlobState, all_pages
 from blobstore.metadata.bulk import has_table
 from blobstore.metadata.store_state import StoreState
 from blobstore.metadata.survey import NO_PARENT, PlainRoot
+from blobstore.store.names import name_in
 from blobstore.units import BlobId, ceil_div
 
 
@@ -44,8 +46,9 @@ class StoreInfo:
 class BlobInfo:
     """One blob: its size, what it is, its relations, and where its metadata stands.
 
-    `extents` are (first cluster, or 0 for unallocated, count), in order: a sequence that
-    takes eight bytes for each.
+    `size` is in bytes. `extents` are (first cluster, or 0 for unallocated, count), in
+    order: a sequence that takes eight bytes for each. Where the blob cannot be opened,
+    `error` says why, and no other field but `blob_id` says anything; else it is None.
     """
 
     blob_id: BlobId
@@ -68,6 +71,39 @@ class BlobInfo:
     invalid_flags: int
     data_ro_flags: int
     md_ro_flags: int
+    error: BlobstoreError | None = None
+
+    @classmethod
+    def of_unopened(cls, blob_id: BlobId, error: BlobstoreError) -> "BlobInfo":
+        """Return what is known of a blob that cannot be opened: only why."""
+        return cls(
+            blob_id=blob_id,
+            cluster_count=0,
+            size=0,
+            allocated_clusters=0,
+            thin=False,
+            read_only=False,
+            snapshot=False,
+            parent=None,
+            clones=[],
+            external_snapshot=None,
+            extent_table=False,
+            clear_method=0,
+            xattrs={},
+            internal_xattrs={},
+            extents=(),
+            metadata_pages=[],
+            extent_pages=[],
+            invalid_flags=0,
+            data_ro_flags=0,
+            md_ro_flags=0,
+            error=error,
+        )
+
+    @property
+    def name(self) -> str | None:
+        """The attribute ``name`` as text, without padding; None if there is none."""
+        return name_in(self.xattrs)
 
 
 def describe_store(store: StoreState) -> StoreInfo:

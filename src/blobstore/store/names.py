@@ -121,6 +121,7 @@ def _in_memory(store: StoreState, blob_id: BlobId) -> BlobState | None:
     return store.open_blobs.get(blob_id) or store.outcome.changed.get(blob_id)
 
 
-def name_of_value(value: bytes) -> str:
-    """Return a blob's name as text, from the value of its attribute."""
-    return decode_name(value.rstrip(_PADDING))
+def name_in(xattrs: Mapping[str, bytes]) -> str | None:
+    """Return a blob's name as text, without padding; None if it has none."""
+    value = xattrs.get(NAME)
+    return None if value is None else decode_name(value.rstrip(_PADDING))

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator
 
 import click
 
-from blobstore import BlobInfo, Blobstore, BlobstoreError
+from blobstore import BlobId, BlobInfo, Blobstore, BlobstoreError
 from blobstore.cli.content import sha256_of
 from blobstore.cli.describe import (
     blob_fields,
     failed_fields,
-    failed_row,
     list_row,
     render_extents,
     render_list,
@@ -34,51 +33,53 @@ def command(options: StoreOptions, *, long: bool, sha256: bool) -> None:
     print_result(fields, text, as_json=options.as_json)
 
 
-_Found = tuple[int, BlobInfo | BlobstoreError, str | None]
+_Found = tuple[BlobInfo, str | None]
+"""A blob, and the hash of its content if that was asked for and could be read."""
 
 
 def _described(store: Blobstore) -> Iterator[_Found]:
-    """Yield every blob's description, or why there is none."""
-    for found in store.list_blobs():
-        if isinstance(found, BlobInfo):
-            yield found.blob_id, found, None
-        else:
-            yield *found, None
+    for info in store.list_blobs():
+        yield info, None
 
 
 def _hashed(store: Blobstore) -> Iterator[_Found]:
-    """Yield every blob's description and the hash of its content, or why there is none."""
-    for blob_id, blob in store.iter_blobs():
-        if isinstance(blob, BlobstoreError):
-            yield blob_id, blob, None
-            continue
+    """Yield every blob; of one whose content cannot be read, only why."""
+    failed: list[BlobstoreError] = []
+    for blob in store.iter_blobs(on_error=failed.append):
+        yield from _taken(failed)
         try:
-            yield blob_id, blob.info, sha256_of(blob)
+            yield blob.info, sha256_of(blob)
         except BlobstoreError as error:
-            yield blob_id, error, None
+            yield BlobInfo.of_unopened(blob.id, error), None
+    yield from _taken(failed)
+
+
+def _taken(failed: list[BlobstoreError]) -> Iterator[_Found]:
+    """Yield the blobs that could not be opened since the last one that could."""
+    while failed:
+        error = failed.pop(0)
+        assert error.blob is not None
+        yield BlobInfo.of_unopened(BlobId(error.blob), error), None
 
 
 def _entry(found: _Found, *, long: bool) -> dict[str, object]:
-    blob_id, what, digest = found
-    if isinstance(what, BlobstoreError):
-        return failed_fields(blob_id, what)
-    return blob_fields(what, long=long, sha256=digest)
+    info, digest = found
+    if info.error is not None:
+        return failed_fields(info.blob_id, info.error)
+    return blob_fields(info, long=long, sha256=digest)
 
 
 def _render(blobs: Iterable[_Found], *, long: bool) -> str:
     rows: list[list[str]] = []
     details: list[str] = []
-    for blob_id, what, digest in blobs:
-        if isinstance(what, BlobstoreError):
-            rows.append(failed_row(blob_id, what))
-        else:
-            rows.append(list_row(what))
-        details += (f"{blob_id:#x}  {line}" for line in _details(what, digest, long=long))
+    for info, digest in blobs:
+        rows.append(list_row(info))
+        details += (f"{info.blob_id:#x}  {line}" for line in _details(info, digest, long=long))
     return "\n".join([render_list(rows), *details])
 
 
-def _details(what: BlobInfo | BlobstoreError, digest: str | None, *, long: bool) -> list[str]:
+def _details(info: BlobInfo, digest: str | None, *, long: bool) -> list[str]:
     lines = [] if digest is None else [f"sha256 {digest}"]
-    if long and isinstance(what, BlobInfo):
-        lines.append(f"extents {render_extents(what.extents)}")
+    if long and info.error is None:
+        lines.append(f"extents {render_extents(info.extents)}")
     return lines

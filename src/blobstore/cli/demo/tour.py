@@ -127,7 +127,7 @@ class Tour:
     def _look_at(self, store: Blobstore) -> None:
         """Keep what the store is at the end."""
         self.store = store.info
-        self.blobs = [found for found in store.list_blobs() if isinstance(found, BlobInfo)]
+        self.blobs = [found for found in store.list_blobs() if found.error is None]
         if not self.store.clean:
             self.problems.append("store: dirty after it was unloaded")
 

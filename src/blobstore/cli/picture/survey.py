@@ -12,7 +12,6 @@ from bitarray import bitarray
 from bitarray.util import intervals
 
 from blobstore import BlobId, BlobInfo, Blobstore, BlobstoreError, StoreInfo
-from blobstore.cli.describe import name_of
 from blobstore.cli.output import unicode_text
 
 
@@ -77,10 +76,10 @@ def survey_store(store: Blobstore) -> Survey:
     blobs: dict[BlobId, BlobInfo] = {}
     errors: dict[BlobId, BlobstoreError] = {}
     for found in store.list_blobs():
-        if isinstance(found, BlobInfo):
+        if found.error is None:
             blobs[found.blob_id] = found
         else:
-            errors[found[0]] = found[1]
+            errors[found.blob_id] = found.error
     info = store.info
     return Survey(
         name=os.path.basename(store.name),
@@ -210,5 +209,5 @@ def _owner_field(owner: Owner) -> int | str:
 
 
 def _name_field(blob: BlobInfo) -> str | None:
-    name = name_of(blob)
+    name = blob.name
     return None if name is None else unicode_text(name)

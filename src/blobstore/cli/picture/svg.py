@@ -5,7 +5,7 @@ from typing import Final
 from xml.sax.saxutils import escape
 
 from blobstore import BlobId, BlobInfo
-from blobstore.cli.describe import kind_of, name_of
+from blobstore.cli.describe import kind_of
 from blobstore.cli.output import printable
 from blobstore.cli.picture.cells import (
     OTHER,
@@ -268,7 +268,7 @@ def _source_look(source: Source, keys: dict[BlobId, Key]) -> str:
 
 
 def _shown_name(blob: BlobInfo) -> str:
-    name = name_of(blob)
+    name = blob.name
     return f"{blob.blob_id:#x}" if name is None else printable(name)
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from blobstore import BlobId, BlobInfo
-from blobstore.cli.describe import kind_of, name_of
+from blobstore.cli.describe import kind_of
 from blobstore.cli.output import printable
 from blobstore.cli.picture.cells import (
     OTHER_COLOUR,
@@ -142,7 +142,7 @@ def _tree(survey: Survey, keys: dict[BlobId, Key], width: int) -> Iterator[_Line
 def _cells_of_row(branch: Branch, blob: BlobInfo) -> Sequence[str]:
     external = " (external)" if blob.external_snapshot is not None else ""
     return (
-        guides(branch.lasts) + printable(name_of(blob) or "-")[:_NAME_MAX],
+        guides(branch.lasts) + printable(blob.name or "-")[:_NAME_MAX],
         f"{blob.blob_id:#x}",
         kind_of(blob) + external,
         f"{blob.allocated_clusters} of {blob.cluster_count}",
