@@ -1,13 +1,12 @@
 """Rescue: reading what can be read of a store that does not open, or of a blob in it.
 
-The device is only ever read. A super block that is broken is made good in
-memory, and forgotten at the end.
+The device is only ever read. What replaces a broken super block is kept in memory.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from blobstore.api.arguments import (
     check_flags,
@@ -20,10 +19,11 @@ from blobstore.api.arguments import (
 from blobstore.api.external import External, open_external
 from blobstore.api.source import Source, open_source, traits_of
 from blobstore.device.base import Device
-from blobstore.device.overlay import OverlayDevice
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, ClosedError, InvalidArgumentError, naming
+from blobstore.format.page import NO_PAGE, PAGE_SIZE
 from blobstore.fsck.finding import Finding
+from blobstore.fsck.layout_search import LayoutHints
 from blobstore.fsck.piecemeal import Failure, read_parts
 from blobstore.fsck.places import (
     Part,
@@ -36,7 +36,9 @@ from blobstore.fsck.places import (
 )
 from blobstore.fsck.rescue import KnownBlob, Rescuer, open_rescue
 from blobstore.operations import ExternalSource
-from blobstore.units import BlobId
+from blobstore.units import BlobId, parse_size
+
+_CLUSTER_SIZE_END: Final = 1 << 32
 
 
 class Rescue:
@@ -55,23 +57,38 @@ class Rescue:
 
     @classmethod
     def open(
-        cls, source: Source, *, atomic_write_size: int | None = None, direct: bool = False
+        cls,
+        source: Source,
+        *,
+        cluster_size: int | str | None = None,
+        md_start: int | None = None,
+        md_pages: int | None = None,
+        atomic_write_size: int | None = None,
+        direct: bool = False,
     ) -> Self:
         """Look at all of a store's metadata; a device that was given stays open at the end.
 
+        Whatever the super block holds, root pages say where the metadata is, and in most
+        cases how large clusters are. Where they do not, the caller says it: `cluster_size`
+        in bytes or as ``"64KiB"``, `md_start` and `md_pages` in metadata pages. What is
+        given is believed, whatever the super block says.
+
         Raises:
             NotFoundError: There is no such file.
-            BusyError: Somebody has it open for writing.
+            BusyError: Another process has it open for writing.
             DeviceError: It cannot be opened.
-            CorruptError: The super block is broken, and cannot be put together again.
+            CorruptError: The super block is broken, and what it said cannot be determined;
+                the message tells which argument is needed.
+            InvalidArgumentError: A size or a number of pages that no store can have.
         """
+        hints = _hints(cluster_size, md_start, md_pages)
         with ExitStack() as stack:
             device = open_source(
                 source, read_only=True, atomic_write_size=atomic_write_size, direct=direct
             )
             if device is not source:
                 stack.callback(device.close)
-            rescuer = BlockingDriver(OverlayDevice(device)).run(open_rescue(traits_of(device)))
+            rescuer = BlockingDriver(device).run(open_rescue(traits_of(device), hints))
             return cls(device, rescuer, stack.pop_all())
 
     @property
@@ -81,7 +98,7 @@ class Rescue:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What the super block was taken to say where it does not say it any more, in words."""
+        """What the super block is taken to say where it is broken, and why, in words."""
         return self._rescuer.notes
 
     def blobs(self) -> Iterator["RescuedBlob"]:
@@ -173,6 +190,21 @@ class Rescue:
         """Fill the view with parts that follow each other, with zeroes for what cannot be read."""
         self.check_open()
         return self._driver.run(read_parts(parts, view, self._externals))
+
+
+def _hints(
+    cluster_size: int | str | None, md_start: int | None, md_pages: int | None
+) -> LayoutHints:
+    """Check what the caller knows of the layout."""
+    size = None if cluster_size is None else parse_size(cluster_size)
+    if size is not None and (size % PAGE_SIZE or not 0 < size < _CLUSTER_SIZE_END):
+        raise InvalidArgumentError(
+            f"cluster_size: expected a multiple of {PAGE_SIZE} below 4 GiB, got {size}"
+        )
+    for name, value in (("md_start", md_start), ("md_pages", md_pages)):
+        if value is not None and not 0 < value < NO_PAGE:
+            raise InvalidArgumentError(f"{name}: expected at least 1, got {value}")
+    return LayoutHints(size, md_start, md_pages)
 
 
 class RescuedBlob:

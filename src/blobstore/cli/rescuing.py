@@ -3,11 +3,12 @@
 What cannot be read at all is an error, or zeroes where the caller was told so.
 """
 
+import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import click
 
@@ -24,7 +25,7 @@ from blobstore import (
 )
 from blobstore.cli.blob_lookup import choose, find_blob, id_in, name_matches
 from blobstore.cli.content import allocated_parts, cut_in_parts, read_parts
-from blobstore.cli.options import StoreOptions, UnopenedError
+from blobstore.cli.options import StoreOptions, UnopenedError, size
 from blobstore.cli.output import SCHEMA_VERSION, error_fields, printable, unicode_text
 from blobstore.fsck.places import Kind
 
@@ -34,6 +35,31 @@ if TYPE_CHECKING:
 zero_fill_option: Final = click.option(
     "--zero-fill", is_flag=True, help="Put zeroes in the place of what cannot be read."
 )
+
+Hints: TypeAlias = Mapping[str, int]
+"""What the caller knows of a layout, as arguments of `Rescue.open`."""
+
+
+def layout_options(function: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Add the options that say what a lost super block said; the function gets them as `hints`."""
+
+    @functools.wraps(function)
+    def invoke(*args: Any, **given: Any) -> int | None:
+        values = {name: given.pop(name) for name in ("cluster_size", "md_start", "md_pages")}
+        hints = {name: value for name, value in values.items() if value is not None}
+        return function(*args, hints=hints, **given)
+
+    cluster_size = click.option(
+        "--cluster-size", type=size, help="The store's, where its super block is lost."
+    )
+    md_start = click.option(
+        "--md-start", metavar="PAGE", type=click.IntRange(1), help="The first metadata page."
+    )
+    md_pages = click.option(
+        "--md-pages", metavar="N", type=click.IntRange(1), help="How many metadata pages there are."
+    )
+    return cluster_size(md_start(md_pages(invoke)))
+
 
 _BROKEN: Final = (CorruptError, DeviceError, NotFoundError)
 
@@ -53,11 +79,20 @@ class UnreadableError(CorruptError):
 class Content:
     """A blob to copy from. Entering opens it; afterwards it is closed, store and all.
 
-    `warning` says why it is read by rescue, None if it is not.
+    With `hints` it is read by rescue, whether the store opens or not. `warning` says why
+    it is read by rescue, None if it is not.
     """
 
-    def __init__(self, options: StoreOptions, which: str, *, zero_fill: bool) -> None:
+    def __init__(
+        self,
+        options: StoreOptions,
+        which: str,
+        *,
+        zero_fill: bool,
+        hints: Hints = MappingProxyType({}),
+    ) -> None:
         self._options = options
+        self._hints = hints
         self._which = which
         self._id: BlobId | None = None
         self._zero_fill = zero_fill
@@ -70,6 +105,10 @@ class Content:
         self.warning: str | None = None
 
     def __enter__(self) -> Self:
+        if self._hints:
+            self._open_rescue(None)
+            self._warn(f"{self._options.address}: its layout is given")
+            return self
         try:
             store = self._stack.enter_context(self._options.open(read_only=True))
             self._id = find_blob(store, self._which)
@@ -177,19 +216,25 @@ class Content:
         self._stack.close()
         self._blob = None
         cause = cause.why if isinstance(cause, UnopenedError) else cause
+        self._open_rescue(cause)
+        self._warn(cause.message)
+
+    def _open_rescue(self, cause: BlobstoreError | None) -> None:
         try:
-            rescue = self._stack.enter_context(open_rescue(self._options))
+            rescue = self._stack.enter_context(open_rescue(self._options, self._hints))
             self._id = self._id or _find_id(rescue, self._which)
-            self._rescued = _find(rescue, self._id, cause)
+            self._rescued = _find(rescue, self.blob_id, cause)
         except BaseException:
             self._stack.close()
             raise
-        self.warning = f"{cause.message}; blob {self._id:#x} is read by rescue"
+
+    def _warn(self, reason: str) -> None:
+        self.warning = f"{reason}; blob {self.blob_id:#x} is read by rescue"
         if not self._options.as_json:
             click.echo(printable(self.warning), err=True)
 
 
-def open_rescue(options: StoreOptions) -> "Rescue":
+def open_rescue(options: StoreOptions, hints: Hints) -> "Rescue":
     """Open a store that need not be sound; a shell's is looked at as it is on the device.
 
     Raises:
@@ -198,7 +243,12 @@ def open_rescue(options: StoreOptions) -> "Rescue":
     from blobstore import Rescue
 
     rescue = Rescue.open(
-        options.source, atomic_write_size=options.atomic_write, direct=options.direct
+        options.source,
+        cluster_size=hints.get("cluster_size"),
+        md_start=hints.get("md_start"),
+        md_pages=hints.get("md_pages"),
+        atomic_write_size=options.atomic_write,
+        direct=options.direct,
     )
     try:
         for identity, path in options.externals:
@@ -218,7 +268,7 @@ def _find_id(rescue: "Rescue", which: str) -> BlobId:
     return choose(which, found)
 
 
-def _find(rescue: "Rescue", blob_id: int, cause: BlobstoreError) -> "RescuedBlob":
+def _find(rescue: "Rescue", blob_id: int, cause: BlobstoreError | None) -> "RescuedBlob":
     """Return the blob; one that is not there, or only about to go, is not found as before."""
     try:
         found = rescue.blob(blob_id)

@@ -28,11 +28,17 @@ from blobstore.format.page import BODY_SIZE, CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZ
 from blobstore.format.super_block import NEWEST_VERSION, SuperBlock
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.operations import Buffer, Read
-from blobstore.units import MIB
+from blobstore.units import GIB, MIB
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
+Flags: TypeAlias = npt.NDArray[np.bool_]
 
-_READ_LIMIT: Final = 64 * MIB
+READ_LIMIT: Final = 64 * MIB
+"""So much is looked at from the device's start, and as much again from the first root."""
+
+SEARCH_LIMIT: Final = GIB
+"""So far a search for the first root goes: masks of a billion clusters end before."""
+
 _CHUNK: Final = MIB
 _NONE_BELOW: Final = 1 << 62
 _NONE_ABOVE: Final = -1
@@ -42,18 +48,27 @@ _NONE_ABOVE: Final = -1
 class Evidence:
     """What was found near the device's start; places are counted in 4096 bytes.
 
-    `heads` are the first 8 bytes of every place. All else is of the pages with
-    a right checksum that name a blob: where they lie, which root they belong
-    to, whether they can be a root, and which clusters and pages they name.
+    `heads` are the first 8 bytes of every place from the start on, and `is_written`
+    tells which of them hold anything but zeroes. `owned` tells of each cluster that
+    can lie there whether a page names it, also one with a wrong checksum.
+    All else is of the pages that name a blob: where they lie, which root they
+    belong to, whether they can be a root, and which clusters and pages they name.
+    Pages with a wrong checksum are left out; those that look like roots are in
+    `torn_places` and `torn_roots`.
     """
 
     heads: Numbers
+    is_written: Flags
+    owned: Flags
     places: Numbers
     roots: Numbers
-    can_be_root: npt.NDArray[np.bool_]
+    can_be_root: Flags
     lowest_cluster: Numbers
     highest_cluster: Numbers
     highest_page: Numbers
+    torn_places: Numbers
+    torn_roots: Numbers
+    looked_at: int
 
     def mask_at(self, offset: int) -> tuple[int, int] | None:
         """Return type and bits of what would be a mask at this byte, None if nothing is there."""
@@ -68,23 +83,92 @@ class Evidence:
 
 
 async def gather_evidence(traits: DeviceTraits) -> Evidence:
-    """Read the beginning of the device, as far as it can be read."""
-    size = min(traits.size_bytes // PAGE_SIZE * PAGE_SIZE, _READ_LIMIT)
-    heads: list[Numbers] = []
-    pages: list[tuple[int, ...]] = []
-    for offset in range(0, size, _CHUNK):
-        chunk = await _read_what_can_be(offset, min(_CHUNK, size - offset))
-        rows = np.frombuffer(chunk, dtype="<i8").reshape(-1, PAGE_SIZE // 8)[:, 0]
-        heads.append(rows)
-        for row in np.flatnonzero(rows >> 32 == 1).tolist():
+    """Read the beginning of the device, as far as it can be read.
+
+    Where no root lies in the first 64 MiB, the search goes on up to 1 GiB.
+    """
+    gathered = _Gathered(traits.size_bytes)
+    size = traits.size_bytes // PAGE_SIZE * PAGE_SIZE
+    end, offset = min(size, READ_LIMIT), 0
+    while offset < end:
+        had_roots = gathered.has_roots
+        length = min(_CHUNK, end - offset)
+        gathered.take(offset, await _read_what_can_be(offset, length))
+        offset += length
+        if offset == end and not gathered.has_roots:
+            end = min(size, SEARCH_LIMIT, end + _CHUNK)
+        elif offset > READ_LIMIT and gathered.has_roots and not had_roots:
+            end = min(size, offset + READ_LIMIT)
+    return gathered.evidence()
+
+
+class _Gathered:
+    """Evidence while it is collected."""
+
+    def __init__(self, device_size: int) -> None:
+        self._heads: list[Numbers] = []
+        self._written: list[Flags] = []
+        self._owned = np.zeros(min(device_size, SEARCH_LIMIT) // PAGE_SIZE, dtype=np.bool_)
+        self._pages: list[tuple[int, ...]] = []
+        self._torn: list[tuple[int, int]] = []
+        self._end = 0
+
+    @property
+    def has_roots(self) -> bool:
+        """Tell whether anything that looks like a root was found."""
+        return bool(self._torn) or any(page[2] for page in self._pages)
+
+    def take(self, offset: int, chunk: bytes) -> None:
+        """Look at the next piece of the device."""
+        words = np.frombuffer(chunk, dtype="<i8").reshape(-1, PAGE_SIZE // 8)
+        self._heads.append(words[:, 0].copy())
+        self._written.append(np.asarray(words.any(axis=1), dtype=np.bool_))
+        self._end = offset + len(chunk)
+        for row in np.flatnonzero(words[:, 0] >> 32 == 1).tolist():
+            place = offset // PAGE_SIZE + row
             page = memoryview(chunk)[row * PAGE_SIZE :][:PAGE_SIZE]
+            said = self._said_by(page)
             if int.from_bytes(page[CRC_OFFSET:], "little") == crc32c(page[:CRC_OFFSET]):
-                pages.append((offset // PAGE_SIZE + row, *_said_by(page)))
-    columns = np.array(pages, dtype=np.int64).reshape(-1, 6).T
-    return Evidence(
-        np.concatenate(heads or [np.empty(0, dtype=np.int64)]),
-        columns[0], columns[1], columns[2] == 1, columns[3], columns[4], columns[5],
-    )  # fmt: skip
+                self._pages.append((place, *said))
+            elif HEAD.unpack_from(page)[1:] == (0, 0) and page[HEAD.size] != EXTENT_PAGE:
+                self._torn.append((place, int(words[row, 0]) - BLOB_ID_BASE))
+
+    def _said_by(self, page: memoryview) -> tuple[int, ...]:
+        """Return a page's root, if it can be one, and the clusters and pages that it names."""
+        blob_id, sequence, _reserved = HEAD.unpack_from(page)
+        next_page, _crc = TAIL.unpack_from(page, PAGE_SIZE - TAIL.size)
+        pages = [next_page] if next_page != NO_PAGE else []
+        runs: list[tuple[int, int]] = []
+        with suppress(CorruptError):  # what was said so far holds
+            _collect(page[HEAD.size : HEAD.size + BODY_SIZE], runs, pages)
+        for first, count in runs:
+            self._owned[first : first + count] = True
+        return (
+            blob_id - BLOB_ID_BASE,
+            int(sequence == 0 and page[HEAD.size] != EXTENT_PAGE),
+            min((first for first, _count in runs), default=_NONE_BELOW),
+            max((first + count - 1 for first, count in runs), default=_NONE_ABOVE),
+            max(pages, default=_NONE_ABOVE),
+        )
+
+    def evidence(self) -> Evidence:
+        """Return all that was found."""
+        columns = np.array(self._pages, dtype=np.int64).reshape(-1, 6).T
+        torn = np.array(self._torn, dtype=np.int64).reshape(-1, 2).T
+        return Evidence(
+            heads=np.concatenate(self._heads or [np.empty(0, dtype=np.int64)]),
+            is_written=np.concatenate(self._written or [np.empty(0, dtype=np.bool_)]),
+            owned=self._owned,
+            places=columns[0],
+            roots=columns[1],
+            can_be_root=columns[2] == 1,
+            lowest_cluster=columns[3],
+            highest_cluster=columns[4],
+            highest_page=columns[5],
+            torn_places=torn[0],
+            torn_roots=torn[1],
+            looked_at=self._end,
+        )
 
 
 async def _read_what_can_be(offset: int, length: int) -> bytes:
@@ -98,33 +182,16 @@ async def _read_what_can_be(offset: int, length: int) -> bytes:
     return b"".join([await _read_what_can_be(at, PAGE_SIZE) for at in places])
 
 
-def _said_by(page: memoryview) -> tuple[int, ...]:
-    """Return a page's root, whether it can be one, and the clusters and pages that it names."""
-    blob_id, sequence, _reserved = HEAD.unpack_from(page)
-    next_page, _crc = TAIL.unpack_from(page, PAGE_SIZE - TAIL.size)
-    pages = [next_page] if next_page != NO_PAGE else []
-    clusters: list[int] = []
-    with suppress(CorruptError):  # what was said so far holds
-        _collect(page[HEAD.size : HEAD.size + BODY_SIZE], clusters, pages)
-    return (
-        blob_id - BLOB_ID_BASE,
-        int(sequence == 0 and page[HEAD.size] != EXTENT_PAGE),
-        min(clusters, default=_NONE_BELOW),
-        max(clusters, default=_NONE_ABOVE),
-        max(pages, default=_NONE_ABOVE),
-    )
-
-
-def _collect(body: Buffer, clusters: list[int], pages: list[int]) -> None:
+def _collect(body: Buffer, runs: list[tuple[int, int]], pages: list[int]) -> None:
+    """Add the runs of clusters and the pages that the descriptors name."""
     for kind, view in split_descriptors(body, place="page"):
         if kind == RUNS:
-            for first, count in decode_runs(view, place="page").runs:
-                clusters += (first, first + count - 1) if first else ()
+            runs += [run for run in decode_runs(view, place="page").runs if run[0] and run[1]]
         elif kind == EXTENT_TABLE:
             pages += [page for page, _ in decode_extent_table(view, place="page").entries if page]
         elif kind == EXTENT_PAGE:
             entries = np.frombuffer(decode_extent_page(view, place="page").clusters, dtype="<u4")
-            clusters += entries[entries > 0].tolist()
+            runs += [(entry, 1) for entry in entries[entries > 0].tolist()]
 
 
 # Judging
@@ -216,11 +283,11 @@ def _is_rest_empty(evidence: Evidence, layout: Geometry, block: SuperBlock) -> b
     return not heads.any()
 
 
-def is_inside(evidence: Evidence, layout: Geometry) -> npt.NDArray[np.bool_]:
+def is_inside(evidence: Evidence, layout: Geometry) -> Flags:
     """Tell of each page that was found whether it is one of the metadata region."""
     unit = layout.page_size // PAGE_SIZE
     start, end = layout.md_start * unit, (layout.md_start + layout.md_len) * unit
-    is_aligned: npt.NDArray[np.bool_] = evidence.places % unit == 0
+    is_aligned: Flags = evidence.places % unit == 0
     return is_aligned & (evidence.places >= start) & (evidence.places < end)
 
 

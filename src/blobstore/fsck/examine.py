@@ -121,12 +121,26 @@ async def examine(traits: DeviceTraits) -> Examination:
         seen.page, super_block=seen.super_block, geometry=seen.geometry, mark=seen.mark
     )
     result.findings.take_all(seen.findings)
-    if seen.super_block is None or seen.geometry is None:
-        return result
-    result.view = await _examine_region(traits, seen.geometry, seen.super_block, result.findings)
-    result.is_clean = result.view.is_clean
-    _check_super_blob(seen.super_block, result.view, result.findings)
+    if seen.super_block is not None and seen.geometry is not None:
+        await _examine_rest(traits, result, seen.super_block, seen.geometry)
     return result
+
+
+async def examine_with(traits: DeviceTraits, super_block: SuperBlock) -> Examination:
+    """Check the store as if this were its super block, whatever page 0 holds."""
+    layout = Geometry.claimed_by(super_block, device_size=traits.size_bytes)
+    result = Examination(await read_first_page(traits), super_block=super_block, geometry=layout)
+    await _examine_rest(traits, result, super_block, layout)
+    return result
+
+
+async def _examine_rest(
+    traits: DeviceTraits, result: Examination, super_block: SuperBlock, geometry: Geometry
+) -> None:
+    """Look at all that the super block leads to."""
+    result.view = await _examine_region(traits, geometry, super_block, result.findings)
+    result.is_clean = result.view.is_clean
+    _check_super_blob(super_block, result.view, result.findings)
 
 
 async def read_first_page(traits: DeviceTraits) -> bytes:

@@ -50,14 +50,18 @@ class Rebuilt:
 
 
 async def rebuild_super_block(traits: DeviceTraits, data: bytes) -> Rebuilt | None:
+    """Return the one super block that fits what lies on the device, None if that is not one."""
+    return rebuild_from(await gather_evidence(traits), traits, data)
+
+
+def rebuild_from(evidence: Evidence, traits: DeviceTraits, data: bytes) -> Rebuilt | None:
     """Return the one super block that fits the evidence, None if there is none or are several.
 
     A field that is consistent with all evidence is kept, right or wrong. Where
-    the stored checksum confirms a single changed field, nothing else is asked.
+    the stored checksum confirms a single changed field, nothing else is asked. Pure.
     """
     if len(data) < SUPER_BLOCK_SIZE:
         return None
-    evidence = await gather_evidence(traits)
     found = SuperBlock.as_it_stands(data)
     confirmed = set(_confirmed(data, evidence, traits.size_bytes))
     fitting = {

@@ -17,18 +17,19 @@ from blobstore.errors import CorruptError, NotFoundError
 from blobstore.format.descriptors import HAS_INTERNAL_XATTRS
 from blobstore.format.geometry import blob_id_of, root_of
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, TAIL
-from blobstore.format.super_block import SUPER_BLOCK_SIZE
-from blobstore.fsck.examine import Examination, RegionView, examine
+from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
+from blobstore.fsck.evidence import Evidence, gather_evidence
+from blobstore.fsck.examine import Examination, RegionView, examine, examine_with
 from blobstore.fsck.finding import Finding, Severity
+from blobstore.fsck.layout_search import NO_HINTS, LayoutHints, LayoutSearch, search_layout
 from blobstore.fsck.places import ZEROES, Backing, PlaceMap, lay_over
-from blobstore.fsck.rebuild import rebuild_super_block
+from blobstore.fsck.rebuild import rebuild_from
 from blobstore.fsck.remains import adopt_remains
 from blobstore.fsck.seen import SeenBlob
 from blobstore.fsck.solve import solve_super_block
 from blobstore.fsck.super_block import CUT_OFF
 from blobstore.metadata.blob_state import SNAP
 from blobstore.metadata.store_state import DeviceTraits
-from blobstore.operations import Write
 from blobstore.units import BlobId, PageIndex
 
 _SUPER_BLOCK: Final = frozenset({*range(1, 10), CUT_OFF})
@@ -46,54 +47,88 @@ _KEPT_SPANS: Final = 1 << 20
 # Opening
 
 
-async def open_rescue(traits: DeviceTraits) -> "Rescuer":
-    """Look at the store on the device; a super block that is broken is written anew.
+async def open_rescue(traits: DeviceTraits, hints: LayoutHints = NO_HINTS) -> "Rescuer":
+    """Look at the store on the device, whatever its super block holds. Nothing is written.
 
-    That goes to the medium this runs on, which therefore must not be the device itself.
+    What the hints say is taken for granted. A super block whose checksum is right is
+    believed, unless most of what lies on the device speaks against it.
 
     Raises:
-        CorruptError: There is no super block, and none could be put together.
+        CorruptError: No layout was found, or several that fit equally well.
     """
     seen = await examine(traits)
-    of_super_block = [found for found in seen.findings if found.invariant in _SUPER_BLOCK]
-    notes: tuple[str, ...] = ()
-    if seen.view is None or any(_is_doubtful(finding) for finding in of_super_block):
-        mended = await _mend(traits, seen)
-        if mended is not None:
-            seen, notes = mended
-    if seen.view is None:
-        why = "; ".join(finding.message for finding in of_super_block)
-        raise CorruptError(
-            f"{why or 'super block: cannot be read'}; "
-            "it can neither be solved by its checksum nor rebuilt from the rest of the device"
-        )
-    others = (found for found in seen.findings if found.invariant not in _SUPER_BLOCK)
-    return Rescuer(seen.view, (*of_super_block, *others), notes)
-
-
-def _is_doubtful(finding: Finding) -> bool:
-    """Tell whether the super block may not say what it said."""
-    return finding.severity is Severity.ERROR and finding.invariant not in _NOT_DOUBTFUL
-
-
-async def _mend(
-    traits: DeviceTraits, seen: Examination
-) -> tuple[Examination, tuple[str, ...]] | None:
-    """Look again with the super block that belongs there; None if nobody knows it."""
-    if traits.size_bytes < SUPER_BLOCK_SIZE:
-        return None
-    data = seen.first_page.ljust(SUPER_BLOCK_SIZE, b"\0")  # empty if it cannot be read
-    roots = [blob_id_of(root) for root in seen.view.roots] if seen.view is not None else []
-    block = solve_super_block(data, device_size=traits.size_bytes, roots=roots)
-    notes: tuple[str, ...] = ("super block: torn, and solved by its checksum",)
+    evidence = await gather_evidence(traits)
+    search = search_layout(evidence, hints, device_size=traits.size_bytes)
+    block, notes = _choose(traits, seen, search)
     if block is None:
-        rebuilt = await rebuild_super_block(traits, data)
-        if rebuilt is None:
-            return None
-        block, notes = rebuilt.super_block, rebuilt.reasons
-    await Write(0, block.with_changes(clean=False).encode())
-    again = await examine(traits)
-    return (again, notes) if again.view is not None else None
+        reasons = [*_wrong_with_super_block(seen), "it can neither be solved nor rebuilt"]
+        raise CorruptError("; ".join([*reasons, search.question()]))
+    if block is seen.super_block and seen.view is not None and _is_sound(seen):
+        return Rescuer(seen.view, tuple(seen.findings), notes)
+    again = await examine_with(traits, block.with_changes(clean=False))
+    assert again.view is not None
+    of_super_block = (found for found in seen.findings if found.invariant in _SUPER_BLOCK)
+    others = (found for found in again.findings if found.invariant not in _SUPER_BLOCK)
+    return Rescuer(again.view, (*of_super_block, *others), notes)
+
+
+def _is_sound(seen: Examination) -> bool:
+    """Tell whether the super block says what it said, as far as its checksum can tell."""
+    return seen.view is not None and not any(
+        found.invariant in _SUPER_BLOCK
+        and found.severity is Severity.ERROR
+        and found.invariant not in _NOT_DOUBTFUL
+        for found in seen.findings
+    )
+
+
+def _wrong_with_super_block(seen: Examination) -> list[str]:
+    return [found.message for found in seen.findings if found.invariant in _SUPER_BLOCK]
+
+
+def _choose(
+    traits: DeviceTraits, seen: Examination, search: LayoutSearch
+) -> tuple[SuperBlock | None, tuple[str, ...]]:
+    """Return the super block to go by, and what must be said of it; none if nobody knows it."""
+    for block, notes in _told_by_page_0(traits, seen, search.evidence):
+        agrees = search.hints.agree_with(block)
+        if agrees and not search.beats(block, device_size=traits.size_bytes):
+            return block, notes
+    if search.found is None:
+        return _from_masks_alone(traits, seen, search)
+    notes = search.found.reasons(search.evidence, search.hints)
+    if _is_sound(seen) and not search.hints:
+        notes = ("super block: its checksum is right, but it is not this store's", *notes)
+    return search.found.super_block, notes
+
+
+def _from_masks_alone(
+    traits: DeviceTraits, seen: Examination, search: LayoutSearch
+) -> tuple[SuperBlock | None, tuple[str, ...]]:
+    """Return the super block of an empty store, where page 0 holds zeroes."""
+    if search.hints or search.candidates or any(seen.first_page):
+        return None, ()
+    rebuilt = rebuild_from(search.evidence, traits, seen.first_page)
+    return (None, ()) if rebuilt is None else (rebuilt.super_block, rebuilt.reasons)
+
+
+def _told_by_page_0(
+    traits: DeviceTraits, seen: Examination, evidence: Evidence
+) -> Iterator[tuple[SuperBlock, tuple[str, ...]]]:
+    """Yield the super blocks that page 0 stands for: as it is, torn, or damaged."""
+    found, data = seen.super_block, seen.first_page
+    if found is not None and _is_sound(seen):
+        yield found, ()
+        return
+    if len(data) < SUPER_BLOCK_SIZE:
+        return
+    roots = [blob_id_of(root) for root in seen.view.roots] if seen.view is not None else []
+    solved = solve_super_block(data, device_size=traits.size_bytes, roots=roots)
+    if solved is not None:
+        yield solved, ("super block: torn, and solved by its checksum",)
+    rebuilt = rebuild_from(evidence, traits, data) if any(data) else None
+    if rebuilt is not None:
+        yield rebuilt.super_block, rebuilt.reasons
 
 
 # Blobs

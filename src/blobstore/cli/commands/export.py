@@ -21,8 +21,10 @@ from blobstore.cli.progress import progress
 from blobstore.cli.qcow2 import to_convert
 from blobstore.cli.rescuing import (
     Content,
+    Hints,
     UnreadableError,
     fail_unreadable,
+    layout_options,
     print_ranges,
     rescue_fields,
     zero_fill_option,
@@ -35,6 +37,7 @@ from blobstore.cli.rescuing import (
 @click.option("--length", type=size, help="Only the first bytes; default: the whole blob.")
 @click.option("--format", "file_format", type=click.Choice(["raw", "qcow2"]), default="raw")
 @zero_fill_option
+@layout_options
 @yes_option
 def command(
     options: StoreOptions,
@@ -45,6 +48,7 @@ def command(
     file_format: str,
     zero_fill: bool,
     yes: bool,
+    hints: Hints,
 ) -> int:
     """Copy a blob into FILE, where zeroes become holes; nothing of the store changes.
 
@@ -56,7 +60,7 @@ def command(
     if file == "-":
         raise click.UsageError("FILE is a file with holes; `read` writes to standard output")
     refuse_link(file)
-    content = Content(options, which, zero_fill=zero_fill)
+    content = Content(options, which, zero_fill=zero_fill, hints=hints)
     try:
         with leaving() as left, content:
             wanted = _checked_length(content, length)

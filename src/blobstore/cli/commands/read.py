@@ -15,8 +15,10 @@ from blobstore.cli.options import (
 from blobstore.cli.output import print_json
 from blobstore.cli.rescuing import (
     Content,
+    Hints,
     UnreadableError,
     fail_unreadable,
+    layout_options,
     print_ranges,
     rescue_fields,
     zero_fill_option,
@@ -43,15 +45,22 @@ def _wanted(content: Content, offset: int, length: int | None) -> int:
 @offset_option
 @click.option("--length", type=size, help="Default: to the end of the blob.")
 @zero_fill_option
+@layout_options
 def command(
-    options: StoreOptions, *, which: str, offset: int, length: int | None, zero_fill: bool
+    options: StoreOptions,
+    *,
+    which: str,
+    offset: int,
+    length: int | None,
+    zero_fill: bool,
+    hints: Hints,
 ) -> int:
     """Write a part of a blob to standard output; nothing of the store changes.
 
     What is broken is read as far as possible; where something is known to be
     unreadable nothing is written, unless --zero-fill was given.
     """
-    content = Content(options, which, zero_fill=zero_fill)
+    content = Content(options, which, zero_fill=zero_fill, hints=hints)
     try:
         with content:
             content.check(offset, length)

@@ -14,20 +14,28 @@ from blobstore.cli.output import (
     unicode_text,
 )
 from blobstore.cli.report import check_fields
-from blobstore.cli.rescuing import open_rescue, range_fields, render_range
+from blobstore.cli.rescuing import (
+    Hints,
+    layout_options,
+    open_rescue,
+    range_fields,
+    render_range,
+)
 from blobstore.units import format_size
 
 _LINES_MAX: Final = 8
 
 
 @store_command("rescue")
-def command(options: StoreOptions) -> int:
+@layout_options
+def command(options: StoreOptions, *, hints: Hints) -> int:
     """List what can still be read of a store that does not open, and what is wrong with it.
 
-    Nothing of it changes. What the device itself fails to read is only known
-    when `export` or `read` come to it. Status 1: nothing can be read.
+    The options say what a lost super block said, where it is not found out. `export` and
+    `read` take them as well. Nothing of the store changes. What the device itself fails
+    to read is only known when `export` or `read` come to it. Status 1: nothing can be read.
     """
-    with open_rescue(options) as rescue:
+    with open_rescue(options, hints) as rescue:
         found = [_Row(blob, blob.unreadable()) for blob in rescue.blobs()]
         findings, assumptions = rescue.findings, rescue.assumptions
     fields = {
@@ -36,7 +44,8 @@ def command(options: StoreOptions) -> int:
         "assumptions": [unicode_text(line) for line in assumptions],
     }
     general = [str(finding) for finding in findings if finding.blob is None]
-    text = _render(options.address, found, [*general, *assumptions])
+    store = " ".join([shlex.quote(options.address), *map(_option, hints.items())])
+    text = _render(options.address, store, found, [*general, *assumptions])
     print_result(fields, text, as_json=options.as_json)
     return 0 if any(row.is_of_use for row in found) else 1
 
@@ -72,14 +81,19 @@ def _findings_fields(report: CheckReport) -> dict[str, object]:
     return {"findings": check_fields(report)["findings"]}
 
 
-def _render(address: str, found: list[_Row], notes: list[str]) -> str:
+def _option(hint: tuple[str, int]) -> str:
+    name, value = hint
+    return f"--{name.replace('_', '-')} {value}"
+
+
+def _render(address: str, store: str, found: list[_Row], notes: list[str]) -> str:
     """Return the blobs in a table, then what is wrong with each, then what to do next."""
     if not found:
         return "\n".join(map(printable, [*notes, f"{address}: no blob is left"]))
     rows = [("ID", "NAME", "SIZE", "READABLE"), *map(_cells, found)]
     details = [f"{row.blob.id:#x}  {line}" for row in found for line in _details(row)]
     fill = " --zero-fill" if any(row.unreadable for row in found) else ""
-    hint = f"to copy one out: blobstore export {shlex.quote(address)} BLOB FILE{fill}"
+    hint = f"to copy one out: blobstore export {store} BLOB FILE{fill}"
     return "\n".join([render_table(rows), *map(printable, [*details, *notes, hint])])
 
 
