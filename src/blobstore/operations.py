@@ -215,6 +215,26 @@ class Park(Operation[None]):
         self.wakeup = wakeup
 
 
+class Checkpoint(Operation[None]):
+    """The caller may stop here: what was done so far is consistent, in memory and on the device.
+
+    A driver whose caller wants to stop throws `Interrupted`; otherwise nothing happens.
+    """
+
+    __slots__ = ()
+
+
+class Interrupted(BaseException):
+    """The caller stops. Thrown at a `Checkpoint` only, so it harms nothing that it passes.
+
+    `reason` is what the driver raises for it in the end.
+    """
+
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class GracePeriod(Operation[None]):
     """Wait until `is_over` is true; threads on the fast path make it so, without telling anyone.
 

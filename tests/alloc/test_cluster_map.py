@@ -55,7 +55,7 @@ def test_a_map_behaves_like_a_list(size: int, script: Script) -> None:
         assert clusters.allocated() == [cluster for cluster in model if cluster]
         assert clusters.allocated_count == len(clusters.allocated())
         assert clusters.runs() == runs_of(model)
-        assert clusters.leaves is leaves, "the fast lane looks into this very list"
+        assert clusters.leaves is leaves, "the fast path looks into this very list"
 
 
 @given(SIZES, st.lists(STEPS, max_size=10), st.integers(0, 1500))

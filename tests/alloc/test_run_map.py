@@ -104,7 +104,7 @@ def test_a_map_of_runs_answers_as_one_whose_leaves_are_all_there(
         assert answers(lazy) == answers(plain)
         assert sorted(lazy.dirty_leaves) == sorted(plain.dirty_leaves)
         assert answers(lazy.copy()) == answers(plain.copy())
-    assert lazy.leaves is leaves, "the fast lane looks into this very object"
+    assert lazy.leaves is leaves, "the fast path looks into this very object"
     for index in range(0, lazy.count, 100):
         assert lazy.get(index) == plain.get(index)
 

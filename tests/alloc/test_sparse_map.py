@@ -88,7 +88,7 @@ def test_a_sparse_map_answers_as_a_list_does(size: int, script: list[tuple[str, 
         assert done(sparse, *step) == done(listed, *step)
         assert answers(sparse) == answers(listed)
         assert answers(sparse.copy())[3:] == answers(listed.copy())[3:]
-    assert sparse.leaves is leaves, "the fast lane looks into this very object"
+    assert sparse.leaves is leaves, "the fast path looks into this very object"
     assert isinstance(leaves, SparseLeaves)
     assert isinstance(listed.leaves, list)
     assert all(isinstance(leaf, array) for leaf in leaves.values())

@@ -1,4 +1,4 @@
-"""The same as the simulated orders, on real threads, a real file and the fast lane.
+"""The same as the simulated orders, on real threads, a real file and the fast path.
 
 Blob a is only ever written bytes below 0x80; other blobs, and what was on the
 device before, are above. So a foreign byte is seen wherever it comes from.

@@ -101,7 +101,7 @@ def check(arena: Arena, *, is_poisoned: bool) -> None:
 
 
 class InterruptingDevice(SimulatedDevice):
-    """A device on which Ctrl-C is pressed during the operation with number `at`."""
+    """A device on which a second Ctrl-C ends the operation with number `at`."""
 
     def __init__(self, disk: SimulatedDisk) -> None:
         super().__init__(disk)
@@ -191,7 +191,9 @@ def interrupted_call(name: str, at: int) -> bool:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_ctrl_c_during_any_operation_of_a_call_never_makes_the_next_call_hang(name: str) -> None:
+def test_a_second_ctrl_c_during_any_operation_of_a_call_never_makes_the_next_call_hang(
+    name: str,
+) -> None:
     counts: list[int] = []
 
     def interrupt_all() -> None:

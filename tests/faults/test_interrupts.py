@@ -1,8 +1,9 @@
-"""MemoryError and KeyboardInterrupt in place of every operation's result (CRASH-SAFETY 1).
+"""MemoryError and a second Ctrl-C in place of every operation's result (CRASH-SAFETY 1).
 
 They strike before an operation was performed and after it. As on a public
 store each of them poisons; bare runs show that the core by itself poisons
-what is in doubt, and keeps account of everything else.
+what is in doubt, and keeps account of everything else. A first Ctrl-C is held
+back: `tests/drivers/test_interrupts.py`, `tests/faults/test_stops.py`.
 """
 
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def bare_runs_of(name: str, *, sector: bool) -> Iterator[FaultyRun]:
 
 @pytest.mark.parametrize("sector", LAYOUTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_an_interrupt_poisons_and_what_was_acknowledged_is_there_again_when_reopened(
+def test_an_exception_nobody_expected_poisons_and_what_was_acknowledged_is_there_when_reopened(
     name: str, sector: bool
 ) -> None:
     judgement = Judgement()
@@ -53,7 +54,7 @@ def test_an_interrupt_poisons_and_what_was_acknowledged_is_there_again_when_reop
 
 @pytest.mark.parametrize("sector", LAYOUTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_after_an_interrupt_that_did_not_poison_no_cluster_page_or_promise_is_missing(
+def test_after_an_exception_that_did_not_poison_no_cluster_page_or_promise_is_missing(
     name: str, sector: bool
 ) -> None:
     for run in bare_runs_of(name, sector=sector):
@@ -81,7 +82,7 @@ def check_the_store_goes_on(run: FaultyRun) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_interrupted_flush_poisons_the_core_itself(kind: str) -> None:
+def test_a_flush_that_was_ended_poisons_the_core_itself(kind: str) -> None:
     for run in faulty_runs(script_of("flush", sector=True), kind, is_bare=True):
         if "a flush" in str(run.error):
             assert run.is_poisoned, run

@@ -97,8 +97,7 @@ class Arena:
 
     async def resize(self, clusters: int) -> None:
         """Resize a, and make it durable."""
-        async with self.store.mutex:
-            await resize.resize(self.store, self.a, clusters)
+        await resize.resize(self.store, self.a, clusters)
         await blob_write.flush_blob(self.store, self.a)
 
     async def snapshot_and_delete(self) -> None:

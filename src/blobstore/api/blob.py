@@ -27,6 +27,7 @@ from blobstore.blob import read as blob_read
 from blobstore.blob import resize as blob_resize
 from blobstore.blob import write as blob_write
 from blobstore.device.base import Device
+from blobstore.drivers import interrupts
 from blobstore.errors import BlobstoreError, ClosedError, InvalidArgumentError, naming
 from blobstore.metadata.blob_state import BlobState
 from blobstore.operations import Buffer, Core
@@ -382,9 +383,10 @@ class Blob(FastPath):
         Raises:
             DeviceError: The metadata could not be written; the store is poisoned.
         """
-        if self._session.forget(self):
-            self.detach()
-            self._session.run(close_blob(self._core, self._state), self.id)
+        with interrupts.Held():
+            if self._session.forget(self):
+                self.detach()
+                self._session.run(close_blob(self._core, self._state), self.id)
 
     def detach(self) -> None:
         self._open = False

@@ -448,7 +448,8 @@ class Blobstore:
         """Leave the store clean, and end it.
 
         Raises:
-            BusyError: A blob is open; nothing happened.
+            BusyError: A blob is open; nothing happened. `close` closes all blobs, also one
+                whose handle the caller did not get because of Ctrl-C.
             DeviceError: The device failed; the store stays dirty and is ended all the same.
         """
         if not self.closed:

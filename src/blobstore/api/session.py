@@ -7,6 +7,7 @@ from typing import Final, ParamSpec, Protocol, TypeVar
 
 from blobstore.api.pins import ThreadPins
 from blobstore.device.base import Device
+from blobstore.drivers import interrupts
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, naming
 from blobstore.metadata.store_state import StoreState
@@ -41,7 +42,7 @@ class Session:
         self.listings: set[Listing] = set()
         self.externals: list[Device] = []
         self._driver = driver
-        driver.on_failure = core.mark_unusable
+        driver.protect(core.mark_unusable)
         _sessions.add(self)
 
     def run(self, core: Core[T], blob_id: BlobId | None = None) -> T:
@@ -82,11 +83,12 @@ class Session:
         Raises:
             BusyError, DeviceError: As `blobstore.store.lifecycle.unload`.
         """
-        try:
-            self.run(lifecycle.unload(self.core))
-        finally:
-            if self.core.is_closed:
-                self._close_devices()
+        with interrupts.Held():
+            try:
+                self.run(lifecycle.unload(self.core))
+            finally:
+                if self.core.is_closed:
+                    self._close_devices()
 
     def close(self) -> None:
         """Close all blobs, also those whose handles were lost, and unload the store.
@@ -94,12 +96,13 @@ class Session:
         Raises:
             DeviceError, PoisonedError: As `blobstore.store.lifecycle.close_store`.
         """
-        try:
-            self._detach_all()
-            self.run(lifecycle.close_store(self.core))
-        finally:
-            self.core.mark_closed()
-            self._close_devices()
+        with interrupts.Held():
+            try:
+                self._detach_all()
+                self.run(lifecycle.close_store(self.core))
+            finally:
+                self.core.mark_closed()
+                self._close_devices()
 
     def destroy(self) -> None:
         """Make the device hold no store any more.
@@ -107,8 +110,9 @@ class Session:
         Raises:
             BusyError, DeviceError: As `blobstore.store.lifecycle.destroy`.
         """
-        self.run(lifecycle.destroy(self.core))
-        self._close_devices()
+        with interrupts.Held():
+            self.run(lifecycle.destroy(self.core))
+            self._close_devices()
 
     def abandon(self) -> None:
         """Be closed, with all blobs, without touching the device: it is another process's."""

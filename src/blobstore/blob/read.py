@@ -1,6 +1,6 @@
 """Reading a blob: the full path, for every request that the fast path leaves."""
 
-from typing import Any
+from typing import Any, Final
 
 from blobstore.blob.resolve import check_open, check_range, resolve_owner, split
 from blobstore.errors import UnsupportedError
@@ -8,6 +8,9 @@ from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Batch, Operation, ReadExternal, ReadInto
 from blobstore.units import ClusterIndex
+
+AT_ONCE: Final = 8 << 20
+"""A request is read or written in parts of so many bytes: after each one the caller may stop."""
 
 
 async def read_into(store: StoreState, blob: BlobState, view: memoryview, offset: int) -> None:
@@ -19,6 +22,9 @@ async def read_into(store: StoreState, blob: BlobState, view: memoryview, offset
     """
     check_open(blob)
     check_range(blob, store.geometry.cluster_size, offset, len(view))
+    if len(view) > AT_ONCE:
+        await _read_in_parts(store, blob, view, offset)
+        return
     token = store.epochs.enter()
     try:
         reads = plan_read(store, blob, view, offset)
@@ -28,6 +34,14 @@ async def read_into(store: StoreState, blob: BlobState, view: memoryview, offset
             await Batch(reads)
     finally:
         store.epochs.leave(token)
+
+
+async def _read_in_parts(store: StoreState, blob: BlobState, view: memoryview, offset: int) -> None:
+    """Read a long range part by part; the caller may stop between two."""
+    for at in range(0, len(view), AT_ONCE):
+        if at:
+            await store.checkpoint()
+        await read_into(store, blob, view[at : at + AT_ONCE], offset + at)
 
 
 def plan_read(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from blobstore.blob.exclusive import wait_until_thawed
-from blobstore.blob.read import plan_read
+from blobstore.blob.read import AT_ONCE, plan_read
 from blobstore.blob.resolve import Piece, check_open, check_range, has_backing, split
 from blobstore.errors import InvalidArgumentError, NoSpaceError, ReadOnlyError
 from blobstore.locks import fire_all, park
@@ -24,6 +24,9 @@ from blobstore.units import ClusterIndex
 
 _INLINE_ZEROES: Final = 256 * 1024
 """Up to here zeroes around new data are written with it; beyond, asked of the device."""
+
+
+_ZEROED_AT_ONCE: Final = 4 * AT_ONCE
 
 
 class Allocation(NamedTuple):
@@ -142,12 +145,50 @@ async def _write_pieces(
     holes: Sequence[Piece],
     data: memoryview | None,
 ) -> list[Piece]:
-    new = _allocate(store, blob, holes)
-    buffers: list[bytearray] = []
-    done = False
+    """Write the pieces part by part; return those whose place has changed meanwhile.
+
+    Space is claimed for all of them first: a write that finds too little changes nothing. The
+    caller may stop between two parts; clusters that no map names yet are given up then.
+    """
+    new = {allocation.piece.index: allocation for allocation in _allocate(store, blob, holes)}
+    again: list[Piece] = []
     try:
-        operations = _write_owned(store, blob, pieces, data) if len(new) < len(pieces) else []
-        for allocation in new:
+        for number, part in enumerate(_parts(pieces, _ZEROED_AT_ONCE if data is None else AT_ONCE)):
+            if number:
+                await store.checkpoint()
+            again += await _write_part(store, blob, part, new, data)
+    finally:
+        if new:
+            _give_up(store, blob, list(new.values()))
+    return again
+
+
+def _parts(pieces: Sequence[Piece], size: int) -> list[Sequence[Piece]]:
+    """Cut pieces into parts of about so many bytes, at the borders of clusters."""
+    if not pieces or pieces[-1].at + pieces[-1].length - pieces[0].at <= size:
+        return [pieces]
+    parts: list[Sequence[Piece]] = []
+    first = 0
+    for number, piece in enumerate(pieces):
+        if piece.at - pieces[first].at >= size:
+            parts.append(pieces[first:number])
+            first = number
+    return [*parts, pieces[first:]]
+
+
+async def _write_part(
+    store: StoreState,
+    blob: BlobState,
+    part: Sequence[Piece],
+    new: dict[int, Allocation],
+    data: memoryview | None,
+) -> list[Piece]:
+    """Write some pieces, and publish their new clusters, which `new` has no more then."""
+    mine = [new[piece.index] for piece in part if piece.index in new] if new else []
+    buffers: list[bytearray] = []
+    try:
+        operations = _write_owned(store, blob, part, data) if len(mine) < len(part) else []
+        for allocation in mine:
             if has_backing(blob):
                 buffers.append(store.take_buffer())
                 merged = await _merge_with_backing(store, blob, allocation, data, buffers[-1])
@@ -155,12 +196,11 @@ async def _write_pieces(
             else:
                 operations += _make_whole(store, allocation, data)
         await (operations[0] if len(operations) == 1 else Batch(operations))
-        done = True
     finally:
         store.keep_buffers(buffers)
-        if not done:
-            _give_up(store, blob, new)
-    return _publish(store, blob, new)
+    for allocation in mine:
+        del new[allocation.piece.index]
+    return _publish(store, blob, mine)
 
 
 def _allocate(store: StoreState, blob: BlobState, holes: Sequence[Piece]) -> list[Allocation]:
@@ -313,17 +353,25 @@ async def unmap(store: StoreState, blob: BlobState, offset: int, length: int) ->
     await wait_until_thawed(store, blob)
     token = store.epochs.enter()
     try:
-        zeroed: list[Piece] = []
-        for piece in split(store.geometry.cluster_size, offset, length):
-            if blob.clusters.get(piece.index) and not await _release(store, blob, piece):
-                zeroed.append(piece)
-        operations = _write_owned(store, blob, zeroed, None)
-        if operations:
-            await Batch(operations)
+        pieces = split(store.geometry.cluster_size, offset, length)
+        for number, part in enumerate(_parts(pieces, _ZEROED_AT_ONCE)):
+            if number:
+                await store.checkpoint()
+            await _unmap_part(store, blob, part)
     finally:
         store.epochs.leave(token)
     if store.write_through:
         await flush_blob(store, blob)
+
+
+async def _unmap_part(store: StoreState, blob: BlobState, part: Sequence[Piece]) -> None:
+    zeroed: list[Piece] = []
+    for piece in part:
+        if blob.clusters.get(piece.index) and not await _release(store, blob, piece):
+            zeroed.append(piece)
+    operations = _write_owned(store, blob, zeroed, None)
+    if operations:
+        await Batch(operations)
 
 
 async def _release(store: StoreState, blob: BlobState, piece: Piece) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from blobstore.errors import (
     BlobstoreError,
@@ -56,8 +56,11 @@ def install_handlers() -> None:
             signal.signal(number, _terminate)
 
 
-def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
-    raise TerminatedError(number)
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    """End the command as Ctrl-C does: not in the middle of a change."""
+    from blobstore.drivers.interrupts import interrupt
+
+    interrupt(TerminatedError(number))
 
 
 def status_of(error: KeyboardInterrupt) -> int:

@@ -54,9 +54,15 @@ async def mark_dirty(store: StoreState) -> None:
 
 @contextmanager
 def poisoning(store: StoreState) -> Iterator[None]:
-    """Within it every failure leaves the device in doubt: afterwards only reads go on."""
+    """Within it every failure leaves the device in doubt: afterwards only reads go on.
+
+    So nobody may stop within it: there are no checkpoints.
+    """
+    store.change_depth += 1
     try:
         yield
     except BaseException as error:
         store.mark_unusable(error)
         raise
+    finally:
+        store.change_depth -= 1

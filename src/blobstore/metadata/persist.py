@@ -36,9 +36,10 @@ from blobstore.metadata.blob_state import (
 )
 from blobstore.metadata.space import (
     claim_chain_pages,
-    release_clusters,
+    free_retired,
     release_pages,
     rereserve,
+    retire_clusters,
     settle_clusters,
     spare_pages,
 )
@@ -92,12 +93,26 @@ async def persist(store: StoreState, blob: BlobState, *, at_once: bool = False) 
     await mark_dirty(store)
     with poisoning(store):
         await _convert_in_place(store, blob)
-        while blob.is_dirty:
-            if _one_page_decides(store, blob):
-                await _rewrite_extent_page(store, blob)
-            else:
-                this = _begin_round(store, blob, at_once=at_once)
-                await _finish_round(store, blob, this)
+        retired = await _persist_in_rounds(store, blob, at_once=at_once)
+    for runs in retired:
+        await free_retired(store, runs, clear_method=blob.clear_method)
+
+
+async def _persist_in_rounds(
+    store: StoreState, blob: BlobState, *, at_once: bool
+) -> list[Sequence[tuple[int, int]]]:
+    """Commit round after round; return the clusters that these retired."""
+    retired: list[Sequence[tuple[int, int]]] = []
+    while blob.is_dirty:
+        if _one_page_decides(store, blob):
+            this = await _rewrite_extent_page(store, blob)
+        else:
+            this = _begin_round(store, blob, at_once=at_once)
+            await _finish_round(store, blob, this)
+        runs = _commit(store, blob, this)
+        if runs:
+            retired.append(runs)
+    return retired
 
 
 async def persist_new(store: StoreState, blob: BlobState) -> None:
@@ -112,6 +127,7 @@ async def persist_new(store: StoreState, blob: BlobState) -> None:
             blob.root_state = RootState(Layout.SECTOR, crc32c(head))
             this.writes.append(_write_page(store, blob.root, head))
         await _finish_round(store, blob, this)
+        _commit(store, blob, this)
 
 
 async def _finish_round(store: StoreState, blob: BlobState, this: Round) -> None:
@@ -123,7 +139,6 @@ async def _finish_round(store: StoreState, blob: BlobState, this: Round) -> None
         await store.flush_device()
     await write_root(store, blob, this.bodies[0], next_page=_first(this.chain), copy=this.copy)
     await store.flush_device()
-    await _commit(store, blob, this)
 
 
 def _one_page_decides(store: StoreState, blob: BlobState) -> bool:
@@ -138,8 +153,8 @@ def _one_page_decides(store: StoreState, blob: BlobState) -> bool:
     )
 
 
-async def _rewrite_extent_page(store: StoreState, blob: BlobState) -> None:
-    """Rewrite one extent page in place, on a device that writes it whole."""
+async def _rewrite_extent_page(store: StoreState, blob: BlobState) -> Round:
+    """Rewrite one extent page in place, on a device that writes it whole: a round of its own."""
     this = _begin_round(store, blob)
     (leaf,) = this.leaves
     write = _write_page(store, PageIndex(_page_at(blob, leaf)), _encode_extents(blob, leaf))
@@ -147,7 +162,7 @@ async def _rewrite_extent_page(store: StoreState, blob: BlobState) -> None:
     await write
     await store.flush_device()
     this.chain = blob.chain
-    await _commit(store, blob, this)
+    return this
 
 
 def _begin_round(store: StoreState, blob: BlobState, *, at_once: bool = False) -> Round:
@@ -331,8 +346,8 @@ def _first(chain: Sequence[PageIndex]) -> PageIndex:
     return chain[0] if chain else NO_PAGE
 
 
-async def _commit(store: StoreState, blob: BlobState, this: Round) -> None:
-    """Take note that the round is durable, and give back what it replaced."""
+def _commit(store: StoreState, blob: BlobState, this: Round) -> Sequence[tuple[int, int]]:
+    """Note that the round is durable, and release what it replaced; return retired clusters."""
     release_pages(store, this.replaced + [page for page in blob.chain if page not in this.chain])
     blob.chain = this.chain or ()
     if this.extent_pages is not None:
@@ -343,8 +358,7 @@ async def _commit(store: StoreState, blob: BlobState, this: Round) -> None:
     rereserve(store, blob)
     store.unmapped_count -= len(this.unmapped)
     released = this.released + [(cluster, 1) for cluster in this.unmapped]
-    if released:
-        await release_clusters(store, released, clear_method=blob.clear_method)
+    return retire_clusters(store, released) if released else ()
 
 
 async def _convert_in_place(store: StoreState, blob: BlobState) -> None:

@@ -5,7 +5,7 @@ that follows it. Pages are claimed with their first and last sector durably
 zero, so that no torn write makes an old root of them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from blobstore.alloc.runs import merged_runs
@@ -28,6 +28,8 @@ from blobstore.units import ClusterIndex, PageIndex
 _ZERO_SECTOR: Final = bytes(SECTOR_SIZE)
 _PREPARE_AHEAD: Final = 32
 _CLEARED_AT_ONCE: Final = 1 << 12
+_CLEARED_BYTES: Final = 64 << 20
+"""After so many runs or bytes were cleared the caller may stop."""
 _CLEAR_NONE: Final = 1
 _CLEAR_ZEROES: Final = 3
 _FIRST_CHAIN_PAGE: Final = 1
@@ -221,19 +223,37 @@ def _free_pages(store: StoreState, pages: Sequence[PageIndex]) -> None:
 async def release_clusters(
     store: StoreState, released: Iterable[tuple[int, int]], *, clear_method: int
 ) -> None:
-    """Give back (first, count) of clusters after the commit that took them out of the map.
+    """Release (first, count) of clusters after the commit that took them out of the map.
 
-    Waits for every request that could still touch them, clears them as the
-    blob asks, and lets the next flush make them claimable.
+    The caller holds the mutex, and may stop while they are cleared.
+    """
+    await free_retired(store, retire_clusters(store, released), clear_method=clear_method)
+
+
+def retire_clusters(
+    store: StoreState, released: Iterable[tuple[int, int]]
+) -> Sequence[tuple[int, int]]:
+    """Note that nobody owns these clusters any more, and return them as merged runs.
+
+    They count as free, but stay unclaimable until `free_retired` and a flush.
     """
     runs = merged_runs(released)
-    if not runs:
-        return
     store.clusters.retire(sum(count for _first, count in runs))
     for first, count in runs:
         store.owned_clusters[first : first + count] = False
-    await store.epochs.grace_period()
-    is_zeroed = await _clear(store, runs, clear_method)
+    return runs
+
+
+async def free_retired(
+    store: StoreState, runs: Sequence[tuple[int, int]], *, clear_method: int
+) -> None:
+    """Free retired clusters, with the next flush.
+
+    Waits for every request that could still touch them, and clears them as the blob asks.
+    """
+    if not runs:
+        return
+    is_zeroed = False
 
     def free() -> None:
         store.clusters.free_returning_runs(runs)
@@ -241,7 +261,11 @@ async def release_clusters(
             for first, count in runs:
                 store.zeroed_clusters[first : first + count] = True
 
-    store.ride([], free)
+    await store.epochs.grace_period()
+    try:
+        is_zeroed = await _clear(store, runs, clear_method)
+    finally:  # also when the caller stops: what is not cleared is free all the same
+        store.ride([], free)
 
 
 async def _clear(store: StoreState, runs: Sequence[tuple[int, int]], clear_method: int) -> bool:
@@ -254,9 +278,10 @@ async def _clear(store: StoreState, runs: Sequence[tuple[int, int]], clear_metho
         return False
     kind = WriteZeroes if clear_method == _CLEAR_ZEROES else Unmap
     try:
-        for at in range(0, len(runs), _CLEARED_AT_ONCE):
-            piece = _byte_runs(store, runs[at : at + _CLEARED_AT_ONCE])
-            await Batch([kind(offset, length) for offset, length in piece])
+        for number, batch in enumerate(_batches(_byte_runs(store, runs))):
+            if number:
+                await store.checkpoint()
+            await Batch([kind(offset, length) for offset, length in batch])
     except DeviceError:
         return False
     return kind is WriteZeroes or store.traits.unmap_zeroes
@@ -266,6 +291,22 @@ def _byte_runs(store: StoreState, runs: Iterable[tuple[int, int]]) -> list[tuple
     """Return (offset, length) in bytes of runs of clusters."""
     size = store.geometry.cluster_size
     return [(store.geometry.cluster_offset(ClusterIndex(at)), size * n) for at, n in runs]
+
+
+def _batches(runs: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Cut runs of bytes into batches that a device clears in a moment."""
+    batch: list[tuple[int, int]] = []
+    size = 0
+    for offset, length in runs:
+        for at in range(offset, offset + length, _CLEARED_BYTES):
+            part = min(_CLEARED_BYTES, offset + length - at)
+            if batch and (size + part > _CLEARED_BYTES or len(batch) == _CLEARED_AT_ONCE):
+                yield batch
+                batch, size = [], 0
+            batch.append((at, part))
+            size += part
+    if batch:
+        yield batch
 
 
 async def claim_zeroed_clusters(store: StoreState, count: int) -> list[int]:
@@ -280,7 +321,10 @@ async def claim_zeroed_clusters(store: StoreState, count: int) -> list[int]:
     try:
         if unknown:
             runs = merged_runs((cluster, 1) for cluster in unknown)
-            await Batch([WriteZeroes(*run) for run in _byte_runs(store, runs)])
+            for number, batch in enumerate(_batches(_byte_runs(store, runs))):
+                if number:
+                    await store.checkpoint()
+                await Batch([WriteZeroes(*run) for run in batch])
     except BaseException:
         store.clusters.free(clusters)
         raise

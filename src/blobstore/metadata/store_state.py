@@ -18,7 +18,7 @@ from blobstore.format.super_block import SuperBlock
 from blobstore.locks import Mutex, SharedFlush
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.clones import Clones
-from blobstore.operations import Batch, ExternalSource, Flush, Operation, Wakeup
+from blobstore.operations import Batch, Checkpoint, ExternalSource, Flush, Operation, Wakeup
 from blobstore.units import BlobId, PageIndex
 
 ENOMEM: Final = 12
@@ -121,6 +121,7 @@ class StoreState:
         self.is_closed = False
         self.is_marked_dirty = not super_block.clean
         self.is_changed = False
+        self.change_depth = 0
         self.change_count = 0
         self.outcome = Outcome()
 
@@ -181,6 +182,11 @@ class StoreState:
     def mark_closed(self) -> None:
         """End the store: nothing but its closing is allowed from now on."""
         self.is_closed = True
+
+    async def checkpoint(self) -> None:
+        """Let the caller stop here, unless a change is between its first write and its last."""
+        if not self.change_depth:
+            await Checkpoint()
 
     def mark_unusable(self, error: BaseException) -> None:
         """Poison the store: a change went wrong after it had begun, only reads go on."""

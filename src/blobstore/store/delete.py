@@ -86,7 +86,7 @@ async def _delete_alone(store: StoreState, blob: BlobState) -> None:
         if blob.parent_id is not None:
             store.clones.remove(blob.parent_id, blob.blob_id)
         _forget(store, blob, blob.metadata_pages)
-        await release_clusters(store, _owned_runs(blob), clear_method=blob.clear_method)
+    await release_clusters(store, _owned_runs(blob), clear_method=blob.clear_method)
 
 
 async def _clear_super_blob(store: StoreState, blob: BlobState) -> None:
@@ -106,13 +106,15 @@ async def _delete_under_clone(store: StoreState, blob_id: BlobId, clone_id: Blob
             await persist(store, clone)
             await _require_room(store, snapshot, clone)
             with poisoning(store):
-                await _merge(store, snapshot, clone)
+                left = await _merge(store, snapshot, clone)
+        await release_clusters(store, left, clear_method=snapshot.clear_method)
     finally:
         clone.pin_count -= 1
         let_go(store, clone)
 
 
-async def _merge(store: StoreState, snapshot: BlobState, clone: BlobState) -> None:
+async def _merge(store: StoreState, snapshot: BlobState, clone: BlobState) -> PackedPairs:
+    """Merge a snapshot into its clone; return the clusters that nobody owns any more."""
     snapshot.put_internal(SNAPSHOT_REMOVAL, clone.blob_id.to_bytes(8, "little"))
     snapshot.touch_attributes()
     await persist(store, snapshot)
@@ -134,7 +136,7 @@ async def _merge(store: StoreState, snapshot: BlobState, clone: BlobState) -> No
     drop_all(store.zeroed_clusters, clone.clusters)
     store.clones.forget(snapshot.blob_id)
     _forget(store, snapshot, sorted(pages))
-    await release_clusters(store, left, clear_method=snapshot.clear_method)
+    return left
 
 
 async def _require_room(store: StoreState, snapshot: BlobState, clone: BlobState) -> None:

@@ -113,6 +113,8 @@ async def _allocate_all(
     group = max(1, _AT_ONCE_BYTES // store.geometry.cluster_size)
     while missing:
         for first in range(0, len(missing), group):
+            if first:
+                await store.checkpoint()
             await allocate_clusters(store, blob, missing[first : first + group])
         missing = _missing(blob, wanted())
 

@@ -31,7 +31,9 @@ async def flush_store(store: StoreState) -> None:
         return
     async with store.mutex:
         await begin_change(store)
-        for blob in list(store.open_blobs.values()):
+        for number, blob in enumerate(list(store.open_blobs.values())):
+            if number:
+                await store.checkpoint()
             await persist(store, blob)
 
 

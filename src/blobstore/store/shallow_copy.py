@@ -33,6 +33,8 @@ async def shallow_copy(
     with exclusive(store, blob.blob_id, what="shallow copy"):
         own = [index for index, _cluster in blob.clusters.places()]
         for done, index in enumerate(own, start=1):
+            if done > 1:
+                await store.checkpoint()
             await _copy_cluster(store, blob, target, index)
             if progress is not None:
                 progress(done, len(own))

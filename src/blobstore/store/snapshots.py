@@ -156,7 +156,7 @@ def _relate(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
 def _empty(blob: BlobState) -> None:
     """Make the blob a thin clone of its snapshot, without a cluster of its own.
 
-    Its map stays the same object: the fast lane looks into it.
+    Its map stays the same object: the fast path looks into it.
     """
     assert blob.parent is not None
     blob.clusters.empty()
@@ -185,10 +185,10 @@ async def create_clone(store: StoreState, parent_id: BlobId, xattrs: Mapping[str
         InvalidArgumentError: It can be written to, or an attribute has no value.
         NoSpaceError: No metadata page is left.
     """
+    clone = await create_open_clone(store, parent_id, xattrs)
     async with store.mutex:
-        clone = await create_clone_locked(store, parent_id, xattrs)
         close_clean(store, clone)
-        return clone.blob_id
+    return clone.blob_id
 
 
 async def create_open_clone(
@@ -198,8 +198,10 @@ async def create_open_clone(
 
     Durability and errors: as `create_clone`.
     """
-    async with store.mutex:
-        return await create_clone_locked(store, parent_id, xattrs)
+    check_xattrs(xattrs)
+    with exclusive(store, parent_id, what="clone"):
+        async with store.mutex:
+            return await _create_clone(store, parent_id, xattrs)
 
 
 async def create_clone_locked(
@@ -211,11 +213,17 @@ async def create_clone_locked(
     """
     check_xattrs(xattrs)
     with exclusive(store, parent_id, what="clone"):
-        parent = await open_blob_locked(store, parent_id)
-        try:
-            return await create_blob_locked(store, _options_of_clone(parent, xattrs))
-        finally:
-            close_clean(store, parent)
+        return await _create_clone(store, parent_id, xattrs)
+
+
+async def _create_clone(
+    store: StoreState, parent_id: BlobId, xattrs: Mapping[str, bytes]
+) -> BlobState:
+    parent = await open_blob_locked(store, parent_id)
+    try:
+        return await create_blob_locked(store, _options_of_clone(parent, xattrs))
+    finally:
+        close_clean(store, parent)
 
 
 def _options_of_clone(parent: BlobState, xattrs: Mapping[str, bytes]) -> BlobOptions:

@@ -4,7 +4,7 @@ from types import CoroutineType
 from typing import Any, TypeVar
 
 from blobstore.drivers.perform import perform
-from blobstore.operations import Core, Flush, GracePeriod, Park
+from blobstore.operations import Checkpoint, Core, Flush, GracePeriod, Interrupted, Park
 from blobstore.testing.simulated_disk import SimulatedDisk
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ def run_alone(core: Core[T], disk: SimulatedDisk) -> T:
         DeadlockError: It waits for something that nobody will do.
     """
     value: object = None
-    failure: Exception | None = None
+    failure: BaseException | None = None
     while True:
         try:
             operation = core.send(value) if failure is None else core.throw(failure)
@@ -35,7 +35,9 @@ def run_alone(core: Core[T], disk: SimulatedDisk) -> T:
             raise DeadlockError("waits for a pin that nobody releases")
         if isinstance(operation, Flush):
             disk.site = lambda: site_of(core)
-        if not isinstance(operation, (Park, GracePeriod)):
+        if isinstance(operation, Checkpoint):
+            failure = Interrupted(KeyboardInterrupt()) if disk.wants_to_stop() else None
+        elif not isinstance(operation, (Park, GracePeriod)):
             try:
                 value = perform(disk, operation)
             except Exception as error:

@@ -8,13 +8,15 @@ one by one, in any order. The same seed gives the same run.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from blobstore.drivers.perform import perform
 from blobstore.errors import BlobstoreError
-from blobstore.operations import Batch, Core, GracePeriod, Operation, Park
+from blobstore.operations import Batch, Checkpoint, Core, GracePeriod, Operation, Park
 from blobstore.testing.alone import DeadlockError
 from blobstore.testing.simulated_disk import SimulatedDisk
+
+_NOT_PERFORMED: Final = (Park, GracePeriod, Checkpoint, Batch)
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +67,7 @@ class Scheduler:
         self.trace.append(task.name)
         if task.parts:
             self._perform(task, task.parts.pop(self.rng.randrange(len(task.parts))))
-        elif task.waiting is not None and not isinstance(task.waiting, (Park, GracePeriod, Batch)):
+        elif task.waiting is not None and not isinstance(task.waiting, _NOT_PERFORMED):
             operation, task.waiting = task.waiting, None
             task.value = self._perform(task, operation)
         else:

@@ -56,7 +56,10 @@ class Failure:
 
 
 class SimulatedDisk:
-    """A `Medium` that records. `site` names the flush that comes next."""
+    """A `Medium` that records. `site` names the flush that comes next.
+
+    `wants_to_stop` is asked at every checkpoint of a coroutine that runs alone.
+    """
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class SimulatedDisk:
         self.operation_count = 0
         self.failure: Failure | None = None
         self.site: Callable[[], str] = str
+        self.wants_to_stop: Callable[[], bool] = bool
 
     def read(self, offset: int, length: int) -> bytes:
         """Return what was written last."""
