@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from blobstore import Blobstore
 from tests.cli.conftest import Image
 from tests.cli.runner import COMMAND, run, run_here, unchanged
 from tests.cli.schema import conforms
@@ -50,9 +51,24 @@ def test_ids_are_completed_from_the_store_also_by_name_and_change_nothing(image:
         ["plain", f"{image.thick:#x}", "alpha"], ["plain", f"{image.thin:#x}", "beta"],
     ]  # fmt: skip
     assert completions("super", "set", str(image.path), "be") == [
-        ["plain", f"{image.thin:#x}", "beta"]
+        ["plain", "beta", f"{image.thin:#x}"]
     ]
     assert same()
+
+
+@pytest.mark.parametrize("name", ["two words", "2024", "$(reboot)"])
+def test_a_name_that_cannot_stand_as_it_is_completes_to_the_id(image: Image, name: str) -> None:
+    with Blobstore.open(image.path) as store, store.open_blob(image.thick) as blob:
+        blob.set_xattr("name", name.encode())
+    ((_kind, value, meaning),) = completions("show", str(image.path), name[:2])
+    assert (value, meaning) == (f"{image.thick:#x}", name)
+
+
+def test_a_name_that_several_blobs_have_completes_to_their_ids(image: Image) -> None:
+    with Blobstore.open(image.path) as store, store.open_blob(image.thick) as blob:
+        blob.set_xattr("name", b"beta")
+    offered = [value for _kind, value, _help in completions("show", str(image.path), "be")]
+    assert offered == [f"{image.thick:#x}", f"{image.thin:#x}"]
 
 
 def test_where_the_store_cannot_be_read_nothing_is_offered_and_nothing_said(
@@ -77,4 +93,4 @@ def test_bash_completes_with_what_is_printed(image: Image, tmp_path: Path) -> No
         echo "$COMPREPLY"
     """
     done = subprocess.run([bash, "-c", script], capture_output=True, check=True, text=True)
-    assert (done.stdout, done.stderr) == (f"{image.thick:#x}\n", "")
+    assert (done.stdout, done.stderr) == ("alpha\n", "")

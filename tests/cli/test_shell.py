@@ -195,7 +195,7 @@ def test_tab_completes_commands_options_ids_names_and_files(image: Image, tmp_pa
     with Terminal("shell", image.path, environment={"XDG_STATE_HOME": str(tmp_path)}) as terminal:
         terminal.type("", until="disk.img> ")
         terminal.type("snap\t", until="snapshot ")
-        terminal.type("be\t", until=f"{image.thin:#x} ")
+        terminal.type("be\t", until="beta ")
         terminal.type("--js\t", until="--json ")
         terminal.type("\n", until='{"schema_version": 1, "id": ')
         terminal.type("", until="disk.img> ")

@@ -1,6 +1,8 @@
-"""Completion of blob ids, in a terminal's shell and in our own: silent, and read-only."""
+"""Completion of BLOB, in a terminal's shell and in our own: silent, and read-only."""
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from itertools import islice
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.shell_completion import CompletionItem
 
+from blobstore.cli.blob_lookup import id_in
 from blobstore.cli.output import printable
 
 if TYPE_CHECKING:
@@ -17,29 +20,42 @@ if TYPE_CHECKING:
 _SHOWN_MAX: Final = 256
 """Looking up a name opens the blob, and nobody reads more."""
 
+_NEEDS_NO_QUOTES: Final = re.compile(r"[\w.,@%+=:/-]+", re.ASCII)
+
 
 def complete_blob(
     ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> "list[CompletionItem]":
-    """Return the ids that begin so, and those of blobs whose name does; nothing on any error."""
+    """Return the ids and names that begin so; nothing on any error.
+
+    A name is offered as it is where that says which blob it is, otherwise the id.
+    """
     found: list[CompletionItem] = []
     with suppress(Exception), _store_of(ctx) as store:
-        for blob_id, name in _named(store):
-            if f"{blob_id:#x}".startswith(incomplete) or name.startswith(incomplete):
-                found.append(CompletionItem(f"{blob_id:#x}", help=name or None))
+        blobs = list(_named(store))
+        counts = Counter(name for _blob_id, name in blobs)
+        for blob_id, name in blobs:
+            if f"{blob_id:#x}".startswith(incomplete):
+                found.append(CompletionItem(f"{blob_id:#x}", help=printable(name) or None))
+            elif name.startswith(incomplete):
+                is_plain = counts[name] == 1 and _NEEDS_NO_QUOTES.fullmatch(name)
+                if is_plain and id_in(name) is None:
+                    found.append(CompletionItem(name, help=f"{blob_id:#x}"))
+                else:
+                    found.append(CompletionItem(f"{blob_id:#x}", help=printable(name)))
     return found
 
 
 def _store_of(ctx: click.Context) -> "AbstractContextManager[Blobstore]":
     from blobstore import Blobstore
-    from blobstore.cli.options import StoreOptions
 
-    shell = ctx.find_object(StoreOptions)
+    shell = ctx.find_root().obj
     if shell is not None:
-        return shell.open(read_only=True)
+        opened: AbstractContextManager[Blobstore] = shell.open(read_only=True)
+        return opened
     return Blobstore.open(os.path.expanduser(ctx.params["store"]), read_only=True)
 
 
 def _named(store: "Blobstore") -> Iterator[tuple[int, str]]:
     for info in islice(store.list_blobs(), _SHOWN_MAX):
-        yield info.blob_id, printable(info.name or "")
+        yield info.blob_id, info.name or ""
