@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from blobstore import Blobstore
 
 _SHOWN_MAX: Final = 256
-"""Looking up a name opens the blob, and nobody reads more."""
+"""A longer list is of no help, and each name costs time."""
 
 _NEEDS_NO_QUOTES: Final = re.compile(r"[\w.,@%+=:/-]+", re.ASCII)
 

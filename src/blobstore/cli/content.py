@@ -18,7 +18,7 @@ assert PART_SIZE % ZERO_BLOCK_SIZE == 0
 
 
 class Readable(Protocol):
-    """What gives bytes until there are none."""
+    """A source of bytes that ends."""
 
     def read(self, length: int, /) -> bytes:
         """Return up to `length` bytes, none at the end."""

@@ -25,10 +25,10 @@ _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 @contextmanager
 def open_to_read(path: str) -> Iterator[int]:
-    """Open a file or block device for reading; nobody writes it as a store meanwhile.
+    """Open a file or block device for reading; a store cannot be changed meanwhile.
 
     Raises:
-        BusyError: It is a store that somebody has open for writing.
+        BusyError: It is a store that is open for writing.
         InvalidArgumentError: It is of another kind.
     """
     descriptor = os.open(path, os.O_RDONLY | _FLAGS)
@@ -58,7 +58,7 @@ def data_ranges(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 def _seek(descriptor: int, at: int, whence: int, *, otherwise: int) -> int | None:
-    """Seek; None behind the last data, `otherwise` where holes are not known."""
+    """Seek; None after the last data, `otherwise` where holes are not known."""
     try:
         return os.lseek(descriptor, at, whence)
     except OSError as error:

@@ -58,7 +58,7 @@ def check_whole(descriptor: int, *, path: str) -> None:
     """Refuse an image whose file is shorter than what its tables name.
 
     Raises:
-        InvalidArgumentError: It is, or the header makes no sense.
+        InvalidArgumentError: It is, or the header is invalid.
     """
     layout = _read_layout(descriptor, path)
     file_size = os.fstat(descriptor).st_size
@@ -78,7 +78,7 @@ def _read_layout(descriptor: int, path: str) -> _Layout:
     extended = version >= _WITH_FEATURES and bool(features & _EXTENDED_ENTRIES)
     layout = _Layout(bits, disk_size, l1_count, l1_offset, extended)
     if bits not in _CLUSTER_BITS or l1_count * _ENTRY_SIZE > _L1_SIZE_MAX:
-        raise InvalidArgumentError(f"{path}: a qcow2 image whose header makes no sense")
+        raise InvalidArgumentError(f"{path}: a qcow2 image with an invalid header")
     if l1_count < ceil_div(disk_size, layout.cluster_size * layout.entries_per_table):
         raise InvalidArgumentError(f"{path}: a qcow2 image whose table is too small for its disk")
     return layout

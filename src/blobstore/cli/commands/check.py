@@ -25,7 +25,7 @@ from blobstore.cli.report import Prospect, check_fields, render_check
     "--repair",
     "mode",
     type=click.Choice(MODES),
-    help="leaks: free what nobody owns; safe: also put right what is beyond doubt; "
+    help="leaks: free what no blob owns; safe: also repair what is beyond doubt; "
     "all: also give up what cannot be saved.",
 )
 @dry_run_option
@@ -34,7 +34,7 @@ def command(options: StoreOptions, *, mode: str | None, dry_run: bool, undo: str
     """Look for what is wrong with a store; nothing changes unless --repair says so.
 
     Every finding has its severity, the number of the broken invariant, and its
-    place; after them stands what each --repair would do. A repair writes an undo
+    place. What each --repair would do comes after the findings. A repair writes an undo
     file first, which `blobstore undo` takes. Exit status: 0 no problems, 1
     repaired, 4 problems left, 8 not checked, 16 invalid usage.
     """

@@ -1,4 +1,4 @@
-"""`destroy`: a device holds no store any more."""
+"""`destroy`: remove a store from its device."""
 
 from blobstore.cli.asking import confirm
 from blobstore.cli.options import StoreOptions, store_command, yes_option
@@ -8,7 +8,7 @@ from blobstore.cli.output import print_result
 @store_command("destroy", changes=True)
 @yes_option
 def command(options: StoreOptions, *, yes: bool) -> None:
-    """Make STORE hold no store any more, after asking; all blobs are lost."""
+    """Remove the store from STORE, after asking; all blobs are lost."""
     confirm(f"{options.address}: destroy the store and all its blobs", yes=yes)
     with options.open(read_only=False) as store:
         store.destroy()

@@ -10,7 +10,7 @@ from blobstore.cli.output import print_result
 @store_command("inflate", changes=True, reads_content=True)
 @blob_argument
 def command(options: StoreOptions, *, which: str) -> None:
-    """Give a blob every cluster of its own: it is thick then, and nobody's clone."""
+    """Give a blob every cluster of its own: after that it is thick, and no clone."""
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         with leaving(f"blob {blob.id:#x} reads as before: inflate it again to go on"):
             blob.inflate()

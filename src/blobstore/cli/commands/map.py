@@ -1,4 +1,4 @@
-"""`map`: a picture of who owns which clusters."""
+"""`map`: a picture of which blob owns which cluster."""
 
 import os
 import shutil
@@ -21,10 +21,11 @@ _LOOKED_AT: Final = 512
     "--svg", "file", type=click.Path(), metavar="FILE", help="Write SVG; - is standard output."
 )
 def command(options: StoreOptions, *, file: str | None) -> None:
-    """Draw who owns which clusters, and the tree of snapshots and clones; nothing changes.
+    """Draw which blob owns which cluster, and the tree of snapshots; nothing changes.
 
-    Behind each blob stands what it shows from its start to its end, as letters
-    of those that hold it: its own, a parent's, ~ an external snapshot, . a hole.
+    Each blob's line ends with what the blob shows from its start to its end, as
+    letters of the blobs that hold it: its own, a parent's, ~ an external
+    snapshot, . a hole.
     A FILE that exists is only replaced if it is SVG, too.
     """
     if file == "-" and options.as_json:

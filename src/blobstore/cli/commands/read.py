@@ -1,4 +1,4 @@
-"""`read`: get bytes out of a blob."""
+"""`read`: read from a blob."""
 
 import sys
 

@@ -10,7 +10,7 @@ from blobstore.cli.output import print_result
 
 @store_command("recover", changes=True)
 def command(options: StoreOptions) -> None:
-    """Open a store after a dirty stop, and unload it clean; a clean one stays as it is."""
+    """Recover a store after a crash, and leave it clean; a clean store stays as it is."""
     with options.open(read_only=False) as store:
         _refuse_quarantine(store)
         found = store.info
@@ -24,7 +24,7 @@ def _refuse_quarantine(store: Blobstore) -> None:
     """Refuse a store that stays read-only, and therefore dirty.
 
     Raises:
-        CorruptError: A blob is in quarantine, and nobody forced the store writable.
+        CorruptError: A blob is in quarantine, and --force was not given.
     """
     if store.read_only:
         reasons = [_named(f"blob {blob_id:#x}: ", why) for blob_id, why in store.errors.items()]

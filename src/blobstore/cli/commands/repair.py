@@ -13,7 +13,7 @@ from blobstore.cli.options import StoreOptions, store_command
     type=click.Choice(MODES),
     default="safe",
     show_default=True,
-    help="leaks: only free what nobody owns; safe: also put right what is beyond doubt; "
+    help="leaks: only free what no blob owns; safe: also repair what is beyond doubt; "
     "all: also give up what cannot be saved.",
 )
 @dry_run_option

@@ -1,4 +1,4 @@
-"""`set-read-only`: nobody writes to a blob any more."""
+"""`set-read-only`: a blob that cannot be written to any more."""
 
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
@@ -8,7 +8,7 @@ from blobstore.cli.output import print_result
 @store_command("set-read-only", changes=True)
 @blob_argument
 def command(options: StoreOptions, *, which: str) -> None:
-    """Make a blob read-only for good; it can be cloned then."""
+    """Make a blob read-only for good; after that it can be cloned."""
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.set_read_only()
         blob.sync_md()

@@ -1,4 +1,4 @@
-"""`undo`: take a repair back."""
+"""`undo`: restore what a repair replaced."""
 
 import click
 
@@ -10,7 +10,7 @@ from blobstore.cli.output import print_result
 @store_command("undo", changes=True, opens=False)
 @click.argument("file", type=click.Path())
 def command(options: StoreOptions, *, file: str) -> None:
-    """Put back what a repair of STORE replaced; FILE is the undo file that it wrote.
+    """Restore what a repair of STORE replaced; FILE is the undo file that it wrote.
 
     Refused where the store was changed since. It may be run again.
     """

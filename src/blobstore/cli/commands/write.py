@@ -1,4 +1,4 @@
-"""`write`: put bytes into a blob."""
+"""`write`: write to a blob."""
 
 import click
 

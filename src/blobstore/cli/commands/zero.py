@@ -1,4 +1,4 @@
-"""`zero`: make a part of a blob read as zeroes."""
+"""`zero`: make a range of a blob read as zeroes."""
 
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.options import (
@@ -16,7 +16,7 @@ from blobstore.cli.output import print_result
 @offset_option
 @length_option
 def command(options: StoreOptions, *, which: str, offset: int, length: int) -> None:
-    """Make a part of a blob read as zeroes; it has its clusters afterwards."""
+    """Make a range of a blob read as zeroes; its clusters are allocated after that."""
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.write_zeroes(offset, length)
         blob.flush()

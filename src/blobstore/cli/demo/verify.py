@@ -22,8 +22,8 @@ def whole_problems(blob: Blob, source: Path) -> list[str]:
 def promise_problems(blob: Blob, source: Path, *, promised: int) -> list[str]:
     """Compare a file with a blob of which only the first bytes were acknowledged.
 
-    These must all be there. Behind them a block is the file's or was never
-    written; anything else would be somebody's old data.
+    These must all be there. After them a block is the file's or was never
+    written; anything else would be old data of another file.
     """
     problems: list[str] = []
     with source.open("rb") as file:

@@ -14,7 +14,7 @@ _COMMAND: Final = (sys.executable, "-P", "-m", "blobstore.cli.demo.writer")
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What the killed process had been told: its blob is durable up to here."""
+    """What was acknowledged to the killed process: its blob is durable up to here."""
 
     blob_id: int
     length: int

@@ -1,1 +1,1 @@
-"""A picture of a store: who owns which clusters, and who reads from whom."""
+"""A picture of a store: which blob owns which cluster, and which reads from which."""

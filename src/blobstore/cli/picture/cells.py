@@ -1,4 +1,4 @@
-"""Clusters drawn as cells: how many to one, whose a cell is, and by which letter and colour."""
+"""Clusters drawn as cells: how many clusters a cell has, which blob it shows, its letter and colour."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ COLOURS: Final = (
     "#4c8dd6", "#e8873a", "#4fa86b", "#c95f9b", "#8f78d2", "#b3871b",
     "#3aa6a6", "#d65c5c", "#7f9c3f", "#a5744c", "#5f7fa8", "#b06fd0",
 )  # fmt: skip
-"""Told apart by most eyes, on light and on dark ground; after these they begin again."""
+"""Told apart by most eyes, on light and on dark ground; more blobs than these share colours."""
 OTHER_COLOUR: Final = "#8b949e"
 
 _LOOKED_AT_MAX: Final = 16
@@ -24,7 +24,7 @@ _LOOKED_AT_MAX: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Cell(Generic[T]):
-    """Some neighbouring clusters; whose most of them are, and whether all are."""
+    """Some neighbouring clusters: the owner of most of them, and whether it owns all."""
 
     owner: T
     whole: bool
@@ -63,14 +63,14 @@ def _cell(counts: "Counter[BlobId | Use]") -> "Cell[BlobId | Use]":
 
 
 def _most_but(nothing: T, counts: "Counter[T]") -> T:
-    """Return who has most; `nothing` only if there is nothing else."""
+    """Return the owner of most; `nothing` only if there is no other."""
     return max(counts, key=lambda each: (each != nothing, counts[each]))
 
 
 def strip_of(
     reader: Reader, blob_id: BlobId, cluster_count: int, *, cell_count: int
 ) -> "list[Cell[Source]]":
-    """Return a blob from its start to its end, by who is read; in large ones only samples count."""
+    """Return a blob from its start to its end, by the owner of what is read there; of a large blob only samples are counted."""
     per_cell = max(1, ceil_div(cluster_count, cell_count))
     cells: list[Cell[Source]] = []
     for start in range(0, cluster_count, per_cell):

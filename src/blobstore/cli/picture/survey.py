@@ -46,7 +46,7 @@ class Run:
 class Branch:
     """A blob in the tree.
 
-    `lasts` says for each level whether what stands there is its parent's last
+    `lasts` says for each level whether the blob there is its parent's last
     clone; of a very long chain only the levels next to the blob are kept.
     """
 
@@ -72,7 +72,7 @@ class Survey:
 
 
 def survey_store(store: Blobstore) -> Survey:
-    """Look at every blob once; those that cannot be opened own clusters nobody knows of."""
+    """Look at every blob once; those that cannot be opened own clusters that are not known."""
     blobs: dict[BlobId, BlobInfo] = {}
     errors: dict[BlobId, BlobstoreError] = {}
     for found in store.list_blobs():
@@ -159,9 +159,9 @@ class Reader:
         }
 
     def source_of(self, blob_id: BlobId, index: int) -> Source:
-        """Return who holds the cluster that the blob shows at `index`.
+        """Return the blob that holds the cluster that the blob shows at `index`.
 
-        Answers are kept: who asks for parents first never walks far.
+        Answers are kept: a caller that asks for parents first never walks far.
         """
         source = self._known[blob_id, index] = self._look(blob_id, index)
         return source

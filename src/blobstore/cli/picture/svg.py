@@ -205,7 +205,9 @@ def _draw_blobs(drawing: _Drawing, survey: Survey, keys: dict[BlobId, Key]) -> N
     drawing.y += 44
     drawing.text(_MARGIN, drawing.y, "Blobs", "strong", size=16)
     drawing.text(_STRIP_LEFT - 16, drawing.y, "own clusters", "soft", to="end")
-    drawing.text(_STRIP_LEFT, drawing.y, "what each shows, in the colour of who holds it", "soft")
+    drawing.text(
+        _STRIP_LEFT, drawing.y, "what each shows, in the colour of the blob that holds it", "soft"
+    )
     drawing.y += 14
     reader = Reader(survey.blobs)
     places: dict[BlobId, tuple[float, float]] = {}

@@ -19,7 +19,7 @@ SHELL_COMMANDS: Final = {
 
 
 class EndOfShellError(Exception):
-    """Somebody said `exit`."""
+    """The user typed `exit`."""
 
 
 class _ShellGroup(click.Group):

@@ -14,7 +14,7 @@ from blobstore.cli.shell.commands import EndOfShellError, shell_group
 
 @dataclass(slots=True)
 class Session:
-    """How commands find the store that is open, and whether somebody has left."""
+    """The store that is open for all commands, and whether the user has left."""
 
     options: StoreOptions
     ended: bool = False
@@ -45,7 +45,7 @@ class Session:
 
 
 def run_script(session: Session, lines: Iterable[bytes], *, keep_going: bool) -> int:
-    """Run a script; return 1 if a line failed, which ends it unless told to keep going."""
+    """Run a script; return 1 if a line failed, which ends the script unless `keep_going` is set."""
     failed = False
     for number, line in enumerate(lines, start=1):
         if session.run_line(os.fsdecode(line), place=f"line {number}: "):

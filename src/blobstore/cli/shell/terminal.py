@@ -1,4 +1,4 @@
-"""The shell on a terminal: a prompt, a history that lasts, and completion by TAB."""
+"""The shell on a terminal: a prompt, a history that is kept, and completion by TAB."""
 
 import glob
 import io
