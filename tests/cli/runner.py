@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from blobstore.cli.group import run as run_command
 
-COMMAND: Final = (sys.executable, "-P", "-m", "blobstore.cli")
+COMMAND: Final = (sys.executable, "-P", "-m", "blobstore")
 _TIMEOUT_S: Final = 60
 _ANSWER_S: Final = 20
 _PRESSES: Final = 20

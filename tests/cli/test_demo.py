@@ -9,7 +9,7 @@ import pytest
 
 from blobstore import Blobstore, BlobstoreError
 from blobstore.cli.commands.demo import report
-from blobstore.cli.demo.source import make_source
+from blobstore.cli.demo.tarball import make_source
 from blobstore.cli.demo.tour import Tour
 from blobstore.cli.demo.victim import Promise
 from tests.cli.runner import run

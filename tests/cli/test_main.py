@@ -230,7 +230,7 @@ def test_the_systems_own_errors_are_reported_like_all_others(image: Image) -> No
 def test_a_full_standard_output_is_a_failure(image: Image) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "blobstore.cli", "read", image.path, str(image.thin)],
+            [sys.executable, "-m", "blobstore", "read", image.path, str(image.thin)],
             stdout=full,
             stderr=subprocess.PIPE,
             check=False,

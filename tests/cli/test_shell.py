@@ -7,7 +7,7 @@ import pytest
 
 from blobstore import Blobstore, BusyError
 from blobstore.cli.group import COMMANDS
-from blobstore.cli.shell.commands import SHELL_COMMANDS
+from blobstore.cli.shell.command_set import SHELL_COMMANDS
 from tests.cli.conftest import CLUSTER, Image
 from tests.cli.runner import Result, Terminal, run, run_here, unchanged
 

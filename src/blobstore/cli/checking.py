@@ -46,7 +46,7 @@ class CheckUsageError(click.UsageError):
 
 
 class CheckCommand(StoreCommand):
-    """A command whose errors end with the statuses of a check: 1 would mean that problems were repaired."""
+    """A command whose errors have the statuses of a check: 1 means that problems were repaired."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Parse the arguments."""

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from blobstore import Blob
-from blobstore.cli.describe import is_clone
 from blobstore.cli.interruption import leaving
+from blobstore.cli.rendering import is_clone
 from blobstore.units import KIB, MIB
 
 PART_SIZE: Final = MIB

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from blobstore import Blob, InvalidArgumentError
 from blobstore.cli.content import cut_in_parts, data_runs
-from blobstore.cli.describe import is_clone
 from blobstore.cli.files import data_ranges, is_block_device, read_exactly, write_all
 from blobstore.cli.progress import Advance
+from blobstore.cli.rendering import is_clone
 from blobstore.cli.rescuing import Content
 
 

@@ -52,7 +52,7 @@ COMMANDS: Final = {
     "grow": "Use all of a device that has grown.",
     "destroy": "Remove a store and all its blobs from a device.",
     "shell": "Run commands on one open store, typed or from a script.",
-    "completion": "Print the script with which bash, zsh or fish complete commands.",
+    "completion": "Print the completion script for bash, zsh or fish.",
     "demo": "Kill a writing process; nothing acknowledged is lost.",
 }
 """Every command and its help in one line, in the order in which they are listed."""

@@ -1,10 +1,10 @@
 """`decouple`: copy what a blob reads from its parent."""
 
 from blobstore.cli.blob_lookup import open_blob
-from blobstore.cli.describe import parent_fields
 from blobstore.cli.interruption import leaving
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
+from blobstore.cli.rendering import parent_fields
 
 
 @store_command("decouple", changes=True, reads_content=True)

@@ -7,7 +7,9 @@ import click
 
 from blobstore import InvalidArgumentError
 from blobstore.cli.demo.tour import Step, Tour
-from blobstore.cli.describe import (
+from blobstore.cli.options import json_option
+from blobstore.cli.output import print_json, printable
+from blobstore.cli.rendering import (
     blob_fields,
     list_row,
     render_extents,
@@ -15,8 +17,6 @@ from blobstore.cli.describe import (
     render_store,
     store_fields,
 )
-from blobstore.cli.options import json_option
-from blobstore.cli.output import print_json, printable
 
 
 @click.command("demo")

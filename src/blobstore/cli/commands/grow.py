@@ -1,9 +1,9 @@
 """`grow`: use all of a device that has grown."""
 
 from blobstore import StoreInfo, grow
-from blobstore.cli.describe import render_store, store_fields
 from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result
+from blobstore.cli.rendering import render_store, store_fields
 
 
 @store_command("grow", changes=True)

@@ -1,8 +1,8 @@
 """`info`: what a store is."""
 
-from blobstore.cli.describe import render_store, store_fields
 from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result
+from blobstore.cli.rendering import render_store, store_fields
 
 
 @store_command("info")

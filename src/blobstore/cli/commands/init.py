@@ -9,9 +9,9 @@ import click
 
 from blobstore import Blobstore, ExistsError, StoreInfo
 from blobstore.cli.asking import confirm
-from blobstore.cli.describe import render_store, store_fields
 from blobstore.cli.options import StoreOptions, size, store_command, yes_option
 from blobstore.cli.output import print_result
+from blobstore.cli.rendering import render_store, store_fields
 
 
 @store_command("init", changes=True, opens=False)

@@ -6,15 +6,15 @@ import click
 
 from blobstore import BlobId, BlobInfo, Blobstore, BlobstoreError
 from blobstore.cli.content import sha256_of
-from blobstore.cli.describe import (
+from blobstore.cli.options import StoreOptions, store_command
+from blobstore.cli.output import print_result
+from blobstore.cli.rendering import (
     blob_fields,
     failed_fields,
     list_row,
     render_extents,
     render_list,
 )
-from blobstore.cli.options import StoreOptions, store_command
-from blobstore.cli.output import print_result
 
 
 @store_command("list", reads_content=True)

@@ -11,7 +11,7 @@ from blobstore import ExistsError
 from blobstore.cli.files import open_to_write, write_all
 from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_json
-from blobstore.cli.picture.survey import Survey, survey_fields, survey_store
+from blobstore.cli.picture.ownership_map import OwnershipMap, map_fields, map_store
 
 _LOOKED_AT: Final = 512
 
@@ -33,13 +33,13 @@ def command(options: StoreOptions, *, file: str | None) -> None:
     if file not in (None, "-"):
         _refuse_other_content(file)
     with options.open(read_only=True) as store:
-        survey = survey_store(store)
+        ownership = map_store(store)
     if file is not None:
-        _write_svg(survey, file)
+        _write_svg(ownership, file)
     if options.as_json:
-        print_json(survey_fields(survey))
+        print_json(map_fields(ownership))
     elif file is None:
-        _print(survey)
+        _print(ownership)
 
 
 def _refuse_other_content(file: str) -> None:
@@ -58,10 +58,10 @@ def _refuse_other_content(file: str) -> None:
         raise ExistsError(f"{file}: exists and holds no SVG; it is kept")
 
 
-def _write_svg(survey: Survey, file: str) -> None:
+def _write_svg(ownership: OwnershipMap, file: str) -> None:
     from blobstore.cli.picture.svg import render_svg
 
-    picture = render_svg(survey)
+    picture = render_svg(ownership)
     if file == "-":
         click.echo(picture, nl=False)
         return
@@ -69,12 +69,12 @@ def _write_svg(survey: Survey, file: str) -> None:
         write_all(descriptor, picture.encode(), 0)
 
 
-def _print(survey: Survey) -> None:
+def _print(ownership: OwnershipMap) -> None:
     from blobstore.cli.picture.text import print_coloured, render_plain
 
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         from rich.console import Console
 
-        print_coloured(survey, Console(highlight=False))
+        print_coloured(ownership, Console(highlight=False))
     else:
-        click.echo(render_plain(survey, width=shutil.get_terminal_size().columns))
+        click.echo(render_plain(ownership, width=shutil.get_terminal_size().columns))

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from blobstore import Blobstore, BlobstoreError, CorruptError
-from blobstore.cli.describe import render_store, store_fields
 from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result
+from blobstore.cli.rendering import render_store, store_fields
 
 
 @store_command("recover", changes=True)

@@ -4,7 +4,6 @@ import click
 
 from blobstore.cli.blob_lookup import find_blob, open_blob
 from blobstore.cli.completing import complete_blob
-from blobstore.cli.describe import parent_fields
 from blobstore.cli.options import (
     StoreOptions,
     blob,
@@ -13,6 +12,7 @@ from blobstore.cli.options import (
     store_command,
 )
 from blobstore.cli.output import print_result
+from blobstore.cli.rendering import parent_fields
 
 
 @store_command("set-parent", changes=True, reads_content=True)

@@ -18,12 +18,12 @@ def command(options: StoreOptions, *, read_only: bool, keep_going: bool) -> int:
     fails ends nothing. Otherwise standard input is a script, which ends at the
     first line that fails. Lines are split as a shell does; # begins a comment.
     """
-    from blobstore.cli.shell.session import Session, run_script
+    from blobstore.cli.shell.line_runner import LineRunner, run_script
 
     with options.open(read_only=read_only) as store:
-        session = Session(replace(options, kept_open=store))
+        runner = LineRunner(replace(options, kept_open=store))
         if sys.stdin.isatty() and sys.stdout.isatty():
             from blobstore.cli.shell.terminal import run_on_terminal
 
-            return run_on_terminal(session)
-        return run_script(session, sys.stdin.buffer, keep_going=keep_going)
+            return run_on_terminal(runner)
+        return run_script(runner, sys.stdin.buffer, keep_going=keep_going)

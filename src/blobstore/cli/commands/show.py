@@ -1,9 +1,9 @@
 """`show`: one blob in full."""
 
 from blobstore.cli.blob_lookup import open_blob
-from blobstore.cli.describe import blob_fields, render_blob
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
+from blobstore.cli.rendering import blob_fields, render_blob
 
 
 @store_command("show")

@@ -3,13 +3,13 @@
 import click
 
 from blobstore.cli.blob_lookup import open_blob
-from blobstore.cli.describe import render_bytes, xattr_fields
 from blobstore.cli.options import (
     StoreOptions,
     blob_argument,
     store_command,
 )
 from blobstore.cli.output import print_result, printable_name, render_table, unicode_text
+from blobstore.cli.rendering import render_bytes, xattr_fields
 from blobstore.cli.values import parse_value
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from blobstore import BlobInfo, Blobstore, StoreInfo
 from blobstore.cli.copying import fill_new
-from blobstore.cli.demo.source import make_source
+from blobstore.cli.demo.tarball import make_source
 from blobstore.cli.demo.verify import promise_problems, whole_problems
 from blobstore.cli.demo.victim import Promise, write_and_kill
 from blobstore.cli.files import open_to_read, size_of

@@ -1,4 +1,4 @@
-"""Clusters drawn as cells: how many clusters a cell has, which blob it shows, its letter and colour."""
+"""Clusters drawn as cells: their number in a cell, its owner, and its letter and colour."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from string import ascii_uppercase
 from typing import Final, Generic, TypeVar
 
 from blobstore import BlobId
-from blobstore.cli.picture.survey import HOLE, Reader, Run, Source, Survey, Use
+from blobstore.cli.picture.ownership_map import HOLE, OwnershipMap, Reader, Run, Source, Use
 from blobstore.units import ceil_div
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def _most_but(nothing: T, counts: "Counter[T]") -> T:
 def strip_of(
     reader: Reader, blob_id: BlobId, cluster_count: int, *, cell_count: int
 ) -> "list[Cell[Source]]":
-    """Return a blob from its start to its end, by the owner of what is read there; of a large blob only samples are counted."""
+    """Return a blob from start to end, by the owners of what it reads; samples, if large."""
     per_cell = max(1, ceil_div(cluster_count, cell_count))
     cells: list[Cell[Source]] = []
     for start in range(0, cluster_count, per_cell):
@@ -93,14 +93,14 @@ OTHER: Final = Key("*", OTHER_COLOUR)
 """What all blobs share for which there was no letter."""
 
 
-def keys_of(survey: Survey) -> dict[BlobId, Key]:
+def keys_of(ownership: OwnershipMap) -> dict[BlobId, Key]:
     """Give letters and colours, in the order of the tree; if too many, to those that own most."""
-    owned = {blob_id: blob.allocated_clusters for blob_id, blob in survey.blobs.items()}
+    owned = {blob_id: blob.allocated_clusters for blob_id, blob in ownership.blobs.items()}
     largest = sorted(owned, key=lambda blob_id: (-owned[blob_id], blob_id))
     chosen = set(largest[: len(ascii_uppercase)])
-    order = [branch.blob_id for branch in survey.tree if branch.blob_id in chosen]
+    order = [branch.blob_id for branch in ownership.tree if branch.blob_id in chosen]
     keys = {
         blob_id: Key(ascii_uppercase[number], COLOURS[number % len(COLOURS)])
         for number, blob_id in enumerate(order)
     }
-    return {branch.blob_id: keys.get(branch.blob_id, OTHER) for branch in survey.tree}
+    return {branch.blob_id: keys.get(branch.blob_id, OTHER) for branch in ownership.tree}

@@ -5,7 +5,6 @@ from typing import Final
 from xml.sax.saxutils import escape
 
 from blobstore import BlobId, BlobInfo
-from blobstore.cli.describe import kind_of
 from blobstore.cli.output import printable
 from blobstore.cli.picture.cells import (
     OTHER,
@@ -16,7 +15,16 @@ from blobstore.cli.picture.cells import (
     keys_of,
     strip_of,
 )
-from blobstore.cli.picture.survey import EXTERNAL, HOLE, Branch, Reader, Source, Survey, Use
+from blobstore.cli.picture.ownership_map import (
+    EXTERNAL,
+    HOLE,
+    Branch,
+    OwnershipMap,
+    Reader,
+    Source,
+    Use,
+)
+from blobstore.cli.rendering import kind_of
 from blobstore.units import format_size
 
 _WIDTH: Final = 960
@@ -101,17 +109,17 @@ class _Drawing:
         self.text(x + size / 2, y + size / 2 + 4, key.letter, "letter", size=11, to="middle")
 
 
-def render_svg(survey: Survey) -> str:
+def render_svg(ownership: OwnershipMap) -> str:
     """Return the picture as an SVG document."""
     drawing = _Drawing()
-    keys = keys_of(survey)
-    per_cell, columns = _scale(survey.info.total_clusters)
-    _draw_head(drawing, survey, per_cell)
-    _draw_grid(drawing, survey, keys, per_cell, columns)
-    _draw_legend(drawing, survey, per_cell)
-    _draw_blobs(drawing, survey, keys)
+    keys = keys_of(ownership)
+    per_cell, columns = _scale(ownership.info.total_clusters)
+    _draw_head(drawing, ownership, per_cell)
+    _draw_grid(drawing, ownership, keys, per_cell, columns)
+    _draw_legend(drawing, ownership, per_cell)
+    _draw_blobs(drawing, ownership, keys)
     height = drawing.y + _MARGIN - 12
-    name = escape(printable(survey.name))
+    name = escape(printable(ownership.name))
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
         f'viewBox="0 0 {_WIDTH} {height}" role="img" aria-labelledby="title">\n'
@@ -128,11 +136,11 @@ def _scale(total: int) -> tuple[int, int]:
     return clusters_per_cell(total, columns * _ROWS_MAX), columns
 
 
-def _draw_head(drawing: _Drawing, survey: Survey, per_cell: int) -> None:
-    info = survey.info
+def _draw_head(drawing: _Drawing, ownership: OwnershipMap, per_cell: int) -> None:
+    info = ownership.info
     scale = "a square is a cluster" if per_cell == 1 else f"a square is {per_cell} clusters"
     drawing.y += 12
-    drawing.text(_MARGIN, drawing.y, printable(survey.name), "strong", size=20)
+    drawing.text(_MARGIN, drawing.y, printable(ownership.name), "strong", size=20)
     drawing.text(
         _WIDTH - _MARGIN,
         drawing.y,
@@ -145,11 +153,11 @@ def _draw_head(drawing: _Drawing, survey: Survey, per_cell: int) -> None:
 
 
 def _draw_grid(
-    drawing: _Drawing, survey: Survey, keys: dict[BlobId, Key], per_cell: int, columns: int
+    drawing: _Drawing, ownership: OwnershipMap, keys: dict[BlobId, Key], per_cell: int, columns: int
 ) -> None:
     pitch = _GRID_WIDTH // columns
     size = pitch - (3 if pitch >= _LETTERED_MIN else 2)
-    cells = cells_of(survey.runs, per_cell=per_cell)
+    cells = cells_of(ownership.runs, per_cell=per_cell)
     before: object = None
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
@@ -158,7 +166,9 @@ def _draw_grid(
             middle = y + size / 2 + 4
             drawing.text(x - 12, middle, str(number * per_cell), "soft mono", size=11, to="end")
         look = _look_of(cell, keys)
-        drawing.cell(x, y, size, look, whole=cell.whole, tip=_tip(number * per_cell, cell, survey))
+        drawing.cell(
+            x, y, size, look, whole=cell.whole, tip=_tip(number * per_cell, cell, ownership)
+        )
         is_first = column == 0 or cell.owner != before
         if size >= _LETTERED_MIN and is_first and not isinstance(cell.owner, Use):
             letter = keys[cell.owner].letter
@@ -173,13 +183,13 @@ def _look_of(cell: "Cell[BlobId | Use]", keys: dict[BlobId, Key]) -> str:
     return keys[cell.owner].colour
 
 
-def _tip(first: int, cell: "Cell[BlobId | Use]", survey: Survey) -> str:
+def _tip(first: int, cell: "Cell[BlobId | Use]", ownership: OwnershipMap) -> str:
     if isinstance(cell.owner, Use):
         return f"{first}: {cell.owner.value}"
-    return f"{first}: {_shown_name(survey.blobs[cell.owner])}"
+    return f"{first}: {_shown_name(ownership.blobs[cell.owner])}"
 
 
-def _draw_legend(drawing: _Drawing, survey: Survey, per_cell: int) -> None:
+def _draw_legend(drawing: _Drawing, ownership: OwnershipMap, per_cell: int) -> None:
     x = float(_MARGIN + _LABEL_WIDTH)
     drawing.y += 10
     for use, meaning in (
@@ -187,7 +197,7 @@ def _draw_legend(drawing: _Drawing, survey: Survey, per_cell: int) -> None:
         (Use.FREE, "free"),
         (Use.UNKNOWN, "in use, by no blob that can be opened"),
     ):
-        count = survey.count_of(use)
+        count = ownership.count_of(use)
         if use is Use.UNKNOWN and not count:
             continue
         drawing.cell(x, drawing.y, 14, _USE_CLASSES[use])
@@ -199,8 +209,8 @@ def _draw_legend(drawing: _Drawing, survey: Survey, per_cell: int) -> None:
     drawing.y += 14
 
 
-def _draw_blobs(drawing: _Drawing, survey: Survey, keys: dict[BlobId, Key]) -> None:
-    if not survey.tree:
+def _draw_blobs(drawing: _Drawing, ownership: OwnershipMap, keys: dict[BlobId, Key]) -> None:
+    if not ownership.tree:
         return
     drawing.y += 44
     drawing.text(_MARGIN, drawing.y, "Blobs", "strong", size=16)
@@ -209,19 +219,19 @@ def _draw_blobs(drawing: _Drawing, survey: Survey, keys: dict[BlobId, Key]) -> N
         _STRIP_LEFT, drawing.y, "what each shows, in the colour of the blob that holds it", "soft"
     )
     drawing.y += 14
-    reader = Reader(survey.blobs)
+    reader = Reader(ownership.blobs)
     places: dict[BlobId, tuple[float, float]] = {}
-    for branch in survey.tree[:_BLOBS_MAX]:
-        _draw_branch(drawing, branch, survey.blobs[branch.blob_id], places)
-        _draw_blob(drawing, branch, survey.blobs[branch.blob_id], keys)
-        _draw_strip(drawing, reader, survey.blobs[branch.blob_id], keys)
+    for branch in ownership.tree[:_BLOBS_MAX]:
+        _draw_branch(drawing, branch, ownership.blobs[branch.blob_id], places)
+        _draw_blob(drawing, branch, ownership.blobs[branch.blob_id], keys)
+        _draw_strip(drawing, reader, ownership.blobs[branch.blob_id], keys)
         drawing.y += _ROW_HEIGHT
-    if any(blob.external_snapshot is not None for blob in survey.blobs.values()):
+    if any(blob.external_snapshot is not None for blob in ownership.blobs.values()):
         y = drawing.y + 8
         drawing.cell(_STRIP_LEFT, y, _STRIP_SIZE, "external")
         drawing.text(_STRIP_LEFT + 20, y + 10, "an external snapshot", "soft")
         drawing.y += _ROW_HEIGHT
-    left_out = len(survey.tree) - _BLOBS_MAX
+    left_out = len(ownership.tree) - _BLOBS_MAX
     if left_out > 0:
         drawing.text(_MARGIN, drawing.y + 20, f"and {left_out} more", "soft")
         drawing.y += _ROW_HEIGHT

@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.text import Text
 
 from blobstore import BlobId, BlobInfo
-from blobstore.cli.describe import kind_of
 from blobstore.cli.output import printable
 from blobstore.cli.picture.cells import (
     OTHER_COLOUR,
@@ -19,7 +18,16 @@ from blobstore.cli.picture.cells import (
     keys_of,
     strip_of,
 )
-from blobstore.cli.picture.survey import EXTERNAL, HOLE, Branch, Reader, Source, Survey, Use
+from blobstore.cli.picture.ownership_map import (
+    EXTERNAL,
+    HOLE,
+    Branch,
+    OwnershipMap,
+    Reader,
+    Source,
+    Use,
+)
+from blobstore.cli.rendering import kind_of
 from blobstore.units import format_size
 
 _ROWS_MAX: Final = 16
@@ -53,14 +61,16 @@ class Span:
 _Line = list[Span]
 
 
-def render_plain(survey: Survey, *, width: int) -> str:
+def render_plain(ownership: OwnershipMap, *, width: int) -> str:
     """Return the picture as lines of at most about `width` characters, without colours."""
-    return "\n".join("".join(span.text for span in line).rstrip() for line in _lines(survey, width))
+    return "\n".join(
+        "".join(span.text for span in line).rstrip() for line in _lines(ownership, width)
+    )
 
 
-def print_coloured(survey: Survey, console: Console) -> None:
+def print_coloured(ownership: OwnershipMap, console: Console) -> None:
     """Print the picture to a terminal."""
-    for line in _lines(survey, console.width):
+    for line in _lines(ownership, console.width):
         console.print(Text.assemble(*map(_styled, line)), soft_wrap=True)
 
 
@@ -70,40 +80,39 @@ def _styled(span: Span) -> tuple[str, str]:
     return span.text, span.colour
 
 
-def _lines(survey: Survey, width: int) -> Iterator[_Line]:
-    keys = keys_of(survey)
-    yield from _grid(survey, keys, width)
+def _lines(ownership: OwnershipMap, width: int) -> Iterator[_Line]:
+    keys = keys_of(ownership)
+    yield from _grid(ownership, keys, width)
     yield []
-    yield from _legend(survey)
-    if survey.tree:
+    yield from _legend(ownership)
+    if ownership.tree:
         yield []
-        yield from _tree(survey, keys, width)
-    for blob_id, error in survey.errors.items():
+        yield from _tree(ownership, keys, width)
+    for blob_id, error in ownership.errors.items():
         yield [Span(f"!  {blob_id:#x}  {printable(error.message)}")]
 
 
-def _grid(survey: Survey, keys: dict[BlobId, Key], width: int) -> Iterator[_Line]:
-    total = survey.info.total_clusters
+def _grid(ownership: OwnershipMap, keys: dict[BlobId, Key], width: int) -> Iterator[_Line]:
+    total = ownership.info.total_clusters
     label = len(str(total))
     columns = max(_COLUMNS_MIN, 1 << (max(1, width - label - 2).bit_length() - 1))
     per_cell = clusters_per_cell(total, columns * _ROWS_MAX)
-    yield [Span(_title(survey, per_cell))]
+    yield [Span(_title(ownership, per_cell))]
     yield []
-    cells = cells_of(survey.runs, per_cell=per_cell)
+    cells = cells_of(ownership.runs, per_cell=per_cell)
     for start in range(0, len(cells), columns):
         row = [_span_of(_key_of(cell, keys), cell) for cell in cells[start : start + columns]]
         yield [Span(f"{start * per_cell:{label}}  "), *row]
 
 
-def _title(survey: Survey, per_cell: int) -> str:
-    info = survey.info
+def _title(ownership: OwnershipMap, per_cell: int) -> str:
+    info = ownership.info
     scale = (
         "one" if per_cell == 1 else f"{per_cell} of them, a small one if not all are that blob's"
     )
     size = format_size(info.cluster_size)
-    return (
-        f"{printable(survey.name)}: {info.total_clusters} clusters of {size}; a letter is {scale}"
-    )
+    name = printable(ownership.name)
+    return f"{name}: {info.total_clusters} clusters of {size}; a letter is {scale}"
 
 
 def _key_of(cell: "Cell[BlobId | Use]", keys: dict[BlobId, Key]) -> Key:
@@ -116,22 +125,22 @@ def _span_of(key: Key, cell: "Cell[BlobId | Use] | Cell[Source]") -> Span:
     return Span(key.letter, key.colour)
 
 
-def _legend(survey: Survey) -> Iterator[_Line]:
+def _legend(ownership: OwnershipMap) -> Iterator[_Line]:
     for use, meaning in _MEANINGS.items():
-        count = survey.count_of(use)
+        count = ownership.count_of(use)
         if count or use is not Use.UNKNOWN:
             key = _USES[use]
             yield [Span(key.letter, key.colour), Span(f"  {meaning}: {count} clusters")]
 
 
-def _tree(survey: Survey, keys: dict[BlobId, Key], width: int) -> Iterator[_Line]:
-    rows = [_cells_of_row(branch, survey.blobs[branch.blob_id]) for branch in survey.tree]
+def _tree(ownership: OwnershipMap, keys: dict[BlobId, Key], width: int) -> Iterator[_Line]:
+    rows = [_cells_of_row(branch, ownership.blobs[branch.blob_id]) for branch in ownership.tree]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     left = width - sum(widths) - 2 * len(widths) - 5
     strip = min(_STRIP_MAX, max(_STRIP_MIN, left))
-    reader = Reader(survey.blobs)
-    for branch, row in zip(survey.tree, rows, strict=True):
-        blob = survey.blobs[branch.blob_id]
+    reader = Reader(ownership.blobs)
+    for branch, row in zip(ownership.tree, rows, strict=True):
+        blob = ownership.blobs[branch.blob_id]
         key = keys[branch.blob_id]
         text = "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True))
         cells = strip_of(reader, branch.blob_id, blob.cluster_count, cell_count=strip)

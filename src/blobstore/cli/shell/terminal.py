@@ -16,22 +16,22 @@ from click.shell_completion import CompletionItem, ShellComplete
 
 from blobstore.cli.options import StoreOptions
 from blobstore.cli.output import printable
-from blobstore.cli.shell.commands import shell_group
-from blobstore.cli.shell.session import Session
+from blobstore.cli.shell.command_set import shell_group
+from blobstore.cli.shell.line_runner import LineRunner
 
 _HISTORY_MAX: Final = 1000
 _WORD_ENDS: Final = " \t\n"
 
 
-def run_on_terminal(session: Session) -> int:
+def run_on_terminal(runner: LineRunner) -> int:
     """Run what is typed until its end; what fails is reported and ends nothing."""
-    store = session.options.kept_open
+    store = runner.options.kept_open
     assert store is not None
-    prompt = f"{printable(os.path.basename(session.options.address))}> "
+    prompt = f"{printable(os.path.basename(runner.options.address))}> "
     assert isinstance(sys.stdin, io.TextIOWrapper)
     sys.stdin.reconfigure(errors="surrogateescape")
-    with _history(), _completion(Completer(session.options, prompt)):
-        while not session.ended:
+    with _history(), _completion(Completer(runner.options, prompt)):
+        while not runner.ended:
             try:
                 line = input(prompt)
             except EOFError:
@@ -42,7 +42,7 @@ def run_on_terminal(session: Session) -> int:
                 continue
             if line.strip():
                 readline.add_history(line)
-            session.run_line(line)
+            runner.run_line(line)
             if store.closed:  # destroyed
                 break
     return 0

@@ -13,6 +13,7 @@ from bitarray.util import intervals
 
 from blobstore import BlobId, BlobInfo, Blobstore, BlobstoreError, StoreInfo
 from blobstore.cli.output import unicode_text
+from blobstore.cli.rendering import name_of
 
 
 class Use(Enum):
@@ -56,7 +57,7 @@ class Branch:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class OwnershipMap:
     """A store at one moment; `runs` cover all its clusters, `tree` names every blob once."""
 
     name: str
@@ -71,7 +72,7 @@ class Survey:
         return sum(run.count for run in self.runs if run.owner == owner)
 
 
-def survey_store(store: Blobstore) -> Survey:
+def map_store(store: Blobstore) -> OwnershipMap:
     """Look at every blob once; those that cannot be opened own clusters that are not known."""
     blobs: dict[BlobId, BlobInfo] = {}
     errors: dict[BlobId, BlobstoreError] = {}
@@ -81,7 +82,7 @@ def survey_store(store: Blobstore) -> Survey:
         else:
             errors[found.blob_id] = found.error
     info = store.info
-    return Survey(
+    return OwnershipMap(
         name=os.path.basename(store.name),
         info=info,
         blobs=blobs,
@@ -183,23 +184,23 @@ class Reader:
         return HOLE
 
 
-def survey_fields(survey: Survey) -> dict[str, object]:
+def map_fields(ownership: OwnershipMap) -> dict[str, object]:
     """Return the picture as JSON fields."""
     return {
-        "total_clusters": survey.info.total_clusters,
-        "cluster_size": survey.info.cluster_size,
+        "total_clusters": ownership.info.total_clusters,
+        "cluster_size": ownership.info.cluster_size,
         "runs": [
             {"first": run.first, "count": run.count, "owner": _owner_field(run.owner)}
-            for run in survey.runs
+            for run in ownership.runs
         ],
         "tree": [
             {
                 "id": branch.blob_id,
                 "depth": branch.depth,
-                "name": _name_field(survey.blobs[branch.blob_id]),
-                "parent": survey.blobs[branch.blob_id].parent,
+                "name": _name_field(ownership.blobs[branch.blob_id]),
+                "parent": ownership.blobs[branch.blob_id].parent,
             }
-            for branch in survey.tree
+            for branch in ownership.tree
         ],
     }
 

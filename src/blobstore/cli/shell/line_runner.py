@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from blobstore.cli.group import execute, wants_json
 from blobstore.cli.options import StoreOptions
 from blobstore.cli.output import print_error
-from blobstore.cli.shell.commands import EndOfShellError, shell_group
+from blobstore.cli.shell.command_set import EndOfShellError, shell_group
 
 
 @dataclass(slots=True)
-class Session:
+class LineRunner:
     """The store that is open for all commands, and whether the user has left."""
 
     options: StoreOptions
@@ -44,12 +44,12 @@ class Session:
             return 0
 
 
-def run_script(session: Session, lines: Iterable[bytes], *, keep_going: bool) -> int:
+def run_script(runner: LineRunner, lines: Iterable[bytes], *, keep_going: bool) -> int:
     """Run a script; return 1 if a line failed, which ends the script unless `keep_going` is set."""
     failed = False
     for number, line in enumerate(lines, start=1):
-        if session.run_line(os.fsdecode(line), place=f"line {number}: "):
+        if runner.run_line(os.fsdecode(line), place=f"line {number}: "):
             failed = True
-        if session.ended or (failed and not keep_going):
+        if runner.ended or (failed and not keep_going):
             break
     return int(failed)

@@ -1,7 +1,0 @@
-"""`python -m blobstore.cli`."""
-
-import sys
-
-from blobstore.cli.main import main
-
-sys.exit(main())
