@@ -42,7 +42,7 @@ COMMANDS: Final = {
     "decouple": "Copy what a blob reads from its parent.",
     "set-parent": "Make a blob a clone of another snapshot.",
     "shallow-copy": "Copy a read-only blob's own clusters to a device.",
-    "map": "Draw which blob owns which cluster, and the tree of snapshots.",
+    "map": "Draw which blob owns which cluster.",
     "dump": "Print the metadata as text.",
     "check": "Look for what is wrong with a store, and repair it.",
     "repair": "Repair what is wrong with a store beyond doubt.",
