@@ -13,7 +13,6 @@ from bitarray.util import intervals
 
 from blobstore import BlobId, BlobInfo, Blobstore, BlobstoreError, StoreInfo
 from blobstore.cli.output import unicode_text
-from blobstore.cli.rendering import name_of
 
 
 class Use(Enum):
