@@ -1,13 +1,15 @@
-# Every target runs from the virtual environment in .venv, which the first one makes.
+# Every target runs from a virtual environment, which the first one makes: .venv, and with
+# PYTHON=... one of that version's own, such as .venv-3.13.
 
-VENV    := .venv
+PYTHON  ?=
+VERSION := 'import sys; print("-%d.%d" % sys.version_info[:2])'
+VENV    := .venv$(if $(PYTHON),$(or $(shell $(PYTHON) -c $(VERSION)),$(error PYTHON=$(PYTHON) does not run)))
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 RUNTIME := $(VENV)/.runtime
 CODE    := $(wildcard src tests benchmarks scripts)
 RESULTS := build/coverage.json
 
-PYTHON  ?=
 JOBS    ?= 2
 STATES  ?= 1000000
 RUNS    ?= 100000
@@ -15,15 +17,15 @@ SECONDS ?= 600
 KILLS   ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: hostile help venv demo test check static gate format format-check lint types layers coverage \
-        crash repairs syscalls sequences mutations races bytes fuzz soak system-packages bench clean
+.PHONY: help venv demo quick test check static format format-check lint types layers coverage crash repairs \
+        syscalls sequences mutations races bytes corruptor hostile fuzz soak system-packages bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  PYTHON=python3.12 chooses the interpreter, JOBS=$(JOBS) the test processes,"
+	@echo "  PYTHON=python3.12 runs in an environment of that version, JOBS=$(JOBS) test processes,"
 	@echo "  STATES=$(STATES) how many crash states are explored, RUNS=$(RUNS) how many orders"
 	@echo "  of tasks, SECONDS=$(SECONDS) how long is fuzzed, KILLS=$(KILLS) how often a process is"
 	@echo "  killed; ARGS=... what pytest is given."
@@ -101,17 +103,27 @@ system-packages:
 	    fi; \
 	fi
 
-# The tests always measure coverage, so that no gate needs to run them a second time.
-test: $(STAMP) system-packages  ## The tests, measuring branch coverage for `make gate`
-	@mkdir -p $(dir $(RESULTS)) && rm -f $(RESULTS)
-	@$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=json:$(RESULTS) $(ARGS)
+# What tests the layers that have a threshold; the rest would reach nothing more.
+MEASURED_LAYERS := format alloc metadata
+MEASURED_TESTS  := $(addprefix tests/,format alloc metadata store golden)
+# Each layer and each face of the package, without what is marked as slow.
+QUICK_TESTS     := $(addprefix tests/,format alloc metadata store drivers api device cli suite)
 
-check: static test gate  ## Everything a change must pass
+quick: $(STAMP)  ## The tests to run on every save: under a minute
+	@$(BIN)/python -m pytest -n $(JOBS) -m "not slow" --hypothesis-profile=quick $(QUICK_TESTS) $(ARGS)
+
+test: $(STAMP) system-packages  ## All tests; the 25 slowest are named
+	@$(BIN)/python -m pytest -n $(JOBS) --durations=25 $(ARGS)
+
+check: static test coverage  ## Everything a change must pass
+
+coverage: $(STAMP)  ## Lines and branches of the layers with a threshold, and what was missed
+	@mkdir -p $(dir $(RESULTS)) && rm -f $(RESULTS)
+	@$(BIN)/python -m pytest -n $(JOBS) -q --hypothesis-profile=ci \
+	    $(addprefix --cov=blobstore.,$(MEASURED_LAYERS)) --cov-report=json:$(RESULTS) $(MEASURED_TESTS)
+	@$(BIN)/python scripts/coverage_gate.py $(RESULTS)
 
 static: format-check lint types layers  ## What is checked without running the code
-
-gate: $(STAMP)  ## Coverage thresholds of the layers, on what the last `make test` measured
-	@$(BIN)/python scripts/coverage_gate.py $(RESULTS)
 
 format: $(STAMP)  ## Rewrite the code in the one format
 	@$(BIN)/ruff format $(CODE)
@@ -128,10 +140,6 @@ types: $(STAMP)  ## mypy, strict, also on the tests
 
 layers: $(STAMP)  ## The direction of imports between the layers
 	@$(BIN)/lint-imports --no-logo
-
-coverage: test  ## The tests, then every line and branch they missed
-	@$(BIN)/coverage report
-	@$(BIN)/python scripts/coverage_gate.py $(RESULTS)
 
 crash: $(STAMP)  ## Power failures explored on the simulated disk
 	@$(BIN)/python -m tests.proof.crash --states $(STATES)
@@ -153,6 +161,9 @@ races: $(STAMP)  ## Tasks of the core against each other, in RUNS seeded orders
 
 bytes: $(STAMP)  ## Every byte of small stores' metadata set to five values, checksums fixed and not
 	@$(BIN)/python -m tests.proof.every_byte --jobs $(JOBS)
+
+corruptor: $(STAMP)  ## Every invariant broken in both layouts: found, repaired, undone
+	@$(BIN)/python -m tests.proof.corruptor --run
 
 hostile: $(STAMP)  ## Images made to hurt: an answer or a typed error, in 2 s and bounded memory
 	@$(BIN)/python -m tests.proof.hostile $(ARGS)

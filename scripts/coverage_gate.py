@@ -137,7 +137,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     path = Path(arguments[0])
     if not path.is_file():
-        print(f"{path}: not found; `make test` writes it", file=sys.stderr)
+        print(f"{path}: not found; `make coverage` writes it", file=sys.stderr)
         return 2
     layers = sum_layers(read_report(json.loads(path.read_text(encoding="utf-8"))))
     print(render(layers))
