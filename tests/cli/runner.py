@@ -60,12 +60,12 @@ def _versioned(text: bytes) -> dict[str, Any]:
     return found
 
 
-def run(
+def run_process(
     *arguments: str | bytes | os.PathLike[str],
     stdin: bytes = b"",
     environment: Mapping[str, str] | None = None,
 ) -> Result:
-    """Run one command, not on a terminal."""
+    """Run one command as a process of its own, not on a terminal."""
     done = subprocess.run(
         [*COMMAND, *arguments],
         input=stdin,
@@ -77,11 +77,19 @@ def run(
     return Result(done.returncode, done.stdout, done.stderr.decode())
 
 
-def run_here(*arguments: str | os.PathLike[str], stdin: bytes = b"") -> Result:
-    """Run one command in this process, which is faster; for variants of what `run` ran once."""
-    with CliRunner().isolation(input=stdin) as (stdout, stderr, _both):
-        status = run_command([os.fspath(argument) for argument in arguments])
+def run(
+    *arguments: str | bytes | os.PathLike[str],
+    stdin: bytes = b"",
+    environment: Mapping[str, str] | None = None,
+) -> Result:
+    """Run one command in this process, which takes a hundredth of the time of `run_process`."""
+    runner = CliRunner(env=environment)
+    with runner.isolation(input=stdin) as (stdout, stderr, _both):
+        status = run_command([os.fsdecode(argument) for argument in arguments])
     return Result(status, stdout.getvalue(), stderr.getvalue().decode())
+
+
+run_here = run
 
 
 def run_on_terminal(

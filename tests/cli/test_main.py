@@ -14,7 +14,7 @@ import pytest
 import blobstore
 from blobstore.cli.group import COMMANDS, module_of
 from tests.cli.conftest import Image
-from tests.cli.runner import run, run_here
+from tests.cli.runner import run, run_here, run_process
 
 NO_STORE = ("completion", "demo")
 OPTION = re.compile(r"^  (?:-h, )?(--[a-z-]+)", re.MULTILINE)
@@ -29,11 +29,11 @@ def modules_after(code: str) -> set[str]:
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:
-    assert run("--version").text == f"blobstore {importlib.metadata.version('blobstore')}\n"
+    assert run_process("--version").text == f"blobstore {importlib.metadata.version('blobstore')}\n"
 
 
 def test_the_version_is_also_answered_among_other_options() -> None:
-    assert run("--version", "--help").text.startswith("blobstore ")
+    assert run_process("--version", "--help").text.startswith("blobstore ")
 
 
 def test_the_version_needs_neither_click_nor_numpy_nor_rich_nor_any_command() -> None:
@@ -52,7 +52,7 @@ def test_help_needs_no_command_and_no_store() -> None:
 def test_the_installed_script_runs_the_same() -> None:
     script = Path(sys.executable).with_name("blobstore")
     done = subprocess.run([script, "--version"], capture_output=True, check=True)
-    assert done.stdout == run("--version").stdout
+    assert done.stdout == run_process("--version").stdout
 
 
 def test_help_lists_every_command() -> None:
@@ -138,10 +138,29 @@ def test_options_that_mean_nothing_are_accepted_all_the_same(image: Image) -> No
     assert run_here("check", image.path, *common).status == 0
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["info", "IMAGE"], id="a description"),
+        pytest.param(["list", "IMAGE", "--json"], id="a list as JSON"),
+        pytest.param(["read", "IMAGE", "beta"], id="bytes"),
+        pytest.param(["check", "IMAGE"], id="a status that is no failure"),
+        pytest.param(["show", "IMAGE", "nobody"], id="a failure"),
+        pytest.param(["show", "IMAGE", "nobody", "--json"], id="a failure as JSON"),
+        pytest.param(["show", "--nonsense"], id="a usage error"),
+    ],
+)
+def test_a_process_of_its_own_answers_as_the_other_tests_see_it(
+    image: Image, arguments: list[str]
+) -> None:
+    words = [str(image.path) if word == "IMAGE" else word for word in arguments]
+    assert run_process(*words) == run(*words)
+
+
 def test_the_package_runs_as_a_module() -> None:
     command = [sys.executable, "-P", "-m", "blobstore", "--version"]
     done = subprocess.run(command, capture_output=True, check=True)
-    assert done.stdout == run("--version").stdout
+    assert done.stdout == run_process("--version").stdout
 
 
 @pytest.mark.parametrize(
