@@ -29,8 +29,7 @@ from blobstore.store.lifecycle import flush_store
 from blobstore.store.opening import close_blob, open_blob
 from blobstore.store.snapshots import create_clone, create_snapshot
 from blobstore.testing.alone import run_alone
-from blobstore.testing.crash_states import apply, whole
-from blobstore.testing.explorer import epochs
+from blobstore.testing.crash_states import apply, between_flushes, whole
 from blobstore.testing.inspect_store import BrokenStoreError, load_checked
 from blobstore.testing.scheduler import Scheduler
 from blobstore.testing.simulated_disk import Flushed, SimulatedDisk
@@ -241,7 +240,7 @@ def _cut_power(arena: Arena, start: int) -> str | None:
     events = arena.workload.disk.events
     cut = arena.rng.randrange(start, len(events) + 1)
     durable = bytearray(arena.workload.record.base)
-    for pending in epochs(events[:cut], None):
+    for pending in between_flushes(events[:cut]):
         is_last = pending[-1][0] >= cut
         for _number, event in pending:
             if not isinstance(event, Flushed) and (not is_last or arena.rng.random() < 0.5):

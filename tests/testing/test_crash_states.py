@@ -1,6 +1,8 @@
 """The states that a power cut can leave: counted exactly for records made by hand."""
 
 import random
+import subprocess
+import sys
 from collections import Counter
 from typing import Final
 
@@ -11,11 +13,12 @@ from blobstore.testing.crash_states import (
     CrashState,
     Limits,
     apply,
+    between_flushes,
+    crash_contents,
     crash_states,
     tear,
     whole,
 )
-from blobstore.testing.explorer import epochs
 from blobstore.testing.simulated_disk import (
     GARBAGE,
     Event,
@@ -158,10 +161,10 @@ def test_a_tear_keeps_the_sectors_of_its_mask() -> None:
     assert tear(0, b"short", 1) == [(0, b"short")]
 
 
-def test_epochs_end_at_their_flush_and_the_last_one_at_the_end() -> None:
+def test_what_is_between_two_flushes_ends_with_the_second_and_the_last_at_the_end() -> None:
     write = Written(0, b"x")
     events: list[Event] = [write, Flushed("one"), write, write, Flushed("two"), write]
-    assert [[number for number, _event in epoch] for epoch in epochs(events, None)] == [
+    assert [[number for number, _event in epoch] for epoch in between_flushes(events, None)] == [
         [0, 1],
         [2, 3, 4],
         [5, 6],
@@ -171,7 +174,7 @@ def test_epochs_end_at_their_flush_and_the_last_one_at_the_end() -> None:
 def test_without_the_flushes_of_a_place_two_epochs_are_one() -> None:
     write = Written(0, b"x")
     events: list[Event] = [write, Flushed("one"), write, Flushed("two"), write]
-    numbers = [[number for number, _event in epoch] for epoch in epochs(events, "one")]
+    numbers = [[number for number, _event in epoch] for epoch in between_flushes(events, "one")]
     assert numbers == [[0, 2, 3], [4, 5]]
 
 
@@ -198,3 +201,27 @@ def test_the_disk_records_what_reaches_it_in_order() -> None:
 def test_a_failure_hits_one_operation_or_all_that_follow(forever: bool, failed: list[int]) -> None:
     failure = Failure(2, forever)
     assert [number for number in range(5) if failure.hits(number)] == failed
+
+
+def test_the_contents_that_a_cut_can_leave_hold_all_that_was_flushed_before() -> None:
+    old, new = bytes([1]) * 4096, bytes([2]) * 4096
+    events: list[Event] = [Written(0, old), Flushed("first"), Written(0, new), Flushed("second")]
+    found = list(crash_contents(bytes(4096), events))
+    after_the_first = [content for state, content in found if state.event >= 2]
+    assert {content for state, content in found if state.event < 2} >= {bytes(4096), old}
+    assert {*after_the_first} >= {old, new}
+    assert all({*content} <= {1, 2} for content in after_the_first)
+    assert found == list(crash_contents(bytes(4096), events))
+
+
+def test_the_package_for_testing_is_imported_without_pytest() -> None:
+    code = """
+import importlib, pkgutil, sys
+import blobstore.testing
+for module in pkgutil.iter_modules(blobstore.testing.__path__):
+    importlib.import_module(f"blobstore.testing.{module.name}")
+assert "blobstore.testing.device_contract" in sys.modules
+print({"pytest", "hypothesis", "tests"} & {*sys.modules})
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr

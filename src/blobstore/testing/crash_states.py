@@ -172,3 +172,44 @@ def apply(content: bytearray, patches: Sequence[Patch]) -> None:
     """Put patches over a content, in order."""
     for offset, data in patches:
         content[offset : offset + len(data)] = data
+
+
+def between_flushes(
+    events: Sequence[Event], without_site: str | None = None
+) -> Iterator[list[tuple[int, Event]]]:
+    """Yield the numbered events between flushes, the flush that ends them included.
+
+    Nothing flushes after the last operation; the cut then comes when all is acknowledged.
+    """
+    pending: list[tuple[int, Event]] = []
+    for number, event in enumerate(events):
+        if isinstance(event, Flushed):
+            if without_site is not None and event.site == without_site:
+                continue
+            yield [*pending, (number, event)]
+            pending = []
+        else:
+            pending.append((number, event))
+    yield [*pending, (len(events), Flushed("end"))]
+
+
+def make_durable(content: bytearray, pending: Sequence[tuple[int, Event]]) -> None:
+    """Apply all that was pending, as the flush at its end does."""
+    apply(content, [whole(event) for _number, event in pending if not isinstance(event, Flushed)])
+
+
+def crash_contents(
+    base: bytes, events: Sequence[Event], limits: Limits = Limits(), *, seed: int = 0
+) -> Iterator[tuple[CrashState, bytes]]:
+    """Yield every content that a power cut during `events` can leave of a disk that held `base`.
+
+    Where there are more than `limits` allows, the seed chooses which.
+    """
+    rng = random.Random(seed)
+    durable = bytearray(base)
+    for pending in between_flushes(events):
+        for state in crash_states(pending, limits, rng):
+            content = bytearray(durable)
+            apply(content, state.patches)
+            yield state, bytes(content)
+        make_durable(durable, pending)

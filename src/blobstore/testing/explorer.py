@@ -7,7 +7,7 @@ second load gives the same, and the store can be changed and unloaded.
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -19,11 +19,18 @@ from blobstore.metadata.store_state import StoreState
 from blobstore.store.blobs import BlobOptions, create_blob
 from blobstore.store.lifecycle import unload
 from blobstore.testing.alone import DeadlockError, run_alone
-from blobstore.testing.crash_states import CrashState, Limits, apply, crash_states, whole
+from blobstore.testing.crash_states import (
+    CrashState,
+    Limits,
+    apply,
+    between_flushes,
+    crash_states,
+    make_durable,
+)
 from blobstore.testing.expectation import Expectation, FoundStore
 from blobstore.testing.inspect_store import BrokenStoreError, load_checked
 from blobstore.testing.original import original_problem
-from blobstore.testing.simulated_disk import Event, Flushed, SimulatedDisk
+from blobstore.testing.simulated_disk import Event, SimulatedDisk
 from blobstore.testing.workload import Record
 
 
@@ -81,12 +88,10 @@ class Explorer:
     ) -> Tally:
         """Judge all states from `first_event` on, without the flushes of a site if one is named."""
         durable = bytearray(record.base)
-        for pending in epochs(record.disk.events, without_site):
+        for pending in between_flushes(record.disk.events, without_site):
             if pending and pending[-1][0] >= first_event:
                 self._explore_epoch(record, durable, pending, first_event)
-            for _number, event in pending:
-                if not isinstance(event, Flushed):
-                    apply(durable, [whole(event)])
+            make_durable(durable, pending)
             if self.stop_at_first and self.tally.findings:
                 break
         return self.tally
@@ -144,7 +149,7 @@ class Explorer:
             return None
         found = first[1]
         durable = bytearray(content)
-        for pending in epochs(used.events, None):
+        for pending in between_flushes(used.events):
             for state in crash_states(pending, Limits(64, 8, 16, self.limits.atomic), self.rng):
                 self.tally.states["F", name] += 1
                 again = bytearray(durable)
@@ -154,9 +159,7 @@ class Explorer:
                 )
                 if problem is not None:
                     return f"after a second crash at event {state.event}: {problem}"
-            for _number, event in pending:
-                if not isinstance(event, Flushed):
-                    apply(durable, [whole(event)])
+            make_durable(durable, pending)
         return None
 
 
@@ -164,23 +167,6 @@ def _resized(durable: bytearray, record: Record) -> bytearray:
     """Return a copy as large as the disk is in the end: a device grows before its store does."""
     missing = len(record.disk.content) - len(durable)
     return durable + bytes(missing)
-
-
-def epochs(events: Sequence[Event], without_site: str | None) -> Iterator[list[tuple[int, Event]]]:
-    """Yield the numbered events between flushes, the flush that ends them included.
-
-    After the last operation nobody flushes; the cut then comes when all is acknowledged.
-    """
-    pending: list[tuple[int, Event]] = []
-    for number, event in enumerate(events):
-        if isinstance(event, Flushed):
-            if without_site is not None and event.site == without_site:
-                continue
-            yield [*pending, (number, event)]
-            pending = []
-        else:
-            pending.append((number, event))
-    yield [*pending, (len(events), Flushed("end"))]
 
 
 def judge(disk: SimulatedDisk, expected: Expectation) -> str | None:
