@@ -9,6 +9,7 @@ from hypothesis import settings
 from tests.shared import shared
 
 # Shared machines have no steady clock, and a change is not judged by luck.
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=10)
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=50)
 settings.register_profile("dev", deadline=None, max_examples=100)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
