@@ -6,7 +6,6 @@ may have: those since the last flush.
 """
 
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -79,6 +78,11 @@ class ExpectedBlob:
         self.versions = self.versions[-1:]
         self.blocks = [{block} for block in self.current]
 
+    def copy(self) -> "ExpectedBlob":
+        """Return an independent copy."""
+        blocks = [set(values) for values in self.blocks]
+        return ExpectedBlob(list(self.versions), blocks, list(self.current), self.may_be_missing)
+
     def problem(self, found: FoundBlob) -> str | None:
         """Say what of the blob cannot be, or None."""
         if found.meta not in self.versions:
@@ -105,8 +109,13 @@ class Expectation:
     may_be_missing: bool = False
 
     def copy(self) -> "Expectation":
-        """Return an independent copy."""
-        return deepcopy(self)
+        """Return an independent copy. `copy.deepcopy` takes a tenth of an exploration's time."""
+        return Expectation(
+            {blob_id: blob.copy() for blob_id, blob in self.blobs.items()},
+            set(self.super_blobs),
+            set(self.sizes),
+            self.may_be_missing,
+        )
 
     def flushed(self, ids: Iterable[int] | None = None) -> None:
         """Take note that these blobs (or all) were flushed."""
@@ -146,8 +155,9 @@ def either(before: Expectation, after: Expectation) -> Expectation:
     for blob_id in {*before.blobs, *after.blobs}:
         old, new = before.blobs.get(blob_id), after.blobs.get(blob_id)
         if old is None or new is None:
-            only = deepcopy(old or new)
-            assert only is not None
+            present = old or new
+            assert present is not None
+            only = present.copy()
             only.may_be_missing = True
             merged.blobs[blob_id] = only
         else:

@@ -5,7 +5,6 @@ an `Expectation` of what a crash just then may leave.
 """
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -240,7 +239,7 @@ class Workload:
         self.ids[snapshot] = snapshot_id
         expected = self.expected.blobs[blob.blob_id]
         expected.flushed()
-        copy = deepcopy(expected)
+        copy = expected.copy()
         copy.versions = [replace(expected.meta, xattrs=(), read_only=True)]
         self.expected.blobs[snapshot_id] = copy
         expected.versions = [replace(expected.meta, parent=snapshot_id)]
@@ -249,7 +248,7 @@ class Workload:
         parent_id = self.ids[parent]
         clone_id = run_alone(create_clone(self._loaded, parent_id, {}), self.disk)
         self.ids[name] = clone_id
-        copy = deepcopy(self.expected.blobs[parent_id])
+        copy = self.expected.blobs[parent_id].copy()
         copy.versions = [replace(copy.meta, xattrs=(), read_only=False, parent=parent_id)]
         self.expected.blobs[clone_id] = copy
 
