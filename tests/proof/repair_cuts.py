@@ -28,8 +28,15 @@ from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.repair_mark import RepairMark
 from blobstore.format.super_block import SUPER_BLOCK_SIZE
 from blobstore.fsck.finding import Severity
-from blobstore.testing.crash_states import CrashState, Limits, apply, crash_states, whole
-from blobstore.testing.explorer import Finding, Tally, epochs
+from blobstore.testing.crash_states import (
+    CrashState,
+    Limits,
+    apply,
+    between_flushes,
+    crash_states,
+    whole,
+)
+from blobstore.testing.explorer import Finding, Tally
 from blobstore.testing.original import load_as_original
 from blobstore.testing.simulated_device import SimulatedDevice
 from blobstore.testing.simulated_disk import Event, Flushed, SimulatedDisk
@@ -327,7 +334,7 @@ def _states(
 ) -> Iterator[tuple[CrashState, bytes]]:
     """Yield every state that a cut can leave of a record, and its bytes."""
     durable = bytearray(base)
-    for pending in epochs(events, without):
+    for pending in between_flushes(events, without):
         for state in crash_states(pending, limits, rng):
             content = bytearray(durable)
             apply(content, state.patches)
