@@ -1,0 +1,45 @@
+"""What the documents show passes a strict type checker."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.test_guides import script_of
+from tests.shared import CHECKOUT
+
+CHECKED = [CHECKOUT / "README.md", CHECKOUT / "docs" / "guide-python.md"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mypy")
+
+
+@pytest.mark.parametrize("path", CHECKED, ids=lambda path: path.name)
+def test_every_example_passes_mypy_strict(path: Path, tmp_path: Path, cache: Path) -> None:
+    script = tmp_path / "example.py"
+    script.write_text(script_of(path.read_text(encoding="utf-8")), encoding="utf-8")
+    done = mypy(script, cache)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_wrong_use_does_not_pass(tmp_path: Path, cache: Path) -> None:
+    script = tmp_path / "example.py"
+    script.write_text("from blobstore import Blobstore\nBlobstore.open(5)\n", encoding="utf-8")
+    done = mypy(script, cache)
+    assert done.returncode == 1
+    assert 'incompatible type "int"' in done.stdout
+
+
+def mypy(script: Path, cache: Path) -> subprocess.CompletedProcess[str]:
+    options = ["--strict", "--config-file=", f"--cache-dir={cache}"]
+    return subprocess.run(
+        [sys.executable, "-m", "mypy", *options, script.name],
+        cwd=script.parent,
+        env={"MYPYPATH": str(CHECKOUT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
