@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from blobstore.api.rescue import Rescue, RescuedBlob
     from blobstore.api.xattrs import Xattrs
     from blobstore.device.base import Device
+    from blobstore.device.block import BlockDevice
     from blobstore.device.file import FileDevice
     from blobstore.device.memory import MemoryDevice
     from blobstore.device.zeroes import ZeroesDevice
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         ClosedError,
         CorruptError,
         DeviceError,
+        DeviceFullError,
         ExistsError,
         InvalidArgumentError,
         IsDirectoryError,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     )
     from blobstore.fsck.finding import Finding, Severity
     from blobstore.fsck.places import UnreadableRange
+    from blobstore.fsck.repair import RepairMode
     from blobstore.store.blobs import ClearMethod
     from blobstore.store.describe import BlobInfo, StoreInfo
     from blobstore.store.init import Clear
@@ -53,6 +56,7 @@ __all__ = [
     "BlobInfo",
     "Blobstore",
     "BlobstoreError",
+    "BlockDevice",
     "BusyError",
     "CheckReport",
     "Clear",
@@ -61,6 +65,7 @@ __all__ = [
     "CorruptError",
     "Device",
     "DeviceError",
+    "DeviceFullError",
     "ExistsError",
     "FileDevice",
     "Finding",
@@ -73,6 +78,7 @@ __all__ = [
     "PathNotFoundError",
     "PoisonedError",
     "ReadOnlyError",
+    "RepairMode",
     "RepairReport",
     "Rescue",
     "RescuedBlob",
@@ -99,11 +105,13 @@ _HOMES = {
     "api.rescue": ("Rescue", "RescuedBlob"),
     "api.xattrs": ("Xattrs",),
     "device.base": ("Device",),
+    "device.block": ("BlockDevice",),
     "device.file": ("FileDevice",),
     "device.memory": ("MemoryDevice",),
     "device.zeroes": ("ZeroesDevice",),
     "fsck.finding": ("Finding", "Severity"),
     "fsck.places": ("UnreadableRange",),
+    "fsck.repair": ("RepairMode",),
     "store.blobs": ("ClearMethod",),
     "store.describe": ("BlobInfo", "StoreInfo"),
     "store.init": ("Clear",),

@@ -121,14 +121,11 @@ NO_CALLS_OF_USERS: Final = {
     # A value that the library makes.
     "BlobInfo",
     # A device is called with what the store has checked; its makers say what they take.
+    "BlockDevice",
     "Device",
     "FileDevice",
     "MemoryDevice",
     "ZeroesDevice",
-}
-
-FOR_ITS_BLOBS: Final = {
-    f"Rescue.{name}" for name in ("named", "places_of", "parts_of", "read_parts")
 }
 
 
@@ -142,7 +139,6 @@ WITH_PARAMETERS: Final = {
     if parameters(function)
     and name.split(".")[0] not in NO_CALLS_OF_USERS
     and not name.split(".")[0].endswith("Error")
-    and name not in FOR_ITS_BLOBS
 }
 
 

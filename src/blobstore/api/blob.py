@@ -78,7 +78,11 @@ class Blob(FastPath):
 
     @property
     def name(self) -> str | None:
-        """The attribute ``name`` as text, without padding; None if there is none."""
+        """The attribute ``name`` as text, without padding; None if there is none.
+
+        Raises:
+            ClosedError: The blob or the store was closed.
+        """
         return self._call(lambda: name_in(self._state.xattrs))
 
     @property
@@ -88,13 +92,20 @@ class Blob(FastPath):
 
     @property
     def info(self) -> BlobInfo:
-        """What the blob is now, changes included that are not durable yet."""
+        """What the blob is now, with changes that are not durable yet.
+
+        Raises:
+            ClosedError: The blob or the store was closed.
+        """
         return self._call(describe_blob, self._core, self._state)
 
     def extents(self) -> list[tuple[int, int, bool]]:
         """Return (offset, length, allocated) of the blob's parts in bytes, in order.
 
         Unallocated parts read as the parent, or as zeroes.
+
+        Raises:
+            ClosedError: The blob or the store was closed.
         """
         parts: list[tuple[int, int, bool]] = []
         at = 0
@@ -109,12 +120,21 @@ class Blob(FastPath):
         return parts
 
     def next_allocated(self, offset: int) -> int | None:
-        """Return the first byte from `offset` on that the blob itself holds, or None."""
+        """Return the first byte from `offset` on that the blob itself holds, or None.
+
+        Raises:
+            InvalidArgumentError: The offset is negative.
+            ClosedError: The blob or the store was closed.
+        """
         size, start = self._cluster_size, integer_of(offset, "offset")
         return self._call(seek.next_boundary, self._state, size, start, allocated=True)
 
     def next_unallocated(self, offset: int) -> int | None:
-        """Return the first byte from `offset` on that the blob itself does not hold, or None."""
+        """Return the first byte from `offset` on that the blob itself does not hold, or None.
+
+        Raises:
+            As `next_allocated`.
+        """
         size, start = self._cluster_size, integer_of(offset, "offset")
         return self._call(seek.next_boundary, self._state, size, start, allocated=False)
 
@@ -122,15 +142,21 @@ class Blob(FastPath):
         """Return the first byte from `offset` on that the blob or a parent holds, or None.
 
         An external snapshot may have data anywhere.
+
+        Raises:
+            As `next_allocated`.
         """
         start = self._cluster_at(offset)
         index = self._call(seek.next_data, self._state, start)
         return None if index is None else max(offset, index * self._cluster_size)
 
     def next_hole(self, offset: int) -> int:
-        """Return the first byte from `offset` on that nobody holds: it reads as zero.
+        """Return the first byte from `offset` on that neither the blob nor a parent holds.
 
-        The end of the blob counts as a hole.
+        Such bytes read as zeroes. The end of the blob counts as a hole.
+
+        Raises:
+            As `next_allocated`.
         """
         start = self._cluster_at(offset)
         index = self._call(seek.next_hole, self._state, start)
@@ -150,18 +176,30 @@ class Blob(FastPath):
         self._run(blob_write.write(self._core, self._state, view, offset))
 
     def readv(self, buffers: Sequence[Any], offset: int = 0) -> int:
-        """Fill several buffers one after the other; return the number of bytes."""
+        """Fill several writable buffers one after the other; return the number of bytes.
+
+        Raises:
+            As `read`.
+        """
         at = start = integer_of(offset, "offset")
         for view in buffers_of(buffers, writable_bytes_of):
             at += self.read_into(view, at)
         return at - start
 
     def writev(self, buffers: Sequence[Buffer], offset: int = 0) -> int:
-        """Write several buffers one after the other; return the number of bytes."""
+        """Write several buffers one after the other; return the number of bytes.
+
+        Durability: with the next `flush`, unless the store was opened with `write_through`.
+
+        Raises:
+            As `write`.
+        """
         return self.write(b"".join(buffers_of(buffers, bytes_of)), offset)
 
     def write_zeroes(self, offset: int, length: int) -> None:
-        """Make the range read as zeroes; it is allocated afterwards.
+        """Make `length` bytes at `offset` read as zeroes; they are allocated afterwards.
+
+        Durability: with the next `flush`, unless the store was opened with `write_through`.
 
         Raises:
             As `write`.
@@ -170,7 +208,7 @@ class Blob(FastPath):
         self._run(blob_write.write_zeroes(self._core, self._state, start, count))
 
     def unmap(self, offset: int, length: int) -> None:
-        """Deallocate the range, in bytes; what was allocated in it reads as zeroes.
+        """Deallocate `length` bytes at `offset`; what was allocated there reads as zeroes.
 
         A whole cluster of a thin blob without parent becomes a hole. A clone keeps its
         clusters, full of zeroes: a hole would show the parent. Where it has none it goes on
@@ -187,13 +225,22 @@ class Blob(FastPath):
     def flush(self) -> None:
         """Make all that was written to the blob durable, data and metadata.
 
+        Durability: on return.
+
         Raises:
             DeviceError: The device failed; the store is poisoned.
+            ClosedError: The blob or the store was closed.
         """
         self._run(blob_write.flush_blob(self._core, self._state))
 
     def sync_md(self) -> None:
-        """Make size, attributes and allocations durable; the original's name for `flush`."""
+        """Make size, attributes and allocations durable; the original's name for `flush`.
+
+        Durability: on return.
+
+        Raises:
+            As `flush`.
+        """
         self.flush()
 
     @overload
@@ -209,7 +256,7 @@ class Blob(FastPath):
     def open(self, mode: str = "rb", buffering: int = -1) -> FileObject: ...
 
     def open(self, mode: str = "rb", buffering: int = -1) -> FileObject:
-        """Return a file object on this blob; it is of use until one of both is closed.
+        """Return a file object on this blob, which works until the file or the blob is closed.
 
         `mode` is ``rb`` or ``r+b``; `buffering` is the buffer's size in bytes, -1 for a
         good one, 0 for none. The size is the blob's: a write stops at the end, and beyond
@@ -264,14 +311,24 @@ class Blob(FastPath):
     def remove_xattr(self, name: str) -> None:
         """Remove an attribute.
 
+        Durability: with the next `sync_md`, `flush` or `close`.
+
         Raises:
             NotFoundError: There is no such attribute.
+            ReadOnlyError: The blob's metadata is read-only.
         """
         key = text_of(name, "name")
         self._run(attributes.remove_xattr(self._core, self._state, key))
 
     def set_read_only(self) -> None:
-        """Make the blob read-only for good; it takes effect with the next `sync_md`."""
+        """Make the blob read-only for good; this takes effect with the next `sync_md`.
+
+        Durability: with the next `sync_md`, `flush` or `close`.
+
+        Raises:
+            ReadOnlyError: The store is read-only.
+            NoSpaceError: No metadata page is left for it (ENOMEM).
+        """
         self._run(attributes.set_read_only(self._core, self._state))
 
     # Relations
@@ -311,7 +368,7 @@ class Blob(FastPath):
         return Blob(self._session, self._run(core))
 
     def inflate(self) -> None:
-        """Give the blob every cluster of its own; it is thick then, and nobody's clone.
+        """Give the blob all of its clusters; it is thick then, and no clone any more.
 
         Durability: on return.
 
@@ -378,7 +435,9 @@ class Blob(FastPath):
     # The end
 
     def close(self) -> None:
-        """Close this handle; what is dirty becomes durable. Calling it again does nothing.
+        """Close this handle. Calling it again does nothing.
+
+        Durability: metadata that was changed is durable on return.
 
         Raises:
             DeviceError: The metadata could not be written; the store is poisoned.
@@ -389,6 +448,7 @@ class Blob(FastPath):
                 self._session.run(close_blob(self._core, self._state), self.id)
 
     def detach(self) -> None:
+        """Refuse requests from now on; the store calls this at its end, and tells the core."""
         self._open = False
         self._leave_fast_path()
 

@@ -188,7 +188,11 @@ class Blobstore:
 
     @property
     def info(self) -> StoreInfo:
-        """What the store is now."""
+        """What the store is now.
+
+        Raises:
+            ClosedError: The store was closed.
+        """
         return self._session.call(describe_store, self._core)
 
     @property
@@ -325,7 +329,11 @@ class Blobstore:
         self._session.run(delete_blob(self._core, wanted), wanted)
 
     def blob_ids(self) -> list[BlobId]:
-        """Return the ids of all blobs, ascending, those included that cannot be opened."""
+        """Return the ids of all blobs, ascending, also of those that cannot be opened.
+
+        Raises:
+            ClosedError: The store was closed.
+        """
         return self._session.call(known_ids, self._core)
 
     def list_blobs(self) -> Iterator[BlobInfo]:
@@ -388,6 +396,9 @@ class Blobstore:
         """Return the clusters in use as runs of (first, count), ascending.
 
         These are the metadata region's, those of all blobs, and those that are lost.
+
+        Raises:
+            ClosedError: The store was closed.
         """
         return self._session.call(lifecycle.used_clusters, self._core)
 
@@ -406,16 +417,29 @@ class Blobstore:
         """Set the application's entry blob, or clear it; the id is not checked.
 
         Durability: on return.
+
+        Raises:
+            ReadOnlyError: The store is read-only.
+            DeviceError: The device failed; the store is poisoned.
         """
         wanted = optional(id_of, blob_id, "blob_id")
         self._session.run(lifecycle.set_super_blob(self._core, wanted))
 
     def set_type(self, bstype: bytes) -> None:
-        """Change the store's type in memory; durable with the super block's next write."""
+        """Change the store's type, at most 16 bytes.
+
+        Durability: with the super block's next write, at the latest when the store is closed.
+
+        Raises:
+            InvalidArgumentError: It is longer than 16 bytes.
+            ReadOnlyError: The store is read-only.
+        """
         self._session.run(lifecycle.set_type(self._core, value_of(bstype, "bstype")))
 
     def flush(self) -> None:
         """Make all that was written to any open blob durable.
+
+        Durability: on return.
 
         Raises:
             DeviceError: The device failed; the store is poisoned.
@@ -435,17 +459,28 @@ class Blobstore:
         return self.info
 
     def dump(self) -> bytes:
-        """Return the metadata on the device as text, as the original prints it."""
+        """Return the metadata on the device as text, as the original prints it.
+
+        Raises:
+            As `iter_dump`.
+        """
         return b"".join(self.iter_dump())
 
     def iter_dump(self) -> Iterator[bytes]:
-        """Yield the text of `dump` piece by piece."""
+        """Yield the text of `dump` piece by piece.
+
+        Raises:
+            ClosedError: The store was closed.
+            DeviceError: The device failed.
+        """
         dumping = Dumping(traits_of(self._session.device))
         while (text := self._session.run(dumping.read())) is not None:
             yield text
 
     def unload(self) -> None:
-        """Leave the store clean, and end it.
+        """Leave the store clean, and end it. Calling it again does nothing.
+
+        Durability: everything is durable on return.
 
         Raises:
             BusyError: A blob is open; nothing happened. `close` closes all blobs, also one
@@ -458,6 +493,8 @@ class Blobstore:
     def close(self) -> None:
         """Close all blobs, then unload. Calling it again does nothing.
 
+        Durability: everything is durable on return.
+
         Raises:
             DeviceError: The device failed; everything is let go all the same.
             PoisonedError: The store had become unusable: it was let go as it was, and
@@ -467,10 +504,14 @@ class Blobstore:
             self._session.close()
 
     def destroy(self) -> None:
-        """Make the device hold no store any more.
+        """Make the device hold no store any more, and close this one.
+
+        Durability: on return.
 
         Raises:
             BusyError: A blob is open.
+            ReadOnlyError: The store is read-only.
+            DeviceError: The device failed.
         """
         self._session.destroy()
 
@@ -502,6 +543,8 @@ def device_below(store: Blobstore) -> Device:
 def grow(source: Source, *, atomic_write_size: int | None = None) -> int:
     """Grow a closed, clean store to its device's size; return the size in bytes.
 
+    Durability: on return.
+
     Raises:
         BlobstoreError: The store is dirty (EIO).
         NoSpaceError: The cluster mask has no room for as many clusters.
@@ -511,12 +554,22 @@ def grow(source: Source, *, atomic_write_size: int | None = None) -> int:
 
 
 def dump(source: Source) -> bytes:
-    """Return a device's metadata as text, as the original prints it, whatever state it is in."""
+    """Return a device's metadata as text, as the original prints it, whatever state it is in.
+
+    Raises:
+        As `iter_dump`.
+    """
     return b"".join(iter_dump(source))
 
 
 def iter_dump(source: Source) -> Iterator[bytes]:
-    """Yield the text of `dump` piece by piece: it can be sixty times as long as the metadata."""
+    """Yield the text of `dump` piece by piece: it can be sixty times as long as the metadata.
+
+    Raises:
+        NotFoundError: There is no such file.
+        BusyError: Another process has it open for writing.
+        DeviceError: It cannot be opened, or not be read.
+    """
     with open_source(source, read_only=True, atomic_write_size=None) as device:
         driver, dumping = BlockingDriver(device), Dumping(traits_of(device))
         while (text := driver.run(dumping.read())) is not None:

@@ -82,7 +82,7 @@ def check(
 
 def repair(
     source: Source,
-    mode: str = "safe",
+    mode: RepairMode | str = RepairMode.SAFE,
     *,
     dry_run: bool = False,
     undo: Path | None = None,

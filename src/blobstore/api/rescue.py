@@ -13,6 +13,7 @@ from blobstore.api.arguments import (
     id_of,
     integer_of,
     optional,
+    size_of,
     value_of,
     writable_bytes_of,
 )
@@ -36,7 +37,7 @@ from blobstore.fsck.places import (
 )
 from blobstore.fsck.rescue import KnownBlob, Rescuer, open_rescue
 from blobstore.operations import ExternalSource
-from blobstore.units import BlobId, parse_size
+from blobstore.units import BlobId
 
 _CLUSTER_SIZE_END: Final = 1 << 32
 
@@ -102,7 +103,12 @@ class Rescue:
         return self._rescuer.notes
 
     def blobs(self) -> Iterator["RescuedBlob"]:
-        """Yield every blob of which anything is left, in the order of their ids."""
+        """Yield every blob of which anything is left, in the order of their ids.
+
+        Raises:
+            ClosedError: This was closed.
+            DeviceError: The device failed.
+        """
         for blob_id in self._rescuer.ids:
             yield self.blob(blob_id)
 
@@ -114,7 +120,7 @@ class Rescue:
         """
         wanted = id_of(blob_id)
         with naming(blob=wanted):
-            self.check_open()
+            self._check_open()
             known = self._driver.run(self._rescuer.look(wanted))
         findings = self._rescuer.findings_of(known.blob)
         return RescuedBlob(self, known, findings)
@@ -126,7 +132,7 @@ class Rescue:
             NotFoundError: There is no such file.
             DeviceError: It cannot be opened.
         """
-        self.check_open()
+        self._check_open()
         external_id = value_of(external_id, "external_id")
         if what is None:
             self._externals.pop(external_id, None)
@@ -157,11 +163,11 @@ class Rescue:
 
     # For its blobs
 
-    def named(self, error: BlobstoreError, blob_id: BlobId) -> BlobstoreError:
+    def _named(self, error: BlobstoreError, blob_id: BlobId) -> BlobstoreError:
         """Name the store and the blob in an error, and return the error."""
         return error.at(store=self._device.name, blob=blob_id)
 
-    def check_open(self) -> None:
+    def _check_open(self) -> None:
         """Raise `ClosedError` when this was closed."""
         if not self._is_open:
             raise ClosedError("closed").at(store=self._device.name)
@@ -171,24 +177,24 @@ class Rescue:
         """The size of a cluster in bytes."""
         return self._rescuer.view.geometry.cluster_size
 
-    def places_of(self, blob_id: BlobId) -> PlaceMap:
+    def _places_of(self, blob_id: BlobId) -> PlaceMap:
         """Return where a blob lies."""
         with naming(blob=blob_id):
-            self.check_open()
+            self._check_open()
             return self._driver.run(self._rescuer.map_of(blob_id))
 
-    def parts_of(self, blob_id: BlobId, offset: int, length: int) -> Iterator[Part]:
+    def _parts_of(self, blob_id: BlobId, offset: int, length: int) -> Iterator[Part]:
         """Return the parts of a range of a blob."""
         around = Surroundings(self.cluster_size, self._device.size_bytes, self._external_size)
-        return parts_of(self.places_of(blob_id), around, offset, length)
+        return parts_of(self._places_of(blob_id), around, offset, length)
 
     def _external_size(self, external_id: bytes) -> int | None:
         source = self._externals.get(external_id)
         return None if source is None else source.size_bytes
 
-    def read_parts(self, parts: Iterator[Part], view: memoryview) -> list[Failure]:
+    def _read_parts(self, parts: Iterator[Part], view: memoryview) -> list[Failure]:
         """Fill the view with parts that follow each other, with zeroes for what cannot be read."""
-        self.check_open()
+        self._check_open()
         return self._driver.run(read_parts(parts, view, self._externals))
 
 
@@ -196,7 +202,9 @@ def _hints(
     cluster_size: int | str | None, md_start: int | None, md_pages: int | None
 ) -> LayoutHints:
     """Check what the caller knows of the layout."""
-    size = None if cluster_size is None else parse_size(cluster_size)
+    size = optional(size_of, cluster_size, "cluster_size")
+    md_start = optional(integer_of, md_start, "md_start")
+    md_pages = optional(integer_of, md_pages, "md_pages")
     if size is not None and (size % PAGE_SIZE or not 0 < size < _CLUSTER_SIZE_END):
         raise InvalidArgumentError(
             f"cluster_size: expected a multiple of {PAGE_SIZE} below 4 GiB, got {size}"
@@ -250,8 +258,8 @@ class RescuedBlob:
             error = InvalidArgumentError(
                 f"{wanted} bytes at {offset}: outside of {self.size} bytes"
             )
-            raise self._rescue.named(error, self.id)
-        return self._rescue.parts_of(self.id, offset, wanted)
+            raise self._rescue._named(error, self.id)
+        return self._rescue._parts_of(self.id, offset, wanted)
 
     def read(self, length: int, offset: int = 0, *, zero_fill: bool = False) -> bytes:
         """Return `length` bytes at `offset`; with `zero_fill` zeroes for what cannot be read.
@@ -278,9 +286,9 @@ class RescuedBlob:
         """
         check_flags(zero_fill=zero_fill)
         view = writable_bytes_of(buffer)
-        failures = self._rescue.read_parts(self.parts(offset, len(view)), view)
+        failures = self._rescue._read_parts(self.parts(offset, len(view)), view)
         if failures and not zero_fill:
-            raise self._rescue.named(failures[0].error(self.id), self.id)
+            raise self._rescue._named(failures[0].error(self.id), self.id)
         return merged(failure.range for failure in failures)
 
     def __repr__(self) -> str:

@@ -110,6 +110,10 @@ class Device(abc.ABC):
 
         What lies in between reads as zeroes. A device that knows of no holes returns `offset`, as
         every device does beyond its end.
+
+        Raises:
+            ClosedError: The device was closed.
+            DeviceError: The device failed.
         """
         self.check_open()
         return offset
@@ -118,32 +122,67 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def read(self, offset: int, length: int) -> bytes:
-        """Return `length` bytes."""
+        """Return `length` bytes.
+
+        Raises:
+            DeviceError: The device failed. Also what `check_read` raises.
+        """
 
     @abc.abstractmethod
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
-        """Fill the buffers, which are contiguous, one after the other."""
+        """Fill the buffers, which are contiguous, one after the other.
+
+        Raises:
+            As `read`.
+        """
 
     @abc.abstractmethod
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
-        """Write the buffers, which are contiguous, one after the other."""
+        """Write the buffers, which are contiguous, one after the other.
+
+        Durability: with the next `flush`.
+
+        Raises:
+            DeviceError: The device failed. Also what `check_write` raises.
+        """
 
     @abc.abstractmethod
     def write_zeroes(self, offset: int, length: int) -> None:
-        """Make the range read as zeroes."""
+        """Make `length` bytes at `offset` read as zeroes.
+
+        Durability: with the next `flush`.
+
+        Raises:
+            As `write`.
+        """
 
     @abc.abstractmethod
     def unmap(self, offset: int, length: int) -> None:
-        """Give the range back; it reads as zeroes where `unmap_zeroes` says so."""
+        """Deallocate `length` bytes at `offset`; they read as zeroes where `unmap_zeroes` says so.
+
+        Raises:
+            As `write`.
+        """
 
     @abc.abstractmethod
     def flush(self) -> None:
-        """Make every completed write durable."""
+        """Make every completed write durable.
+
+        Durability: on return.
+
+        Raises:
+            DeviceError: The device failed; it is unknown which writes are durable.
+            ClosedError: The device was closed.
+        """
 
     # The end
 
     def close(self) -> None:
-        """Let go of what is below; calling it again does nothing. It does not flush."""
+        """Close what is below, without flushing it; calling it again does nothing.
+
+        Raises:
+            DeviceError: The host failed.
+        """
         self._closed = True
         self._read_limit = self._write_limit = _NOTHING
 
@@ -165,7 +204,11 @@ class Device(abc.ABC):
     # The bounds
 
     def check_open(self) -> None:
-        """Raise `ClosedError` when the device was closed."""
+        """Refuse to go on when the device was closed.
+
+        Raises:
+            ClosedError: It was.
+        """
         if self._closed:
             raise ClosedError(f"{self.name}: closed")
 
@@ -191,7 +234,13 @@ class Device(abc.ABC):
             self._refuse_write(offset, length)
 
     def check_resize(self, size: int) -> None:
-        """Refuse a new size that cannot be right, like `check_write`."""
+        """Refuse a new size that cannot be right.
+
+        Raises:
+            ClosedError: The device was closed.
+            ReadOnlyError: The device may not be changed.
+            InvalidArgumentError: The size is negative, or larger than a file can be.
+        """
         self.check_open()
         self._check_changeable()
         checked_size(size, name=self.name)

@@ -214,6 +214,12 @@ class DescriptorDevice(Device):
 
         After a failure the kernel forgets which pages it could not write, and
         the next flush may succeed without them: the caller must not try again.
+
+        Durability: on return.
+
+        Raises:
+            DeviceError: The host failed.
+            ClosedError: The device was closed.
         """
         self.check_open()
         if self.read_only:

@@ -145,7 +145,12 @@ class FileDevice(DescriptorDevice):
             self.refresh_size()
 
     def allocate(self, offset: int, length: int) -> None:
-        """Reserve host space for the range; zeroing by holes or `unmap` would give it back."""
+        """Reserve host space for the range; zeroing by holes or `unmap` would release it.
+
+        Raises:
+            DeviceFullError: There is no space.
+            DeviceError: The host failed.
+        """
         self.check_write(offset, length)
         if length == 0 or self._next(os.SEEK_HOLE, offset) >= offset + length:
             return
