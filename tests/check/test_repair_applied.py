@@ -550,7 +550,7 @@ def test_a_repair_that_was_cut_off_begins_again_with_its_undo_file(
     device = cut_off(content, tmp_path / "undo", groups=groups)
     report = apply(device, undo=tmp_path / "undo")
     assert report.repaired == (
-        f"taken back, with {tmp_path}/undo: what was cut off",
+        f"undone with {tmp_path}/undo: the repair that was cut off",
         "made it good",
     )
     assert device.disk.content == repaired

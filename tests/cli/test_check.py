@@ -1,11 +1,23 @@
 """check and undo: what is found, what is repaired, and the statuses of a check."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from blobstore import BlobId, Blobstore, CheckReport, Finding, RepairReport, Severity
+from blobstore import (
+    BlobId,
+    Blobstore,
+    CheckReport,
+    DeviceError,
+    FileDevice,
+    Finding,
+    RepairReport,
+    Severity,
+    repair,
+)
 from blobstore.cli.report import plan_fields, render_check, render_plan, render_repair
 from blobstore.format.super_block import SuperBlock
 from blobstore.units import PageIndex
@@ -260,6 +272,61 @@ def test_a_wrong_undo_file_fails_like_any_command(image: Image, tmp_path: Path) 
     assert (done.status, done.error["errno"]) == (1, "EILSEQ")
     assert run_here("undo", image.path).status == 2
     assert same()
+
+
+@pytest.fixture
+def cut_off(leaking: Path) -> Path:
+    """A store whose repair lost the device after its first write."""
+    failure = DeviceError("power failure")
+    with patch.object(FileDevice, "flush", side_effect=failure), suppress(DeviceError):
+        repair(leaking, "leaks")
+    return leaking
+
+
+def test_check_of_a_store_whose_repair_was_cut_off_ends_with_4_and_names_the_undo_file(
+    cut_off: Path,
+) -> None:
+    same = unchanged(cut_off)
+    done = run_here("check", cut_off)
+    assert done.status == 4
+    first = done.text.splitlines()[0]
+    assert first.startswith(
+        "error 46: super block: a repair was cut off, its undo file is disk.img.undo-1: "
+    )
+    refused = run_here("list", cut_off)
+    assert (refused.status, refused.text) == (1, "")
+    assert (
+        "a repair was cut off, its undo file is disk.img.undo-1: with it `undo`" in refused.stderr
+    )
+    assert run_here("rescue", cut_off).status == 0
+    assert same()
+
+
+def test_a_repair_that_was_cut_off_is_undone_or_begins_again_with_its_undo_file(
+    image: Image, cut_off: Path
+) -> None:
+    content = cut_off.read_bytes()
+    undone = run_here("undo", cut_off, f"{cut_off}.undo-1")
+    assert (undone.status, undone.text) == (0, "4096 bytes restored\n")
+    assert "leak 13" in run_here("check", cut_off).text
+    cut_off.write_bytes(content)
+    done = run_here("check", cut_off, "--repair", "leaks")
+    assert done.status == 1
+    assert f"repaired: undone with {cut_off}.undo-1: the repair that was cut off\n" in done.text
+    assert done.text.endswith(f"undo file {cut_off}.undo-1\n")
+    assert run_here("check", cut_off).status == 0
+
+
+def test_without_its_undo_file_a_repair_says_that_only_all_goes_on(cut_off: Path) -> None:
+    Path(f"{cut_off}.undo-1").unlink()
+    same = unchanged(cut_off)
+    done = run_here("repair", cut_off)
+    assert done.status == 4
+    assert "left: error 46" in done.text
+    assert "without it `repair all` mends what is there" in done.text
+    assert same()
+    assert run_here("check", cut_off, "--repair", "all").status == 1
+    assert run_here("check", cut_off).status == 0
 
 
 def test_repair_is_a_command_that_does_what_check_repair_safe_does(

@@ -1,4 +1,4 @@
-"""Checking a store, repairing it, and taking a repair back.
+"""Checking a store, repairing it, and undoing a repair.
 
 A repair is made on an overlay in memory and looked at there; only then the
 device changes (`blobstore.api.undo_log`). Unlike `Blobstore.open` these functions
@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from blobstore.api.arguments import check_flags, member_of, optional, path_of
 from blobstore.api.source import Source, open_source, traits_of
-from blobstore.api.undo_log import NO_UNDO_ID, Changes, apply, mark_of, take_back
+from blobstore.api.undo_log import NO_UNDO_ID, Changes, apply, mark_of, undo_changes
 from blobstore.api.undo_path import (
     Path,
     find_undo_file,
@@ -26,7 +26,7 @@ from blobstore.api.undo_path import (
 from blobstore.device.base import Device
 from blobstore.device.overlay import OverlayDevice
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.errors import ReadOnlyError, naming
+from blobstore.errors import CorruptError, ReadOnlyError, naming
 from blobstore.fsck.examine import Examination, examine
 from blobstore.fsck.finding import Finding, Severity
 from blobstore.fsck.repair import RepairMode, repair_store
@@ -73,7 +73,7 @@ def check(
 
     Raises:
         NotFoundError: There is no such file.
-        BusyError: Somebody has it open for writing.
+        BusyError: It is open for writing, here or in another process.
         DeviceError: It cannot be opened, or not be read.
     """
     with _opened(source, True, atomic_write_size, direct) as device:
@@ -89,18 +89,19 @@ def repair(
     atomic_write_size: int | None = None,
     direct: bool = False,
 ) -> RepairReport:
-    """Repair a store: ``leaks`` frees what nobody owns, ``safe`` decides nothing, ``all`` does.
+    """Repair a store: ``leaks`` frees what has no owner, ``safe`` decides nothing, ``all`` does.
 
     What the repair replaces is written to a new undo file first: `undo`, or for
     a store in a file one beside it, ``disk.img.undo-1``. A memory device gets
-    none unless told where. A dry run writes nothing at all.
+    none unless told where. A dry run writes nothing at all. A repair or an undo
+    that was cut off is undone first, with its undo file: `undo`, or one beside the image.
 
     Durability: on return. After a power failure `undo` brings the store back.
 
     Raises:
         InvalidArgumentError: No such mode, or a block device and no `undo`.
         ExistsError: The undo file exists; nothing was changed.
-        BusyError: Somebody has the store open.
+        BusyError: The store is open, here or in another process.
         DeviceError: The device failed; the message names the undo file where there is one.
     """
     wanted = member_of(RepairMode, mode, argument="mode")
@@ -115,7 +116,7 @@ def repair(
 def undo(
     source: Source, path: Path, *, atomic_write_size: int | None = None, direct: bool = False
 ) -> int:
-    """Take a repair back with its undo file; return how many bytes that changed.
+    """Undo a repair with its undo file; return how many bytes that changed.
 
     It may be run again, after an interruption as after its end.
 
@@ -123,17 +124,17 @@ def undo(
 
     Raises:
         NotFoundError: There is no such file.
-        CorruptError: The undo file is damaged or another device's, or somebody
-            has changed the store since. Nothing was changed.
+        CorruptError: The undo file is damaged or another device's, or the store
+            was changed since. Nothing was changed.
     """
     name = path_of(path, "path")
     with _opened(source, False, atomic_write_size, direct) as device:
-        return _take_back(device, name)
+        return _undo_changes(device, name)
 
 
-def _take_back(device: Device, name: str) -> int:
+def _undo_changes(device: Device, name: str) -> int:
     with open_undo_file(name) as file:
-        return take_back(device, file, shown_name(device, name))
+        return undo_changes(device, file, shown_name(device, name))
 
 
 @contextmanager
@@ -187,18 +188,24 @@ def repair_device(
 def _undo_what_was_cut_off(
     device: Device, overlay: OverlayDevice, undo: Path | None, *, dry_run: bool
 ) -> tuple[str, ...]:
-    """Take back a repair that was cut off, if its undo file is there; say so.
+    """Undo a repair that was cut off, if its undo file is there; say so.
 
-    The repair then begins again, with an undo file of its own: the store is what it was.
+    The store is then what it was, and the repair begins again, with an undo file of its own.
     """
     mark = mark_of(device)
-    name = None if mark is None else find_undo_file(device, mark.undo_id, undo)
+    if mark is None:
+        return ()
+    name = find_undo_file(device, mark.undo_id, undo)
     if name is None:
         return ()
-    _take_back(overlay if dry_run else device, name)
+    try:
+        _undo_changes(overlay if dry_run else device, name)
+    except CorruptError as error:
+        message = f"{error.strerror}; without {name} `repair all` mends what is there"
+        raise CorruptError(message).at(store=error.filename) from error
     if not dry_run:
         remove_undo_file(name)
-    return (f"taken back, with {name}: what was cut off",)
+    return (f"undone with {name}: the {mark.operation} that was cut off",)
 
 
 def _carry_out(device: Device, changes: Changes, undo: Path | None) -> str | None:

@@ -1,4 +1,4 @@
-"""The undo log: how a repair reaches a device, and how it is taken back.
+"""The undo log: how a repair reaches a device, and how it is undone.
 
 A repair is ready in memory, as an overlay, before a byte of the device changes.
 What it replaces goes to the undo file. Then, with a flush after each:
@@ -16,9 +16,9 @@ back the same way: mark, fields, metadata, clusters, last sector.
 
 Whatever a power failure leaves is thus the store as it was, as it is to be, or
 marked. A marked one holds, sector by sector, the old or the new content, and the
-undo file tells which is which: it can be taken back from there, again and again.
+undo file tells which is which: an undo can begin there, again and again.
 Without a mark all of it must be old or all of it new, and the rest of the
-metadata must be what it was: otherwise somebody has changed the store since.
+metadata must be what it was: otherwise the store was changed since.
 """
 
 from collections.abc import Iterator, Sequence
@@ -197,7 +197,7 @@ def apply(device: Device, changes: Changes, mark: RepairMark, undo_name: str | N
     """Make the changes, in the order that is this module's theory.
 
     Raises:
-        BlobstoreError: The device failed; it says how to take back what was done.
+        BlobstoreError: The device failed; it says how to undo what was done.
     """
     end = changes.metadata_end
     try:
@@ -242,7 +242,7 @@ class _Content(Flag):
     NEW = auto()
 
 
-def take_back(device: Device, file: BinaryIO, undo_name: bytes) -> int:
+def undo_changes(device: Device, file: BinaryIO, undo_name: bytes) -> int:
     """Put back what the undo file holds; return how many bytes that changed.
 
     `undo_name` is what the mark calls the file.
@@ -278,7 +278,7 @@ def _check_unchanged(device: Device, decoder: UndoDecoder) -> _Content:
     Only while the store is marked some of it may be old and some new.
 
     Raises:
-        CorruptError: The file is damaged, or somebody has changed the store since.
+        CorruptError: The file is damaged, or the store was changed since.
     """
     mark = mark_of(device)
     if mark is not None and mark.undo_id != decoder.undo_id:

@@ -106,9 +106,14 @@ class RepairMark:
         return body + _U32.pack(crc32c(body) if self.is_head_sound(page) else self.page_crc)
 
     @property
+    def operation(self) -> str:
+        """What was cut off, in a word."""
+        return "undo" if self.is_undo else "repair"
+
+    @property
     def message(self) -> str:
         """What was cut off, and what can be done: with the undo file, and without it."""
-        what = "an undo" if self.is_undo else "a repair"
+        what = f"a{'n' * self.is_undo} {self.operation}"
         if not self.undo_name:
             return (
                 f"{what} was cut off, and there is no undo file: "

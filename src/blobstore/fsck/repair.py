@@ -1,6 +1,6 @@
 """Repairing a store (CRASH-SAFETY 5, the end): leaks, what is safe, or all of it.
 
-Runs on a medium that is not the device yet: whoever runs it looks at the result
+Runs on a medium that is not the device yet: the caller looks at the result
 before any of it is applied. Order does not matter here, and nothing is flushed
 for its own sake.
 """
@@ -33,7 +33,7 @@ _ROUNDS_MAX: Final = 5
 """What one round of salvage uncovers the next one mends; parents come before their clones."""
 
 _PASSES_MAX: Final = 3
-"""What is solved uncovers what can be rebuilt; what recovery removes may be somebody's parent."""
+"""What is solved uncovers what can be rebuilt; what recovery removes may be a blob's parent."""
 
 _SUPER_BLOCK: Final = frozenset({*range(1, 8), CUT_OFF})
 _BLOBS: Final = frozenset({*range(16, 42), 44})
@@ -46,7 +46,7 @@ _SIZE: Final = 5
 class RepairMode(StrEnum):
     """How far a repair goes.
 
-    ``leaks`` frees what nobody owns. ``safe`` also does what can be proved
+    ``leaks`` frees what has no owner. ``safe`` also does what can be proved
     right: masks, unfinished snapshots, a super block whose checksum tells what
     it was. ``all`` decides what cannot be proved, and salvages bad blobs.
     """
@@ -108,7 +108,7 @@ async def _mend_super_block(
         actions.append("super block: torn, and solved by its checksum")
     elif mode is RepairMode.ALL and _are_marks_alone_wrong(seen):
         solved = seen.super_block
-        actions.append("super block: clean and length are written anew, the rest is confirmed")
+        actions.append("super block: clean and length are rewritten, the rest is confirmed")
     elif mode is RepairMode.ALL:
         rebuilt = await rebuild_super_block(traits, seen.first_page)
         if rebuilt is not None:
@@ -132,7 +132,7 @@ async def _remove_mark(
     if mode is not RepairMode.ALL:
         return seen
     marked = await Read(0, SUPER_BLOCK_SIZE)
-    done = ["super block: what was cut off is not taken back, its undo file is not there"]
+    done = ["super block: what was cut off cannot be undone, its undo file is not there"]
     await Write(0, seen.first_page)
     mended = await _mend_super_block(traits, await examine(traits), mode, done)
     if _has_errors(mended, _SUPER_BLOCK):
@@ -224,7 +224,7 @@ def _was_unloaded(seen: Examination) -> bool:
 
 
 async def _free_leaks(seen: Examination) -> list[str]:
-    """Clear the bits of what nobody owns, and empty pages that nothing leads to."""
+    """Clear the bits of what has no owner, and empty pages that nothing leads to."""
     view = seen.view
     if view is None or view.masks is None or not view.is_whole:
         return []
@@ -235,7 +235,7 @@ async def _free_leaks(seen: Examination) -> list[str]:
     for kind, mask, used, name in _masks_and_truth(view):
         if mask is not None and (mask & ~used).any():
             count = (mask & ~used).count()
-            actions.append(f"{count} {name}{'s' * (count != 1)} freed that nobody owned")
+            actions.append(f"{count} {name}{'s' * (count != 1)} freed that had no owner")
             await _write_mask(view, kind, mask & used)
     return actions
 

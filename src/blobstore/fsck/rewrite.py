@@ -1,4 +1,4 @@
-"""Writing a blob's metadata anew, whole, from what is known of it.
+"""Rewriting a blob's metadata, whole, from what is known of it.
 
 Repair runs on a medium that is not the device yet, so nothing here is in an
 order: the pages are put together, and all of them are written.

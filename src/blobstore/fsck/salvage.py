@@ -1,8 +1,8 @@
-"""Bad blobs made good again: what of them is sound is kept, the rest is said to be missing.
+"""Salvage: of a bad blob what is sound is kept, and the rest is said to be missing.
 
-A blob that is broken, or that shares something with another, is written anew at
+A blob that is broken, or that shares something with another, is rewritten at
 its own place and under its own id: read-only, with an attribute `salvaged` that
-says why. A cluster that belongs to somebody else already is copied to a free
+says why. A cluster that belongs to another blob already is copied to a free
 one, so that both keep what they read; what is not known becomes a hole.
 """
 
@@ -44,12 +44,12 @@ from blobstore.metadata.read import Revisits
 from blobstore.units import BlobId, PageIndex
 
 SALVAGED: Final = "salvaged"
-"""The attribute of a blob that was written anew: what was wrong with it."""
+"""The attribute of a blob that was salvaged: what was wrong with it."""
 
 _REASON_BYTES: Final = 200
 _REASONS_MAX: Final = 4
 _CUTTING: Final = frozenset({21, 23, 29, 30, 38})
-"""What breaks one of these may have named clusters that nobody knows of now."""
+"""What breaks one of these may have named clusters that are not known now."""
 
 
 @dataclass(slots=True)
@@ -196,7 +196,7 @@ def _own(ownership: Ownership, blob: SeenBlob) -> None:
 
 
 def _is_shared(ownership: Ownership, blob: SeenBlob) -> bool:
-    """Tell whether somebody owns part of it already, or it owns a place twice."""
+    """Tell whether another blob owns part of it already, or it owns a place twice."""
     pages = blob.metadata_pages
     if len(set(pages)) != len(pages) or ownership.pages[pages].any():
         return True
@@ -209,7 +209,7 @@ def _is_shared(ownership: Ownership, blob: SeenBlob) -> bool:
 async def _possibly_owned(
     view: RegionView, ownership: Ownership, targets: Sequence[BlobId]
 ) -> bitarray:
-    """Return the clusters that must not be written to: claimed by whoever, or marked used."""
+    """Return the clusters that must not be written to: claimed by any blob, or marked used."""
     taken = ownership.clusters.copy()
     if view.masks is not None and view.masks.clusters is not None:
         taken |= view.masks.clusters
@@ -220,7 +220,7 @@ async def _possibly_owned(
 
 
 async def _restore(work: _Work, blob_id: BlobId, *, is_last: bool) -> None:
-    """Write one blob anew, and put down what was done."""
+    """Rewrite one blob, and record what was done."""
     blob = await work.view.walk(blob_id)
     work.old_pages.update(blob.metadata_pages)
     if blob.is_root_foreign and work.ownership.pages[blob.root]:
@@ -273,7 +273,7 @@ async def _adopt_orphans(work: _Work, blob: SeenBlob) -> list[str]:
 
 
 async def _claim_clusters(work: _Work, blob: SeenBlob) -> list[str]:
-    """Claim the blob's clusters; those that are somebody's by now are copied, or lost."""
+    """Claim the blob's clusters; those that have an owner by now are copied, or lost."""
     segments = Segments()
     owned = work.ownership.clusters
     copied = missing = 0
@@ -389,11 +389,11 @@ async def _write(work: _Work, blob: SeenBlob, *, keeps_table: bool) -> None:
 
 
 async def _erase_remains(work: _Work) -> None:
-    """Empty the pages that nobody owns any more, and those that cannot be read."""
+    """Empty the pages that have no owner any more, and those that cannot be read."""
     view = work.view
     candidates = work.old_pages | set(view.orphans) | {PageIndex(p) for p in view.reader.unreadable}
     pages = sorted(page for page in candidates if not work.ownership.pages[page])
     await zero_pages(view.geometry, pages)
     for first, count in runs_of(iter(pages)):
         what = f"page {first}" if count == 1 else f"pages {first} to {first + count - 1}"
-        work.actions.append(f"{what}: emptied, nobody owns it")
+        work.actions.append(f"{what}: emptied, it has no owner")

@@ -34,7 +34,7 @@ records, and an end:
 
 A power failure while a repair is applied, or undone, leaves any of a range's
 sectors new and the others old. Hence a sum for each sector: what is neither was
-written by somebody else. What the repair left alone is the same before and after
+written by another program. What the repair left alone is the same before and after
 it. Hence the sums at the end: where one differs, the metadata was changed since.
 """
 
@@ -185,21 +185,21 @@ class UndoDecoder:
         Raises:
             CorruptError: The file is cut off, or some of it is not what was written.
         """
-        count = behind = 0
+        count = end = 0
         while True:
             place = f"record {count} at byte {self._at}"
             head = self._take(_RECORD.size, place)
             if _RECORD.unpack(head)[0] == _NO_OFFSET:
                 self._take_end(head, count)
                 return
-            record = self._record(head, behind, place)
-            behind = record.offset + len(record.old)
+            record = self._record(head, end, place)
+            end = record.offset + len(record.old)
             count += 1
             yield record
 
-    def _record(self, head: bytes, behind: int, place: str) -> UndoRecord:
+    def _record(self, head: bytes, last_end: int, place: str) -> UndoRecord:
         offset, length, _zero, old_checksum = _RECORD.unpack(head)
-        self._check_range(offset, length, behind, place)
+        self._check_range(offset, length, last_end, place)
         (checksum,) = _CRC.unpack(self._take(_CRC.size, place))
         count = ceil_div(length, SECTOR_SIZE)
         sums = self._take(count * _CRC.size, place)
@@ -208,21 +208,21 @@ class UndoDecoder:
         _compare(old_checksum, crc32c(old), f"{place}, old content")
         return UndoRecord(offset, old, struct.unpack(f"<{count}I", sums))
 
-    def _check_range(self, offset: int, length: int, behind: int, place: str) -> None:
+    def _check_range(self, offset: int, length: int, last_end: int, place: str) -> None:
         """Look at a length before so much memory is taken."""
         end = offset + length
         is_whole = end % SECTOR_SIZE == 0 or end == self.device_size
         if (
             not 1 <= length <= RECORD_MAX
-            or (offset == 0) != (behind == 0)
+            or (offset == 0) != (last_end == 0)
             or (offset == 0 and length != PAGE_SIZE)
-            or not behind <= offset < end <= self.device_size
+            or not last_end <= offset < end <= self.device_size
             or offset % SECTOR_SIZE
             or not is_whole
         ):
             raise CorruptError(
                 f"undo file: {place}: {length} bytes at {offset} of the device, expected "
-                f"1 to {RECORD_MAX} between {behind} and {self.device_size}, whole sectors"
+                f"1 to {RECORD_MAX} between {last_end} and {self.device_size}, whole sectors"
             )
 
     def _take_end(self, head: bytes, count: int) -> None:
