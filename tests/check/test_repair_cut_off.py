@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from blobstore import Blobstore, Rescue, check, repair, undo
+from blobstore import Blobstore, FileDevice, Rescue, check, repair, undo
 from blobstore.errors import CorruptError
+from blobstore.format.super_block import SuperBlock
 from blobstore.testing.simulated_device import SimulatedDevice
 from blobstore.testing.simulated_disk import Event, SimulatedDisk, Written
+from blobstore.units import MIB
 from tests.check.stores import broken, contents, device_of, repaired
 from tests.proof.corruptions.sample import sample
 from tests.proof.corruptor import CORRUPTIONS
@@ -98,3 +101,31 @@ def test_a_repair_with_a_damaged_undo_file_says_what_can_be_done_without_it(
     with pytest.raises(CorruptError, match=r"cut off, .*; without .*/undo `repair all` mends what"):
         repair(device, "all", undo=tmp_path / "undo")
     assert device.image == before
+
+
+class Counting(FileDevice):
+    """Counts the bytes that are read."""
+
+    counts: ClassVar[list[int]] = []
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.counts.append(length)
+        return super().read(offset, length)
+
+
+def test_the_metadata_of_a_large_store_is_not_read_where_it_is_a_hole(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    with Blobstore.create(image, size="16GiB", cluster_size="64KiB") as store:
+        store.create_blob("1MiB").close()
+    with image.open("r+b") as file:
+        super_block = SuperBlock.decode(file.read(4096))
+        assert super_block.md_len * 4096 == 1024 * MIB
+        mask_at = super_block.used_clusters.start * 4096
+        file.seek(mask_at + 5 + 20_000)
+        file.write(b"\1")
+    with FileDevice.open(image) as device:
+        device.__class__ = Counting
+        report = repair(device, "leaks")
+        assert report.undo is not None
+        assert undo(device, report.undo) == 4096
+        assert 0 < sum(Counting.counts) < 16 * MIB

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Flag, auto
+from functools import cache
 from typing import BinaryIO, Final
 
 from blobstore.device.base import Device
@@ -184,10 +185,23 @@ def _read_blocks(device: Device, offset: int, length: int) -> tuple[bytearray, s
 
 
 def _surroundings(device: Device, metadata_end: int, ranges: Sequence[Range]) -> Iterator[int]:
-    """Yield the sum of each MiB of metadata without the ranges."""
+    """Yield the sum of each MiB of metadata without the ranges; holes are not read."""
+    data_at = 0
     for at in range(0, metadata_end, RECORD_MAX):
-        content, _unreadable = _read_blocks(device, at, min(RECORD_MAX, metadata_end - at))
-        yield surrounding_sum(content, at, ranges)
+        length = min(RECORD_MAX, metadata_end - at)
+        data_at = max(data_at, at)
+        if data_at == at:
+            data_at = device.next_data(at)
+        if data_at < at + length:
+            content, _unreadable = _read_blocks(device, at, length)
+            yield surrounding_sum(content, at, ranges)
+        else:
+            yield _sum_of_hole(length)
+
+
+@cache
+def _sum_of_hole(length: int) -> int:
+    return surrounding_sum(bytearray(length), 0, ())
 
 
 # Forwards
