@@ -1,5 +1,6 @@
 """Making a new store on a device (FORMAT 2, CRASH-SAFETY 3)."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -19,7 +20,7 @@ from blobstore.metadata.begin import poisoning
 from blobstore.metadata.host_space import give_space
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.operations import Batch, Flush, Operation, Unmap, Write, WriteZeroes
-from blobstore.units import MIB, PageIndex
+from blobstore.units import MIB, BlobId, PageIndex
 
 DEFAULT_CLUSTER_SIZE: Final = 1 * MIB
 
@@ -138,8 +139,15 @@ async def erase_super_block() -> None:
     await Flush()
 
 
-async def write_empty(store: StoreState, clear: Clear) -> None:
+async def write_empty(
+    store: StoreState,
+    clear: Clear,
+    make_super_blob: Callable[[StoreState], Awaitable[BlobId]] | None = None,
+) -> None:
     """Write an empty store to the device; the super block comes last.
+
+    What `make_super_blob` creates is durable before the super block names it: so a
+    crash leaves no store, or one with its super blob.
 
     Durability: on return.
     """
@@ -147,10 +155,13 @@ async def write_empty(store: StoreState, clear: Clear) -> None:
         await erase_super_block()
         await _clear_device(store, clear)
         await Flush()
+        store.prepared_pages.setall(True)
+        store.zeroed_clusters.setall(_is_zeroed(store.traits, clear))
+        if make_super_blob is not None:
+            super_blob = await make_super_blob(store)
+            store.super_block = store.super_block.with_changes(super_blob=super_blob)
         await Write(0, store.super_block.encode())
         await Flush()
-    store.prepared_pages.setall(True)
-    store.zeroed_clusters.setall(_is_zeroed(store.traits, clear))
 
 
 def _new_super_block(geometry: Geometry, bstype: bytes) -> SuperBlock:

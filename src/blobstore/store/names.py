@@ -10,7 +10,7 @@ Volume stores pad names with NUL bytes; these do not count.
 """
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from blobstore.errors import CorruptError, InvalidArgumentError, NotFoundError
@@ -103,18 +103,34 @@ async def _candidates(store: StoreState, wanted: bytes) -> list[BlobId]:
     return found
 
 
+async def stored_xattrs_locked(
+    store: StoreState, blob_ids: Sequence[BlobId]
+) -> list[tuple[BlobId, Mapping[str, bytes]]]:
+    """Return the attributes of blobs without opening them; the caller holds the mutex.
+
+    A blob whose metadata cannot be read is left out.
+    """
+    fetch = fetch_from_device(store.geometry, store.outcome.restored)
+    found = [(blob_id, await _stored_xattrs(store, blob_id, fetch)) for blob_id in blob_ids]
+    return [(blob_id, xattrs) for blob_id, xattrs in found if xattrs is not None]
+
+
+async def _stored_xattrs(
+    store: StoreState, blob_id: BlobId, fetch: Fetch
+) -> Mapping[str, bytes] | None:
+    blob = _in_memory(store, blob_id)
+    if blob is not None:
+        return blob.xattrs
+    try:
+        return (await read_content(store.geometry, blob_id, fetch)).xattrs
+    except (CorruptError, NotFoundError):
+        return None
+
+
 async def _stored_name(store: StoreState, blob_id: BlobId, fetch: Fetch) -> bytes | None:
     """Return the name of a blob without padding, or None if it has none that can be read."""
-    blob = _in_memory(store, blob_id)
-    xattrs: Mapping[str, bytes]
-    if blob is not None:
-        xattrs = blob.xattrs
-    else:
-        try:
-            xattrs = (await read_content(store.geometry, blob_id, fetch)).xattrs
-        except (CorruptError, NotFoundError):
-            return None
-    return xattrs[NAME].rstrip(_PADDING) if NAME in xattrs else None
+    xattrs = await _stored_xattrs(store, blob_id, fetch)
+    return xattrs[NAME].rstrip(_PADDING) if xattrs and NAME in xattrs else None
 
 
 def _in_memory(store: StoreState, blob_id: BlobId) -> BlobState | None:

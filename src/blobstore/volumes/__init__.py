@@ -1,0 +1,1 @@
+"""Volumes: the blobs of a volume store, with names and uuids (FORMAT 9)."""

@@ -1,0 +1,98 @@
+"""A loaded volume store: which volumes it has, by id, name and uuid.
+
+The index of names lives in memory. It is made when the store is loaded, from the
+attributes of every blob, and it changes in the step in which a change of the device is
+acknowledged. Every change of a name holds the store's mutex from the look at the index to
+the last flush: so "is the name free" and "create" are one step, and no list of pending
+names is needed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from blobstore.errors import ExistsError, NotFoundError
+from blobstore.metadata.store_state import StoreState
+from blobstore.units import BlobId
+
+
+@dataclass(slots=True, eq=False)
+class VolumeRecord:
+    """What is known of one volume without opening it.
+
+    `uuid` is None for a *legacy* volume, whose uuid is missing or damaged. `name` is empty
+    where the name is missing.
+    """
+
+    blob_id: BlobId
+    name: str
+    uuid: UUID | None
+
+
+@dataclass(slots=True, eq=False)
+class VolumeStoreState:
+    """A volume store, as the core works on it.
+
+    `records` are its volumes: in the order of their ids after loading, then in the order
+    of their creation.
+    """
+
+    core: StoreState
+    name: str
+    uuid: UUID
+    super_blob: BlobId
+    records: dict[BlobId, VolumeRecord] = field(default_factory=dict)
+
+    def named(self, name: str) -> VolumeRecord | None:
+        """Return the first volume of this name."""
+        return next((record for record in self.records.values() if record.name == name), None)
+
+    def of_uuid(self, uuid: UUID) -> VolumeRecord | None:
+        """Return the first volume of this uuid."""
+        return next((record for record in self.records.values() if record.uuid == uuid), None)
+
+    def unique_id(self, record: VolumeRecord) -> str:
+        """Return the text that names the volume in every store: its uuid, if it has one."""
+        if record.uuid is not None:
+            return str(record.uuid)
+        return f"{self.uuid}_{record.blob_id}"
+
+    def alias(self, record: VolumeRecord) -> str:
+        """Return the name of the volume with that of its store."""
+        return f"{self.name}/{record.name}"
+
+    def find(self, key: str) -> VolumeRecord:
+        """Return the volume of this name, uuid, unique id or alias, tried in that order.
+
+        Raises:
+            NotFoundError: There is no such volume.
+        """
+        found = self.named(key) or self._of_text(key)
+        if found is None:
+            raise NotFoundError(f"no volume {key!r}")
+        return found
+
+    def _of_text(self, key: str) -> VolumeRecord | None:
+        lowered = key.lower()
+        for record in self.records.values():
+            if lowered == self.unique_id(record) or key == self.alias(record):
+                return record
+        return None
+
+    def check_free(self, name: str) -> None:
+        """Refuse a name that a volume has.
+
+        Raises:
+            ExistsError: It is taken.
+        """
+        if self.named(name) is not None:
+            raise ExistsError(f"volume {name!r}: exists")
+
+    def add(self, blob_id: BlobId, name: str, uuid: UUID) -> VolumeRecord:
+        """Note a new volume."""
+        record = VolumeRecord(blob_id, name, uuid)
+        self.records[blob_id] = record
+        return record
+
+    def __iter__(self) -> Iterator[VolumeRecord]:
+        return iter(list(self.records.values()))
