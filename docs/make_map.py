@@ -24,8 +24,8 @@ def make_store(path: Path) -> None:
         fill(web, *range(14))
         store.create_blob(16 * CLUSTER, xattrs={"name": b"swap"})
         fill(web, *range(14, 18))
-        with web.snapshot({"name": b"debian 12"}) as installed:
-            mail = installed.clone({"name": b"mail"})
+        with web.snapshot(xattrs={"name": b"debian 12"}) as installed:
+            mail = installed.clone(xattrs={"name": b"mail"})
         photos = store.create_blob(
             12 * CLUSTER, external_snapshot=b"photos", xattrs={"name": b"photos, edited"}
         )
@@ -33,7 +33,7 @@ def make_store(path: Path) -> None:
         fill(web, 2, 3, 4, 18, 19)
         fill(scratch, 0, 1)
         fill(mail, 3, 9, 18, 19, 20)
-        web.snapshot({"name": b"web, monday"}).close()
+        web.snapshot(xattrs={"name": b"web, monday"}).close()
         fill(scratch, 8, 9, 10)
         fill(web, 3, 19, 20)
         fill(mail, 21, 22)

@@ -24,10 +24,12 @@ def public_callables() -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def methods_of(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Yield the public methods of a class and of its bases in this package."""
+    """Yield the public methods of a class and of its bases in this package that are not public."""
     seen: set[str] = set()
+    parents = [other for other in public_classes() if other is not kind and issubclass(kind, other)]
+    others = {base for parent in parents for base in parent.__mro__}
     for base in kind.__mro__:
-        if not base.__module__.startswith("blobstore"):
+        if not base.__module__.startswith("blobstore") or base in others:
             continue
         for name, member in vars(base).items():
             function = member.__func__ if isinstance(member, classmethod | staticmethod) else member

@@ -726,12 +726,12 @@ def _list_xattr(replay: Replay, line: Line) -> Result:
 
 
 def _snapshot(replay: Replay, line: Line) -> Result:
-    with replay.opened(line.arguments[0]) as blob, blob.snapshot(xattrs_of(line)) as made:
+    with replay.opened(line.arguments[0]) as blob, blob.snapshot(xattrs=xattrs_of(line)) as made:
         return _named(replay, line, made)
 
 
 def _clone(replay: Replay, line: Line) -> Result:
-    with replay.opened(line.arguments[0]) as blob, blob.clone(xattrs_of(line)) as made:
+    with replay.opened(line.arguments[0]) as blob, blob.clone(xattrs=xattrs_of(line)) as made:
         return _named(replay, line, made)
 
 

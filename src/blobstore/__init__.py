@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from blobstore.api.check import CheckReport, RepairReport, check, repair, undo
     from blobstore.api.file import BlobFile
     from blobstore.api.rescue import Rescue, RescuedBlob
+    from blobstore.api.volumes import Volume, VolumeInfo, VolumeStore
     from blobstore.api.xattrs import Xattrs
     from blobstore.device.base import Device
     from blobstore.device.block import BlockDevice
@@ -86,6 +87,9 @@ __all__ = [
     "StoreInfo",
     "UnreadableRange",
     "UnsupportedError",
+    "Volume",
+    "VolumeInfo",
+    "VolumeStore",
     "WrongTypeError",
     "Xattrs",
     "ZeroesDevice",
@@ -103,6 +107,7 @@ _HOMES = {
     "api.check": ("CheckReport", "RepairReport", "check", "repair", "undo"),
     "api.file": ("BlobFile",),
     "api.rescue": ("Rescue", "RescuedBlob"),
+    "api.volumes": ("Volume", "VolumeInfo", "VolumeStore"),
     "api.xattrs": ("Xattrs",),
     "device.base": ("Device",),
     "device.block": ("BlockDevice",),

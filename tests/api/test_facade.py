@@ -36,8 +36,8 @@ def test_info_is_a_property_of_stores_and_of_blobs(store: Blobstore) -> None:
     assert isinstance(store.create_blob().info, BlobInfo)
 
 
-def test_the_name_of_a_store_is_its_devices(store: Blobstore) -> None:
-    assert store.name.startswith("memory")
+def test_a_store_knows_the_name_of_its_device(store: Blobstore) -> None:
+    assert store.device_name.startswith("memory")
 
 
 def test_used_clusters_are_those_of_the_metadata_and_of_all_blobs(store: Blobstore) -> None:

@@ -15,6 +15,7 @@ from blobstore import (
     MemoryDevice,
     Rescue,
     RescuedBlob,
+    VolumeStore,
     ZeroesDevice,
 )
 from blobstore.units import KIB, MIB
@@ -36,8 +37,11 @@ class Place:
         self.blob.write(b"kept")
         self.snapshot = self.blob.snapshot(name="monday")
         self.rescue = Rescue.open(self.closed)
+        self.volumes = VolumeStore.create(MemoryDevice(SIZE), name="vms", cluster_size=CLUSTER)
+        self.volume = self.volumes.create_volume("db", CLUSTER, thin=True)
 
     def close(self) -> None:
+        self.volumes.close()
         self.rescue.close()
         self.store.close()
 
@@ -101,6 +105,27 @@ CALLS: Final[dict[str, Call]] = {
     "Blob.next_unallocated": lambda p: (p.blob.next_unallocated, {"offset": 0}),
     "Blob.next_data": lambda p: (p.blob.next_data, {"offset": 0}),
     "Blob.next_hole": lambda p: (p.blob.next_hole, {"offset": 0}),
+    # Volumes
+    "VolumeStore.create": lambda p: (
+        VolumeStore.create,
+        {"source": p.directory / "new.img", "name": "new"},
+    ),
+    "VolumeStore.open": lambda p: (VolumeStore.open, {"source": p.closed}),
+    "VolumeStore.register_external": lambda p: (
+        p.volumes.register_external,
+        {"external_id": b"golden", "what": ZeroesDevice(SIZE)},
+    ),
+    "VolumeStore.rename": lambda p: (p.volumes.rename, {"name": "new"}),
+    "VolumeStore.reid": lambda p: (p.volumes.reid, {}),
+    "VolumeStore.volume_info": lambda p: (p.volumes.volume_info, {"key": "db"}),
+    "VolumeStore.open_volume": lambda p: (p.volumes.open_volume, {"key": "db"}),
+    "VolumeStore.create_volume": lambda p: (p.volumes.create_volume, {"name": "new"}),
+    "VolumeStore.delete_volume": lambda p: (p.volumes.delete_volume, {"key": "db"}),
+    "Volume.rename": lambda p: (p.volume.rename, {"name": "new"}),
+    "Volume.snapshot": lambda p: (p.volume.snapshot, {"name": "new"}),
+    "Volume.clone": lambda p: (p.volume.snapshot("s").clone, {"name": "new"}),
+    "Volume.set_xattr": lambda p: (p.volume.set_xattr, {"name": "owner", "value": b"me"}),
+    "Volume.remove_xattr": lambda p: (p.volume.remove_xattr, {"name": "owner"}),
     # What is left of a store
     "Rescue.open": lambda p: (Rescue.open, {"source": p.closed}),
     "Rescue.blob": lambda p: (p.rescue.blob, {"blob_id": p.blob.id}),
@@ -176,11 +201,11 @@ WRONG_PARTS: Final[dict[str, tuple[Callable[[Any], object], str]]] = {
         "cluster_size: expected bytes, .* got 'x'",
     ),
     "text for an attribute": (
-        lambda p: p.blob.snapshot({"name": "text"}),
+        lambda p: p.blob.snapshot(xattrs={"name": "text"}),
         r"xattrs\['name'\]: expected bytes, got str",
     ),
     "number for a name": (
-        lambda p: p.blob.snapshot({1: b""}),
+        lambda p: p.blob.snapshot(xattrs={1: b""}),
         "xattrs: name: expected str, got int",
     ),
     "an item": (lambda p: p.blob.xattrs.update(owner="me"), "value: expected bytes, got str"),

@@ -428,7 +428,7 @@ def test_a_snapshot_is_mended_in_its_place_where_no_page_is_free() -> None:
     with store:
         with store.create_blob(2 * CLUSTER, xattrs={"a": pattern(2)[:2000]}) as origin:
             origin.write(pattern(2, 2))
-            with origin.snapshot({"a": pattern(3)[:2000]}) as snapshot:
+            with origin.snapshot(xattrs={"a": pattern(3)[:2000]}) as snapshot:
                 names = {"snapshot": snapshot.id}
         for has_table in (True, False):
             with suppress(NoSpaceError):

@@ -20,7 +20,7 @@ def relations(store: Blobstore, blob_id: int) -> tuple[BlobId | None, list[BlobI
 def test_blob_snapshot(bench: Bench, store: Blobstore) -> None:
     with bench.blob(store, 10, xattrs={"name": b"origin"}) as blob:
         free = store.free_clusters
-        with blob.snapshot({"name": b"snapshot"}) as snapshot:
+        with blob.snapshot(xattrs={"name": b"snapshot"}) as snapshot:
             info = snapshot.info
             assert (info.read_only, info.snapshot, info.thin) == (True, True, False)
             assert (info.allocated_clusters, info.clones) == (10, [blob.id])
@@ -31,7 +31,7 @@ def test_blob_snapshot(bench: Bench, store: Blobstore) -> None:
             with fails(EINVAL):
                 snapshot.snapshot()
             with fails(EINVAL):
-                blob.snapshot({"none": b""})
+                blob.snapshot(xattrs={"none": b""})
         with blob.snapshot() as second:
             assert second.info.thin
             assert relations(store, second.id) == (snapshot.id, [blob.id])
@@ -49,7 +49,7 @@ def test_blob_clone(bench: Bench, store: Blobstore) -> None:
         blob.write(data(1, CLUSTER))
         with fails(EINVAL):
             blob.clone()
-        with blob.snapshot() as snapshot, snapshot.clone({"name": b"clone"}) as clone:
+        with blob.snapshot() as snapshot, snapshot.clone(xattrs={"name": b"clone"}) as clone:
             assert (dict(clone.xattrs), clone.size) == ({"name": b"clone"}, 4 * CLUSTER)
             assert (clone.info.thin, clone.info.read_only) == (True, False)
             assert clone.read(CLUSTER) == data(1, CLUSTER)

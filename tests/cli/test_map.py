@@ -26,7 +26,7 @@ def family(tmp_path: Path) -> Path:
     with Blobstore.create(path, size=32 * CLUSTER, cluster_size=CLUSTER, md_pages=32) as store:
         vol0 = store.create_blob(8 * CLUSTER, thin=True, xattrs={"name": b"vol0"})
         vol0.write(b"x" * 4 * CLUSTER)
-        with vol0.snapshot({"name": b"a<&>\x1b[31m\xff"}) as snapshot:
+        with vol0.snapshot(xattrs={"name": b"a<&>\x1b[31m\xff"}) as snapshot:
             snapshot.clone().write(b"y" * CLUSTER, CLUSTER)
         vol0.write(b"z" * CLUSTER, 2 * CLUSTER)
         vol0.resize(10 * CLUSTER)

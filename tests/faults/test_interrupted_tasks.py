@@ -136,7 +136,7 @@ def write_and_flush(_store: Blobstore, blob: Blob) -> None:
 
 
 def snapshot_and_delete(store: Blobstore, blob: Blob) -> None:
-    snapshot = blob.snapshot({"name": b"snapshot"})
+    snapshot = blob.snapshot(xattrs={"name": b"snapshot"})
     snapshot.close()
     blob.write(b"other", 100)
     store.delete_blob(snapshot.id)

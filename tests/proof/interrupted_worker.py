@@ -311,7 +311,7 @@ def snapshot(worker: Worker, _store: Blobstore) -> Made:
     def change(models: Models) -> None:
         models[_NEW] = Model(list(models[blob.id].clusters), {"b": b"snapshot"})
 
-    return lambda: blob.snapshot({"b": b"snapshot"}), change
+    return lambda: blob.snapshot(xattrs={"b": b"snapshot"}), change
 
 
 def clone(worker: Worker, _store: Blobstore) -> Made:
@@ -322,7 +322,7 @@ def clone(worker: Worker, _store: Blobstore) -> Made:
     def change(models: Models) -> None:
         models[_NEW] = Model(list(models[blob.id].clusters), {"c": b"clone"})
 
-    return lambda: blob.clone({"c": b"clone"}), change
+    return lambda: blob.clone(xattrs={"c": b"clone"}), change
 
 
 def set_parent(worker: Worker, store: Blobstore) -> Made:

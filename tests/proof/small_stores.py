@@ -157,9 +157,9 @@ def _fill_snapshots(store: Blobstore) -> None:
         _write(blob, 0, 1, 2, seed=1)
         blob.snapshot().close()
         _write(blob, 1, seed=2)
-        second = blob.snapshot({"n": b"second"})
+        second = blob.snapshot(xattrs={"n": b"second"})
         _write(blob, 2, 5, seed=3)
-        with second, second.clone({"n": b"clone"}) as clone:
+        with second, second.clone(xattrs={"n": b"clone"}) as clone:
             _write(clone, 0, seed=4)
             second.clone().close()
     with store.create_blob(4 * size, external_snapshot=EXTERNAL_ID) as blob:
@@ -193,7 +193,7 @@ def _fill_volumes(store: Blobstore) -> None:
         store.set_super_blob(blob.id)
     with store.create_blob(4 * size, thin=True, xattrs=names(b"disk".ljust(63, b"\0"), 1)) as blob:
         _write(blob, 0, 2, seed=1)
-        blob.snapshot(names(b"disk-before", 2)).close()
+        blob.snapshot(xattrs=names(b"disk-before", 2)).close()
         _write(blob, 2, 3, seed=2)
     with store.create_blob(2 * size, xattrs=names(b"boot", 3)) as blob:
         _write(blob, 0, 1, seed=3)

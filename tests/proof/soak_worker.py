@@ -269,14 +269,14 @@ class Hand:
         self,
         kind: str,
         picked: tuple[int, Blob] | None,
-        derive: Callable[[Blob, dict[str, bytes]], Blob],
+        derive: Callable[[Blob, str], Blob],
     ) -> Action | None:
         if picked is None or len(self.blobs) >= MOST_BLOBS:
             return None
         (name, blob), new = picked, self._new_number()
 
         def make() -> None:
-            self.blobs[new] = derive(blob, {NAME: str(new).encode()})
+            self.blobs[new] = derive(blob, str(new))
 
         return [kind, name, new], make
 

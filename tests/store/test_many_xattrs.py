@@ -113,7 +113,7 @@ def test_attributes_that_were_removed_leave_room_for_others_at_once() -> None:
 def test_what_was_listed_stays_when_a_blobs_attributes_change() -> None:
     with Blobstore.create(MemoryDevice(8 << 20), cluster_size=1 << 16) as store:
         blob = store.create_blob(size="64KiB", xattrs={"old": b"1"})
-        blob.snapshot({"kind": b"snapshot"}).close()
+        blob.snapshot(xattrs={"kind": b"snapshot"}).close()
         blob.close()
         listed = [info.xattrs for info in store.list_blobs() if info.error is None]
         with store.open_blob(blob.id) as again:

@@ -62,7 +62,7 @@ def test_a_name_is_the_first_attribute_and_others_follow(store: Blobstore) -> No
 def test_snapshots_and_clones_get_names(store: Blobstore) -> None:
     blob = store.create_blob(CLUSTER, name="vol0")
     monday = blob.snapshot(name="monday")
-    copy = monday.clone({"owner": b"me"}, name="copy")
+    copy = monday.clone(xattrs={"owner": b"me"}, name="copy")
     assert [store.find(name) for name in ("vol0", "monday", "copy")] == [
         blob.id,
         monday.id,

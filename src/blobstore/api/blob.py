@@ -334,7 +334,7 @@ class Blob(FastPath):
     # Relations
 
     def snapshot(
-        self, xattrs: Mapping[str, bytes] | None = None, *, name: str | None = None
+        self, name: str | None = None, *, xattrs: Mapping[str, bytes] | None = None
     ) -> "Blob":
         """Make a read-only snapshot of what the blob holds now, and return it, open.
 
@@ -352,7 +352,7 @@ class Blob(FastPath):
         return Blob(self._session, self._run(core))
 
     def clone(
-        self, xattrs: Mapping[str, bytes] | None = None, *, name: str | None = None
+        self, name: str | None = None, *, xattrs: Mapping[str, bytes] | None = None
     ) -> "Blob":
         """Make a thin, writable clone of this snapshot or read-only blob, and return it, open.
 

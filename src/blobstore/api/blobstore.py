@@ -1,10 +1,7 @@
 """A store, for programs that block."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from types import TracebackType
 from typing import Self, overload
 
 from blobstore.api.arguments import (
@@ -20,53 +17,39 @@ from blobstore.api.arguments import (
     value_of,
 )
 from blobstore.api.blob import Blob
-from blobstore.api.external import External, open_external
-from blobstore.api.session import Session
+from blobstore.api.open_store import OpenStore, create_session, load_session
 from blobstore.api.source import (
     Source,
-    check_source,
-    device_to_fill,
-    erase_signature,
-    is_missing_file,
-    make_fit,
     open_source,
     traits_of,
 )
-from blobstore.device.base import Device
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.errors import BlobstoreError, PoisonedError
-from blobstore.metadata.load import known_ids, load
+from blobstore.errors import BlobstoreError
+from blobstore.metadata.load import known_ids
 from blobstore.store import lifecycle
 from blobstore.store.blobs import BlobOptions, ClearMethod, create_open_blob
 from blobstore.store.delete import delete_blob
-from blobstore.store.describe import BlobInfo, StoreInfo, describe_store
+from blobstore.store.describe import BlobInfo
 from blobstore.store.dump import Dumping
-from blobstore.store.grow import grow_closed, grow_open
+from blobstore.store.grow import grow_closed
 from blobstore.store.init import (
     DEFAULT_CLUSTER_SIZE,
     Clear,
     InitOptions,
     padded_type,
-    plan_empty,
-    write_empty,
 )
 from blobstore.store.listing import Listing
 from blobstore.store.names import find_blob, open_named_blob
 from blobstore.store.opening import open_blob
-from blobstore.store.relations import register_external
 from blobstore.units import BlobId, ceil_div
 
 
-class Blobstore:
-    """An open store. Leaving its `with` closes all blobs and unloads it clean.
+class Blobstore(OpenStore):
+    """An open store of blobs. Leaving its `with` closes all blobs and unloads it clean.
 
     Any number of threads may use it at once; processes may not: a writer
     holds the device alone.
     """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._core = session.core
 
     # Making and opening
 
@@ -110,32 +93,18 @@ class Blobstore:
             bstype=padded_type(value_of(bstype, "bstype")),
             clear=member_of(Clear, clear, argument="clear"),
         )
-        check_source(source)
-        check_flags(overwrite=overwrite, direct=direct, write_through=write_through)
-        wanted = optional(size_of, size, "size")
-        block_size = optional(integer_of, block_size, "block_size")
-        atomic_write_size = optional(integer_of, atomic_write_size, "atomic_write_size")
-        is_new = size is not None and is_missing_file(source)
-        device = device_to_fill(
-            source, wanted, block_size, atomic_write_size, overwrite, is_new, direct
-        )
-        try:
-            traits = replace(
-                traits_of(device), size_bytes=device.size_bytes if wanted is None else wanted
+        return cls(
+            create_session(
+                source,
+                options,
+                size=size,
+                block_size=block_size,
+                overwrite=overwrite,
+                atomic_write_size=atomic_write_size,
+                direct=direct,
+                write_through=write_through,
             )
-            core = plan_empty(traits, options, write_through=write_through)
-            driver = BlockingDriver(device)
-            make_fit(device, driver, core)
-            erase_signature(device)
-            driver.run(write_empty(core, options.clear))
-        except BaseException as error:
-            device.close()
-            if is_new:
-                os.unlink(device.name)
-            if isinstance(error, BlobstoreError):
-                error.at(store=device.name)
-            raise
-        return cls(Session(device, driver, core))
+        )
 
     @classmethod
     def open(
@@ -162,71 +131,18 @@ class Blobstore:
             BusyError: Somebody else has it open, or it is mounted or part of something else.
             UnsupportedError: There is no direct I/O there.
         """
-        check_flags(force_recovery=force_recovery, force=force, write_through=write_through)
-        wanted = optional(value_of, bstype, "bstype")
-        device = open_source(
-            source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
-        )
-        try:
-            driver = BlockingDriver(device)
-            core = driver.run(
-                load(
-                    traits_of(device),
-                    bstype=None if wanted is None else padded_type(wanted),
-                    read_only=read_only or device.read_only,
-                    force_recovery=force_recovery,
-                    forced=force,
-                    write_through=write_through,
-                )
+        return cls(
+            load_session(
+                source,
+                bstype=optional(value_of, bstype, "bstype"),
+                read_only=read_only,
+                force_recovery=force_recovery,
+                force=force,
+                atomic_write_size=atomic_write_size,
+                direct=direct,
+                write_through=write_through,
             )
-        except BaseException:
-            device.close()
-            raise
-        return cls(Session(device, driver, core))
-
-    # What it is
-
-    @property
-    def info(self) -> StoreInfo:
-        """What the store is now.
-
-        Raises:
-            ClosedError: The store was closed.
-        """
-        return self._session.call(describe_store, self._core)
-
-    @property
-    def name(self) -> str:
-        """The name of the device that the store lives on, such as its path."""
-        return self._session.device.name
-
-    @property
-    def cluster_size(self) -> int:
-        """The size of a cluster in bytes."""
-        return self._core.geometry.cluster_size
-
-    @property
-    def free_clusters(self) -> int:
-        """How many clusters a write can still get."""
-        return self._core.free_clusters
-
-    @property
-    def closed(self) -> bool:
-        """Whether the store was unloaded, closed or destroyed."""
-        return self._core.is_closed
-
-    @property
-    def read_only(self) -> bool:
-        """Whether nothing can be changed: opened so, or a blob is in quarantine."""
-        return self._core.read_only
-
-    @property
-    def errors(self) -> dict[BlobId, BlobstoreError]:
-        """The blobs that loading put into quarantine, and why."""
-        return {
-            blob_id: error.anew().at(store=self.name, blob=blob_id)
-            for blob_id, error in self._core.errors.items()
-        }
+        )
 
     # Blobs
 
@@ -296,26 +212,6 @@ class Blobstore:
             raise TypeError("open_blob: expected a blob's id or its name, got both")
         return Blob(self._session, state)
 
-    def register_external(self, external_id: bytes, what: External | None) -> None:
-        """Say what an external snapshot's id stands for: a path, a device, another store's blob.
-
-        Clones of it that are open see it at once; None takes it back. Nothing
-        that is named inside the store itself is ever opened.
-
-        Raises:
-            InvalidArgumentError: It is read in larger blocks than the store.
-        """
-        name = value_of(external_id, "external_id")
-        source, opened = (None, None) if what is None else open_external(what)
-        try:
-            self._session.call(register_external, self._core, name, source)
-        except BlobstoreError:
-            if opened is not None:
-                opened.close()
-            raise
-        if opened is not None:
-            self._session.externals.append(opened)
-
     def delete_blob(self, blob_id: int) -> None:
         """Delete a blob that nobody has open; a snapshot with one clone is merged into it.
 
@@ -349,7 +245,7 @@ class Blobstore:
             while described := self._session.run(listing.describe()):
                 for blob_id, found in described:
                     if isinstance(found, BlobstoreError):
-                        error = found.at(store=self.name, blob=blob_id)
+                        error = found.at(store=self.device_name, blob=blob_id)
                         yield BlobInfo.of_unopened(blob_id, error)
                     else:
                         yield found
@@ -372,7 +268,7 @@ class Blobstore:
             while (found := self._session.run(listing.open())) is not None:
                 blob_id, state = found
                 if isinstance(state, BlobstoreError):
-                    error = state.at(store=self.name, blob=blob_id)
+                    error = state.at(store=self.device_name, blob=blob_id)
                     if on_error is None:
                         raise error
                     on_error(error)
@@ -391,16 +287,6 @@ class Blobstore:
             if listing in listings:
                 listings.discard(listing)
                 self._session.run(listing.close())
-
-    def used_clusters(self) -> list[tuple[int, int]]:
-        """Return the clusters in use as runs of (first, count), ascending.
-
-        These are the metadata region's, those of all blobs, and those that are lost.
-
-        Raises:
-            ClosedError: The store was closed.
-        """
-        return self._session.call(lifecycle.used_clusters, self._core)
 
     # The whole
 
@@ -435,109 +321,6 @@ class Blobstore:
             ReadOnlyError: The store is read-only.
         """
         self._session.run(lifecycle.set_type(self._core, value_of(bstype, "bstype")))
-
-    def flush(self) -> None:
-        """Make all that was written to any open blob durable.
-
-        Durability: on return.
-
-        Raises:
-            DeviceError: The device failed; the store is poisoned.
-        """
-        self._session.run(lifecycle.flush_store(self._core))
-
-    def grow(self) -> StoreInfo:
-        """Use all of a device that has grown since.
-
-        Durability: on return.
-
-        Raises:
-            CorruptError: The device is smaller than the store.
-            NoSpaceError: The cluster mask has no room for as many clusters.
-        """
-        self._session.run(grow_open(self._core, self._session.device.refresh_size()))
-        return self.info
-
-    def dump(self) -> bytes:
-        """Return the metadata on the device as text, as the original prints it.
-
-        Raises:
-            As `iter_dump`.
-        """
-        return b"".join(self.iter_dump())
-
-    def iter_dump(self) -> Iterator[bytes]:
-        """Yield the text of `dump` piece by piece.
-
-        Raises:
-            ClosedError: The store was closed.
-            DeviceError: The device failed.
-        """
-        dumping = Dumping(traits_of(self._session.device))
-        while (text := self._session.run(dumping.read())) is not None:
-            yield text
-
-    def unload(self) -> None:
-        """Leave the store clean, and end it. Calling it again does nothing.
-
-        Durability: everything is durable on return.
-
-        Raises:
-            BusyError: A blob is open; nothing happened. `close` closes all blobs, also one
-                whose handle the caller did not get because of Ctrl-C.
-            DeviceError: The device failed; the store stays dirty and is ended all the same.
-        """
-        if not self.closed:
-            self._session.unload()
-
-    def close(self) -> None:
-        """Close all blobs, then unload. Calling it again does nothing.
-
-        Durability: everything is durable on return.
-
-        Raises:
-            DeviceError: The device failed; everything is let go all the same.
-            PoisonedError: The store had become unusable: it was let go as it was, and
-                what was not durable by then is lost.
-        """
-        if not self.closed:
-            self._session.close()
-
-    def destroy(self) -> None:
-        """Make the device hold no store any more, and close this one.
-
-        Durability: on return.
-
-        Raises:
-            BusyError: A blob is open.
-            ReadOnlyError: The store is read-only.
-            DeviceError: The device failed.
-        """
-        self._session.destroy()
-
-    def __enter__(self) -> Self:
-        self._session.check_open()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self.close()
-        except PoisonedError:
-            if error is None:  # otherwise what is on its way says why
-                raise
-
-    def __repr__(self) -> str:
-        return f"<Blobstore {self.name!r}{' closed' if self.closed else ''}>"
-
-
-def device_below(store: Blobstore) -> Device:
-    """Return the device that an open store lives on, for what looks at the store from below."""
-    return store._session.device
 
 
 def grow(source: Source, *, atomic_write_size: int | None = None) -> int:

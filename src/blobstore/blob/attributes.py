@@ -53,10 +53,12 @@ async def set_xattr(store: StoreState, blob: BlobState, name: str, value: bytes)
 async def set_xattr_locked(store: StoreState, blob: BlobState, name: str, value: bytes) -> None:
     """Set an attribute as `set_xattr` does; the caller holds the mutex."""
     check_metadata_writable(store, blob)
-    overwrite_xattr_locked(store, blob, name, value)
+    await overwrite_xattr_locked(store, blob, name, value)
 
 
-def overwrite_xattr_locked(store: StoreState, blob: BlobState, name: str, value: bytes) -> None:
+async def overwrite_xattr_locked(
+    store: StoreState, blob: BlobState, name: str, value: bytes
+) -> None:
     """Set an attribute, also of a blob that is read-only for good; the caller holds the mutex.
 
     Only a layer whose own attribute this is may do so: a snapshot's content stays.

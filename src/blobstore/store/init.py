@@ -37,10 +37,14 @@ class Clear(Enum):
 
 @dataclass(frozen=True, slots=True)
 class InitOptions:
-    """How to lay out a new store; sizes in bytes, None for the original's default."""
+    """How to lay out a new store; sizes in bytes, None for the original's default.
+
+    Without `md_pages` there are `md_ratio` metadata pages for each hundred clusters.
+    """
 
     cluster_size: int = DEFAULT_CLUSTER_SIZE
     md_pages: int | None = None
+    md_ratio: int = 100
     md_page_size: int | None = None
     bstype: bytes = bytes(TYPE_SIZE)
     clear: Clear = Clear.UNMAP
@@ -64,8 +68,14 @@ def plan_store(traits: DeviceTraits, options: InitOptions) -> Geometry:
         cluster_size=options.cluster_size,
         page_size=max(wish, traits.physical_block_size, DEFAULT_PAGE_SIZE),
         io_unit_size=traits.block_size,
-        md_pages=options.md_pages,
+        md_pages=_md_pages(traits, options),
     )
+
+
+def _md_pages(traits: DeviceTraits, options: InitOptions) -> int | None:
+    if options.md_pages is not None or options.md_ratio == 100:
+        return options.md_pages
+    return traits.size_bytes // options.cluster_size * options.md_ratio // 100
 
 
 def padded_type(bstype: bytes) -> bytes:

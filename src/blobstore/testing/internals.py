@@ -1,7 +1,8 @@
 """Behind the public face: for tests that must look at, or reach into, what programs do not see."""
 
 from blobstore.api.blob import Blob
-from blobstore.api.blobstore import Blobstore, device_below
+from blobstore.api.blobstore import Blobstore
+from blobstore.api.open_store import device_below
 from blobstore.api.session import Session
 from blobstore.device.base import Device
 from blobstore.metadata.blob_state import BlobState

@@ -188,7 +188,7 @@ async def _set_durably(
             check_metadata_writable(core, blob)
         await begin_change(core)
         for key, value in changes.items():
-            overwrite_xattr_locked(core, blob, key, value)
+            await overwrite_xattr_locked(core, blob, key, value)
         await persist(core, blob)
     finally:
         close_clean(core, blob)

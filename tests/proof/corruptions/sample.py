@@ -165,11 +165,11 @@ def _family(store: Blobstore) -> dict[str, BlobId]:
     """Make two snapshots in a chain; the later one has two clones."""
     with store.create_blob(4 * CLUSTER, xattrs={"name": b"origin"}) as origin:
         origin.write(pattern(11, 4))
-        with origin.snapshot({"name": b"old"}) as old:
+        with origin.snapshot(xattrs={"name": b"old"}) as old:
             origin.write(pattern(12), CLUSTER)
-            with origin.snapshot({"name": b"middle"}) as middle:
+            with origin.snapshot(xattrs={"name": b"middle"}) as middle:
                 origin.write(pattern(13, 2), 2 * CLUSTER)
-                with middle.clone({"name": b"clone"}) as clone:
+                with middle.clone(xattrs={"name": b"clone"}) as clone:
                     clone.write(pattern(14), 0)
                     return {
                         "origin": origin.id, "old": old.id, "middle": middle.id, "clone": clone.id

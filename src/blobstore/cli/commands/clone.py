@@ -23,7 +23,7 @@ def command(options: StoreOptions, *, which: str, name: str | None) -> None:
     with (
         making_blobs(options) as store,
         open_blob(store, which) as blob,
-        blob.clone(name_xattrs(name)) as clone,
+        blob.clone(xattrs=name_xattrs(name)) as clone,
     ):
         made = clone.id
     print_result({"id": made}, f"{made:#x}", as_json=options.as_json)

@@ -29,7 +29,7 @@ def _refuse_quarantine(store: Blobstore) -> None:
     if store.read_only:
         reasons = [_named(f"blob {blob_id:#x}: ", why) for blob_id, why in store.errors.items()]
         raise CorruptError(
-            f"{store.name}: not recovered: {'; '.join(reasons) or 'it is read-only'}"
+            f"{store.device_name}: not recovered: {'; '.join(reasons) or 'it is read-only'}"
         )
 
 

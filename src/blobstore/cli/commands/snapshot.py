@@ -23,7 +23,7 @@ def command(options: StoreOptions, *, which: str, name: str | None) -> None:
     with (
         making_blobs(options) as store,
         open_blob(store, which) as blob,
-        blob.snapshot(name_xattrs(name)) as snapshot,
+        blob.snapshot(xattrs=name_xattrs(name)) as snapshot,
     ):
         made = snapshot.id
     print_result({"id": made}, f"{made:#x}", as_json=options.as_json)

@@ -82,7 +82,7 @@ def map_store(store: Blobstore) -> OwnershipMap:
             errors[found.blob_id] = found.error
     info = store.info
     return OwnershipMap(
-        name=os.path.basename(store.name),
+        name=os.path.basename(store.device_name),
         info=info,
         blobs=blobs,
         errors=errors,
