@@ -280,10 +280,15 @@ def test_memory_has_no_undo_file_unless_one_is_named(content: bytes, tmp_path: P
     assert apply(memory(content), undo=tmp_path / "undo").undo == str(tmp_path / "undo")
 
 
-def test_a_block_device_needs_a_named_undo_file(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("block_size", "direct"), [(512, False), (4096, False), (4096, True)], ids=str
+)
+def test_a_block_device_needs_a_named_undo_file(
+    block_size: int, direct: bool, content: bytes, tmp_path: Path
+) -> None:
     with (
-        attached(tmp_path / "backing.img", block_size=512, size=SIZE) as loop,
-        BlockDevice.open(loop.path) as device,
+        attached(tmp_path / "backing.img", block_size=block_size, size=SIZE) as loop,
+        BlockDevice.open(loop.path, direct=direct) as device,
     ):
         device.write(0, [content])
         with pytest.raises(InvalidArgumentError, match="undo file: name one"):
