@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 import zstandard
 
-from blobstore import BlobId, BlobInfo, Blobstore, MemoryDevice
+from blobstore import BlobId, BlobInfo, Blobstore, MemoryDevice, Rescue, check, repair
 from tests.proof.corruptions.image import StoreImage
 from tests.replay import COMPACT, SECTOR, ReplayDevice
 from tests.shared import shared
@@ -201,3 +201,43 @@ def test_a_stale_parent_of_any_length_is_passed_over() -> None:
     image.set_internal("clone", "SNAP", b"short")
     with opened(ReplayDevice.of(bytes(image.data)), "external_01") as store:
         assert seen_in(store) == expected_of("external_01")
+
+
+# --- looking at them, and repairing ----------------------------------------------------------
+
+
+@stores
+@pytest.mark.parametrize("has_super_block", [True, False], ids=["whole", "no super block"])
+def test_rescue_reads_clones_with_a_stale_parent_as_the_original_does(
+    name: str, has_super_block: bool
+) -> None:
+    device = device_of(name)
+    if not has_super_block:
+        device.write(0, [bytes(4096)])
+    with Rescue.open(device) as rescue:
+        for external_id, content in MANIFESTS[name]["external"].items():
+            rescue.register_external(external_id.encode(), source(content))
+        found = {
+            blob.id: (blob.parent, hashlib.sha256(blob.read(blob.size)).hexdigest())
+            for blob in rescue.blobs()
+        }
+    assert found == {
+        blob_id: (facts["parent"], facts["sha256"]) for blob_id, facts in expected_of(name).items()
+    }
+
+
+@stores
+def test_a_stale_parent_is_a_note_that_a_safe_repair_removes(name: str) -> None:
+    device = device_of(name)
+    stale = {int(at) for at, facts in MANIFESTS[name]["expected"].items() if facts["stale"]}
+    report = check(device)
+    assert report.clean
+    assert {finding.blob for finding in report.findings if finding.invariant == 41} == stale
+    done = repair(device, "safe")
+    assert [finding for finding in done.after.findings if finding.invariant == 41] == []
+    assert repair(device, "safe").repaired == ()
+    with opened(device, name) as store:
+        assert seen_in(store) == expected_of(name)
+        for blob_id in stale:
+            with store.open_blob(blob_id) as blob:
+                assert "SNAP" not in blob.info.internal_xattrs

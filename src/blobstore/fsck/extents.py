@@ -302,6 +302,8 @@ def _entries_of(blob: SeenBlob, at: PageIndex, data: bytes | None, index: int) -
         if content.first == index and content.clusters:
             return np.frombuffer(content.clusters, dtype="<u4")
         problem = f"begins at place {content.first}, expected {index}"
+        if not content.clusters:
+            problem = "has no entries"
     blob.add(31, f"its extent page {at} {problem}", page=at)
     return None
 

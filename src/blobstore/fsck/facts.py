@@ -17,6 +17,7 @@ class Facts:
     has_external_id: bool = False
     has_external_flag: bool = False
     has_hidden_internals: bool = False
+    has_stale_parent: bool = False
     is_thin: bool = False
     is_read_only: bool = False
     marker: tuple[str, BlobId] | None = None
@@ -32,6 +33,7 @@ class Facts:
             has_external_id=blob.external_id is not None,
             has_external_flag=blob.has_external_flag,
             has_hidden_internals=blob.has_hidden_internals,
+            has_stale_parent=blob.has_stale_parent,
             is_thin=blob.is_thin,
             is_read_only=blob.is_read_only,
             marker=blob.marker,

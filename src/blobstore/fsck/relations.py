@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
 
 from blobstore.fsck.facts import Facts
 from blobstore.fsck.finding import Finding, Severity
 from blobstore.units import BlobId, PageIndex
+
+STALE_PARENT: Final = 41
 
 
 class Mend(Enum):
@@ -50,14 +53,22 @@ def relation_problems(facts: Mapping[BlobId, Facts], *, is_clean: bool) -> Itera
         if not blob.is_sure:
             continue
         if blob.has_hidden_internals:
-            message = "internal attributes without the flag for them"
-            yield Problem(blob.blob_id, 26, message, mends=(Mend.REWRITE,))
+            yield _hidden_internals(blob, is_clean=is_clean)
         yield from _external_problems(blob)
         if blob.parent_id is not None:
             yield from _parent_problems(blob, facts)
         if blob.marker is not None:
             yield from _marker_problems(blob, *blob.marker, facts, is_clean=is_clean)
     yield from _cycles(facts)
+
+
+def _hidden_internals(blob: Facts, *, is_clean: bool) -> Problem:
+    """Say that attributes are not announced; the original stops so while it makes a snapshot."""
+    message = "internal attributes without the flag for them"
+    if blob.marker is not None and not is_clean:
+        message = f"{blob.marker[0]} without its flag: the snapshot was not finished"
+        return Problem(blob.blob_id, 26, message, Severity.NOTE)
+    return Problem(blob.blob_id, 26, message, mends=(Mend.REWRITE,))
 
 
 def _external_problems(blob: Facts) -> Iterator[Problem]:
@@ -69,9 +80,9 @@ def _external_problems(blob: Facts) -> Iterator[Problem]:
     if blob.has_external_flag and not blob.has_external_id:
         message = "the flag of an external snapshot is set, but none is named"
         yield Problem(this, 41, message, mends=(Mend.REWRITE,), loses_content=True)
-    if blob.has_external_flag and blob.has_external_id and blob.parent_id is not None:
-        message = f"has an external snapshot and parent {blob.parent_id:#x} as well"
-        yield Problem(this, 41, message, mends=(Mend.DROP_PARENT,), loses_content=True)
+    if blob.has_external_id and blob.has_stale_parent:
+        message = "a clone of an external snapshot, with the name of an old parent left over"
+        yield Problem(this, STALE_PARENT, message, Severity.NOTE, mends=(Mend.DROP_PARENT,))
     if blob.has_external_flag and not blob.is_thin:
         message = "a clone of an external snapshot, but not thin"
         yield Problem(this, 39, message, mends=(Mend.SET_THIN,))

@@ -18,6 +18,7 @@ from blobstore.format.super_block import SUPER_BLOCK_SIZE, MaskRegion, SuperBloc
 from blobstore.fsck.examine import Examination, RegionView, examine
 from blobstore.fsck.finding import Severity
 from blobstore.fsck.rebuild import rebuild_super_block
+from blobstore.fsck.relations import STALE_PARENT
 from blobstore.fsck.rewrite import zero_pages
 from blobstore.fsck.salvage import salvage
 from blobstore.fsck.solve import solve_super_block
@@ -82,7 +83,23 @@ async def _repair_once(traits: DeviceTraits, seen: Examination, mode: RepairMode
     seen = await _mend_super_block(traits, seen, mode, actions)
     if mode is RepairMode.ALL and not _has_errors(seen, _SUPER_BLOCK):
         seen = await _salvage_blobs(traits, seen, actions)
-    return actions + await _finish(traits, seen, is_changed=bool(actions))
+    actions += await _finish(traits, seen, is_changed=bool(actions))
+    return actions + await _drop_stale_parents(traits, seen)
+
+
+async def _drop_stale_parents(traits: DeviceTraits, seen: Examination) -> list[str]:
+    """Remove names of old parents from clones of external snapshots, where nobody reads them.
+
+    Nothing but these attributes changes, as no blob is bad.
+    """
+    if seen.view is None or STALE_PARENT not in {each.invariant for each in seen.view.problems}:
+        return []
+    seen = await examine(traits)  # as recovery has left it
+    if seen.view is None or seen.view.newer or _has_errors(seen, _SUPER_BLOCK | _BLOBS):
+        return []
+    actions = await salvage(seen.view, traits.layout)
+    await _believe_no_masks(seen)
+    return actions + await _finish(traits, await examine(traits), is_changed=bool(actions))
 
 
 def _has_errors(seen: Examination, invariants: frozenset[int]) -> bool:

@@ -261,8 +261,6 @@ class Rescuer:
         facts = self.view.facts.get(blob_id)
         if facts is None or blob_id in self._cyclic:  # without facts it is nobody's clone
             return None
-        if facts.has_external_id and facts.has_external_flag:
-            return None
         parent_id = facts.parent_id
         return parent_id if parent_id is not None and self.has(parent_id) else None
 

@@ -125,8 +125,16 @@ class SeenBlob:
 
     @property
     def parent_id(self) -> BlobId | None:
-        """The snapshot that this blob says it is a clone of, if that is an id at all."""
-        return self._id_in(SNAP)
+        """The snapshot that this blob says it is a clone of, if that is an id at all.
+
+        The flag of an external snapshot decides: a `SNAP` beside it is stale (FORMAT 5).
+        """
+        return None if self.has_external_flag else self._id_in(SNAP)
+
+    @property
+    def has_stale_parent(self) -> bool:
+        """Tell whether it names a parent although it is the clone of an external snapshot."""
+        return self.has_external_flag and SNAP in self.internal_xattrs
 
     @property
     def marker(self) -> tuple[str, BlobId] | None:

@@ -305,7 +305,9 @@ class _TableReader:
         if sequence != 0 or len(found) != 1 or found[0][0] != EXTENT_PAGE:
             raise self._error(f"page {at} is not an extent page")
         extents = decode_extent_page(found[0][1], place=place)
-        if extents.first != count or following != NO_PAGE or not extents.clusters:
+        if not extents.clusters:
+            raise self._error(f"extent page {at} has no entries")
+        if extents.first != count or following != NO_PAGE:
             raise self._error(
                 f"extent page {at} begins at cluster {extents.first}, expected {count}"
             )

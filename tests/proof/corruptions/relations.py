@@ -81,8 +81,8 @@ def _flag_of_an_external_clone_alone(image: StoreImage) -> Place:
     return Place(blob=image.names["thin"])
 
 
-@corruption(41, touches=("external",))
-def _clone_of_two_worlds(image: StoreImage) -> Place:
+@corruption(41, mode="safe", severity=Severity.NOTE)
+def _old_parent_beside_an_external_one(image: StoreImage) -> Place:
     image.set_parent("external", image.names["sealed"])
     return Place(blob=image.names["external"])
 
