@@ -146,6 +146,25 @@ def unchanged_disk(found: dict[int, str]) -> bool:
     return hashlib.sha256(content).hexdigest() in found.values()
 
 
+def judge_create(ended: Ended) -> str:
+    judge_store(ended)
+    new = len(contents(ended.directory / "disk.img")) - 2
+    if ended.is_done:
+        assert new == 1
+        return "done"
+    assert new == ("is complete" in ended.stderr), ended.stderr
+    return "complete" if new else "removed"
+
+
+def judge_init(ended: Ended) -> str:
+    path = ended.directory / _OUT
+    if ended.is_done:
+        assert check(path).clean
+        return "done"
+    assert not path.exists(), "a store that is not finished"
+    return "removed"
+
+
 def judge_export(ended: Ended) -> str:
     judge_store(ended)
     path = ended.directory / _OUT
@@ -211,6 +230,10 @@ CASES: Final = (
          make_store, judge_import),
     Case("import over", ("import", "disk.img", "in.raw", "disk", "--yes"),
          make_store, judge_import_over),
+    Case("create", ("create", "disk.img", "new", "--size", "8M"), make_store, judge_create),
+    Case("snapshot", ("snapshot", "disk.img", "disk", "new"), make_store, judge_create),
+    Case("clone", ("clone", "disk.img", "monday", "new"), make_store, judge_create),
+    Case("init", ("init", _OUT, "--size", "100M"), make_store, judge_init),
     Case("export", ("export", "disk.img", "monday", _OUT), make_store, judge_export),
     Case("export over", ("export", "disk.img", "monday", _OUT, "--yes"),
          overwrite_export, judge_export),
@@ -315,12 +338,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--moments", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", choices=[case.name for case in CASES])
     given = parser.parse_args(arguments)
     import_everything()
     failures = 0
     for case in CASES:
-        if given.only not in case.name:
+        if given.only not in (None, case.name):
             continue
         with tempfile.TemporaryDirectory(prefix="interrupted-") as directory:
             trials = Trials(case, Path(directory))

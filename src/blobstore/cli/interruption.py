@@ -121,31 +121,35 @@ def making_blobs(options: "StoreOptions") -> "Iterator[Blobstore]":
     """Open the store to make a blob; one that the body cannot finish is deleted again.
 
     The blob is known by not having been there: an interrupt can strike when it
-    was made, and before anything has its id.
+    was made, and before anything has its id. It is deleted when the store was
+    closed and opened again, as the handle that would have to be closed is lost, too.
     """
-    made: list[BlobId] = []
+    unfinished: list[BlobId] = []
+    complete: list[BlobId] = []
     try:
         with options.open(read_only=False) as store:
             before = frozenset(store.blob_ids())
             try:
                 yield store
-            except BaseException as error:
-                _delete_new(store, before, error)
+            except BaseException:
+                unfinished = _made_since(store, before)
                 raise
-            made = [blob_id for blob_id in store.blob_ids() if blob_id not in before]
+            complete = _made_since(store, before)
     except BaseException as error:
-        for blob_id in made:
+        for blob_id in complete:
             error.add_note(f"blob {blob_id:#x} is complete")
+        _delete(options, unfinished, error)
         raise
 
 
-def _delete_new(store: "Blobstore", before: "frozenset[BlobId]", error: BaseException) -> None:
-    if store.closed:
-        return
-    for blob_id in store.blob_ids():
-        if blob_id in before:
-            continue
+def _made_since(store: "Blobstore", before: "frozenset[BlobId]") -> "list[BlobId]":
+    return [blob_id for blob_id in store.blob_ids() if blob_id not in before]
+
+
+def _delete(options: "StoreOptions", blob_ids: "list[BlobId]", error: BaseException) -> None:
+    for blob_id in blob_ids:
         try:
-            store.delete_blob(blob_id)
+            with options.open(read_only=False) as store:
+                store.delete_blob(blob_id)
         except (BlobstoreError, KeyboardInterrupt):
             error.add_note(f"blob {blob_id:#x} is left unfinished: delete it")

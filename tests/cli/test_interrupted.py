@@ -1,0 +1,94 @@
+"""A command that cannot end removes what it began, or says what is left, in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blobstore import Blobstore
+from tests.cli.conftest import Image
+from tests.cli.runner import COMMAND, run, run_here, unchanged
+from tests.proof.interrupted_commands import CASES
+from tests.shared import CHECKOUT
+
+MOMENTS = 8
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_a_signal_at_any_moment_leaves_nothing_half_made(name: str) -> None:
+    """The short form of the proof, in a process of its own: it forks."""
+    arguments = ["--moments", str(MOMENTS), "--only", name]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.proof.interrupted_commands", *arguments],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.startswith(f"{name}: {MOMENTS} moments in ")
+
+
+def test_an_import_whose_source_cannot_be_read_leaves_no_blob(empty: Path) -> None:
+    """The source promises a page, and has a few bytes."""
+    source = "/sys/kernel/uevent_seqnum"
+    for options in ([], ["--thin"]):
+        done = run("import", empty, source, "--name", "new", *options, "--json")
+        assert (done.status, done.error["errno"]) == (1, "EIO")
+    assert run_here("list", empty, "--json").json == {"blobs": []}
+    assert run_here("info", empty, "--json").json["clean"]
+
+
+def test_an_import_over_a_blob_that_fails_says_what_is_left(image: Image) -> None:
+    source = "/sys/kernel/uevent_seqnum"
+    done = run("import", image.path, source, "alpha", "--yes")
+    assert done.status == 1
+    assert done.stderr.endswith(
+        f"; blob {image.thick:#x} holds a part of it and of what it held: import again\n"
+    )
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("yes", [[], ["--yes"]], ids=["new", "over a file"])
+def test_an_export_without_space_leaves_what_was_there(
+    image: Image, tmp_path: Path, yes: list[str]
+) -> None:
+    """The limit of a file's size stands for a disk that is full."""
+    with Blobstore.open(image.path) as store, store.open_blob(name="alpha") as blob:
+        blob.write(b"x" * blob.size)
+    if yes:
+        (tmp_path / "out").write_bytes(b"mine")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    same = unchanged(image.path)
+    limited = ["sh", "-c", 'ulimit -f 128; exec "$@"', "sh", *COMMAND]
+    done = subprocess.run(
+        [*limited, "export", image.path, "alpha", tmp_path / "out", *yes],
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"File too large\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert not yes or (tmp_path / "out").read_bytes() == b"mine"
+    assert same()
+
+
+def test_an_export_over_a_file_keeps_its_rights(image: Image, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.write_bytes(b"mine")
+    out.chmod(0o640)
+    assert run_here("export", image.path, "alpha", out, "--yes").status == 0
+    assert out.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(image: Image, tmp_path: Path) -> None:
+    out = tmp_path / "map.svg"
+    out.write_text("<svg>old</svg>")
+    limited = ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", *COMMAND]
+    done = subprocess.run(
+        [*limited, "map", image.path, "--svg", out], capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    assert out.read_text() == "<svg>old</svg>"
+    assert [path.name for path in tmp_path.glob(".*")] == []
