@@ -9,7 +9,7 @@ from blobstore.api.pins import ThreadPins
 from blobstore.device.base import Device
 from blobstore.drivers import interrupts
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.errors import BlobstoreError, naming
+from blobstore.errors import BlobstoreError, ClosedError
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Core
 from blobstore.store import lifecycle
@@ -64,8 +64,8 @@ class Session:
 
     def check_open(self) -> None:
         """Raise `ClosedError` when the store was closed."""
-        with naming(store=self.device.name):
-            self.core.check_open()
+        if self.core.is_closed:
+            raise ClosedError("store: closed").at(store=self.device.name)
 
     def forget(self, handle: Handle) -> bool:
         """Take a handle out of those that are open; return whether it was among them."""
