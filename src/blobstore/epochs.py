@@ -1,4 +1,4 @@
-"""Epoch-based reclamation: when nobody can touch a cluster any more that has left the map.
+"""Epoch-based reclamation: when no request can touch a cluster any more that has left the map.
 
 A request looks a cluster up in a map, then reads or writes the device. Between the two steps
 another thread may take that cluster out of the map and give it to another blob. The cluster

@@ -213,7 +213,7 @@ class Blobstore(OpenStore):
         return Blob(self._session, state)
 
     def delete_blob(self, blob_id: int) -> None:
-        """Delete a blob that nobody has open; a snapshot with one clone is merged into it.
+        """Delete a blob that is not open; a snapshot with one clone is merged into it.
 
         Durability: on return.
 

@@ -15,7 +15,7 @@ def exclusive(store: StoreState, *blob_ids: BlobId, what: str) -> Iterator[None]
     """Let one operation that changes what a blob is run at a time.
 
     Raises:
-        BusyError: One of the blobs is under another such operation; nobody waits for it.
+        BusyError: One of the blobs is under another such operation; the caller does not wait.
     """
     different = set(blob_ids)  # a blob that says it is its own clone is named twice
     for blob_id in different:

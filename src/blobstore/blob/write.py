@@ -338,7 +338,7 @@ async def clear(store: StoreState, blob: BlobState, offset: int, length: int) ->
 
 
 async def unmap(store: StoreState, blob: BlobState, offset: int, length: int) -> None:
-    """Give the range back; what was allocated in it reads as zeroes afterwards.
+    """Deallocate the range; what was allocated in it reads as zeroes afterwards.
 
     A whole cluster of a thin blob without parent becomes a hole. On a clone
     nothing is released: what is unallocated keeps reading the parent.

@@ -53,8 +53,8 @@ class BlockingDriver:
         """Run to the end, and return or raise what it returns or raises.
 
         An exception that is no failure of an operation (MemoryError, a second Ctrl-C) is
-        raised inside the coroutine as well, so that it can clean up. When one escapes, nobody
-        knows how far the core came: the store is poisoned.
+        raised inside the coroutine as well, so that it can clean up. When one escapes, it is
+        unknown how far the core came: the store is poisoned.
 
         Raises:
             KeyboardInterrupt: The user wants to stop. The operation has ended, or has

@@ -1,7 +1,7 @@
 """Ctrl-C: the user's interrupt is held back while the core changes something.
 
 Python raises `KeyboardInterrupt` between any two bytecodes of the main thread. In the middle of
-a change nobody would know what is on the device, and the store would have to refuse all further
+a change it would be unknown what is on the device, and the store would have to refuse all further
 changes. So an operation that runs on the main thread holds SIGINT back: for as long as it
 takes, the handler is one that only counts. When the operation has ended, `KeyboardInterrupt` is
 raised. A long operation is stopped earlier, at its next `Checkpoint`, where its state is

@@ -108,7 +108,7 @@ def _register(store: StoreState, blob: BlobState, parent_id: BlobId | None) -> N
 
 
 async def _claim_clusters(store: StoreState, blob: BlobState, count: int) -> list[int]:
-    """Claim a thick blob's clusters; give back the root page when that fails."""
+    """Claim a thick blob's clusters; release the root page when that fails."""
     try:
         return await claim_zeroed_clusters(store, count)
     except BaseException:

@@ -34,7 +34,7 @@ from blobstore.units import BlobId, PageIndex
 
 
 async def delete_blob(store: StoreState, blob_id: BlobId) -> None:
-    """Delete a blob that nobody has open; a snapshot with one clone is merged into it.
+    """Delete a blob that is not open; a snapshot with one clone is merged into it.
 
     Durability: on return. Without a clone it takes no space. A super blob is cleared first.
 
@@ -114,7 +114,7 @@ async def _delete_under_clone(store: StoreState, blob_id: BlobId, clone_id: Blob
 
 
 async def _merge(store: StoreState, snapshot: BlobState, clone: BlobState) -> PackedPairs:
-    """Merge a snapshot into its clone; return the clusters that nobody owns any more."""
+    """Merge a snapshot into its clone; return the clusters that have no owner any more."""
     snapshot.put_internal(SNAPSHOT_REMOVAL, clone.blob_id.to_bytes(8, "little"))
     snapshot.touch_attributes()
     await persist(store, snapshot)
@@ -198,7 +198,7 @@ async def _write_tombstone(store: StoreState, blob: BlobState) -> None:
 
 
 def _forget(store: StoreState, blob: BlobState, pages: list[PageIndex]) -> None:
-    """Drop a deleted blob from memory, and give back its root and these pages."""
+    """Drop a deleted blob from memory, and release its root and these pages."""
     store.used_ids[blob.root] = False
     store.reservations.clear(blob.blob_id)
     release_root(store, blob.root)

@@ -120,7 +120,7 @@ async def _allocate_all(
 
 
 async def _require_pages(store: StoreState, blob: BlobState, missing: Sequence[int]) -> None:
-    """Refuse before anything is allocated: extent pages, a longer chain, and the chain anew."""
+    """Refuse before anything is allocated: extent pages, and a longer chain that is copied."""
     cost = blob.allocation_cost(missing)
     chain = blob.chain_pages_bound(store.layout, blob.pair_bound + cost.pairs)
     wanted = chain + 2 + cost.new_leaves + max(0, chain - 1 - len(blob.chain))

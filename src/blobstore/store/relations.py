@@ -1,4 +1,4 @@
-"""Who is whose clone: changing a blob's parent, and what stands for external snapshots."""
+"""Relations of blobs: changing a parent, and what stands for external snapshots."""
 
 from blobstore.blob.exclusive import exclusive, frozen
 from blobstore.errors import ExistsError, InvalidArgumentError, NotFoundError

@@ -129,7 +129,7 @@ def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
 
 
 async def _require_pages(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
-    """Refuse before anything is written: the new root and chain, and the blob's chain anew.
+    """Refuse before anything is written: new root and chain, and a copy of the blob's chain.
 
     The blob's attributes grow by its parent's id, which can begin one page more.
     """
