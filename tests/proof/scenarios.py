@@ -303,8 +303,10 @@ def is_possible(workload: Workload, step: Step) -> bool:
 
 def _is_relation_possible(workload: Workload, step: Step, expected: ExpectedBlob) -> bool:
     name, blob_id = step[0], workload.ids[step[1]]
-    if name in ("snapshot", "clone"):
-        return step[2] not in workload.ids and expected.meta.read_only == (name == "clone")
+    if name == "snapshot":
+        return step[2] not in workload.ids and not expected.meta.read_only
+    if name == "clone":
+        return step[2] not in workload.ids and _is_sealed(expected)
     if name == "delete":
         clones = [b for b in workload.expected.blobs.values() if b.meta.parent == blob_id]
         return len(clones) <= 1
@@ -314,4 +316,9 @@ def _is_relation_possible(workload: Workload, step: Step, expected: ExpectedBlob
     if parent_id is None or parent_id in (blob_id, expected.meta.parent):
         return False
     parent = workload.expected.blobs[parent_id]
-    return parent.meta.read_only and parent.meta.cluster_count == expected.meta.cluster_count
+    return _is_sealed(parent) and parent.meta.cluster_count == expected.meta.cluster_count
+
+
+def _is_sealed(expected: ExpectedBlob) -> bool:
+    """Tell whether the blob is read-only for good: being made so takes effect with the sync."""
+    return all(version.read_only for version in expected.versions)

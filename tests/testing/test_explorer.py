@@ -73,6 +73,13 @@ def test_no_crash_during_a_long_random_run_leaves_a_bad_state() -> None:
         assert explore(scenario, limits).findings == []
 
 
+def test_a_random_run_clones_no_blob_whose_read_only_flag_was_not_synced() -> None:
+    (scenario,) = random_scenarios(1, seed=798)  # it once ended in an InvalidArgumentError
+    assert (scenario.base, scenario.sector) == ("dirty", True)
+    ran = run_scenario(scenario)
+    assert ran is not None
+
+
 AFTER_A_SNAPSHOT: Final[dict[str, list[Step]]] = {
     "delete the clone": [("close", "a"), ("delete", "a")],
     "give the clone another parent": [("set_parent", "a", "s0")],
