@@ -59,6 +59,7 @@ NO_SIZE_AT_LOAD: Final = Difference("layout-options-at-load", performed=False)
 DIFFERENCES: Final[dict[str, dict[int, Difference]]] = {
     "init_errors": {
         6: NO_SUCH_OPTION,
+        9: Difference("metadata-that-fits", performed=False),
         # A device with blocks of 500 bytes is refused before there is a store.
         16: refused("block-size", EINVAL),
         17: Difference("block-size", performed=False),

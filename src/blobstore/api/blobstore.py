@@ -61,6 +61,7 @@ class Blobstore(OpenStore):
         size: int | str | None = None,
         cluster_size: int | str = DEFAULT_CLUSTER_SIZE,
         block_size: int | None = None,
+        max_size: int | str | None = None,
         md_pages: int | None = None,
         md_page_size: int | str | None = None,
         bstype: bytes = b"",
@@ -73,9 +74,11 @@ class Blobstore(OpenStore):
         """Make a store, and open it.
 
         With `size` a file that is not there is made, one that is there gets
-        that size. `atomic_write_size` 4096 says that the device never tears
-        such a write, and gives the original's compact layout. `direct` goes
-        past the page cache.
+        that size. `max_size` is what the store can be grown to later: it gets the
+        room in its masks for that, and a metadata page for each cluster, as far as
+        these take no more than a quarter of the device. `atomic_write_size` 4096
+        says that the device never tears such a write, and gives the original's
+        compact layout. `direct` goes past the page cache.
 
         Durability: on return. A crash leaves no store, or an empty one.
 
@@ -88,6 +91,7 @@ class Blobstore(OpenStore):
         """
         options = InitOptions(
             cluster_size=size_of(cluster_size, "cluster_size"),
+            max_size=optional(size_of, max_size, "max_size"),
             md_pages=optional(integer_of, md_pages, "md_pages"),
             md_page_size=optional(size_of, md_page_size, "md_page_size"),
             bstype=padded_type(value_of(bstype, "bstype")),

@@ -190,6 +190,7 @@ class VolumeStore(OpenStore):
         name: str,
         size: int | str | None = None,
         cluster_size: int | str = DEFAULT_VOLUME_CLUSTER_SIZE,
+        max_size: int | str | None = None,
         md_pages_per_cluster_ratio: int = DEFAULT_RATIO,
         block_size: int | None = None,
         md_page_size: int | str | None = None,
@@ -214,6 +215,7 @@ class VolumeStore(OpenStore):
         check_name(wanted)
         options = InitOptions(
             cluster_size=size_of(cluster_size, "cluster_size"),
+            max_size=optional(size_of, max_size, "max_size"),
             md_ratio=_ratio_of(md_pages_per_cluster_ratio),
             md_page_size=optional(size_of, md_page_size, "md_page_size"),
             bstype=VOLUME_STORE_TYPE,

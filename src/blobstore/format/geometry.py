@@ -4,7 +4,7 @@ An index, a count and bytes never mix elsewhere: they are converted here.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from blobstore.errors import CorruptError, InvalidArgumentError, NoSpaceError
@@ -21,6 +21,8 @@ MAX_CLUSTERS: Final = 0xFFFF_FFFE
 """More could not be counted in 32 bits, nor a metadata page be given to each."""
 
 _ENOMEM: Final = 12
+_METADATA_SHARE: Final = 4
+"""Unless the original's default is that large, metadata takes one part in so many of the device."""
 _EXPECTED_PAGE_SIZE: Final = f"expected a power of two from {DEFAULT_PAGE_SIZE} up"
 
 
@@ -57,42 +59,82 @@ class Geometry:
         page_size: int,
         io_unit_size: int,
         md_pages: int | None,
+        max_size: int | None = None,
     ) -> Self:
-        """Lay out a new store.
+        """Lay out a new store that can grow to `max_size` bytes.
+
+        By default there is a metadata page for each cluster that the store can ever have, as in
+        the original. Where these would take too much of the device, there are fewer.
 
         Raises:
             InvalidArgumentError: Sizes that do not fit each other (EINVAL).
             NoSpaceError: A cluster larger than the device (ENOSPC), or metadata that
                 does not fit (ENOMEM).
         """
-        _check_new_sizes(size_bytes, cluster_size, page_size, md_pages)
+        _check_new_sizes(size_bytes, cluster_size, page_size, md_pages, max_size)
         if io_unit_size <= 0 or page_size % io_unit_size:
             raise InvalidArgumentError(
                 f"io unit size {io_unit_size}: does not divide the page size {page_size}"
             )
-        total = size_bytes // cluster_size
-        md_len = total if md_pages is None else md_pages
-        page_mask = mask_pages(md_len, page_size)
-        cluster_mask = mask_pages(total, page_size)
+        nothing = MaskRegion(0, 0)
+        bare = cls(
+            size_bytes, cluster_size, page_size, io_unit_size, nothing, nothing, nothing, 0, 0
+        )
+        bit_count = 0 if max_size is None else ceil_div(max_size, cluster_size)
+        if md_pages is None:
+            return bare._with_default_pages(bit_count)._that_fits()
+        return bare._with_pages(md_pages, bit_count)._that_fits()
+
+    def _with_pages(self, md_len: int, bit_count: int) -> Self:
+        """Lay out so many metadata pages, and masks that have room for so many clusters."""
+        page_mask = mask_pages(max(md_len, bit_count), self.page_size)
+        cluster_mask = mask_pages(self.total_clusters, self.page_size)
         cluster_start = 1 + page_mask
         id_start = cluster_start + max(cluster_mask, page_mask)
-        layout = cls(
-            size_bytes=size_bytes,
-            cluster_size=cluster_size,
-            page_size=page_size,
-            io_unit_size=io_unit_size,
+        return replace(
+            self,
             used_pages=MaskRegion(1, page_mask),
             used_clusters=MaskRegion(cluster_start, cluster_mask),
             used_blob_ids=MaskRegion(id_start, page_mask),
             md_start=id_start + page_mask,
             md_len=md_len,
         )
-        if layout.md_clusters > total:
+
+    def _with_default_pages(self, bit_count: int) -> Self:
+        """Lay out as many metadata pages as a store has that nobody has told how many.
+
+        That is one for each cluster that it can ever have, as long as these take no more than a
+        quarter of the device. Otherwise it is as many as that, or the original's default, if that
+        fits.
+        """
+        original = self._with_pages(self.total_clusters, bit_count)
+        wanted = self._with_pages(max(self.total_clusters, bit_count), bit_count)
+        budget = self.total_clusters // _METADATA_SHARE * self.pages_per_cluster
+        if wanted.metadata_pages <= budget or (wanted == original and original._fits):
+            return wanted
+        fewer = self._with_pages(max(1, budget), bit_count)
+        while fewer.metadata_pages > budget and fewer.md_len > 1:
+            excess = fewer.metadata_pages - budget
+            fewer = self._with_pages(max(1, fewer.md_len - excess), bit_count)
+        return original if original._fits and original.md_len > fewer.md_len else fewer
+
+    @property
+    def _fits(self) -> bool:
+        return self.md_clusters <= self.total_clusters
+
+    def _that_fits(self) -> Self:
+        """Return the layout, if its metadata lies on the device.
+
+        Raises:
+            NoSpaceError: It does not (ENOMEM).
+        """
+        if not self._fits:
             raise NoSpaceError(
-                f"metadata: {layout.md_clusters} clusters, but the device has {total}",
+                f"metadata: {self.md_clusters} clusters, but the device has {self.total_clusters}; "
+                "fewer md_pages or a smaller max_size would take less",
                 errno=_ENOMEM,
             )
-        return layout
+        return self
 
     @classmethod
     def of(cls, super_block: SuperBlock, *, device_size: int) -> Self:
@@ -131,9 +173,14 @@ class Geometry:
         return self.cluster_size // self.page_size
 
     @property
+    def metadata_pages(self) -> int:
+        """Pages, counted from the device's beginning, that the metadata takes."""
+        return self.md_start + self.md_len
+
+    @property
     def md_clusters(self) -> int:
         """Clusters, counted from 0, that the metadata takes."""
-        return ceil_div(self.md_start + self.md_len, self.pages_per_cluster)
+        return ceil_div(self.metadata_pages, self.pages_per_cluster)
 
     @property
     def data_clusters(self) -> int:
@@ -142,12 +189,17 @@ class Geometry:
     @property
     def metadata_end(self) -> int:
         """The first byte after the metadata region."""
-        return (self.md_start + self.md_len) * self.page_size
+        return self.metadata_pages * self.page_size
 
     @property
     def max_growable_size(self) -> int:
         """The size in bytes that the store can ever be grown to, as the original counts it."""
         return self._mask_bytes(self.used_pages.length) * 8 * self.cluster_size
+
+    @property
+    def growth_limit(self) -> int:
+        """The size in bytes that the cluster mask really has room for."""
+        return self._mask_bytes(self.cluster_mask_room) * 8 * self.cluster_size
 
     @property
     def cluster_mask_room(self) -> int:
@@ -185,8 +237,8 @@ class Geometry:
         length = mask_pages(size_bytes // self.cluster_size, self.page_size)
         if length > self.cluster_mask_room:
             raise NoSpaceError(
-                f"cluster mask: {length} pages needed, "
-                f"but there is room for {self.cluster_mask_room}"
+                f"device: {size_bytes} bytes, but the store can grow to {self.growth_limit}; "
+                "a larger max_size when it was made would have left room for more"
             )
         if size_bytes // self.cluster_size > MAX_CLUSTERS:
             raise NoSpaceError(f"device: {size_bytes} bytes, too many clusters")
@@ -262,7 +314,9 @@ class Geometry:
                 yield 7, f"{name} of {region.length} pages for {bits} bits"
 
 
-def _check_new_sizes(size: int, cluster_size: int, page_size: int, md_pages: int | None) -> None:
+def _check_new_sizes(
+    size: int, cluster_size: int, page_size: int, md_pages: int | None, max_size: int | None
+) -> None:
     if not _can_be_page_size(page_size):
         raise InvalidArgumentError(f"metadata page size {page_size}: {_EXPECTED_PAGE_SIZE}")
     if cluster_size < page_size or cluster_size % page_size or cluster_size >= 1 << 32:
@@ -272,12 +326,14 @@ def _check_new_sizes(size: int, cluster_size: int, page_size: int, md_pages: int
         )
     if md_pages is not None and not 0 < md_pages < 0xFFFF_FFFF:
         raise InvalidArgumentError(f"metadata pages {md_pages}: expected at least 1")
+    if max_size is not None and max_size < size:
+        raise InvalidArgumentError(f"max_size {max_size}: expected at least the size, {size}")
     if cluster_size > size:
         raise NoSpaceError(f"cluster size {cluster_size}: the device has {size} bytes")
-    if size // cluster_size > MAX_CLUSTERS:
+    most = max(size, max_size or 0) // cluster_size
+    if most > MAX_CLUSTERS:
         raise InvalidArgumentError(
-            f"cluster size {cluster_size}: {size // cluster_size} clusters, "
-            f"expected at most {MAX_CLUSTERS}"
+            f"cluster size {cluster_size}: {most} clusters, expected at most {MAX_CLUSTERS}"
         )
 
 

@@ -39,13 +39,15 @@ class Clear(Enum):
 class InitOptions:
     """How to lay out a new store; sizes in bytes, None for the original's default.
 
-    Without `md_pages` there are `md_ratio` metadata pages for each hundred clusters.
+    `max_size` is what the store can be grown to. Without `md_pages` there are `md_ratio`
+    metadata pages for each hundred clusters that it can ever have.
     """
 
     cluster_size: int = DEFAULT_CLUSTER_SIZE
     md_pages: int | None = None
     md_ratio: int = 100
     md_page_size: int | None = None
+    max_size: int | None = None
     bstype: bytes = bytes(TYPE_SIZE)
     clear: Clear = Clear.UNMAP
 
@@ -69,13 +71,15 @@ def plan_store(traits: DeviceTraits, options: InitOptions) -> Geometry:
         page_size=max(wish, traits.physical_block_size, DEFAULT_PAGE_SIZE),
         io_unit_size=traits.block_size,
         md_pages=_md_pages(traits, options),
+        max_size=options.max_size,
     )
 
 
 def _md_pages(traits: DeviceTraits, options: InitOptions) -> int | None:
     if options.md_pages is not None or options.md_ratio == 100:
         return options.md_pages
-    return traits.size_bytes // options.cluster_size * options.md_ratio // 100
+    largest = max(traits.size_bytes, options.max_size or 0)
+    return largest // options.cluster_size * options.md_ratio // 100
 
 
 def padded_type(bstype: bytes) -> bytes:
