@@ -8,11 +8,20 @@ from typing import Any
 
 import pytest
 
-from blobstore import Blob, Blobstore, CorruptError, InvalidArgumentError, MemoryDevice
+from blobstore import (
+    Blob,
+    Blobstore,
+    CorruptError,
+    ExistsError,
+    InvalidArgumentError,
+    MemoryDevice,
+)
+from blobstore.format.descriptors import HAS_INTERNAL_XATTRS
 from blobstore.format.page import NO_PAGE, MetadataPage
 from blobstore.testing.internals import core_of, device_of
 from blobstore.units import PageIndex
 from tests.golden.test_load import documented_rows
+from tests.proof.corruptions.sample import ImageDevice, sample
 
 CLUSTER = 65536
 
@@ -186,6 +195,50 @@ def test_a_blob_of_more_clusters_than_can_be_kept_track_of_is_refused(store: Blo
     store.create_blob((1 << 26) * CLUSTER, thin=True).close()
 
 
+def test_a_blob_does_not_become_a_clone_of_its_own_descendant(store: Blobstore) -> None:
+    """The row `set-parent-cycle`."""
+    blob = store.create_blob(4 * CLUSTER, thin=True)
+    blob.write(b"content")
+    lower = blob.snapshot()
+    upper = blob.snapshot()
+    for below in (lower, upper):
+        for above in (upper, lower):
+            with pytest.raises((InvalidArgumentError, ExistsError)) as caught:
+                below.set_parent(above.id)
+            assert caught.value.errno == (17 if (below, above) == (upper, lower) else 22)
+    assert (blob.info.parent, upper.info.parent, lower.info.parent) == (upper.id, lower.id, None)
+    assert blob.read(7) == b"content"
+
+
+@pytest.mark.parametrize("cluster", [24576, 20480, 3 * 16384 + 4096])
+def test_a_cluster_is_whole_metadata_pages(cluster: int) -> None:
+    """The row `cluster-of-whole-pages`."""
+    with pytest.raises(InvalidArgumentError, match="multiple of the page size 16384"):
+        Blobstore.create(MemoryDevice(4 << 20), cluster_size=cluster, md_page_size=16384)
+
+
+def test_a_flag_is_shown_as_it_is_on_disk_and_follows_its_attribute_when_written() -> None:
+    """The row `internal-xattr-flag`."""
+    image = sample(4096).image(dirty=True)
+    image.set_flags("clone", drop=HAS_INTERNAL_XATTRS)
+    device = ImageDevice(bytes(image.data), atomic_write_size=4096)
+    with Blobstore.open(device) as store, store.open_blob(image.names["clone"]) as clone:
+        assert "SNAP" in clone.info.internal_xattrs
+        assert not clone.info.invalid_flags & HAS_INTERNAL_XATTRS
+        clone.set_xattr("k", b"v")
+        assert not clone.info.invalid_flags & HAS_INTERNAL_XATTRS
+        clone.sync_md()
+        assert clone.info.invalid_flags & HAS_INTERNAL_XATTRS
+
+
 def test_every_row_that_is_shown_here_is_in_the_document() -> None:
     here = {row for row, test in documented_rows().items() if Path(__file__).name in test}
-    assert here == {"flushes", "whole-page-checks", "page-size-limit", "largest-blob"}
+    assert here == {
+        "flushes",
+        "whole-page-checks",
+        "page-size-limit",
+        "largest-blob",
+        "set-parent-cycle",
+        "internal-xattr-flag",
+        "cluster-of-whole-pages",
+    }

@@ -260,6 +260,12 @@ class BlobState:
             invalid |= HAS_EXTENT_TABLE
         return Flags(invalid, self.flags.data_ro, self.flags.md_ro)
 
+    def take_derived_flags(self, written: Flags) -> None:
+        """Take over those flags of a round that followed from the rest: they are on disk now."""
+        derived = HAS_INTERNAL_XATTRS | HAS_EXTENT_TABLE
+        invalid = self.flags.invalid & ~derived | written.invalid & derived
+        self.flags = Flags(invalid, self.flags.data_ro, self.flags.md_ro)
+
     def xattrs_to_write(self) -> list[Xattr]:
         """Return all attributes in their order on disk."""
         return [*self._own_attributes(), *self._internal_attributes()]

@@ -76,7 +76,7 @@ def _keep(found: Recovered, state: BlobState, partner: BlobState, *, are_masks_c
         take_clusters(found, state)
     for name in (SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL):
         state.drop_internal(name)
-    flags = state.flags
+    flags = state.flags_to_write()
     state.flags = Flags(flags.invalid, flags.data_ro | READ_ONLY, flags.md_ro)
     state.apply_read_only_flags(state.flags)
     state.touch_attributes()

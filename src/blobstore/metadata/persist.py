@@ -354,6 +354,7 @@ def _commit(store: StoreState, blob: BlobState, this: Round) -> Sequence[tuple[i
         blob.extent_pages = extent_table_of(_table_length(blob), this.extent_pages)
     blob.leaves_in_round = ()
     blob.disk_count = blob.clusters.count
+    blob.take_derived_flags(this.flags)
     blob.apply_read_only_flags(this.flags)
     rereserve(store, blob)
     store.unmapped_count -= len(this.unmapped)

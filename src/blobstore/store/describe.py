@@ -7,7 +7,6 @@ from blobstore.alloc.leaves import LEAF_SIZE, UNALLOCATED
 from blobstore.errors import BlobstoreError
 from blobstore.format.descriptors import (
     CLEAR_METHOD_MASK,
-    HAS_EXTENT_TABLE,
     READ_ONLY,
     THIN_PROV,
 )
@@ -165,7 +164,7 @@ def describe_plain(
         extents=extents,
         metadata_pages=[plain.root],
         extent_pages=pages,
-        invalid_flags=plain.invalid & ~HAS_EXTENT_TABLE | (HAS_EXTENT_TABLE if is_tabled else 0),
+        invalid_flags=plain.invalid,
         data_ro_flags=plain.data_ro,
         md_ro_flags=plain.md_ro,
     )
@@ -179,7 +178,7 @@ def numbers_in_plain(plain: PlainRoot) -> int:
 
 def describe_blob(store: StoreState, blob: BlobState) -> BlobInfo:
     """Return what an open blob is now, changes included that are not durable yet."""
-    flags = blob.flags_to_write()
+    flags = blob.flags
     return BlobInfo(
         blob_id=blob.blob_id,
         cluster_count=blob.clusters.count,
