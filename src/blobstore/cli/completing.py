@@ -9,12 +9,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import click
-from click.shell_completion import CompletionItem
 
 from blobstore.cli.blob_lookup import id_in
 from blobstore.cli.output import printable
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from blobstore import Blobstore
 
 _SHOWN_MAX: Final = 256
@@ -30,6 +31,8 @@ def complete_blob(
 
     A name is offered as it is where that says which blob it is, otherwise the id.
     """
+    from click.shell_completion import CompletionItem
+
     found: list[CompletionItem] = []
     with suppress(Exception), _store_of(ctx) as store:
         blobs = list(_named(store))

@@ -11,7 +11,6 @@ from importlib import import_module
 from typing import Final
 
 import click
-from click.shell_completion import shell_complete
 
 from blobstore import __version__
 from blobstore.cli.interruption import message_of, status_of, with_notes
@@ -105,6 +104,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; return 0 done, 1 failed, 2 usage, 130 interrupted. `check` has others."""
     instruction = os.environ.get(COMPLETION_VARIABLE)
     if instruction:
+        from click.shell_completion import shell_complete
+
         return shell_complete(group, {}, PROGRAM, COMPLETION_VARIABLE, instruction)
     return execute(
         group, arguments, prog_name=PROGRAM, as_json=wants_json(arguments), show_usage=True

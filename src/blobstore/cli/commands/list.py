@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 import click
 
 from blobstore import BlobId, BlobInfo, Blobstore, BlobstoreError
-from blobstore.cli.content import sha256_of
 from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result
 from blobstore.cli.rendering import (
@@ -44,6 +43,8 @@ def _described(store: Blobstore) -> Iterator[_Found]:
 
 def _hashed(store: Blobstore) -> Iterator[_Found]:
     """Yield every blob; of one whose content cannot be read, only why."""
+    from blobstore.cli.content import sha256_of  # a list without hashes starts faster
+
     failed: list[BlobstoreError] = []
     for blob in store.iter_blobs(on_error=failed.append):
         yield from _taken(failed)
