@@ -1,12 +1,13 @@
 """init, info, dump, recover."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from blobstore import Blobstore, dump, iter_dump
 from tests.cli.conftest import CLUSTER, Image
-from tests.cli.runner import run, unchanged
+from tests.cli.runner import run, run_here, unchanged
 
 MIB = 1024 * 1024
 
@@ -43,6 +44,26 @@ def test_large_sizes_have_units_too(tmp_path: Path, size: str, expected: int) ->
     path = tmp_path / "large"
     made = run("init", path, "--size", size, "--cluster-size", "64M", "--md-pages", "16", "--json")
     assert (made.json["size"], path.stat().st_size) == (expected, expected)
+
+
+def test_a_store_made_with_a_larger_max_size_grows_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    made = run("init", path, "--size", "64M", "--cluster-size", "4K", "--max-size", "1G", "--json")
+    assert made.json["max_growable_size"] >= 1 << 30
+    assert run_here("info", path, "--json").json["max_growable_size"] >= 1 << 30
+    os.truncate(path, 1 << 30)
+    assert run_here("grow", path, "--json").json["size"] == 1 << 30
+
+
+def test_a_store_that_cannot_grow_says_its_limit_and_what_would_have_helped(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "disk.img"
+    made = run_here("init", path, "--size", "64M", "--cluster-size", "4K", "--md-pages", "64")
+    assert "growable to" in made.text
+    os.truncate(path, 8 << 30)
+    message = run_here("grow", path, "--json").error["message"]
+    assert "max_size" in message or "--max-size" in message
 
 
 def test_init_lays_the_store_out_as_told(tmp_path: Path) -> None:

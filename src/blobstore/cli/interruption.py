@@ -5,6 +5,7 @@ them too, so that whoever reads it knows how to go on.
 """
 
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,7 +71,12 @@ def status_of(error: KeyboardInterrupt) -> int:
 
 
 def message_of(error: KeyboardInterrupt) -> str:
-    """Say in words what happened."""
+    """Say in words what happened, and let nothing else be said.
+
+    A signal can strike when an operation was made and has not begun; Python
+    warns of such coroutines when it removes them.
+    """
+    warnings.simplefilter("ignore", RuntimeWarning)
     return "terminated" if isinstance(error, TerminatedError) else "interrupted"
 
 

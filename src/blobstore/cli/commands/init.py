@@ -16,6 +16,7 @@ from blobstore.cli.rendering import render_store, store_fields
 
 @store_command("init", changes=True, opens=False)
 @click.option("--size", type=size, help="Make the file, or give it this size.")
+@click.option("--max-size", type=size, help="Make room to grow to this size later.")
 @click.option("--cluster-size", type=size, default="1MiB", show_default=True)
 @click.option("--block-size", type=click.Choice(["512", "4096"]), help="Default: the device's own.")
 @click.option("--md-pages", type=click.IntRange(min=1), help="Metadata pages; default: enough.")
@@ -26,6 +27,7 @@ from blobstore.cli.rendering import render_store, store_fields
 def command(options: StoreOptions, *, yes: bool, **layout: Any) -> None:
     """Make a store on STORE; with --size the file is made.
 
+    `grow` can use a device up to --max-size, or as far as `info` says.
     What STORE holds is lost: unless --yes is given, a device that does not
     begin with zeroes is only taken after asking.
     """
@@ -45,6 +47,7 @@ def _init(options: StoreOptions, layout: dict[str, Any], *, overwrite: bool) -> 
     store = Blobstore.create(
         options.address,
         size=layout["size"],
+        max_size=layout["max_size"],
         cluster_size=layout["cluster_size"],
         block_size=None if block_size is None else int(block_size),
         md_pages=layout["md_pages"],
