@@ -28,18 +28,11 @@ from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.repair_mark import RepairMark
 from blobstore.format.super_block import SUPER_BLOCK_SIZE
 from blobstore.fsck.finding import Severity
-from blobstore.testing.crash_states import (
-    CrashState,
-    Limits,
-    apply,
-    between_flushes,
-    crash_states,
-    whole,
-)
+from blobstore.testing.crash_states import Limits, crash_contents
 from blobstore.testing.explorer import Finding, Tally
 from blobstore.testing.original import load_as_original
 from blobstore.testing.simulated_device import SimulatedDevice
-from blobstore.testing.simulated_disk import Event, Flushed, SimulatedDisk
+from blobstore.testing.simulated_disk import Event, SimulatedDisk
 from tests.proof.corruptions.catalogue import Mode
 from tests.proof.corruptions.sample import Fingerprint, fingerprints, sample
 from tests.proof.corruptor import CORRUPTIONS
@@ -149,7 +142,9 @@ class _RepairExplorer:
         if without_flush is not None and not without_flush.startswith(name):
             return
         without = without_flush and without_flush.removeprefix(f"{name} ")
-        for state, content in _states(base, events, self.limits, self.rng, without):
+        for state, content in crash_contents(
+            base, events, self.limits, rng=self.rng, without_site=without
+        ):
             self.tally.states[state.model, name] += 1
             key = blake2b(content, digest_size=16).digest()
             if key in self._seen:
@@ -166,7 +161,7 @@ class _RepairExplorer:
     def _cut_again(self, name: str, again: _Again) -> str | None:
         """Model F: cut off what puts a marked state right."""
         limits = Limits(_AGAIN.subsets, _AGAIN.samples, _AGAIN.torn_masks, self.atomic)
-        for state, content in _states(again.base, again.events, limits, self.rng, None):
+        for state, content in crash_contents(again.base, again.events, limits, rng=self.rng):
             self.tally.states["F", name] += 1
             problem = self._whole_or_marked(content, again.base, again.undo_paths)
             if problem is not None:
@@ -327,17 +322,3 @@ def _whole_contents(atomic: int) -> dict[BlobId, bytes]:
                     if blob.size <= _READ_MAX:
                         found[blob_id] = blob.read(blob.size, 0)
     return found
-
-
-def _states(
-    base: bytes, events: Sequence[Event], limits: Limits, rng: random.Random, without: str | None
-) -> Iterator[tuple[CrashState, bytes]]:
-    """Yield every state that a cut can leave of a record, and its bytes."""
-    durable = bytearray(base)
-    for pending in between_flushes(events, without):
-        for state in crash_states(pending, limits, rng):
-            content = bytearray(durable)
-            apply(content, state.patches)
-            yield state, bytes(content)
-        apply(durable, [whole(event) for _n, event in pending if not isinstance(event, Flushed)])
-    yield CrashState("A", len(events), ()), bytes(durable)

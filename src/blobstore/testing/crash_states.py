@@ -199,17 +199,24 @@ def make_durable(content: bytearray, pending: Sequence[tuple[int, Event]]) -> No
 
 
 def crash_contents(
-    base: bytes, events: Sequence[Event], limits: Limits = Limits(), *, seed: int = 0
+    base: bytes,
+    events: Sequence[Event],
+    limits: Limits = Limits(),
+    *,
+    rng: random.Random | None = None,
+    without_site: str | None = None,
 ) -> Iterator[tuple[CrashState, bytes]]:
     """Yield every content that a power cut during `events` can leave of a disk that held `base`.
 
-    Where there are more than `limits` allows, the seed chooses which.
+    The last is that of a cut after all of them. Where there are more than `limits` allows, `rng`
+    chooses which. Without the flushes of a site, more can be left.
     """
-    rng = random.Random(seed)
+    rng = rng or random.Random(0)
     durable = bytearray(base)
-    for pending in between_flushes(events):
+    for pending in between_flushes(events, without_site):
         for state in crash_states(pending, limits, rng):
             content = bytearray(durable)
             apply(content, state.patches)
             yield state, bytes(content)
         make_durable(durable, pending)
+    yield CrashState("A", len(events), ()), bytes(durable)
