@@ -394,3 +394,70 @@ def test_of_many_unreadable_places_the_first_are_shown_and_json_has_all(tmp_path
     shown = run_here("rescue", path).stdout.decode()
     assert shown.count("more like these, see --json") >= 2
     assert len(shown.splitlines()) < 50
+
+
+# A lost super block
+
+
+@pytest.fixture
+def unknown(tmp_path: Path) -> Path:
+    """A store without super block and masks, and without a sign of its cluster size."""
+    made, path = tmp_path / "made.img", tmp_path / "unknown.img"
+    with (
+        Blobstore.create(made, size="8MiB", cluster_size=CLUSTER, md_pages=24) as store,
+        store.create_blob(3 * CLUSTER, name="vol", thin=True) as blob,
+    ):
+        blob.set_xattr("note", b"nothing was written")
+        blob.sync_md()
+        shutil.copy(made, path)
+    with path.open("r+b") as file:
+        file.write(bytes(4096))
+    return path
+
+
+def test_rescue_asks_for_what_it_cannot_know_and_lists_the_blobs_when_it_is_told(
+    unknown: Path,
+) -> None:
+    same = unchanged(unknown)
+    asked = run_here("rescue", unknown)
+    assert asked.status == 1
+    assert "the cluster size is not known" in asked.stderr
+    assert "(--cluster-size) says it" in asked.stderr
+    told = run_here("rescue", unknown, "--cluster-size", str(CLUSTER), "--json")
+    assert [(blob["size"], blob["readable"]) for blob in told.json["blobs"]] == [
+        (3 * CLUSTER, 3 * CLUSTER)
+    ]
+    assert told.json["assumptions"][2].endswith("as given")
+    lines = run_here("rescue", unknown, "--cluster-size", str(CLUSTER)).text.splitlines()
+    assert lines[-1].endswith(f"export {unknown} --cluster-size {CLUSTER} BLOB FILE")
+    assert same()
+
+
+@pytest.mark.parametrize("options", [["--cluster-size", "64KiB"], ["--md-start", "4"]])
+def test_export_and_read_take_what_a_lost_super_block_said(
+    image: Image, tmp_path: Path, options: list[str]
+) -> None:
+    path, same = image.path, image.path.read_bytes()
+    expected = run_here("read", path, str(image.thick)).stdout
+    other = tmp_path / "other.img"
+    Blobstore.create(other, size="8MiB", cluster_size="16KiB", md_pages=128).close()
+    with path.open("r+b") as file:
+        file.write(other.read_bytes()[:4096])
+    assert run_here("read", path, str(image.thick), *options).stdout == expected
+    done = export(path, image.thick, tmp_path / "out", *options)
+    assert (done.status, (tmp_path / "out").read_bytes()) == (0, expected)
+    assert done.stderr.startswith(f"{path}: its layout is given; blob {image.thick:#x} is read by")
+    assert path.read_bytes()[4096:] == same[4096:]
+
+
+def test_a_repair_that_puts_no_super_block_together_says_how_to_read_the_blobs(
+    unknown: Path, image: Image
+) -> None:
+    left = run_here("check", unknown, "--repair", "all")
+    assert left.status == 4
+    assert "(--cluster-size) says it" in left.text.splitlines()[-1]
+    with image.path.open("r+b") as file:
+        file.write(b"garbage\n" * 512)
+    left = run_here("check", image.path, "--repair", "all")
+    assert left.status == 4
+    assert left.text.splitlines()[-1] == f"to read what is left: blobstore rescue {image.path}"

@@ -4,18 +4,20 @@ The statuses are their own, as those of fsck: 0 no problems; 1 problems were
 repaired; 4 problems are left; 8 the store could not be checked; 16 invalid usage.
 """
 
+import shlex
 import sys
 import traceback
 from typing import Any, Final
 
 import click
 
-from blobstore import BlobstoreError, BusyError, RepairReport, repair
+from blobstore import BlobstoreError, BusyError, CorruptError, RepairReport, Severity, repair
 from blobstore.cli.group import describe_os_error
 from blobstore.cli.interruption import leaving, with_notes
 from blobstore.cli.options import StoreCommand, StoreOptions
-from blobstore.cli.output import print_error, print_result
+from blobstore.cli.output import print_error, print_result, printable
 from blobstore.cli.report import plan_fields, render_plan, render_repair, repair_fields
+from blobstore.cli.rescuing import open_rescue
 
 SOUND: Final = 0
 REPAIRED: Final = 1
@@ -24,6 +26,8 @@ FAILED: Final = 8
 USAGE: Final = 16
 
 MODES: Final = ("leaks", "safe", "all")
+
+_SUPER_BLOCK: Final = frozenset(range(1, 8))
 
 _LEFT: Final = "if the repair had begun to write, `blobstore undo` restores what it replaced"
 
@@ -94,8 +98,27 @@ def run_repair(options: StoreOptions, mode: str, *, dry_run: bool, undo: str | N
             direct=options.direct,
         )
     fields, render = (plan_fields, render_plan) if dry_run else (repair_fields, render_repair)
-    print_result(fields(report), render(report, store=options.address), as_json=options.as_json)
+    text = render(report, store=options.address)
+    if mode == MODES[-1] and not options.as_json and _has_no_super_block(report):
+        text = f"{text}\n{_how_to_read(options)}"
+    print_result(fields(report), text, as_json=options.as_json)
     return _status(report, dry_run=dry_run)
+
+
+def _has_no_super_block(report: RepairReport) -> bool:
+    return any(
+        finding.invariant in _SUPER_BLOCK and finding.severity is Severity.ERROR
+        for finding in report.after.findings
+    )
+
+
+def _how_to_read(options: StoreOptions) -> str:
+    """Say how to read a store whose super block a repair does not put together."""
+    try:
+        open_rescue(options).close()
+    except CorruptError as error:
+        return printable(f"`blobstore rescue` cannot read it either: {error.message}")
+    return printable(f"to read what is left: blobstore rescue {shlex.quote(options.address)}")
 
 
 def _status(report: RepairReport, *, dry_run: bool) -> int:

@@ -234,7 +234,7 @@ class Content:
             click.echo(printable(self.warning), err=True)
 
 
-def open_rescue(options: StoreOptions, hints: Hints) -> "Rescue":
+def open_rescue(options: StoreOptions, hints: Hints = MappingProxyType({})) -> "Rescue":
     """Open a store that need not be sound; a shell's is looked at as it is on the device.
 
     Raises:
