@@ -1,0 +1,57 @@
+"""`rpc`: a server of volume stores that the original's tools can talk to."""
+
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command("rpc")
+@click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="PATH",
+    help="Listen at this Unix socket; it belongs to you alone.",
+)
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Make the calls of this JSON configuration first, as SPDK writes it.",
+)
+@click.option("--wait-for-rpc", is_flag=True, help="Begin in SPDK's start-up state.")
+@click.option("--quiet", is_flag=True, help="Log only what goes wrong.")
+@click.argument(
+    "stores", nargs=-1, type=click.Path(exists=True, path_type=Path), metavar="STORE..."
+)
+def command(
+    socket_path: Path,
+    config: Path | None,
+    wait_for_rpc: bool,
+    quiet: bool,
+    stores: tuple[Path, ...],
+) -> int:
+    """Serve volume stores by SPDK's JSON-RPC until SIGINT or SIGTERM, then unload them clean.
+
+    Each STORE becomes an aio block device of the file's name.
+    """
+    from blobstore.rpc.server import RpcServer
+
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.WARNING if quiet else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    server = RpcServer(socket_path, configuration=config, stores=stores, wait_for_rpc=wait_for_rpc)
+    try:
+        click.echo(f"listening at {socket_path}", err=True)
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:  # SIGTERM too
+        return 0
+    finally:
+        server.close()

@@ -1,0 +1,102 @@
+"""The state of a server behind its methods: devices, stores, jobs, options.
+
+One lock guards the tables. A method holds it from its look at a name to the end of what it
+does. What takes long, such as inflating a volume, and what waits, gives the lock back while it
+does so.
+"""
+
+import logging
+import os
+import signal
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from blobstore.errors import BlobstoreError
+from blobstore.rpc.bdevs import BaseBdev, BdevTable
+from blobstore.rpc.shallow_copy import ShallowCopies
+from blobstore.rpc.stores import Stores, VolumeBdev
+
+_LOG: Final = logging.getLogger("blobstore.rpc")
+_NOTIFICATIONS_KEPT: Final = 1024
+
+
+@dataclass(slots=True)
+class Options:
+    """What `bdev_set_options` says, with the original's defaults."""
+
+    bdev_io_pool_size: int = 65535
+    bdev_io_cache_size: int = 256
+    bdev_auto_examine: bool = True
+    iobuf_small_cache_size: int = 128
+    iobuf_large_cache_size: int = 16
+
+
+@dataclass(slots=True)
+class Notification:
+    """Something that happened to a block device."""
+
+    id: int
+    type: str
+    ctx: str
+
+
+@dataclass(eq=False)
+class Target:
+    """What the methods of a server work on."""
+
+    options: Options = field(default_factory=Options)
+    is_initialized: bool = True
+
+    def __post_init__(self) -> None:
+        self.lock = threading.RLock()
+        self.initialized = threading.Event()
+        self.stopping = threading.Event()
+        if self.is_initialized:
+            self.initialized.set()
+        self.table = BdevTable()
+        self.stores = Stores(self.table, self.notify)
+        self.copies = ShallowCopies()
+        self.examined: list[str] = []
+        self.counters = {"Malloc": 0, "Ceph": 0}
+        self.notifications: deque[Notification] = deque(maxlen=_NOTIFICATIONS_KEPT)
+        self._notification_count = 0
+
+    def notify(self, kind: str, context: str) -> None:
+        """Note something that happened to a block device."""
+        self.notifications.append(Notification(self._notification_count, kind, context))
+        self._notification_count += 1
+
+    def start(self) -> None:
+        """Leave the state in which only start-up methods may be called."""
+        self.is_initialized = True
+        self.initialized.set()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send this process a signal."""
+        os.kill(os.getpid(), number)
+
+    def close(self) -> None:
+        """End everything, top down: every store is unloaded clean, then devices are closed.
+
+        A store that cannot be unloaded is logged; the others are unloaded all the same.
+        """
+        self.stopping.set()
+        self.copies.close()
+        with self.lock:
+            for store in reversed(list(self.stores)):
+                if store in list(self.stores):
+                    try:
+                        self.stores.unload(store)
+                    except BlobstoreError as error:
+                        _LOG.error("store %r: not unloaded clean: %s", store.volumes.name, error)
+            for bdev in reversed(list(self.table)):
+                if isinstance(bdev, BaseBdev):
+                    bdev.device.close()
+                self.table.remove(bdev)
+
+    def volume_of(self, name: str) -> VolumeBdev | None:
+        """Return the device of a volume by any of its names."""
+        found = self.table.find(name)
+        return found if isinstance(found, VolumeBdev) and not found.is_going else None
