@@ -19,20 +19,32 @@ from pathlib import Path
 from typing import Any, Final
 
 from blobstore import Blob
+from blobstore.alloc.leaves import LEAF_SIZE
 from blobstore.blob.resolve import resolve_owner
-from blobstore.format.descriptors import EXTENT_TABLE, split_descriptors
+from blobstore.format.chain import ChainSize
+from blobstore.format.descriptors import (
+    EXTENT_TABLE,
+    HAS_EXTENT_TABLE,
+    RUNS_HEAD_SIZE,
+    TABLE_HEAD_SIZE,
+    split_descriptors,
+)
 from blobstore.format.page import MetadataPage
 from blobstore.format.root import Layout
+from blobstore.metadata.blob_state import BlobState
 from blobstore.testing.internals import core_of, device_of
-from blobstore.units import BlobId, PageIndex
+from blobstore.units import BlobId, PageIndex, ceil_div
 from tests.replay import COMPACT, Line, Replay
 from tests.shared import shared
+from tests.traces.departures import Apart, Departed, Unsynced
 
 Facts = dict[str, Any]
 
+EPERM: Final = 1
 ENOMEM: Final = 12
 _GHOST: Final = 1 << 63
 CREATING: Final = ("create", "snapshot", "clone")
+CHANGING: Final = ("set_xattr", "rm_xattr", "resize", "set_ro")
 WRITING: Final = ("write", "writev", "write_zeroes", "unmap")
 SYNCING: Final = ("sync", "close", "snapshot", "inflate", "decouple", "set_parent")
 ALLOCATION: Final = ("num_allocated_clusters", "cluster_runs", "extent_pages")
@@ -162,101 +174,6 @@ def counted(facts: Facts) -> Facts:
     return kept
 
 
-class Departed:
-    """Blobs whose state may differ here, and where: all of the original's ids.
-
-    A shrink that was not synced is undone in the original by growing again,
-    clusters, content and all; here it is final. What was never written of a new
-    cluster shows zeroes here, and what the cluster held before there, if it was
-    given back uncleared. An empty blob whose extent table does not fit behind
-    its attributes forgets there, when it is opened, that it had one. Snapshots
-    and clones inherit all that. `unwritten` counts in io units.
-    """
-
-    def __init__(self, *, units_per_cluster: int, unmaps: bool) -> None:
-        self.sizes: dict[int, int] = {}
-        self.shrunk: set[int] = set()
-        self.regrown: set[int] = set()
-        self.tableless: set[int] = set()
-        self.uncleared: set[int] = set()
-        self.unwritten: dict[int, dict[int, str]] = {}
-        self._units = units_per_cluster
-        self._unmaps = unmaps
-        self._is_stale = False
-        self._groups = (self.shrunk, self.regrown, self.tableless, self.uncleared)
-
-    def create(
-        self, blob: int, *, count: int, thin: bool, clears: bool, origin: int | None
-    ) -> None:
-        for group in self._groups:
-            group.discard(blob)
-        self.sizes[blob] = count
-        self.unwritten[blob] = {}
-        if not clears:
-            self.uncleared.add(blob)
-        if origin is not None:
-            self.adopt(blob, origin)
-        elif not thin:
-            self.mark(blob, range(count))
-
-    def adopt(self, blob: int, parent: int) -> None:
-        """Let a blob read what its parent reads."""
-        self.unwritten[blob] = self.unwritten[blob] | self.unwritten[parent]
-        for group in self._groups:
-            group.update({blob} if parent in group else ())
-
-    def release(self, blob: int) -> None:
-        """Take note that a blob has given back clusters."""
-        if not self._unmaps or blob in self.uncleared:
-            self._is_stale = True
-
-    def forget(self, blob: int) -> None:
-        self.release(blob)
-        for group in self._groups:
-            group.discard(blob)
-
-    def resize(self, blob: int, count: int, *, thin: bool) -> None:
-        added = range(self.sizes[blob], count)
-        if count < self.sizes[blob]:
-            self.release(blob)
-            self.shrunk.add(blob)
-            end = count * self._units
-            self.unwritten[blob] = {at: r for at, r in self.unwritten[blob].items() if at < end}
-        elif added and blob in self.shrunk:
-            self.regrown.add(blob)
-            self._mark_units(blob, added, "shrink-is-final")
-        elif not thin:
-            self.mark(blob, added)
-        self.sizes[blob] = count
-
-    def mark(self, blob: int, clusters: Iterable[int]) -> None:
-        """Take note of new clusters; they can show something only if one was left uncleared."""
-        if self._is_stale:
-            self._mark_units(blob, clusters, "zeroed-clusters")
-
-    def _mark_units(self, blob: int, clusters: Iterable[int], row: str) -> None:
-        size = self._units
-        units = (unit for at in clusters for unit in range(at * size, (at + 1) * size))
-        self.unwritten[blob] = self.unwritten[blob] | dict.fromkeys(units, row)
-
-    def write(self, blob: int, units: range) -> None:
-        """Take note that a range holds the same again."""
-        for unit in units:
-            self.unwritten[blob].pop(unit, None)
-
-    def unmap(self, blob: int, units: range) -> None:
-        """Take note of an unmap: where the device does nothing, the data stay in the original."""
-        self.release(blob)
-        if self._unmaps:
-            self.write(blob, units)
-        else:
-            self.unwritten[blob].update(dict.fromkeys(units, "zeroed-clusters"))
-
-    def row_of(self, blob: int, units: range) -> str | None:
-        """Name why something in a range may be different here."""
-        return next((row for unit, row in self.unwritten[blob].items() if unit in units), None)
-
-
 class Comparison:
     """One trace on its way."""
 
@@ -272,6 +189,7 @@ class Comparison:
             units_per_cluster=self._cluster // self._io_unit,
             unmaps="unmap=none" not in trace["script"][0],
         )
+        self._unsynced = Unsynced()
         self._super_blob_deleted = False
         self._more_free = self._more_free_now = self._cut = 0
 
@@ -294,8 +212,10 @@ class Comparison:
         self._note_deleted_super_blob(line)
         new = self._clusters_to_allocate(line)
         self._cut = self._clusters_cut_off(line)
+        chain, cut_pages = self._chain_length(line), self._pages_cut_off(line)
         found = self.replay.run(text)
         if answer["rc"] == found["rc"] == 0:
+            self._note_unsynced(line, chain, cut_pages)
             if new:
                 self._mark_new(line, new)
             self._learn(line, answer, found)
@@ -317,6 +237,9 @@ class Comparison:
             self._more_free = self._more_free_now
         if line.command in SYNCING and line.arguments:
             self._departed.shrunk.discard(self._blob_of(line))
+            self._unsynced.sync(self._blob_of(line))
+        if line.command in ("unload", "load"):
+            self._unsynced.sync_all()
 
     # What is learnt from a line that both performed
 
@@ -361,6 +284,33 @@ class Comparison:
         blob_id = BlobId(self.replay.blob_id(line.arguments[0]))
         blob = core_of(self.replay.store).open_blobs.get(blob_id)
         return 0 if blob is None else sum(count for _first, count in blob.cut_runs)
+
+    def _open_state(self, line: Line) -> BlobState | None:
+        """Return the open blob that a line is about, as the core has it."""
+        if self.replay.store is None or not line.arguments:
+            return None
+        blob_id = BlobId(self.replay.blob_id(line.arguments[0]))
+        return core_of(self.replay.store).open_blobs.get(blob_id)
+
+    def _chain_length(self, line: Line) -> int:
+        if line.command not in CHANGING:
+            return 0
+        blob = self._open_state(line)
+        return 0 if blob is None else 1 + len(blob.chain)
+
+    def _pages_cut_off(self, line: Line) -> int:
+        """Count the extent pages that a shrink cut off, and a write releases here."""
+        blob = self._open_state(line) if line.command in WRITING else None
+        return 0 if blob is None else len(blob.cut_extent_pages)
+
+    def _note_unsynced(self, line: Line, chain: int, cut_pages: int) -> None:
+        if line.command in CHANGING:
+            is_read_only = line.command == "set_ro"
+            self._unsynced.change(self._blob_of(line), chain, is_read_only=is_read_only)
+        elif line.command in WRITING:
+            self._unsynced.write(self._blob_of(line), cut_pages)
+        elif line.command == "delete":
+            self._unsynced.sync(self._blob_of(line))
 
     def _learn(self, line: Line, answer: Facts, found: Facts) -> None:
         if line.command in CREATING:
@@ -430,6 +380,9 @@ class Comparison:
         """Name the difference that this is, if it is one."""
         if self.verdict.ended_by:
             return self.verdict.ended_by
+        if key == "rc" and found == -EPERM and self._blob_of(line) in self._unsynced.read_only:
+            self.verdict.ended_by = "write-through-syncs"  # read-only from the first write on
+            return self.verdict.ended_by
         if key == "rc" and (wanted, found) == (0, -ENOMEM) and self._layout is Layout.SECTOR:
             self.verdict.ended_by = "promised-pages"  # its roots hold less; the rest cannot be told
             return self.verdict.ended_by
@@ -456,8 +409,17 @@ class Comparison:
             return "snapshot-without-clones"
         if fact in ALLOCATION and blob in self._departed.regrown:
             return "shrink-is-final"
-        if fact in ("use_extent_table", "extent_pages") and blob in self._departed.tableless:
+        if blob in self._departed.tableless and (
+            fact in ("use_extent_table", "extent_pages", "md_pages")
+            or (fact == "invalid_flags" and wanted ^ found == HAS_EXTENT_TABLE)
+        ):
             return "table-that-did-not-fit"
+        if fact == "md_pages" and blob in self._departed.regrown:
+            return "shrink-is-final"  # it has fewer runs, or extent pages to name
+        if fact == "md_pages" and self._unsynced.has_old_chain(blob, wanted):
+            return "write-through-syncs"
+        if fact in ("is_read_only", "data_ro", "md_ro") and blob in self._unsynced.written:
+            return "write-through-syncs" if blob in self._unsynced.read_only else None
         if fact == "sha256":
             end = self._departed.sizes[blob] * self._cluster // self._io_unit
             return self._departed.row_of(blob, range(end))
@@ -475,28 +437,72 @@ class Comparison:
             return row if apart and more == self._more_free + self._cut else None
         return row if apart and (self._departed.regrown or 0 <= more < self._more_free) else None
 
-    def _pages_of_tables(self) -> int:
-        """Count the extent pages of blobs that have none in the original."""
-        count = 0
-        for key in self._ids.ours(self._departed.tableless):
-            with self.replay.the_store().open_blob(key) as blob:
-                count += sum(page != 0 for page in blob.info.extent_pages)
-        return count
+    # Metadata pages: what each row makes of them
+
+    def _states_of(self, originals: Iterable[int]) -> Iterator[tuple[int, BlobState]]:
+        """Yield these blobs of the original, as far as they are there, with what is here."""
+        store = self.replay.the_store()
+        for key in self._ids.ours(originals):
+            with store.open_blob(key):
+                yield self._ids.original(key), core_of(store).open_blobs[BlobId(key)]
+
+    def _apart_by_tables(self) -> Apart:
+        """The original has runs, and no extent pages, where there is a table here."""
+        apart = Apart()
+        for _original, blob in self._states_of(self._departed.tableless):
+            size = ChainSize.before_extents(
+                blob.xattrs_to_write(), root_capacity=self._layout.capacity
+            )
+            runs = size.pages_with_pairs(len(blob.clusters.runs()), head_size=RUNS_HEAD_SIZE)
+            here = 1 + len(blob.metadata_pages)
+            apart += Apart.between(here - runs)
+        return apart
+
+    def _apart_by_shrinks(self) -> Apart:
+        """The original may still have what a shrink cut off here: extent pages, and more runs."""
+        apart = Apart()
+        for _original, blob in self._states_of(self._departed.regrown):
+            count = blob.clusters.count
+            is_tabled = blob.extent_pages is not None
+            pages = ceil_div(count, LEAF_SIZE) if is_tabled else 0
+            size = ChainSize.before_extents(
+                blob.xattrs_to_write(), root_capacity=self._layout.capacity
+            )
+            head_size = TABLE_HEAD_SIZE if is_tabled else RUNS_HEAD_SIZE
+            most = size.pages_with_pairs(pages or count, head_size=head_size) + pages
+            apart += Apart.between(min(0, 1 + len(blob.metadata_pages) - most))
+        return apart
+
+    def _apart_by_writes(self) -> Apart:
+        """The original still has the chain from before changes that a write has synced here."""
+        apart = Apart()
+        for original, blob in self._states_of(self._unsynced.written):
+            more = 1 + len(blob.chain) - self._unsynced.chains[original]
+            apart += Apart.between(more - self._unsynced.written[original])
+        return apart
+
+    def _row_of_pages(self, more: int) -> str | None:
+        """Name the rows' consequence for the number of metadata pages in use."""
+        causes = {
+            "shrink-is-final": self._apart_by_shrinks(),
+            "table-that-did-not-fit": self._apart_by_tables(),
+            "write-through-syncs": self._apart_by_writes(),
+        }
+        apart = sum(causes.values(), Apart())
+        if not apart.least <= more <= apart.most:
+            return None
+        return next(row for row, cause in causes.items() if cause != Apart())
 
     def _row_of_used(self, key: str, more: int) -> str | None:
         if self.replay.store is None:
             return None
-        if key == "used_md_pages" and self._departed.tableless:
-            more -= self._pages_of_tables()
-            if not more:
-                return "table-that-did-not-fit"
         store = core_of(self.replay.store)
         returning = (store.pages if key == "used_md_pages" else store.clusters).returning_count
         if more == returning:
             return "free-after-commit"
         if key == "used_cluster_bits" and more - returning == -self._more_free_now:
             return "shrink-is-final" if self._departed.regrown else "write-through-syncs"
-        return None
+        return self._row_of_pages(more - returning) if key == "used_md_pages" else None
 
 
 def trace_files() -> list[Path]:
