@@ -24,7 +24,7 @@ from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, ClosedError, InvalidArgumentError, naming
 from blobstore.format.page import NO_PAGE, PAGE_SIZE
 from blobstore.fsck.finding import Finding
-from blobstore.fsck.layout_search import LayoutHints
+from blobstore.fsck.metadata_start import LayoutHints
 from blobstore.fsck.piecemeal import Failure, read_parts
 from blobstore.fsck.places import (
     Part,

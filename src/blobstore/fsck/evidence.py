@@ -27,7 +27,7 @@ from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.page import BODY_SIZE, CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL
 from blobstore.format.super_block import NEWEST_VERSION, SuperBlock
 from blobstore.metadata.store_state import DeviceTraits
-from blobstore.operations import Buffer, Read
+from blobstore.operations import Buffer, NextData, Read
 from blobstore.units import GIB, MIB
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
@@ -40,6 +40,7 @@ SEARCH_LIMIT: Final = GIB
 """So far a search for the first root goes: masks of a billion clusters end before."""
 
 _CHUNK: Final = MIB
+_ZEROES: Final = bytes(_CHUNK)
 _NONE_BELOW: Final = 1 << 62
 _NONE_ABOVE: Final = -1
 
@@ -93,7 +94,9 @@ async def gather_evidence(traits: DeviceTraits) -> Evidence:
     while offset < end:
         had_roots = gathered.has_roots
         length = min(_CHUNK, end - offset)
-        gathered.take(offset, await _read_what_can_be(offset, length))
+        is_hole = await NextData(offset, offset + length) == offset + length
+        chunk = _ZEROES[:length] if is_hole else await _read_what_can_be(offset, length)
+        gathered.take(offset, chunk)
         offset += length
         if offset == end and not gathered.has_roots:
             end = min(size, SEARCH_LIMIT, end + _CHUNK)

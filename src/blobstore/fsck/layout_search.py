@@ -1,24 +1,9 @@
-"""Searching for a store's layout where no super block tells it: for reading only (FORMAT 1, 2).
+"""Searching for a store's layout where no super block tells it: for reading only (FORMAT 2). Pure.
 
-A root page says where it lies: with the id ``0x1_0000_0000 | M`` at page P the
-metadata begins at page P - M. All roots of a store agree on that place and on the
-size of a page; pages of other stores, which a blob may hold, agree on another.
-A place is likely if an empty store of some cluster size would have its metadata there.
-
-The number of metadata pages stands in the masks. Where there are none yet, it is
-one for each cluster, the default, as long as the lowest cluster in use lies behind.
-
-The cluster size is written down in the super block only. Each power of two is
-tried, and judged by these signs, the most telling first:
-
-1. No metadata page names a cluster that would lie within the metadata.
-2. All that is written after the metadata lies in clusters that blobs own.
-3. All clusters that are named lie on the device.
-4. The lowest cluster in use follows the metadata: clusters are taken lowest first.
-   Where the metadata takes one cluster, that says nothing.
-5. The mask of used clusters has as many bits as there are clusters on the device.
-
-One that alone has the best signs is taken. Otherwise whoever asks must say it.
+Root pages say where the metadata begins. The number of metadata pages stands in
+the masks; where there are none yet, it is one for each cluster, the default, as long
+as the lowest cluster in use lies after them. Each power of two is tried as the cluster
+size. One that alone has the best signs is taken. Otherwise the caller must say it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,75 +17,27 @@ from blobstore.format.geometry import DEFAULT_PAGE_SIZE, Geometry
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES, mask_pages
 from blobstore.format.page import PAGE_SIZE
 from blobstore.format.super_block import NEWEST_VERSION, NO_BLOB, TYPE_SIZE, MaskRegion, SuperBlock
-from blobstore.fsck.evidence import Evidence, Flags, Numbers
+from blobstore.fsck.evidence import Evidence
+from blobstore.fsck.layout_signs import (
+    Region,
+    Signs,
+    coarse_signs,
+    is_confirmed,
+    is_other_layout,
+    signs_of,
+)
+from blobstore.fsck.metadata_start import (
+    LayoutHints,
+    MetadataStart,
+    metadata_starts,
+    powers_of_two,
+    roots_in_place,
+)
 from blobstore.fsck.rebuild import cluster_sizes_for
 from blobstore.units import ceil_div, format_size
 
-_UNITS: Final = tuple(1 << power for power in range(9))
-"""Sizes of metadata pages, in 4096 bytes."""
-
-_FIRST_START: Final = 3  # after the super block and two masks
-_LARGEST_CLUSTER: Final = 1 << 31
 _ODD_SIZES_MAX: Final = 4096
 _SHOWN_SIZES: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class LayoutHints:
-    """What the caller knows of a layout: bytes, and pages of the store's own size."""
-
-    cluster_size: int | None = None
-    md_start: int | None = None
-    md_pages: int | None = None
-
-    def __bool__(self) -> bool:
-        return (self.cluster_size, self.md_start, self.md_pages) != (None, None, None)
-
-    def agree_with(self, block: SuperBlock) -> bool:
-        """Tell whether a super block says the same."""
-        wanted = (self.cluster_size, self.md_start, self.md_pages)
-        found = (block.cluster_size, block.md_start, block.md_len)
-        return all(want is None or want == have for want, have in zip(wanted, found, strict=True))
-
-
-NO_HINTS: Final = LayoutHints()
-
-
-@dataclass(frozen=True, slots=True)
-class MetadataStart:
-    """Where root pages say that the metadata begins, in pages of so many bytes."""
-
-    page_size: int
-    md_start: int
-    root_count: int
-
-    @property
-    def unit(self) -> int:
-        """The size of a page in places of 4096 bytes."""
-        return self.page_size // PAGE_SIZE
-
-
-class Signs(NamedTuple):
-    """What speaks for a layout: smaller is better, in every field and in this order."""
-
-    contradictions: int
-    is_not_covered: bool
-    is_beyond_device: bool
-    is_not_first_free: bool
-    is_not_filled: bool
-    is_odd: bool
-
-    @property
-    def is_supported(self) -> bool:
-        """Tell whether anything speaks for it that a random layout would not have."""
-        return not (self.is_not_covered and self.is_not_first_free and self.is_not_filled)
-
-    def is_as_free_of(self, best: "Signs") -> bool:
-        """Tell whether as little speaks against it as against the best."""
-        return (self.contradictions, self.is_beyond_device) <= (
-            best.contradictions,
-            best.is_beyond_device,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +99,13 @@ class LayoutSearch:
 
         Single pages may be damaged, and one mask, without the super block being wrong.
         """
-        if not self.candidates or _is_confirmed(self.evidence, block, device_size):
+        if not self.candidates or is_confirmed(self.evidence, block, device_size):
             return False
         best = self.candidates[0].super_block
         ours, theirs = (
-            _coarse_signs(self.evidence, each, device_size=device_size) for each in (best, block)
+            coarse_signs(self.evidence, each, device_size=device_size) for each in (best, block)
         )
-        if self.found is not None and _is_other_layout(best, block):
+        if self.found is not None and is_other_layout(best, block):
             return ours < theirs
         is_longer = best.md_len > block.md_len and self._breaks_less(best, block, device_size)
         return is_longer or ours[:2] < theirs[:2]
@@ -176,7 +113,7 @@ class LayoutSearch:
     def _breaks_less(self, best: SuperBlock, block: SuperBlock, device_size: int) -> bool:
         """Tell whether nothing named lies outside of the best layout, but some of the other."""
         ours, theirs = (
-            _Region.of(self.evidence, each, device_size).broken(self.evidence, counts_high=True)
+            Region.of(self.evidence, each, device_size).broken(self.evidence, counts_high=True)
             for each in (best, block)
         )
         return ours == 0 < theirs
@@ -208,7 +145,7 @@ class LayoutSearch:
 
 def search_layout(evidence: Evidence, hints: LayoutHints, *, device_size: int) -> LayoutSearch:
     """Return the layouts that fit best to what was found on the device. Pure."""
-    starts = _starts(evidence, hints, device_size)
+    starts = metadata_starts(evidence, hints, device_size)
     pool = [each for start in starts for each in _candidates(evidence, start, hints, device_size)]
     if not any(each.signs.is_supported for each in pool) and hints.cluster_size is None:
         odd = [each for start in starts for each in _odd(evidence, start, hints, device_size)]
@@ -222,78 +159,6 @@ def search_layout(evidence: Evidence, hints: LayoutHints, *, device_size: int) -
         tuple(each for each in pool if each.signs == best),
         tuple({each.super_block.cluster_size for each in pool if each.signs.is_as_free_of(best)}),
     )
-
-
-# Where the metadata begins
-
-
-def _starts(evidence: Evidence, hints: LayoutHints, device_size: int) -> list[MetadataStart]:
-    """Return the places that most roots agree on; several only if as many agree on each."""
-    votes = [
-        vote
-        for unit in _UNITS
-        if unit * PAGE_SIZE <= device_size and not (hints.cluster_size or 0) % (unit * PAGE_SIZE)
-        for vote in _votes(evidence, hints, unit, device_size)
-    ]
-    best = max((rank for rank, _start in votes), default=None)
-    found = [start for rank, start in votes if rank == best]
-    if not found and hints.md_start is not None:
-        return [MetadataStart(DEFAULT_PAGE_SIZE, hints.md_start, 0)]
-    return found
-
-
-_Rank = tuple[bool, int, int, int]
-
-
-def _votes(
-    evidence: Evidence, hints: LayoutHints, unit: int, device_size: int
-) -> Iterator[tuple[_Rank, MetadataStart]]:
-    """Yield each place that roots speak for, with its rank; of pages of this size only the best."""
-    is_root = evidence.can_be_root & (evidence.places % unit == 0)
-    sound = evidence.places[is_root] // unit - evidence.roots[is_root]
-    is_torn = evidence.torn_places % unit == 0
-    torn = evidence.torn_places[is_torn] // unit - evidence.torn_roots[is_torn]
-    starts, counts = np.unique(np.concatenate((sound, torn)), return_counts=True)
-    sound_counts = np.searchsorted(np.sort(sound), starts, side="right")
-    sound_counts -= np.searchsorted(np.sort(sound), starts, side="left")
-    is_possible = starts >= _FIRST_START if hints.md_start is None else starts == hints.md_start
-    grades = _grades(starts, unit * PAGE_SIZE, device_size)
-    order = np.lexsort((counts, grades, sound_counts, grades > 0, is_possible))[::-1]
-    best: _Rank | None = None
-    for at in order.tolist():
-        rank = bool(grades[at] > 0), int(sound_counts[at]), int(grades[at]), int(counts[at])
-        best = best or rank
-        if not is_possible[at] or rank != best:
-            return
-        yield rank, MetadataStart(unit * PAGE_SIZE, int(starts[at]), int(counts[at]))
-
-
-def _grades(starts: Numbers, page_size: int, device_size: int) -> Numbers:
-    """Return how likely metadata begins there: 2 by default, 1 if asked for, 0 never.
-
-    Masks of as many pages as some power of two as a cluster size needs come before it.
-    """
-    grades = np.zeros(len(starts), dtype=np.int64)
-    if not len(starts):
-        return grades
-    for cluster_size in _powers(page_size, device_size):
-        clusters = mask_pages(device_size // cluster_size, page_size)
-        rest = starts - 1 - clusters
-        is_longer = (rest > 0) & (rest % 2 == 0) & (rest // 2 <= clusters)
-        pages = (starts - 1) // 3
-        is_equal = (pages * 3 == starts - 1) & (pages >= clusters)
-        is_equal &= (pages - 1) * page_size * 8 * page_size <= device_size
-        grades[is_longer | is_equal] = np.maximum(grades[is_longer | is_equal], 1)
-        grades[starts == 1 + 3 * clusters] = 2
-        grades[starts == 1 + 2 * clusters] = np.maximum(grades[starts == 1 + 2 * clusters], 1)
-    return grades
-
-
-def _powers(page_size: int, device_size: int) -> Iterator[int]:
-    cluster_size = page_size
-    while cluster_size <= min(device_size, _LARGEST_CLUSTER):
-        yield cluster_size
-        cluster_size *= 2
 
 
 # How many pages, and how large clusters are
@@ -327,7 +192,7 @@ def _candidates(
 ) -> Iterator[Candidate]:
     """Yield a candidate for each size that clusters usually have."""
     known = _known(evidence, start, hints)
-    sizes = list(_powers(start.page_size, device_size))
+    sizes = list(powers_of_two(start.page_size, device_size))
     if known.cluster_bits:
         sizes += cluster_sizes_for(device_size, known.cluster_bits, start.page_size)
     if hints.cluster_size is not None:
@@ -342,7 +207,7 @@ def _odd(
     """Yield a candidate for each size that is no power of two, if they are not too many."""
     known = _known(evidence, start, hints)
     page_size = start.page_size
-    roots = evidence.roots[_roots_in_place(evidence, start)]
+    roots = evidence.roots[roots_in_place(evidence, start)]
     names_some = evidence.highest_cluster > 0
     lowest, highest = evidence.lowest_cluster[names_some], evidence.highest_cluster[names_some]
     if not len(roots) or not len(highest):
@@ -376,7 +241,9 @@ def _with_md_lens(
             md_lens.insert(0, (total, _DEFAULT))
     for md_len, reason in md_lens:
         block = _super_block(start, max(1, md_len), cluster_size, max(1, total))
-        signs = _signs_of(evidence, block, known, device_size, is_guess=reason is _BEFORE_DATA)
+        signs = signs_of(
+            evidence, block, known.cluster_bits, device_size, is_guess=reason is _BEFORE_DATA
+        )
         yield Candidate(block, signs, start, reason)
 
 
@@ -406,7 +273,7 @@ def _md_len_before(
     """Return how many pages there can be before the lowest cluster that pages before it name."""
     unit = start.unit
     is_after = (evidence.places >= start.md_start * unit) & (evidence.places % unit == 0)
-    is_after &= ~evidence.can_be_root | _roots_in_place(evidence, start)
+    is_after &= ~evidence.can_be_root | roots_in_place(evidence, start)
     places, lowest = evidence.places[is_after], evidence.lowest_cluster[is_after]
     limit = device_size // cluster_size
     lows = np.minimum.accumulate(np.minimum(lowest, limit)) * cluster_size // PAGE_SIZE
@@ -437,133 +304,3 @@ def _super_block(
         io_unit_size=DEFAULT_PAGE_SIZE,
         md_page_size=start.page_size,
     )
-
-
-# Signs
-
-
-def _roots_in_place(evidence: Evidence, start: MetadataStart) -> Flags:
-    """Tell of each page whether it is a root that says that the metadata begins there."""
-    in_place: Flags = evidence.places == (start.md_start + evidence.roots) * start.unit
-    return in_place & evidence.can_be_root
-
-
-class _Region(NamedTuple):
-    """What pages in a metadata region name."""
-
-    layout: Geometry
-    start: MetadataStart
-    is_inside: Flags
-    strays: int
-    """Roots that name their places outside of the region."""
-
-    @classmethod
-    def of(cls, evidence: Evidence, block: SuperBlock, device_size: int) -> "_Region":
-        """Look at the pages in the region of a layout."""
-        layout = Geometry.claimed_by(block, device_size=device_size)
-        start = MetadataStart(layout.page_size, layout.md_start, 0)
-        first, end = start.md_start * start.unit, (layout.md_start + layout.md_len) * start.unit
-        is_inside = (evidence.places >= first) & (evidence.places < end)
-        in_place = _roots_in_place(evidence, start)
-        is_inside &= (evidence.places % start.unit == 0) & (in_place | ~evidence.can_be_root)
-        return cls(layout, start, is_inside, int((in_place & ~is_inside).sum()))
-
-    def broken(self, evidence: Evidence, *, counts_high: bool = False) -> int:
-        """Count the pages that name what the layout does not have, or has for metadata.
-
-        Clusters after the store's end are only counted when told: the device may be cut short.
-        """
-        is_bad = evidence.lowest_cluster < self.layout.md_clusters
-        is_bad |= evidence.highest_page >= self.layout.md_len
-        if counts_high:
-            is_bad |= evidence.highest_cluster >= self.layout.total_clusters
-        return int((is_bad & self.is_inside).sum()) + self.strays
-
-
-def _signs_of(
-    evidence: Evidence, block: SuperBlock, known: _Known, device_size: int, *, is_guess: bool
-) -> Signs:
-    """Judge a candidate; `is_guess` tells that its metadata ends where the clusters begin."""
-    region = _Region.of(evidence, block, device_size)
-    on_device = device_size // block.cluster_size
-    lowest = evidence.lowest_cluster[region.is_inside].min(initial=1 << 62)
-    highest = evidence.highest_cluster[region.is_inside].max(initial=-1)
-    return Signs(
-        contradictions=region.broken(evidence),
-        is_not_covered=not _is_covered(evidence, region.layout),
-        is_beyond_device=bool(max(highest, known.cluster_bits - 1) >= on_device),
-        is_not_first_free=is_guess or not _is_first(int(lowest), region.layout),
-        is_not_filled=known.cluster_bits != on_device,
-        is_odd=block.cluster_size & (block.cluster_size - 1) > 0,
-    )
-
-
-def _is_first(cluster: int, layout: Geometry) -> bool:
-    """Tell whether a cluster follows the metadata, and the metadata takes more than one."""
-    return cluster == layout.md_clusters > 1
-
-
-def _is_covered(evidence: Evidence, layout: Geometry) -> bool:
-    """Tell whether something is written after the metadata, and all of it is some blob's.
-
-    The metadata counts up to its last page in use: a new store has zeroes after it. On a
-    device that was full of other data before, no layout is covered.
-    """
-    unit = layout.page_size // PAGE_SIZE
-    first, end = layout.md_start * unit, (layout.md_start + layout.md_len) * unit
-    pages = np.flatnonzero(evidence.heads[first:end:unit] >> 32 == 1)
-    end = first + (int(pages[-1]) + 1) * unit if len(pages) else first
-    written = np.flatnonzero(evidence.is_written[end:]) + end
-    if not len(written):
-        return False
-    clusters = written * PAGE_SIZE // layout.cluster_size
-    return bool(clusters.max() < len(evidence.owned) and evidence.owned[clusters].all())
-
-
-def _coarse_signs(
-    evidence: Evidence, block: SuperBlock, *, device_size: int
-) -> tuple[bool, bool, bool, bool, bool]:
-    """Judge a layout by what no single damaged page or mask can change; smaller is better."""
-    region = _Region.of(evidence, block, device_size)
-    layout, lowest = region.layout, evidence.lowest_cluster[region.is_inside]
-    broken = region.broken(evidence, counts_high=True)
-    naming = int((evidence.highest_cluster[region.is_inside] > 0).sum()) + region.strays
-    return (
-        not (_roots_in_place(evidence, region.start) & region.is_inside).any(),
-        broken * 2 > naming,
-        _count_masks(evidence, layout, are_right=False) > 1,
-        not _is_covered(evidence, layout),
-        layout.size_bytes > device_size and not _is_first(int(lowest.min(initial=0)), layout),
-    )
-
-
-def _is_other_layout(one: SuperBlock, other: SuperBlock) -> bool:
-    """Tell whether pages and clusters lie elsewhere."""
-    return (one.cluster_size, one.md_start, one.md_page_size or DEFAULT_PAGE_SIZE) != (
-        other.cluster_size,
-        other.md_start,
-        other.md_page_size or DEFAULT_PAGE_SIZE,
-    )
-
-
-def _is_confirmed(evidence: Evidence, block: SuperBlock, device_size: int) -> bool:
-    """Tell whether all three masks lie where a super block has them, as long as it says."""
-    layout = Geometry.claimed_by(block, device_size=device_size)
-    is_on_device = layout.size_bytes <= device_size
-    return is_on_device and _count_masks(evidence, layout, are_right=True) == _ALL_MASKS
-
-
-_ALL_MASKS: Final = 3
-
-
-def _count_masks(evidence: Evidence, layout: Geometry, *, are_right: bool) -> int:
-    """Count the masks that lie where a layout has them with the length that it has, or another."""
-    count = 0
-    for region, kind, bits in (
-        (layout.used_pages, MASK_PAGES, layout.md_len),
-        (layout.used_clusters, MASK_CLUSTERS, layout.total_clusters),
-        (layout.used_blob_ids, MASK_BLOB_IDS, layout.md_len),
-    ):
-        found = evidence.mask_at(layout.region_offset(region)) if region.length else None
-        count += found is not None and (found == (kind, bits)) is are_right
-    return count

@@ -21,7 +21,8 @@ from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.fsck.evidence import Evidence, gather_evidence
 from blobstore.fsck.examine import Examination, RegionView, examine, examine_with
 from blobstore.fsck.finding import Finding, Severity
-from blobstore.fsck.layout_search import NO_HINTS, LayoutHints, LayoutSearch, search_layout
+from blobstore.fsck.layout_search import LayoutSearch, search_layout
+from blobstore.fsck.metadata_start import NO_HINTS, LayoutHints
 from blobstore.fsck.places import ZEROES, Backing, PlaceMap, lay_over
 from blobstore.fsck.rebuild import rebuild_from
 from blobstore.fsck.remains import adopt_remains
