@@ -17,6 +17,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _image_of(item: pytest.Item) -> str:
     """Return the name of the image that a test is about; nothing for a test without one."""
-    parameters = item.callspec.params if isinstance(item, pytest.Function) else {}
-    name = parameters.get("name", "")
+    callspec = getattr(item, "callspec", None)  # none where a test has no parameters
+    name = "" if callspec is None else callspec.params.get("name", "")
     return name if isinstance(name, str) else ""
