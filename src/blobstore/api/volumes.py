@@ -148,7 +148,10 @@ class Volume(Blob):
     def set_xattr(self, name: str, value: Buffer) -> None:
         """Set an attribute; `name` and `uuid` are the volume's own, and refused.
 
-        Durability and errors: as `Blob.set_xattr`.
+        Durability: with the next `sync_md`, `flush` or `close`.
+
+        Raises:
+            InvalidArgumentError: It is one of those two. Else as `Blob.set_xattr`.
         """
         _refuse_reserved(text_of(name, "name"))
         super().set_xattr(name, value)
@@ -156,7 +159,10 @@ class Volume(Blob):
     def remove_xattr(self, name: str) -> None:
         """Remove an attribute; `name` and `uuid` are the volume's own, and refused.
 
-        Durability and errors: as `Blob.remove_xattr`.
+        Durability: with the next `sync_md`, `flush` or `close`.
+
+        Raises:
+            InvalidArgumentError: It is one of those two. Else as `Blob.remove_xattr`.
         """
         _refuse_reserved(text_of(name, "name"))
         super().remove_xattr(name)
