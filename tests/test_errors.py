@@ -101,7 +101,7 @@ WAYS: dict[str, Callable[[BlobstoreError], Any]] = {
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
     "process": through_a_process,
-    "anew": lambda error: error.anew(),
+    "without_traceback": lambda error: error.without_traceback(),
 }
 
 
@@ -123,7 +123,7 @@ def test_an_error_stays_what_it_is_however_it_is_passed_on(
     )
     assert str(again) == str(error) == f"disk.img: blob {BLOB:#x}: no room"
     assert again.args == (errno.ENOMEM, "no room")
-    if way != "anew":
+    if way != "without_traceback":
         assert again.__notes__ == ["while copying"]
 
 

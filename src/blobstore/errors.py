@@ -69,7 +69,7 @@ class BlobstoreError(OSError):
             self.blob = blob
         return self
 
-    def anew(self) -> Self:
+    def without_traceback(self) -> Self:
         """Return the same error without the traceback and what that keeps alive."""
         again = _rebuild(type(self), self.errno, self.strerror, self.filename)
         again.blob = self.blob

@@ -155,7 +155,7 @@ class OpenStore:
     def errors(self) -> dict[BlobId, BlobstoreError]:
         """The blobs that loading put into quarantine, and why."""
         return {
-            blob_id: error.anew().at(store=self.device_name, blob=blob_id)
+            blob_id: error.without_traceback().at(store=self.device_name, blob=blob_id)
             for blob_id, error in self._core.errors.items()
         }
 

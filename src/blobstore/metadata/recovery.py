@@ -253,7 +253,7 @@ def _quarantine(found: Recovered, blob_id: BlobId, error: BlobstoreError) -> Non
     found.is_contested |= bool(found.used_pages[root])
     found.used_pages[root] = True
     found.used_ids[root] = True
-    found.errors[blob_id] = error.anew()
+    found.errors[blob_id] = error.without_traceback()
 
 
 def _take_blob(found: Recovered, state: BlobState) -> None:

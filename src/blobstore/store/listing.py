@@ -229,7 +229,7 @@ class Listing:
         try:
             blob = await open_chain(self._store, blob_id, reader=reader, sweep=self._sweep)
         except BlobstoreError as error:
-            return error.anew()
+            return error.without_traceback()
         self._hold_parents(blob)
         return blob
 
@@ -244,7 +244,7 @@ class Listing:
             blob = await open_blob(self._store, blob_id, self._sweep)
         except BlobstoreError as error:
             self._sweep.forget_device_errors()
-            return blob_id, error.anew()
+            return blob_id, error.without_traceback()
         self._hold_parents(blob)
         return blob_id, blob
 

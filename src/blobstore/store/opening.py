@@ -48,7 +48,7 @@ class Sweep:
 
     def note(self, blob_ids: Iterable[BlobId], to_blame: BlobId, error: BlobstoreError) -> None:
         """Remember that these blobs did not open, unless the device may do so next time."""
-        failure = to_blame, error.anew()
+        failure = to_blame, error.without_traceback()
         if isinstance(error, DeviceError):
             if not self.keeps_device_errors:
                 return
@@ -58,7 +58,9 @@ class Sweep:
     def known_failure(self, blob_id: BlobId) -> BlobstoreError | None:
         """Return why a blob does not open, if that is known and does not name who is asked."""
         _to_blame, error = self.failures.get(blob_id, (None, None))
-        return None if error is None or isinstance(error, NotFoundError) else error.anew()
+        return (
+            None if error is None or isinstance(error, NotFoundError) else error.without_traceback()
+        )
 
     def forget_device_errors(self) -> None:
         """Give blobs that failed with their device another chance."""
@@ -166,7 +168,7 @@ class _Chain:
                 raise CorruptError(f"blob {wanted:#x}: is its own ancestor", errno=_EINVAL)
             if wanted in self._failures:
                 self.at, known = self._failures[wanted]
-                raise known.anew()
+                raise known.without_traceback()
             following = self._take_plain(wanted)
             if wanted not in self.blobs:
                 blob = await self._read_known(wanted)
@@ -301,7 +303,7 @@ async def _read_known(
     """Read a blob that is not open, whoever owns what it names."""
     known = store.errors.get(blob_id)
     if known is not None:
-        raise known.anew()
+        raise known.without_traceback()
     if not store.geometry.names_root(blob_id) or not store.used_ids[root_of(blob_id)]:
         raise NotFoundError(f"blob {blob_id:#x}: no such blob")
     changed = store.outcome.changed.get(blob_id)
