@@ -18,6 +18,7 @@ from blobstore.api.arguments import (
     writable_bytes_of,
     wrong_type,
 )
+from blobstore.api.external import ReadableBlob, registered
 from blobstore.api.fast_path import FastPath
 from blobstore.api.file import BlobFile, FileObject, ReadMode, UpdateMode, open_file
 from blobstore.api.session import Session
@@ -84,6 +85,46 @@ class Blob(FastPath):
             ClosedError: The blob or the store was closed.
         """
         return self._call(lambda: name_in(self._state.xattrs))
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the data or the metadata may not be changed; `data_read_only` tells which.
+
+        Raises:
+            ClosedError: The blob or the store was closed.
+        """
+        return self._call(lambda: self._state.md_read_only)  # so it is where the data is
+
+    @property
+    def data_read_only(self) -> bool:
+        """Whether the data may not be changed, and so the metadata neither.
+
+        Raises:
+            ClosedError: The blob or the store was closed.
+        """
+        return self._call(lambda: self._state.data_read_only)
+
+    @property
+    def degraded(self) -> bool:
+        """Whether an external snapshot that the blob can read from is not registered.
+
+        Reading what it does not hold itself fails then, with ENOTSUP.
+
+        Raises:
+            ClosedError: The blob or the store was closed.
+        """
+        return self._call(lambda: self._state.is_degraded)
+
+    @property
+    def external(self) -> "Device | ReadableBlob | None":
+        """What is registered for the external snapshot that this blob is a clone of, or None.
+
+        For a path it is the device that the store has opened.
+
+        Raises:
+            ClosedError: The blob or the store was closed.
+        """
+        return registered(self._call(lambda: self._state.external))
 
     @property
     def xattrs(self) -> Xattrs:

@@ -119,6 +119,7 @@ class Blobstore(OpenStore):
         bstype: bytes | None = None,
         force_recovery: bool = False,
         force: bool = False,
+        on_blob: Callable[[Blob], object] | None = None,
         atomic_write_size: int | None = None,
         direct: bool = False,
         write_through: bool = False,
@@ -127,7 +128,9 @@ class Blobstore(OpenStore):
 
         `bstype` is compared with the store's type; None or zeroes fit every
         one. `force` keeps the store writable although a blob is in quarantine.
-        `direct` goes past the page cache.
+        `on_blob` is called with every blob that can be opened, in the order of the
+        ids, each open for as long as the call takes; an exception of its closes the
+        store. `direct` goes past the page cache.
 
         Raises:
             CorruptError: There is no store, or one that makes no sense (EILSEQ).
@@ -135,7 +138,8 @@ class Blobstore(OpenStore):
             BusyError: Somebody else has it open, or it is mounted or part of something else.
             UnsupportedError: There is no direct I/O there.
         """
-        return cls(
+        check_callback("on_blob", on_blob)
+        store = cls(
             load_session(
                 source,
                 bstype=optional(value_of, bstype, "bstype"),
@@ -147,6 +151,17 @@ class Blobstore(OpenStore):
                 write_through=write_through,
             )
         )
+        if on_blob is not None:
+            store._call_with_each(on_blob)
+        return store
+
+    def _call_with_each(self, on_blob: Callable[[Blob], object]) -> None:
+        try:
+            for blob in self.iter_blobs(on_error=lambda _error: None):
+                on_blob(blob)
+        except BaseException:
+            self.close()
+            raise
 
     # Blobs
 

@@ -8,6 +8,7 @@ from blobstore.api.arguments import wrong_type
 from blobstore.device.address import open_device
 from blobstore.device.base import Device
 from blobstore.device.medium import ReadableSource
+from blobstore.operations import ExternalSource
 
 
 class ReadableBlob(Protocol):
@@ -28,12 +29,12 @@ class BlobSource:
     """A blob, usually of another store, as something to read."""
 
     def __init__(self, blob: ReadableBlob) -> None:
-        self._blob = blob
+        self.blob = blob
 
     @property
     def size_bytes(self) -> int:
         """The blob's size."""
-        return self._blob.size
+        return self.blob.size
 
     @property
     def block_size(self) -> int:
@@ -42,7 +43,14 @@ class BlobSource:
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """Fill the buffers one after the other."""
-        self._blob.readv(buffers, offset)
+        self.blob.readv(buffers, offset)
+
+
+def registered(source: ExternalSource | None) -> Device | ReadableBlob | None:
+    """Return what a program has registered, from the source that was made of it."""
+    if isinstance(source, BlobSource):
+        return source.blob
+    return source if isinstance(source, Device) else None
 
 
 def open_external(what: External) -> tuple[ReadableSource, Device | None]:

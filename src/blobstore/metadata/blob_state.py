@@ -209,6 +209,16 @@ class BlobState:
         return bool(self.flags.invalid & EXTERNAL_SNAPSHOT)
 
     @property
+    def is_degraded(self) -> bool:
+        """Tell whether something that the blob reads is an external snapshot that nobody knows."""
+        blob: BlobState | None = self
+        while blob is not None:
+            if blob.has_external_parent and blob.external is None:
+                return True
+            blob = blob.parent
+        return False
+
+    @property
     def clear_method(self) -> int:
         """How released clusters are cleared: 0 default, 1 none, 2 unmap, 3 zeroes."""
         return self.flags.md_ro & CLEAR_METHOD_MASK

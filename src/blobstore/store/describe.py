@@ -46,8 +46,10 @@ class BlobInfo:
     """One blob: its size, what it is, its relations, and where its metadata stands.
 
     `size` is in bytes. `extents` are (first cluster, or 0 for unallocated, count), in
-    order: a sequence that takes eight bytes for each. Where the blob cannot be opened,
-    `error` says why, and no other field but `blob_id` says anything; else it is None.
+    order: a sequence that takes eight bytes for each. `read_only` tells that the data or
+    the metadata may not be changed, `data_read_only` that it is the data. Where the blob
+    cannot be opened, `error` says why, and no other field but `blob_id` says anything; else
+    it is None.
     """
 
     blob_id: BlobId
@@ -56,6 +58,7 @@ class BlobInfo:
     allocated_clusters: int
     thin: bool
     read_only: bool
+    data_read_only: bool
     snapshot: bool
     parent: BlobId | None
     clones: list[BlobId]
@@ -82,6 +85,7 @@ class BlobInfo:
             allocated_clusters=0,
             thin=False,
             read_only=False,
+            data_read_only=False,
             snapshot=False,
             parent=None,
             clones=[],
@@ -153,6 +157,7 @@ def describe_plain(
         allocated_clusters=plain.owned_count,
         thin=bool(plain.invalid & THIN_PROV),
         read_only=is_read_only,
+        data_read_only=is_read_only,
         snapshot=is_read_only and bool(clones),
         parent=plain.parent if has_parent else None,
         clones=list(clones),
@@ -185,7 +190,8 @@ def describe_blob(store: StoreState, blob: BlobState) -> BlobInfo:
         size=blob.clusters.count * store.geometry.cluster_size,
         allocated_clusters=blob.clusters.allocated_count,
         thin=blob.is_thin,
-        read_only=blob.data_read_only,
+        read_only=blob.md_read_only,
+        data_read_only=blob.data_read_only,
         snapshot=bool(blob.data_read_only and store.clones.of(blob.blob_id)),
         parent=blob.parent_id,
         clones=list(store.clones.of(blob.blob_id)),
