@@ -168,6 +168,10 @@ class Terminal:
         shown, found, self._unread = self._unread.partition(until.encode())
         return (shown + found).decode()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the command alone."""
+        self._process.send_signal(number)
+
     def interrupt(self, *, until: str) -> str:
         """Press control-C as people do: again, if nothing happens. Readline misses one at times."""
         for _press in range(_PRESSES):

@@ -1,5 +1,6 @@
 """A command that cannot end removes what it began, or says what is left, in one line."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from blobstore import Blobstore
 from tests.cli.conftest import Image
-from tests.cli.runner import COMMAND, run, run_here, unchanged
+from tests.cli.runner import COMMAND, Terminal, run, run_here, unchanged
 from tests.proof.interrupted_commands import CASES
 from tests.shared import CHECKOUT
 
@@ -92,3 +93,34 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(image: Image, tmp_p
     assert done.returncode == 1
     assert out.read_text() == "<svg>old</svg>"
     assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_a_shell_at_its_prompt_and_leaves_the_store_clean(
+    image: Image, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    with Terminal("shell", image.path, environment={"XDG_STATE_HOME": str(tmp_path)}) as terminal:
+        terminal.type("", until="disk.img> ")
+        terminal.type("create new --size 64K\n", until="disk.img> ")
+        terminal.send(number)
+        assert terminal.end()[0] == status
+    assert run_here("info", image.path, "--json").json["clean"]
+
+
+def test_a_signal_ends_a_script_that_keeps_going_too(image: Image) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "shell", image.path, "--keep-going"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        shell.stdin.write(b"create new --size 64K\n")
+        shell.stdin.flush()
+        shell.stdout.readline()
+        shell.send_signal(signal.SIGINT)
+        _out, error = shell.communicate()
+    assert shell.returncode == 130
+    assert error.count(b"\n") == 1
+    assert run_here("info", image.path, "--json").json["clean"]

@@ -30,6 +30,10 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 _HELD_BACK: Final = (signal.SIGINT, *_ENDING)
 _STATUS_BASE: Final = 128
 
+INTERRUPTED: Final = _STATUS_BASE + signal.SIGINT
+TERMINATED: Final = tuple(_STATUS_BASE + number for number in _ENDING)
+"""The exit statuses after the signals that end a process."""
+
 _REFUSALS: Final = (
     BusyError,
     ExistsError,
@@ -101,6 +105,17 @@ def uninterrupted() -> Iterator[None]:
         signal.raise_signal(came[0])
 
 
+def finish(options: "StoreOptions") -> None:
+    """Ignore signals from now on: what the command makes is complete, and its result comes next.
+
+    Only in a process that is the command's own, where `install_handlers` was called: a
+    shell goes on.
+    """
+    if options.kept_open is None and signal.getsignal(signal.SIGTERM) is _terminate:
+        for number in _HELD_BACK:
+            signal.signal(number, signal.SIG_IGN)
+
+
 @dataclass(slots=True)
 class Left:
     """What is left at present, and how to go on; nothing to say if it is empty."""
@@ -141,6 +156,7 @@ def making_blobs(options: "StoreOptions") -> "Iterator[Blobstore]":
                 unfinished = _made_since(store, before)
                 raise
             complete = _made_since(store, before)
+        finish(options)
     except BaseException as error:
         for blob_id in complete:
             error.add_note(f"blob {blob_id:#x} is complete")

@@ -8,7 +8,7 @@ from blobstore import ExistsError, InvalidArgumentError
 from blobstore.cli.asking import confirm
 from blobstore.cli.copying import copy_out
 from blobstore.cli.files import open_to_write, refuse_link
-from blobstore.cli.interruption import leaving
+from blobstore.cli.interruption import finish, leaving
 from blobstore.cli.options import (
     StoreOptions,
     blob_argument,
@@ -67,6 +67,7 @@ def command(
             content.check(0, length)
             _export_to(content, file, wanted, file_format, yes=yes)
             left.what = f"{file} is complete"
+            finish(options)
     except UnreadableError as error:
         return fail_unreadable(error, as_json=options.as_json)
     print_ranges(content.unreadable, as_json=options.as_json)

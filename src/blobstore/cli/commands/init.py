@@ -9,6 +9,7 @@ import click
 
 from blobstore import Blobstore, ExistsError, StoreInfo
 from blobstore.cli.asking import confirm
+from blobstore.cli.interruption import finish
 from blobstore.cli.options import StoreOptions, size, store_command, yes_option
 from blobstore.cli.output import print_result
 from blobstore.cli.rendering import render_store, store_fields
@@ -61,6 +62,7 @@ def _init(options: StoreOptions, layout: dict[str, Any], *, overwrite: bool) -> 
     try:
         with store:
             info = store.info
+        finish(options)
     except BaseException:
         if is_new:
             with suppress(OSError):

@@ -14,6 +14,7 @@ from typing import Final
 import click
 from click.shell_completion import CompletionItem, ShellComplete
 
+from blobstore.cli.interruption import TERMINATED, status_of
 from blobstore.cli.options import StoreOptions
 from blobstore.cli.output import printable
 from blobstore.cli.shell.command_set import shell_group
@@ -37,12 +38,16 @@ def run_on_terminal(runner: LineRunner) -> int:
             except EOFError:
                 click.echo()
                 break
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as interrupt:
                 click.echo()
+                if status_of(interrupt) in TERMINATED:
+                    raise
                 continue
             if line.strip():
                 readline.add_history(line)
-            runner.run_line(line)
+            status = runner.run_line(line)
+            if status in TERMINATED:
+                return status
             if store.closed:  # destroyed
                 break
     return 0
