@@ -131,6 +131,7 @@ def test_help_shows_a_commands_own_options_first_and_none_that_mean_nothing(
     shown = run_here(command, "--help").text
     first, _heading, second = shown.partition("Common options:\n")
     assert OPTION.findall(first) == own
+    assert "\n  STORE\n" not in shown
     assert OPTION.findall(second) == common
 
 

@@ -193,7 +193,7 @@ class StoreCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Common options": []}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
+            if isinstance(param, click.Option) and record is not None:
                 is_common = not _COMMON.isdisjoint(param.opts)
                 sections["Common options" if is_common else "Options"].append(record)
         for title, records in sections.items():
