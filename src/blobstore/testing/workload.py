@@ -174,8 +174,12 @@ class Workload:
     def _do_delete(self, name: str) -> None:
         if name in self.open:
             self._do_close(name)
+        run_alone(delete_blob(self._loaded, self.ids[name]), self.disk)
+        self.note_deleted(name)
+
+    def note_deleted(self, name: str) -> None:
+        """Expect a blob no more."""
         blob_id = self.ids[name]
-        run_alone(delete_blob(self._loaded, blob_id), self.disk)
         self._hand_over(blob_id)
         del self.expected.blobs[blob_id], self.ids[name]
         if blob_id in self.expected.super_blobs:
