@@ -39,8 +39,8 @@ if TYPE_CHECKING:
         UnsupportedError,
         WrongTypeError,
     )
+    from blobstore.fsck.extent_index import UnreadableRange
     from blobstore.fsck.finding import Finding, Severity
-    from blobstore.fsck.places import UnreadableRange
     from blobstore.fsck.repair import RepairMode
     from blobstore.store.blobs import ClearMethod
     from blobstore.store.describe import BlobInfo, StoreInfo
@@ -115,7 +115,7 @@ _HOMES = {
     "device.memory": ("MemoryDevice",),
     "device.zeroes": ("ZeroesDevice",),
     "fsck.finding": ("Finding", "Severity"),
-    "fsck.places": ("UnreadableRange",),
+    "fsck.extent_index": ("UnreadableRange",),
     "fsck.repair": ("RepairMode",),
     "store.blobs": ("ClearMethod",),
     "store.describe": ("BlobInfo", "StoreInfo"),

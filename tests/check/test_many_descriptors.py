@@ -27,7 +27,7 @@ from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.fsck import walk
 from blobstore.fsck.examine import examine
 from blobstore.fsck.finding import KEPT_PER_INVARIANT, Findings, Severity
-from blobstore.fsck.seen import SeenBlob
+from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.units import PageIndex
 from tests.proof.forge import Forge, flags, raw, runs, table, xattr
@@ -53,7 +53,7 @@ descriptors = (
 pages = st.lists(st.lists(descriptors, max_size=30).map(b"".join), min_size=1, max_size=3)
 
 
-def take_in_turn(blob: SeenBlob, chain: walk._Chain, body: bytes, at: PageIndex) -> None:
+def take_in_turn(blob: ParsedBlob, chain: walk._Chain, body: bytes, at: PageIndex) -> None:
     """Decode one after the other, and put down what each of them raises."""
     try:
         for kind, view in split_descriptors(body, place=f"page {at}"):
@@ -66,7 +66,7 @@ def take_in_turn(blob: SeenBlob, chain: walk._Chain, body: bytes, at: PageIndex)
         chain.is_complete = False
 
 
-def decode(blob: SeenBlob, chain: walk._Chain, kind: int, body: bytes, place: str) -> None:
+def decode(blob: ParsedBlob, chain: walk._Chain, kind: int, body: bytes, place: str) -> None:
     if kind == FLAGS:
         if chain.has_flags:
             raise CorruptError(f"{place}: two flags descriptors")
@@ -101,7 +101,7 @@ def decode_table(chain: walk._Chain, body: bytes, place: str) -> None:
         raise CorruptError(f"{place}: {what}")
 
 
-def walked(bodies: list[bytes], earlier: Findings | None) -> SeenBlob:
+def walked(bodies: list[bytes], earlier: Findings | None) -> ParsedBlob:
     forge = Forge()
     forge.chain(0, *bodies)
 

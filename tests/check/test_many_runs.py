@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.format.descriptors import RUNS_HEAD_SIZE, THIN_PROV, Flags
 from blobstore.format.geometry import Geometry, blob_id_of
-from blobstore.fsck import extents, ownership
+from blobstore.fsck import extent_checks, ownership_checks
 from blobstore.fsck.examine import Examination, examine
 from blobstore.fsck.finding import KEPT_PER_INVARIANT, Finding, Findings, Severity
-from blobstore.fsck.ownership import Claims, Ownership
-from blobstore.fsck.seen import SeenBlob
+from blobstore.fsck.ownership_checks import Claims, Ownership
+from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.fsck.segments import Segments, runs_of
 from blobstore.fsck.spans import spans_of, touching
 from blobstore.metadata.columns import Numbers
@@ -58,10 +58,10 @@ def encoded(pairs: list[tuple[int, int]]) -> bytes:
 
 def read(
     pairs: list[tuple[int, int]], few: int, monkeypatch: pytest.MonkeyPatch, invalid: int
-) -> SeenBlob:
-    monkeypatch.setattr(extents, "_FEW_RUNS", few)
-    blob = SeenBlob(blob_id_of(PageIndex(7)), PageIndex(7), flags=Flags(invalid))
-    extents.read_runs(GEOMETRY, blob, encoded(pairs))
+) -> ParsedBlob:
+    monkeypatch.setattr(extent_checks, "_FEW_RUNS", few)
+    blob = ParsedBlob(blob_id_of(PageIndex(7)), PageIndex(7), flags=Flags(invalid))
+    extent_checks.read_runs(GEOMETRY, blob, encoded(pairs))
     return blob
 
 
@@ -70,7 +70,7 @@ def test_runs_are_read_alike_at_once_and_in_turn(
     pairs: list[tuple[int, int]], invalid: int
 ) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(extents, "PIECE", 5)
+        monkeypatch.setattr(extent_checks, "PIECE", 5)
         at_once = read(pairs, -1, monkeypatch, invalid)
         assert at_once == read(pairs, MANY_RUNS, monkeypatch, invalid)
 
@@ -83,9 +83,11 @@ def test_what_there_is_no_room_for_is_counted(
     earlier = {(n, Severity.ERROR): KEPT_PER_INVARIANT - room for n in (29, 34)}
     found = []
     for few in (-1, MANY_RUNS):
-        monkeypatch.setattr(extents, "_FEW_RUNS", few)
-        blob = SeenBlob(blob_id_of(PageIndex(7)), PageIndex(7), findings=Findings(earlier=earlier))
-        extents.read_runs(GEOMETRY, blob, encoded([pair, (200, 0), (3, 4)] * 3))
+        monkeypatch.setattr(extent_checks, "_FEW_RUNS", few)
+        blob = ParsedBlob(
+            blob_id_of(PageIndex(7)), PageIndex(7), findings=Findings(earlier=earlier)
+        )
+        extent_checks.read_runs(GEOMETRY, blob, encoded([pair, (200, 0), (3, 4)] * 3))
         found.append((blob.findings.kept, blob.findings.counts))
     assert found[0] == found[1]
 
@@ -107,14 +109,14 @@ def test_segments_are_joined_alike_at_once_and_in_turn(
     assert at_once == in_turn
 
 
-def blob_of(number: int, claimed: list[tuple[int, int]]) -> SeenBlob:
-    blob = SeenBlob(blob_id_of(PageIndex(number)), PageIndex(number))
+def blob_of(number: int, claimed: list[tuple[int, int]]) -> ParsedBlob:
+    blob = ParsedBlob(blob_id_of(PageIndex(number)), PageIndex(number))
     for place, (first, count) in enumerate(claimed):
         blob.segments.add(place * CLUSTERS, first, count)
     return blob
 
 
-def owned_by(blobs: list[SeenBlob]) -> Ownership:
+def owned_by(blobs: list[ParsedBlob]) -> Ownership:
     found = Ownership(GEOMETRY)
     for blob in blobs:
         found.take_clusters(blob.segments)
@@ -164,18 +166,18 @@ def test_the_runs_of_set_bits_are_those_of_their_numbers(
     assert found == list(runs_of(bits.search(True)))
 
 
-def claims_of(blobs: list[SeenBlob], take: Callable[[Claims, SeenBlob], None]) -> list[Finding]:
+def claims_of(blobs: list[ParsedBlob], take: Callable[[Claims, ParsedBlob], None]) -> list[Finding]:
     claims = Claims(owned_by(blobs))
     for blob in blobs:
         take(claims, blob)
     return list(claims.findings())
 
 
-def take_in_turn(claims: Claims, blob: SeenBlob) -> None:
+def take_in_turn(claims: Claims, blob: ParsedBlob) -> None:
     """Note every contested part of a segment as long as there was room before it."""
     contested = claims._ownership.contested_clusters
     for _index, first, count in blob.segments:
-        if len(claims._spans) < ownership._KEPT_SPANS:
+        if len(claims._spans) < ownership_checks._KEPT_SPANS:
             parts = runs_of(n for n in range(first, first + count) if contested[n])
             claims._spans += [(at, at + length, blob.blob_id) for at, length in parts]
 
@@ -186,7 +188,7 @@ def test_claims_that_are_not_kept_are_such_that_nobody_reads(
 ) -> None:
     blobs = [blob_of(number, parts) for number, parts in enumerate(claimed)]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(ownership, "_KEPT_SPANS", kept)
+        monkeypatch.setattr(ownership_checks, "_KEPT_SPANS", kept)
         assert claims_of(blobs, Claims.take) == claims_of(blobs, take_in_turn)
 
 

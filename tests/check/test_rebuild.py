@@ -188,11 +188,11 @@ def test_reasons_say_what_was_changed_into_what_and_why() -> None:
     assert found is not None
     assert found.reasons == (
         "super block: cluster size 0 becomes 65536: it fits the masks and pages on the device",
-        "super block: the checksum is written anew",
+        "super block: the checksum is written again",
     )
     found = store.rebuilt(with_right_crc(with_field(store.page, "version", 9)))
     assert found is not None
-    assert found.reasons[0] == "super block: signature, version 3 and length are written anew"
+    assert found.reasons[0] == "super block: signature, version 3 and length are written again"
 
 
 def test_a_super_block_with_nothing_wrong_needs_no_reasons() -> None:

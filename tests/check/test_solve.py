@@ -19,7 +19,7 @@ from blobstore.format.super_block import (
     MaskRegion,
     SuperBlock,
 )
-from blobstore.fsck.solve import solve_one_word, solve_super_block
+from blobstore.fsck.checksum_solver import solve_one_word, solve_super_block
 from blobstore.units import BlobId
 from tests.golden.images import IMAGE_NAMES, manifest
 from tests.shared import shared

@@ -13,7 +13,7 @@ from blobstore.format.geometry import MAX_CLUSTERS, Geometry
 from blobstore.format.repair_mark import MARK_OFFSET, UNDO_ID_SIZE, RepairMark
 from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE, MaskRegion, SuperBlock
 from blobstore.fsck.finding import Severity
-from blobstore.fsck.super_block import SuperBlockExamined, examine_super_block
+from blobstore.fsck.super_block_checks import SuperBlockExamined, examine_super_block
 from tests.golden.images import IMAGE_NAMES, load_image
 
 MIB = 1 << 20

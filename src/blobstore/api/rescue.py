@@ -23,19 +23,19 @@ from blobstore.device.base import Device
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, ClosedError, InvalidArgumentError, naming
 from blobstore.format.page import NO_PAGE, PAGE_SIZE
-from blobstore.fsck.finding import Finding
-from blobstore.fsck.metadata_start import LayoutHints
-from blobstore.fsck.piecemeal import Failure, read_parts
-from blobstore.fsck.places import (
+from blobstore.fsck.bisecting_read import Failure, read_parts
+from blobstore.fsck.extent_index import (
+    ExtentIndex,
     Part,
-    PlaceMap,
     Surroundings,
     UnreadableRange,
     merged,
     parts_of,
     unreadable_in,
 )
-from blobstore.fsck.rescue import KnownBlob, Rescuer, open_rescue
+from blobstore.fsck.finding import Finding
+from blobstore.fsck.metadata_start import LayoutHints
+from blobstore.fsck.rescuer import KnownBlob, Rescuer, open_rescue
 from blobstore.operations import ExternalSource
 from blobstore.units import BlobId
 
@@ -177,7 +177,7 @@ class Rescue:
         """The size of a cluster in bytes."""
         return self._rescuer.view.geometry.cluster_size
 
-    def _places_of(self, blob_id: BlobId) -> PlaceMap:
+    def _places_of(self, blob_id: BlobId) -> ExtentIndex:
         """Return where a blob lies."""
         with naming(blob=blob_id):
             self._check_open()

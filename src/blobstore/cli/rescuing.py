@@ -27,7 +27,7 @@ from blobstore.cli.blob_lookup import choose, find_blob, id_in, name_matches
 from blobstore.cli.content import allocated_parts, cut_in_parts, read_parts
 from blobstore.cli.options import StoreOptions, UnopenedError, size
 from blobstore.cli.output import SCHEMA_VERSION, error_fields, printable, unicode_text
-from blobstore.fsck.places import Kind
+from blobstore.fsck.extent_index import Kind
 
 if TYPE_CHECKING:
     from blobstore import Rescue, RescuedBlob
@@ -65,7 +65,7 @@ _BROKEN: Final = (CorruptError, DeviceError, NotFoundError)
 
 
 class UnreadableError(CorruptError):
-    """A part of a blob cannot be read, and nobody said that zeroes would do."""
+    """A part of a blob cannot be read, and zeroes were not asked for."""
 
     def __init__(self, blob_id: int, ranges: Sequence[UnreadableRange]) -> None:
         length = sum(found.length for found in ranges)
@@ -150,7 +150,7 @@ class Content:
         """Refuse a range, to the blob's end if it has no length, that is known to be unreadable.
 
         Raises:
-            UnreadableError: It is, and nobody wants zeroes.
+            UnreadableError: It is, and zeroes were not asked for.
             CorruptError: Nothing at all is known of what the blob holds.
         """
         if self._rescued is None:
@@ -167,7 +167,7 @@ class Content:
         """Yield (offset, bytes) of a range, in order; with `sparse` some zeroes are left out.
 
         Raises:
-            UnreadableError: There is something that cannot be read, and nobody wants zeroes.
+            UnreadableError: There is something that cannot be read, and zeroes were not asked for.
         """
         at, end = offset, offset + length
         if self._blob is not None:

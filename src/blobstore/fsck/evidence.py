@@ -251,7 +251,7 @@ def _masks_found(
 def _roots_in_place(evidence: Evidence, layout: Geometry) -> int | None:
     """Count the roots that lie where they must; None if another lies in or before the region.
 
-    A root's copy, made for its conversion, is one of a page that is there. Behind
+    A root's copy, made for its conversion, names a page that is there. After
     the region blobs may hold whatever they like, even another store, and what
     follows the first 4096 bytes of a larger page means nothing.
     """
@@ -274,7 +274,7 @@ def _roots_in_place(evidence: Evidence, layout: Geometry) -> int | None:
 def _is_rest_empty(evidence: Evidence, layout: Geometry, block: SuperBlock) -> bool:
     """Tell whether there is nothing before the metadata but the masks; init zeroes all of it.
 
-    A store that was older once may still have a mask of blob ids that nobody uses.
+    A store that was older once may still have a mask of blob ids that is not used.
     """
     unit = layout.page_size // PAGE_SIZE
     heads = evidence.heads[: layout.md_start * unit : unit].copy()

@@ -17,16 +17,16 @@ from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.format.repair_mark import RepairMark
 from blobstore.format.root import is_tombstone, is_uncommitted
 from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE, SuperBlock
-from blobstore.fsck.facts import Facts
 from blobstore.fsck.finding import Findings, Severity
-from blobstore.fsck.masks import Masks, compare_free_count, compare_mask, read_masks
-from blobstore.fsck.ownership import Claims, Ownership
+from blobstore.fsck.mask_checks import Masks, compare_free_count, compare_mask, read_masks
+from blobstore.fsck.ownership_checks import Claims, Ownership
+from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.fsck.reading import TolerantReader
-from blobstore.fsck.relations import Problem, relation_problems, snapshot_stands
-from blobstore.fsck.seen import SeenBlob
+from blobstore.fsck.relation_checks import Problem, relation_problems, snapshot_stands
+from blobstore.fsck.relation_info import RelationInfo
 from blobstore.fsck.segments import name_run, runs_of, without_shared
 from blobstore.fsck.spans import touching
-from blobstore.fsck.super_block import examine_super_block
+from blobstore.fsck.super_block_checks import examine_super_block
 from blobstore.fsck.walk import walk_blob
 from blobstore.metadata.read import Revisits
 from blobstore.metadata.recovery import Scan, restore_torn_roots, scan_region
@@ -40,7 +40,7 @@ from blobstore.units import BlobId, PageIndex
 class Examination:
     """All that a look at the store has shown.
 
-    `geometry` and `view` are None when nothing behind the super block could be
+    `geometry` and `view` are None when nothing after the super block could be
     looked at; `is_clean` tells that the masks were to be believed. `first_page` is without
     the `mark` of a repair that was cut off.
     """
@@ -58,7 +58,7 @@ class Examination:
 class RegionView:
     """The metadata region as it was seen.
 
-    `facts` are of all blobs but plain ones without relations; `broken` are those
+    `relations` are of all blobs but plain ones without relations; `broken` are those
     of which something is wrong, without their content; `newer` those that a newer version wrote;
     `orphans` are sound pages that nothing leads to, with the blob they name;
     `strange` keeps pages that only following a blob led to.
@@ -74,8 +74,8 @@ class RegionView:
     plain: PlainBlobs | None = None
     masks: Masks | None = None
     roots: list[PageIndex] = field(default_factory=list)
-    facts: dict[BlobId, Facts] = field(default_factory=dict)
-    broken: dict[BlobId, SeenBlob] = field(default_factory=dict)
+    relations: dict[BlobId, RelationInfo] = field(default_factory=dict)
+    broken: dict[BlobId, ParsedBlob] = field(default_factory=dict)
     newer: set[BlobId] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
     orphans: dict[PageIndex, BlobId] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class RegionView:
         blob_id: BlobId,
         revisits: Revisits | None = None,
         earlier: Findings | None = None,
-    ) -> SeenBlob:
+    ) -> ParsedBlob:
         """Walk the blob whose root the id names; the caller knows that it lies in the region."""
         return await walk_blob(
             self.geometry,
@@ -109,7 +109,7 @@ class RegionView:
 
     @property
     def is_whole(self) -> bool:
-        """Tell whether every blob could be read, so that nobody can own what has no owner."""
+        """Tell whether every blob could be read, so that what has no owner is free."""
         return not self.broken and not self.newer
 
 
@@ -161,7 +161,7 @@ async def _examine_region(
         await _name_owners(view, findings)
     _report_unsure_claims(view, findings)
     _report_unreadable(view, findings)
-    for problem in relation_problems(view.facts, is_clean=view.is_clean):
+    for problem in relation_problems(view.relations, is_clean=view.is_clean):
         view.problems.append(problem)
         findings.take(problem.finding)
     if view.masks is not None:
@@ -280,7 +280,7 @@ async def _take_all(
         blob = await view.walk(blob_id_of(root), revisits, findings)
         if not is_again:
             findings.take_over(blob.findings)
-        view.facts[blob.blob_id] = Facts.of(blob)
+        view.relations[blob.blob_id] = RelationInfo.of(blob)
         is_broken = blob.is_broken
         if is_broken:
             view.broken[blob.blob_id] = blob
@@ -292,13 +292,13 @@ async def _take_all(
         if is_broken and blob.is_root_sound:
             blob.forget_content()
     if plain is not None:
-        named = [facts.parent_id or 0 for facts in view.facts.values()]
-        named += [facts.marker[1] for facts in view.facts.values() if facts.marker]
+        named = [info.parent_id or 0 for info in view.relations.values()]
+        named += [info.marker[1] for info in view.relations.values() if info.marker]
         for blob_id, found in plain.related(np.array(named, dtype=np.uint64)):
-            view.facts[blob_id] = Facts.of_plain(blob_id, found)
+            view.relations[blob_id] = RelationInfo.of_plain(blob_id, found)
 
 
-def _take(view: RegionView, blob: SeenBlob) -> None:
+def _take(view: RegionView, blob: ParsedBlob) -> None:
     """Take all that a blob owns but its root."""
     view.ownership.take_pages(blob.metadata_pages)
     view.ownership.take_clusters(blob.segments)
@@ -310,14 +310,14 @@ async def _resolve_marked(view: RegionView, findings: Findings) -> None:
     One that is going to be removed owns nothing; of one that stands the clone
     may have taken over some clusters already.
     """
-    for facts in list(view.facts.values()):
-        if facts.marker is None:
+    for info in list(view.relations.values()):
+        if info.marker is None:
             continue
-        blob = await view.walk(facts.blob_id, None, findings)
-        partner_id = facts.marker[1]
-        if partner_id in (facts.blob_id, *view.broken) or partner_id not in view.facts:
+        blob = await view.walk(info.blob_id, None, findings)
+        partner_id = info.marker[1]
+        if partner_id in (info.blob_id, *view.broken) or partner_id not in view.relations:
             _take(view, blob)
-        elif snapshot_stands(facts, view.facts):
+        elif snapshot_stands(info, view.relations):
             partner = await view.walk(partner_id, None, findings)
             blob.segments = without_shared(blob.segments, partner.segments)
             _take(view, blob)
@@ -349,7 +349,7 @@ def _report_unsure_claims(view: RegionView, findings: Findings) -> None:
         blob.forget_content()
 
 
-def _report_unsure_clusters(view: RegionView, blob: SeenBlob, findings: Findings) -> None:
+def _report_unsure_clusters(view: RegionView, blob: ParsedBlob, findings: Findings) -> None:
     for firsts, counts in blob.segments.spans():
         at = touching(view.ownership.clusters, firsts, counts)
         room = findings.room_for(35)
@@ -386,8 +386,7 @@ def _compare_masks(view: RegionView, masks: Masks, findings: Findings) -> None:
 def _find_orphans(view: RegionView, findings: Findings) -> None:
     """Put down sound pages of blobs that no chain leads to.
 
-    In free pages they are remains that nobody minds; a page that the mask
-    says is used is lost to everybody.
+    In free pages they do no harm; one that the mask says is used is a leak.
     """
     mask = view.masks.pages if view.masks is not None else None
     known = view.scan.survey.extent_pages.numbers().tolist()

@@ -88,7 +88,7 @@ class Findings:
             self.counts[kind] = self.counts.get(kind, 0) + count
 
     def take(self, finding: Finding) -> None:
-        """Note a finding that somebody else has made."""
+        """Note a finding made elsewhere."""
         if self.admit(finding.invariant, finding.severity):
             self.kept.append(finding)
 

@@ -1,4 +1,4 @@
-"""Places that a repair may put something into: metadata pages and clusters that nobody owns."""
+"""Metadata pages and clusters without an owner, which a repair may use."""
 
 from typing import Final
 
@@ -36,7 +36,7 @@ class FreePages:
 
 
 class FreeClusters:
-    """Clusters that nobody owns, nor may have owned, lowest first."""
+    """Clusters that no blob owns or may have owned, lowest first."""
 
     def __init__(self, taken: bitarray) -> None:
         self.taken = taken

@@ -42,7 +42,7 @@ _SHOWN_SIZES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A layout that may be the store's, and how it was come by."""
+    """A layout that may be the store's, and where it comes from."""
 
     super_block: SuperBlock
     signs: Signs

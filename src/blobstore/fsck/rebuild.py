@@ -3,7 +3,7 @@
 Evidence is what describes itself: masks carry their type and length, root
 pages name their own place, and page 0 may still be right in most fields. Super
 blocks that evidence suggests are tried against all of it. The one that replaces
-the fewest fields is taken; where two remain there is none, for repair never guesses.
+the fewest fields is taken; where two remain the result is none, as repair never guesses.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,13 +21,13 @@ from blobstore.format.super_block import (
     MaskRegion,
     SuperBlock,
 )
-from blobstore.fsck.evidence import Evidence, fits, gather_evidence, is_inside
-from blobstore.fsck.solve import (
+from blobstore.fsck.checksum_solver import (
     checksum_of,
     solve_one_word,
     solve_super_block,
     stored_checksum,
 )
+from blobstore.fsck.evidence import Evidence, fits, gather_evidence, is_inside
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.units import MIB, BlobId
 
@@ -42,7 +42,7 @@ _MANY_FIELDS: Final = 4
 class Rebuilt:
     """A super block that fits what is on the device, and why each changed field was changed.
 
-    It is not clean: the masks are made anew when the store is loaded.
+    It is not clean: loading the store writes the masks again.
     """
 
     super_block: SuperBlock
@@ -98,9 +98,9 @@ def _only(blocks: set[SuperBlock], data: bytes, found: SuperBlock, why: str) -> 
             f"super blob {found.super_blob:#x} becomes {_say_id(block.super_blob)}: {why}"
         )
     if block.encode()[:_MARKS_SIZE] != data[:_MARKS_SIZE]:
-        reasons.append(f"signature, version {block.version} and length are written anew")
+        reasons.append(f"signature, version {block.version} and length are written again")
     if checksum_of(block) != stored_checksum(data):
-        reasons.append("the checksum is written anew")
+        reasons.append("the checksum is written again")
     return Rebuilt(
         block.with_changes(clean=False), tuple(f"super block: {reason}" for reason in reasons)
     )

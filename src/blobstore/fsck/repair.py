@@ -15,14 +15,14 @@ from blobstore.errors import BlobstoreError
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, MaskRegion, SuperBlock
+from blobstore.fsck.checksum_solver import solve_super_block
 from blobstore.fsck.examine import Examination, RegionView, examine
 from blobstore.fsck.finding import Severity
 from blobstore.fsck.rebuild import rebuild_super_block
-from blobstore.fsck.relations import STALE_PARENT
+from blobstore.fsck.relation_checks import STALE_PARENT
 from blobstore.fsck.rewrite import zero_pages
 from blobstore.fsck.salvage import salvage
-from blobstore.fsck.solve import solve_super_block
-from blobstore.fsck.super_block import CUT_OFF
+from blobstore.fsck.super_block_checks import CUT_OFF
 from blobstore.metadata.load import load
 from blobstore.metadata.masks import mask_writes
 from blobstore.metadata.store_state import DeviceTraits

@@ -20,7 +20,7 @@ from blobstore.format.geometry import Geometry
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.format.root import Layout, encode_sector_head, encode_sector_tail
 from blobstore.fsck.free import FreePages
-from blobstore.fsck.seen import SeenBlob
+from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.metadata.blob_state import EXTERNAL
 from blobstore.operations import Copy, Write
 from blobstore.units import BlobId, ClusterIndex, PageIndex
@@ -31,7 +31,7 @@ _UNALLOCATED: Final = 0
 async def rewrite_blob(
     geometry: Geometry,
     layout: Layout,
-    blob: SeenBlob,
+    blob: ParsedBlob,
     free_pages: FreePages,
     *,
     keeps_table: bool = False,
@@ -68,7 +68,7 @@ def _encode_root(layout: Layout, blob_id: BlobId, body: bytes, next_page: PageIn
     return head + encode_sector_tail(body, next_page=next_page, head_crc=crc32c(head))
 
 
-def _flags_of(blob: SeenBlob, *, has_table: bool) -> Flags:
+def _flags_of(blob: ParsedBlob, *, has_table: bool) -> Flags:
     """Return the flags, with those that follow from the rest."""
     invalid = blob.flags.invalid & ~(HAS_EXTENT_TABLE | HAS_INTERNAL_XATTRS | EXTERNAL_SNAPSHOT)
     if blob.internal_xattrs:
@@ -80,13 +80,13 @@ def _flags_of(blob: SeenBlob, *, has_table: bool) -> Flags:
     return Flags(invalid, blob.flags.data_ro, blob.flags.md_ro)
 
 
-def _xattrs_of(blob: SeenBlob) -> list[Xattr]:
+def _xattrs_of(blob: ParsedBlob) -> list[Xattr]:
     own = [Xattr(name, value) for name, value in blob.xattrs.items()]
     internal = [Xattr(name, value, True) for name, value in blob.internal_xattrs.items()]
     return own + internal
 
 
-def runs_with_holes(blob: SeenBlob) -> list[tuple[int, int]]:
+def runs_with_holes(blob: ParsedBlob) -> list[tuple[int, int]]:
     """Return the blob's run-length extents; what has no cluster is unallocated."""
     runs: list[tuple[int, int]] = []
     at = 0

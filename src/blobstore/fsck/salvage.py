@@ -28,11 +28,11 @@ from blobstore.format.root import Layout
 from blobstore.fsck.examine import RegionView
 from blobstore.fsck.finding import Severity
 from blobstore.fsck.free import FreeClusters, FreePages
-from blobstore.fsck.ownership import Ownership
-from blobstore.fsck.relations import Mend, Problem, snapshot_stands
-from blobstore.fsck.remains import adopt_remains
+from blobstore.fsck.orphan_pages import adopt_orphan_pages
+from blobstore.fsck.ownership_checks import Ownership
+from blobstore.fsck.parsed_blob import ParsedBlob
+from blobstore.fsck.relation_checks import Mend, Problem, snapshot_stands
 from blobstore.fsck.rewrite import copy_cluster, rewrite_blob, zero_pages
-from blobstore.fsck.seen import SeenBlob
 from blobstore.fsck.segments import Segments, runs_of, without_shared
 from blobstore.metadata.blob_state import (
     EXTERNAL,
@@ -91,7 +91,7 @@ async def salvage(view: RegionView, layout: Layout) -> list[str]:
     )
     for blob_id in targets:
         await _restore(work, blob_id, is_last=blob_id == targets[-1])
-    await _erase_remains(work)
+    await _erase_orphans(work)
     return work.actions
 
 
@@ -100,14 +100,14 @@ def _undecided(view: RegionView) -> Iterator[Problem]:
 
     Both are kept: the partner may only have lost the name of its parent.
     """
-    for facts in view.facts.values():
-        if facts.marker is None or facts.marker[1] not in view.broken:
+    for info in view.relations.values():
+        if info.marker is None or info.marker[1] not in view.broken:
             continue
-        if facts.is_sure and not snapshot_stands(facts, view.facts):
-            name, partner_id = facts.marker
+        if info.is_sure and not snapshot_stands(info, view.relations):
+            name, partner_id = info.marker
             message = f"{name} of {partner_id:#x}, which is broken"
             mends = (Mend.DROP_MARKER, Mend.SET_READ_ONLY)
-            yield Problem(facts.blob_id, 43, message, mends=mends)
+            yield Problem(info.blob_id, 43, message, mends=mends)
 
 
 def _by_owner(view: RegionView) -> dict[BlobId, list[PageIndex]]:
@@ -154,7 +154,7 @@ async def _claim_sound(
                 ownership.pages[suspect.metadata_pages] = False
                 ownership.release_clusters(suspect.segments)
     latecomers: list[BlobId] = []
-    marked: list[SeenBlob] = []
+    marked: list[ParsedBlob] = []
     revisits = Revisits(view.geometry)
     for root in view.roots:
         blob_id = blob_id_of(root)
@@ -175,12 +175,12 @@ async def _claim_sound(
     return latecomers
 
 
-async def _is_shared_with_others(view: RegionView, ownership: Ownership, blob: SeenBlob) -> bool:
+async def _is_shared_with_others(view: RegionView, ownership: Ownership, blob: ParsedBlob) -> bool:
     """Tell whether anybody but its partner owns part of an unfinished snapshot.
 
     The two may own the same until recovery decides.
     """
-    own = SeenBlob(blob.blob_id, blob.root, chain=blob.chain, extent_pages=blob.extent_pages)
+    own = ParsedBlob(blob.blob_id, blob.root, chain=blob.chain, extent_pages=blob.extent_pages)
     own.segments = blob.segments
     if blob.marker is not None and view.geometry.names_root(blob.marker[1]):
         partner = await view.walk(blob.marker[1])
@@ -189,13 +189,13 @@ async def _is_shared_with_others(view: RegionView, ownership: Ownership, blob: S
     return _is_shared(ownership, own)
 
 
-def _own(ownership: Ownership, blob: SeenBlob) -> None:
+def _own(ownership: Ownership, blob: ParsedBlob) -> None:
     ownership.pages[blob.metadata_pages] = True
     for _index, first, count in blob.segments:
         ownership.clusters[first : first + count] = True
 
 
-def _is_shared(ownership: Ownership, blob: SeenBlob) -> bool:
+def _is_shared(ownership: Ownership, blob: ParsedBlob) -> bool:
     """Tell whether another blob owns part of it already, or it owns a place twice."""
     pages = blob.metadata_pages
     if len(set(pages)) != len(pages) or ownership.pages[pages].any():
@@ -244,7 +244,7 @@ async def _restore(work: _Work, blob_id: BlobId, *, is_last: bool) -> None:
     work.actions.append(f"blob {blob_id:#x}: {what}: {'; '.join([*reasons, *mended])}")
 
 
-def _reasons_of(blob: SeenBlob) -> list[str]:
+def _reasons_of(blob: ParsedBlob) -> list[str]:
     """Say what is wrong with it, the first of many, and how much of it is lost."""
     reasons = [
         finding.message.removeprefix(f"{blob.name}: ")
@@ -260,19 +260,19 @@ def _reasons_of(blob: SeenBlob) -> list[str]:
     return reasons
 
 
-async def _adopt_orphans(work: _Work, blob: SeenBlob) -> list[str]:
+async def _adopt_orphans(work: _Work, blob: ParsedBlob) -> list[str]:
     """Take what pages with a lost blob's id still say, where its root says nothing."""
     if blob.segments:
         return []
     pages = work.orphans.get(blob.blob_id, ())
     contents = [await work.view.fetch(page) for page in pages]
     sound = [content for content in contents if content is not None]
-    if adopt_remains(work.view.geometry, blob, sound):
+    if adopt_orphan_pages(work.view.geometry, blob, sound):
         return [f"{len(sound)} pages with its id were found"]
     return []
 
 
-async def _claim_clusters(work: _Work, blob: SeenBlob) -> list[str]:
+async def _claim_clusters(work: _Work, blob: ParsedBlob) -> list[str]:
     """Claim the blob's clusters; those that have an owner by now are copied, or lost."""
     segments = Segments()
     owned = work.ownership.clusters
@@ -299,13 +299,13 @@ async def _claim_clusters(work: _Work, blob: SeenBlob) -> list[str]:
     return notes
 
 
-def _lacks_clusters(blob: SeenBlob) -> bool:
+def _lacks_clusters(blob: ParsedBlob) -> bool:
     """Tell whether the blob owns clusters that it cannot name any more."""
     is_cut = any(invariant in _CUTTING for invariant, _severity in blob.findings.counts)
     return bool(not blob.is_root_sound or blob.lost or is_cut)
 
 
-def _adopt_ownerless(work: _Work, blob: SeenBlob) -> list[str]:
+def _adopt_ownerless(work: _Work, blob: ParsedBlob) -> list[str]:
     """Put clusters that are marked used and have no owner at the end of a blob that lacks some.
 
     They may be its content, and must not be given to anybody else.
@@ -322,7 +322,7 @@ def _adopt_ownerless(work: _Work, blob: SeenBlob) -> list[str]:
     return [f"{count} clusters marked used without owner follow at its end"] if count else []
 
 
-def _mend(blob: SeenBlob, problems: Iterable[Problem]) -> bool:
+def _mend(blob: ParsedBlob, problems: Iterable[Problem]) -> bool:
     """Put the blob's relations right; tell whether that loses some of its content."""
     loses_content = False
     for problem in problems:
@@ -332,7 +332,7 @@ def _mend(blob: SeenBlob, problems: Iterable[Problem]) -> bool:
     return loses_content
 
 
-def _apply(blob: SeenBlob, mend: Mend) -> None:
+def _apply(blob: ParsedBlob, mend: Mend) -> None:
     if mend is Mend.SET_THIN:
         _set_flags(blob, invalid=THIN_PROV)
     elif mend is Mend.SET_READ_ONLY:
@@ -346,7 +346,7 @@ def _apply(blob: SeenBlob, mend: Mend) -> None:
         blob.internal_xattrs.pop(SNAPSHOT_REMOVAL, None)
 
 
-def _set_flags(blob: SeenBlob, *, invalid: int = 0, data_ro: int = 0) -> None:
+def _set_flags(blob: ParsedBlob, *, invalid: int = 0, data_ro: int = 0) -> None:
     flags = blob.flags
     blob.flags = Flags(flags.invalid | invalid, flags.data_ro | data_ro, flags.md_ro)
 
@@ -358,7 +358,7 @@ def _known(flags: Flags) -> Flags:
     )
 
 
-def _mark_salvaged(blob: SeenBlob, reasons: list[str]) -> None:
+def _mark_salvaged(blob: ParsedBlob, reasons: list[str]) -> None:
     """Make the blob read-only and thin, and let it say why."""
     _set_flags(blob, invalid=THIN_PROV, data_ro=READ_ONLY)
     blob.xattrs[SALVAGED] = "; ".join(reasons).encode()[:_REASON_BYTES]
@@ -367,7 +367,7 @@ def _mark_salvaged(blob: SeenBlob, reasons: list[str]) -> None:
             del blob.internal_xattrs[name]
 
 
-async def _write(work: _Work, blob: SeenBlob, *, keeps_table: bool) -> None:
+async def _write(work: _Work, blob: ParsedBlob, *, keeps_table: bool) -> None:
     """Write the blob; one that finds no room keeps its place, and nothing else."""
     geometry = work.view.geometry
     pages = blob.extent_pages
@@ -383,12 +383,12 @@ async def _write(work: _Work, blob: SeenBlob, *, keeps_table: bool) -> None:
         else:
             return
     work.actions.append(f"blob {blob.blob_id:#x}: left without clusters: {why}")
-    empty = SeenBlob(blob.blob_id, blob.root, flags=blob.flags)
+    empty = ParsedBlob(blob.blob_id, blob.root, flags=blob.flags)
     _mark_salvaged(empty, ["no room for what it owned"])
     await rewrite_blob(geometry, work.layout, empty, work.free_pages)
 
 
-async def _erase_remains(work: _Work) -> None:
+async def _erase_orphans(work: _Work) -> None:
     """Empty the pages that have no owner any more, and those that cannot be read."""
     view = work.view
     candidates = work.old_pages | set(view.orphans) | {PageIndex(p) for p in view.reader.unreadable}

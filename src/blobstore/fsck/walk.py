@@ -1,7 +1,7 @@
-"""Walking a blob's pages and going on behind whatever is broken (CRASH-SAFETY 5: 16 to 38).
+"""Walking a blob's pages, and going on after whatever is broken (CRASH-SAFETY 5: 16 to 38).
 
 `metadata.read` refuses a blob at the first thing that is wrong. Here everything
-wrong is put down, and all that is sound is kept. Nothing is trusted: every index
+wrong is recorded, and all that is sound is kept. Nothing is trusted: every index
 is checked, every loop is bounded by the region or by the pages read.
 """
 
@@ -36,9 +36,9 @@ from blobstore.format.descriptors import (
 )
 from blobstore.format.geometry import Geometry, root_of
 from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
-from blobstore.fsck.extents import read_runs, read_table
+from blobstore.fsck.extent_checks import read_runs, read_table
 from blobstore.fsck.finding import Findings, Severity
-from blobstore.fsck.seen import SeenBlob
+from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL
 from blobstore.metadata.read import MAX_CLUSTERS, Revisits
 from blobstore.units import BlobId, PageIndex
@@ -68,7 +68,7 @@ class _Chain:
     """What the descriptors have said so far, before the extents are followed.
 
     `uncounted` are findings beyond those that are kept, by the invariants of which
-    there is no room for more: of a page full of them nobody needs the words.
+    there is no room for more: the words for a page full of them are not needed.
     """
 
     def __init__(self) -> None:
@@ -89,14 +89,14 @@ async def walk_blob(
     version: int,
     revisits: Revisits | None = None,
     earlier: Findings | None = None,
-) -> SeenBlob:
+) -> ParsedBlob:
     """Read all that can be read of the blob whose root the id names.
 
     The caller has checked that the id names a page of the region. `version` is
     the store's: the oldest have no flags. Who walks all blobs bounds the `revisits`,
     and has no use for more findings than there is room for after the `earlier` ones.
     """
-    blob = SeenBlob(blob_id, root_of(blob_id))
+    blob = ParsedBlob(blob_id, root_of(blob_id))
     if earlier is not None:
         blob.findings.earlier = earlier.counts
     chain = _Chain()
@@ -119,14 +119,14 @@ async def walk_blob(
     return blob
 
 
-def _check_thickness(blob: SeenBlob) -> None:
+def _check_thickness(blob: ParsedBlob) -> None:
     """Put down holes of a thick blob, those left out whose clusters are only not known."""
     holes = blob.cluster_count - blob.segments.cluster_count - blob.lost.place_count
     if blob.is_root_sound and holes > 0 and not blob.is_thin:
         blob.add(37, f"a thick blob with {holes} of {blob.cluster_count} clusters missing")
 
 
-def _lose_the_rest(blob: SeenBlob, chain: _Chain) -> None:
+def _lose_the_rest(blob: ParsedBlob, chain: _Chain) -> None:
     """Count what the table promised and a broken chain did not show."""
     missing = chain.table_count - blob.cluster_count
     if not chain.is_complete and 0 < missing <= MAX_CLUSTERS - blob.cluster_count:
@@ -135,7 +135,7 @@ def _lose_the_rest(blob: SeenBlob, chain: _Chain) -> None:
 
 
 async def _walk_chain(
-    geometry: Geometry, blob: SeenBlob, chain: _Chain, fetch: TolerantFetch
+    geometry: Geometry, blob: ParsedBlob, chain: _Chain, fetch: TolerantFetch
 ) -> None:
     """Follow the chain up to its end or to the first page that is not one of this blob's."""
     data = await fetch(blob.root)
@@ -170,8 +170,8 @@ async def _walk_chain(
         return
 
 
-def _is_own_root(blob: SeenBlob, data: bytes) -> bool:
-    """Tell whether the page says anything of this blob, and put down what does not fit."""
+def _is_own_root(blob: ParsedBlob, data: bytes) -> bool:
+    """Tell whether the page says anything of this blob, and record what does not fit."""
     blob_id, sequence, _reserved = HEAD.unpack_from(data)
     if (blob_id, sequence) == (blob.blob_id, 0):
         return True
@@ -185,7 +185,7 @@ def _is_own_root(blob: SeenBlob, data: bytes) -> bool:
 
 
 def _break_chain(
-    blob: SeenBlob, chain: _Chain, invariant: int, message: str, *, page: PageIndex
+    blob: ParsedBlob, chain: _Chain, invariant: int, message: str, *, page: PageIndex
 ) -> None:
     chain.is_complete = False
     if blob.is_root_sound:
@@ -204,7 +204,7 @@ def _problem_of_link(
 
 
 def _problem_of_page(
-    data: bytes | None, blob: SeenBlob, at: PageIndex, sequence: int
+    data: bytes | None, blob: ParsedBlob, at: PageIndex, sequence: int
 ) -> tuple[int, str] | None:
     if data is None:
         return 17, f"page {at} of its chain cannot be read"
@@ -219,7 +219,7 @@ def _problem_of_page(
     return None
 
 
-def _take_body(blob: SeenBlob, chain: _Chain, body: bytes, at: PageIndex) -> None:
+def _take_body(blob: ParsedBlob, chain: _Chain, body: bytes, at: PageIndex) -> None:
     """Take the descriptors of one page, up to one that cannot be told from the next."""
     place = f"page {at}"
     uncounted, unknown_kinds = chain.uncounted, chain.unknown_kinds
@@ -244,7 +244,7 @@ def _take_body(blob: SeenBlob, chain: _Chain, body: bytes, at: PageIndex) -> Non
 
 
 def _is_wrong(
-    blob: SeenBlob, chain: _Chain, kind: int, body: bytes, start: int, length: int
+    blob: ParsedBlob, chain: _Chain, kind: int, body: bytes, start: int, length: int
 ) -> bool:
     """Tell whether all that would come of taking a descriptor is one more finding.
 
@@ -273,9 +273,9 @@ def _is_wrong_xattr(table: dict[str, bytes], body: bytes, start: int, length: in
 
 
 def _take(
-    blob: SeenBlob, chain: _Chain, kind: int, content: bytes, at: PageIndex, place: str
+    blob: ParsedBlob, chain: _Chain, kind: int, content: bytes, at: PageIndex, place: str
 ) -> None:
-    """Take a descriptor of a known kind, or put down why it cannot be."""
+    """Take a descriptor of a known kind, or record why it cannot be used."""
     try:
         problem = _problem_of(blob, chain, kind, content, place)
     except CorruptError as error:
@@ -287,7 +287,9 @@ def _take(
             chain.uncounted.setdefault(invariant, 0)
 
 
-def _problem_of(blob: SeenBlob, chain: _Chain, kind: int, content: bytes, place: str) -> str | None:
+def _problem_of(
+    blob: ParsedBlob, chain: _Chain, kind: int, content: bytes, place: str
+) -> str | None:
     """Take what a descriptor says; return what is wrong with it, or raise that.
 
     Of two that are wrong alike the second changes nothing: `_is_wrong` tells which is one.
@@ -306,7 +308,7 @@ def _problem_of(blob: SeenBlob, chain: _Chain, kind: int, content: bytes, place:
     return f"{place} of its chain holds an extent page's content"
 
 
-def _take_flags(blob: SeenBlob, chain: _Chain, content: bytes, place: str) -> str | None:
+def _take_flags(blob: ParsedBlob, chain: _Chain, content: bytes, place: str) -> str | None:
     if chain.has_flags:
         return f"{place}: two flags descriptors"
     chain.has_flags = True
@@ -314,7 +316,7 @@ def _take_flags(blob: SeenBlob, chain: _Chain, content: bytes, place: str) -> st
     return None
 
 
-def _xattrs_of(blob: SeenBlob, kind: int) -> dict[str, bytes]:
+def _xattrs_of(blob: ParsedBlob, kind: int) -> dict[str, bytes]:
     return blob.internal_xattrs if kind == INTERNAL_XATTR else blob.xattrs
 
 
@@ -337,7 +339,7 @@ def _take_table(chain: _Chain, content: bytes, place: str) -> str | None:
     return f"{place}: extent table of {cluster_count} clusters, expected {chain.table_count}"
 
 
-def _check_flags(blob: SeenBlob, chain: _Chain, version: int) -> None:
+def _check_flags(blob: ParsedBlob, chain: _Chain, version: int) -> None:
     if not chain.has_flags and version > 2 and blob.is_root_sound:
         blob.add(25, "no flags descriptor", severity=Severity.NOTE, page=blob.root)
     flags = blob.flags
@@ -355,8 +357,8 @@ def _check_flags(blob: SeenBlob, chain: _Chain, version: int) -> None:
             )
 
 
-def _check_kinds(blob: SeenBlob, chain: _Chain) -> None:
-    """Descriptors of unknown types are somebody's who is newer, and says so by a flag."""
+def _check_kinds(blob: ParsedBlob, chain: _Chain) -> None:
+    """Record descriptors of unknown types; a newer version announces its own by a flag."""
     if chain.unknown_kinds:
         is_announced = blob.flags.invalid & ~KNOWN_INVALID
         kinds = ", ".join(map(str, chain.unknown_kinds))
@@ -368,7 +370,7 @@ def _check_kinds(blob: SeenBlob, chain: _Chain) -> None:
         )
 
 
-def _check_ids(blob: SeenBlob) -> None:
+def _check_ids(blob: ParsedBlob) -> None:
     """Look at the internal attributes that hold a blob's id."""
     for name in _NAMES_OF_IDS:
         value = blob.internal_xattrs.get(name)

@@ -47,7 +47,7 @@ def command(options: StoreOptions, *, hints: Hints) -> int:
     store = " ".join([shlex.quote(options.address), *map(_option, hints.items())])
     text = _render(options.address, store, found, [*general, *assumptions])
     print_result(fields, text, as_json=options.as_json)
-    return 0 if any(row.is_of_use for row in found) else 1
+    return 0 if any(row.has_content for row in found) else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class _Row:
         return self.blob.size - sum(found.length for found in self.unreadable)
 
     @property
-    def is_of_use(self) -> bool:
+    def has_content(self) -> bool:
         return self.readable_bytes > 0 or not self.unreadable
 
 
@@ -105,7 +105,7 @@ def _details(row: _Row) -> list[str]:
 
 
 def _first(lines: list[str]) -> list[str]:
-    """Leave out what nobody would read on; JSON has all."""
+    """Leave out what is too much to read; JSON has all."""
     left = len(lines) - _LINES_MAX
     return lines if left <= 1 else [*lines[:_LINES_MAX], f"{left} more like these, see --json"]
 

@@ -1,4 +1,4 @@
-"""Where each part of a blob lies, as far as anybody can know. Pure.
+"""An index of where each part of a blob lies, as far as it can be known. Pure.
 
 A clone's map is laid over its parent's: what is left is flat, so that a read
 needs no parents, however long the chain.
@@ -12,7 +12,7 @@ from enum import StrEnum
 from heapq import merge
 from typing import Final
 
-from blobstore.fsck.seen import SeenBlob
+from blobstore.fsck.parsed_blob import ParsedBlob
 
 
 class Kind(StrEnum):
@@ -55,10 +55,10 @@ def _u64() -> "array[int]":
 
 
 @dataclass(slots=True)
-class PlaceMap:
+class ExtentIndex:
     """Spans of places in ascending order without gaps, kept in columns.
 
-    With `is_cut_off` there is more at the end, nobody knows how much.
+    With `is_cut_off` there is more at the end; how much is not known.
     """
 
     is_cut_off: bool = False
@@ -103,12 +103,12 @@ class PlaceMap:
             first, at = stop, at + 1
 
 
-def lay_over(blob: SeenBlob, parent: PlaceMap | None, otherwise: Backing) -> PlaceMap:
+def lay_over(blob: ParsedBlob, parent: ExtentIndex | None, otherwise: Backing) -> ExtentIndex:
     """Return where a blob's places lie: its own clusters, then what its parent has.
 
     Without a parent everything else is `otherwise`; beyond a parent's end there are zeroes.
     """
-    result = PlaceMap()
+    result = ExtentIndex()
     lost = Backing.unreadable(
         f"the metadata of blob {blob.blob_id:#x} that says where it lies is lost"
     )
@@ -122,7 +122,7 @@ def lay_over(blob: SeenBlob, parent: PlaceMap | None, otherwise: Backing) -> Pla
     return result
 
 
-def _fill(result: PlaceMap, parent: PlaceMap | None, otherwise: Backing, end: int) -> None:
+def _fill(result: ExtentIndex, parent: ExtentIndex | None, otherwise: Backing, end: int) -> None:
     """Add what a blob does not hold itself, up to this place."""
     if parent is not None:
         for _first, count, backing, cluster in parent.part(result.count, end):
@@ -149,7 +149,7 @@ class Part:
 class Surroundings:
     """What a map is read in: sizes in bytes, and the external snapshots that are known.
 
-    `size_of` gives the size of one, None if nobody has said what it is.
+    `size_of` gives the size of one, None if it is not registered.
     """
 
     cluster_size: int
@@ -157,7 +157,7 @@ class Surroundings:
     size_of: Callable[[bytes], int | None]
 
 
-def parts_of(places: PlaceMap, around: Surroundings, offset: int, length: int) -> Iterator[Part]:
+def parts_of(places: ExtentIndex, around: Surroundings, offset: int, length: int) -> Iterator[Part]:
     """Yield the parts of a range of the blob, in order and without gaps."""
     size, end = around.cluster_size, offset + length
     for first, count, backing, cluster in places.part(offset // size, -(-end // size)):
@@ -196,7 +196,7 @@ def _cut(
 class UnreadableRange:
     """A range of a blob that cannot be read, in bytes, and why.
 
-    A `length` of 0, only ever at the blob's end, tells that there was more, nobody knows how much.
+    A `length` of 0, only ever at the blob's end, tells that there was more; how much is not known.
     """
 
     offset: int

@@ -1,4 +1,4 @@
-"""What is left of a blob whose root says nothing any more: pages that still carry its id."""
+"""Orphan pages: what is left of a blob whose root is lost, found by the id that pages carry."""
 
 from collections.abc import Iterable
 
@@ -14,12 +14,12 @@ from blobstore.format.descriptors import (
 )
 from blobstore.format.geometry import Geometry
 from blobstore.format.page import BODY_SIZE, HEAD
-from blobstore.fsck.extents import add_entries
-from blobstore.fsck.seen import SeenBlob
+from blobstore.fsck.extent_checks import add_entries
+from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.metadata.read import MAX_CLUSTERS
 
 
-def adopt_remains(geometry: Geometry, blob: SeenBlob, pages: Iterable[bytes]) -> int:
+def adopt_orphan_pages(geometry: Geometry, blob: ParsedBlob, pages: Iterable[bytes]) -> int:
     """Take from pages with the blob's id what they say; return how many said something.
 
     Extent pages name their place in the blob; attributes stand for themselves.
@@ -43,15 +43,17 @@ def adopt_remains(geometry: Geometry, blob: SeenBlob, pages: Iterable[bytes]) ->
 def _descriptors(data: bytes) -> Iterable[tuple[int, memoryview]]:
     found: list[tuple[int, memoryview]] = []
     try:
-        found.extend(split_descriptors(data[HEAD.size : HEAD.size + BODY_SIZE], place="remains"))
+        found.extend(
+            split_descriptors(data[HEAD.size : HEAD.size + BODY_SIZE], place="orphan page")
+        )
     except CorruptError:
         return []
     return found
 
 
-def _take_xattr(blob: SeenBlob, view: memoryview) -> None:
+def _take_xattr(blob: ParsedBlob, view: memoryview) -> None:
     try:
-        xattr = decode_xattr(view, internal=False, place="remains")
+        xattr = decode_xattr(view, internal=False, place="orphan page")
     except CorruptError:
         return
     if xattr.name and "\0" not in xattr.name:
@@ -60,13 +62,13 @@ def _take_xattr(blob: SeenBlob, view: memoryview) -> None:
 
 def _take_extents(extents: dict[int, bytes], view: memoryview) -> None:
     try:
-        content = decode_extent_page(view, place="remains")
+        content = decode_extent_page(view, place="orphan page")
     except CorruptError:
         return
     extents.setdefault(content.first, content.clusters)
 
 
-def _add(geometry: Geometry, blob: SeenBlob, first: int, clusters: bytes) -> None:
+def _add(geometry: Geometry, blob: ParsedBlob, first: int, clusters: bytes) -> None:
     """Add an extent page's clusters, if they follow what there is already."""
     entries = np.frombuffer(clusters, dtype="<u4")
     if first < blob.cluster_count or first + len(entries) > MAX_CLUSTERS:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from blobstore.fsck.facts import Facts
 from blobstore.fsck.finding import Finding, Severity
+from blobstore.fsck.relation_info import RelationInfo
 from blobstore.units import BlobId, PageIndex
 
 STALE_PARENT: Final = 41
@@ -47,22 +47,24 @@ class Problem:
         return Finding(self.invariant, self.severity, text, blob=self.blob_id, page=root)
 
 
-def relation_problems(facts: Mapping[BlobId, Facts], *, is_clean: bool) -> Iterator[Problem]:
+def relation_problems(
+    relations: Mapping[BlobId, RelationInfo], *, is_clean: bool
+) -> Iterator[Problem]:
     """Look at every blob's relations; of one whose root is not sound nothing is said."""
-    for blob in facts.values():
+    for blob in relations.values():
         if not blob.is_sure:
             continue
         if blob.has_hidden_internals:
             yield _hidden_internals(blob, is_clean=is_clean)
         yield from _external_problems(blob)
         if blob.parent_id is not None:
-            yield from _parent_problems(blob, facts)
+            yield from _parent_problems(blob, relations)
         if blob.marker is not None:
-            yield from _marker_problems(blob, *blob.marker, facts, is_clean=is_clean)
-    yield from _cycles(facts)
+            yield from _marker_problems(blob, *blob.marker, relations, is_clean=is_clean)
+    yield from _cycles(relations)
 
 
-def _hidden_internals(blob: Facts, *, is_clean: bool) -> Problem:
+def _hidden_internals(blob: RelationInfo, *, is_clean: bool) -> Problem:
     """Say that attributes are not announced; the original stops so while it makes a snapshot."""
     message = "internal attributes without the flag for them"
     if blob.marker is not None and not is_clean:
@@ -71,7 +73,7 @@ def _hidden_internals(blob: Facts, *, is_clean: bool) -> Problem:
     return Problem(blob.blob_id, 26, message, mends=(Mend.REWRITE,))
 
 
-def _external_problems(blob: Facts) -> Iterator[Problem]:
+def _external_problems(blob: RelationInfo) -> Iterator[Problem]:
     this = blob.blob_id
     if blob.has_external_id and not blob.has_external_flag:
         mend = Mend.REWRITE if blob.parent_id is None else Mend.DROP_EXTERNAL
@@ -88,17 +90,19 @@ def _external_problems(blob: Facts) -> Iterator[Problem]:
         yield Problem(this, 39, message, mends=(Mend.SET_THIN,))
 
 
-def snapshot_stands(blob: Facts, facts: Mapping[BlobId, Facts]) -> bool:
+def snapshot_stands(blob: RelationInfo, relations: Mapping[BlobId, RelationInfo]) -> bool:
     """Tell whether an unfinished snapshot is one already: its partner's parent is this blob."""
-    if blob.marker is None or blob.marker[1] not in facts:
+    if blob.marker is None or blob.marker[1] not in relations:
         return False
-    return facts[blob.marker[1]].parent_id == blob.blob_id
+    return relations[blob.marker[1]].parent_id == blob.blob_id
 
 
-def _parent_problems(blob: Facts, facts: Mapping[BlobId, Facts]) -> Iterator[Problem]:
+def _parent_problems(
+    blob: RelationInfo, relations: Mapping[BlobId, RelationInfo]
+) -> Iterator[Problem]:
     this, parent_id = blob.blob_id, blob.parent_id
     assert parent_id is not None
-    parent = facts.get(parent_id)
+    parent = relations.get(parent_id)
     if not blob.is_thin:
         yield Problem(this, 39, f"a clone of {parent_id:#x}, but not thin", mends=(Mend.SET_THIN,))
     if parent is None:
@@ -107,7 +111,7 @@ def _parent_problems(blob: Facts, facts: Mapping[BlobId, Facts]) -> Iterator[Pro
         return
     if not parent.is_sure:
         return
-    if not parent.is_read_only and not snapshot_stands(parent, facts):
+    if not parent.is_read_only and not snapshot_stands(parent, relations):
         message = f"its parent {parent_id:#x} is not read-only"
         yield Problem(this, 39, message, mends=(Mend.SET_READ_ONLY,), target=parent_id)
     if parent.cluster_count != blob.cluster_count:
@@ -116,39 +120,39 @@ def _parent_problems(blob: Facts, facts: Mapping[BlobId, Facts]) -> Iterator[Pro
 
 
 def _marker_problems(
-    blob: Facts,
+    blob: RelationInfo,
     name: str,
     partner_id: BlobId,
-    facts: Mapping[BlobId, Facts],
+    relations: Mapping[BlobId, RelationInfo],
     *,
     is_clean: bool,
 ) -> Iterator[Problem]:
     this = blob.blob_id
     if is_clean:
         yield Problem(this, 45, f"{name} of {partner_id:#x} in a store that was unloaded")
-    if partner_id not in facts or partner_id == this:
+    if partner_id not in relations or partner_id == this:
         message = f"{name} names {partner_id:#x}, which does not exist"
         yield Problem(this, 44, message, mends=(Mend.DROP_MARKER, Mend.SET_READ_ONLY))
         return
     if is_clean:
         return
-    if not facts[partner_id].is_sure:
+    if not relations[partner_id].is_sure:
         fate = "stays as it is"
     else:
-        fate = "stands" if snapshot_stands(blob, facts) else "is removed"
+        fate = "stands" if snapshot_stands(blob, relations) else "is removed"
     message = f"{name} of {partner_id:#x}: the snapshot {fate} when the store is recovered"
     yield Problem(this, 43, message, Severity.NOTE)
 
 
-def _cycles(facts: Mapping[BlobId, Facts]) -> Iterator[Problem]:
+def _cycles(relations: Mapping[BlobId, RelationInfo]) -> Iterator[Problem]:
     """Walk from every blob to the end of its parents; each is passed once in all."""
     is_done: set[BlobId] = set()
-    for start in facts:
+    for start in relations:
         path: dict[BlobId, None] = {}
         at: BlobId | None = start
-        while at is not None and at in facts and at not in is_done and at not in path:
+        while at is not None and at in relations and at not in is_done and at not in path:
             path[at] = None
-            at = facts[at].parent_id
+            at = relations[at].parent_id
         if at is not None and at in path:
             yield from _cycle(list(path), at)
         is_done.update(path)

@@ -10,7 +10,7 @@ from bitarray import bitarray
 
 from blobstore.format.geometry import Geometry
 from blobstore.fsck.finding import Finding, Severity
-from blobstore.fsck.seen import SeenBlob
+from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.fsck.segments import PIECE, Segments, name_run
 from blobstore.fsck.spans import set_short, touching
 from blobstore.metadata.columns import Numbers
@@ -23,7 +23,7 @@ _FEW_SEGMENTS: Final = 16
 
 
 class Ownership:
-    """What is owned so far; what is claimed a second time is put down as contested."""
+    """What is owned so far; what is claimed a second time is contested."""
 
     def __init__(self, geometry: Geometry) -> None:
         self.pages = bitarray(geometry.md_len, endian="little")
@@ -92,7 +92,7 @@ _NAMED_OWNERS: Final = 8
 class Claims:
     """Who claims what is contested: for the second look, once it is known that something is.
 
-    A bounded number of claims is kept; in a store with more of them nobody reads on.
+    A bounded number of claims is kept; more of them would tell nothing new.
     """
 
     def __init__(self, ownership: Ownership) -> None:
@@ -100,7 +100,7 @@ class Claims:
         self._pages: defaultdict[int, list[BlobId]] = defaultdict(list)
         self._spans: list[tuple[int, int, BlobId]] = []
 
-    def take(self, blob: SeenBlob) -> None:
+    def take(self, blob: ParsedBlob) -> None:
         """Note what of the contested this blob claims."""
         for page in (blob.root, *blob.metadata_pages):
             if self._ownership.contested_pages[page]:
@@ -114,7 +114,7 @@ class Claims:
         has_pages = self._ownership.contested_pages.any()
         return len(self._spans) >= _KEPT_SPANS and not has_pages
 
-    def _take_spans(self, blob: SeenBlob) -> None:
+    def _take_spans(self, blob: ParsedBlob) -> None:
         contested = self._ownership.contested_clusters
         for first, count in _touching(contested, blob.segments):
             if len(self._spans) >= _KEPT_SPANS:
@@ -125,7 +125,7 @@ class Claims:
             self._spans += [(*run, blob.blob_id) for run in self._known_among(runs)]
 
     def _known_among(self, runs: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Yield those that somebody is known to claim: no claims but these are noted any more."""
+        """Yield those that are known to be claimed: no claims but these are noted any more."""
         run = next(runs, None)
         if run is None:
             return

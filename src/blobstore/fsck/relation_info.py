@@ -1,15 +1,15 @@
-"""What one blob must know of another: who is whose parent, and whose partner (CRASH-SAFETY 5)."""
+"""What relations between blobs need to be known of each: parents and partners (CRASH-SAFETY 5)."""
 
 from dataclasses import dataclass
 
 from blobstore.format.descriptors import READ_ONLY, THIN_PROV
-from blobstore.fsck.seen import SeenBlob
+from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.metadata.survey import Plain
 from blobstore.units import BlobId
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class RelationInfo:
     """A blob's part in the relations between blobs; not sure where its root is not sound."""
 
     blob_id: BlobId
@@ -25,7 +25,7 @@ class Facts:
     is_sure: bool = True
 
     @classmethod
-    def of(cls, blob: SeenBlob) -> "Facts":
+    def of(cls, blob: ParsedBlob) -> "RelationInfo":
         """Take them from a blob that was walked."""
         return cls(
             blob_id=blob.blob_id,
@@ -42,7 +42,7 @@ class Facts:
         )
 
     @classmethod
-    def of_plain(cls, blob_id: BlobId, plain: Plain) -> "Facts":
+    def of_plain(cls, blob_id: BlobId, plain: Plain) -> "RelationInfo":
         """Take them from a blob that was looked at together with others."""
         return cls(
             blob_id=blob_id,

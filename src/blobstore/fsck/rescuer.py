@@ -18,17 +18,17 @@ from blobstore.format.descriptors import HAS_INTERNAL_XATTRS
 from blobstore.format.geometry import blob_id_of, root_of
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, TAIL
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
+from blobstore.fsck.checksum_solver import solve_super_block
 from blobstore.fsck.evidence import Evidence, gather_evidence
 from blobstore.fsck.examine import Examination, RegionView, examine, examine_with
+from blobstore.fsck.extent_index import ZEROES, Backing, ExtentIndex, lay_over
 from blobstore.fsck.finding import Finding, Severity
 from blobstore.fsck.layout_search import LayoutSearch, search_layout
 from blobstore.fsck.metadata_start import NO_HINTS, LayoutHints
-from blobstore.fsck.places import ZEROES, Backing, PlaceMap, lay_over
+from blobstore.fsck.orphan_pages import adopt_orphan_pages
+from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.fsck.rebuild import rebuild_from
-from blobstore.fsck.remains import adopt_remains
-from blobstore.fsck.seen import SeenBlob
-from blobstore.fsck.solve import solve_super_block
-from blobstore.fsck.super_block import CUT_OFF
+from blobstore.fsck.super_block_checks import CUT_OFF
 from blobstore.metadata.blob_state import SNAP
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.units import BlobId, PageIndex
@@ -90,7 +90,7 @@ def _wrong_with_super_block(seen: Examination) -> list[str]:
 def _choose(
     traits: DeviceTraits, seen: Examination, search: LayoutSearch
 ) -> tuple[SuperBlock | None, tuple[str, ...]]:
-    """Return the super block to go by, and what must be said of it; none if nobody knows it."""
+    """Return the super block to go by, and what must be said of it; None if it is not known."""
     for block, notes in _told_by_page_0(traits, seen, search.evidence):
         agrees = search.hints.agree_with(block)
         if agrees and not search.beats(block, device_size=traits.size_bytes):
@@ -139,8 +139,8 @@ def _told_by_page_0(
 class Rescuer:
     """What is known of a store, and where each of its blobs lies.
 
-    `findings` are the whole store's; `notes` say how its super block was come by
-    if it was not as it must be.
+    `findings` are the whole store's; `notes` say where the layout comes from
+    if the super block is not as it must be.
     """
 
     view: RegionView
@@ -152,7 +152,7 @@ class Rescuer:
     _orphans: dict[BlobId, list[PageIndex]] = field(default_factory=dict)
     _findings_of: dict[BlobId, list[Finding]] = field(default_factory=dict)
     _shared: "Shared" = field(init=False)
-    _maps: "OrderedDict[BlobId, PlaceMap]" = field(default_factory=OrderedDict)
+    _maps: "OrderedDict[BlobId, ExtentIndex]" = field(default_factory=OrderedDict)
     _spans: int = 0
 
     def __post_init__(self) -> None:
@@ -164,7 +164,7 @@ class Rescuer:
         ids.update(owner for owner in self._orphans if root_of(owner) in view.reader.unreadable)
         self.ids = sorted(ids)
         self._cyclic = {found.blob_id for found in view.problems if found.invariant == _CYCLE}
-        self._unsure = {facts.blob_id for facts in view.facts.values() if not facts.is_sure}
+        self._unsure = {info.blob_id for info in view.relations.values() if not info.is_sure}
         self._shared = Shared(self.findings)
         for finding in self.findings:
             if finding.blob is not None and finding.invariant not in _SHARED:
@@ -188,10 +188,10 @@ class Rescuer:
         if blob.cluster_count or not (is_broken_off or not blob.is_root_sound):
             return KnownBlob(blob, is_cut_off=is_broken_off or _may_be_larger(blob))
         await self._adopt_orphans(blob)
-        return KnownBlob(blob, is_cut_off=True, is_remains=True)
+        return KnownBlob(blob, is_cut_off=True, is_from_orphans=True)
 
-    async def _is_broken_off(self, blob: SeenBlob) -> bool:
-        """Tell whether there are pages behind the last one that was read."""
+    async def _is_broken_off(self, blob: ParsedBlob) -> bool:
+        """Tell whether there are pages after the last one that was read."""
         if blob.table is not None:  # it tells how many clusters there are
             return False
         data = await self.view.fetch(blob.chain[-1] if blob.chain else blob.root)
@@ -200,15 +200,17 @@ class Rescuer:
         (following, _crc) = TAIL.unpack_from(data, PAGE_SIZE - TAIL.size)
         return PageIndex(following) != NO_PAGE
 
-    async def _adopt_orphans(self, blob: SeenBlob) -> None:
+    async def _adopt_orphans(self, blob: ParsedBlob) -> None:
         """Take what other pages with the blob's id say, where its chain says nothing."""
         pages = self._orphans.get(blob.blob_id, ())
         contents = [await self.view.fetch(page) for page in pages]
-        adopt_remains(self.view.geometry, blob, [data for data in contents if data is not None])
+        adopt_orphan_pages(
+            self.view.geometry, blob, [data for data in contents if data is not None]
+        )
         if blob.segments:
             blob.add(_LOST, "what it holds was found by its id, and is only likely")
 
-    def findings_of(self, blob: SeenBlob) -> tuple[Finding, ...]:
+    def findings_of(self, blob: ParsedBlob) -> tuple[Finding, ...]:
         """Return all that is wrong with a blob, also what it shares, and whose content it reads."""
         found = dict.fromkeys(blob.findings)
         found.update(dict.fromkeys(self._findings_of.get(blob.blob_id, ())))
@@ -221,13 +223,13 @@ class Rescuer:
 
     # Where it lies
 
-    async def map_of(self, blob_id: BlobId) -> PlaceMap:
+    async def map_of(self, blob_id: BlobId) -> ExtentIndex:
         """Return where all of a blob lies; maps of ancestors are made first, and some are kept.
 
         Raises:
             NotFoundError: There is no such blob.
         """
-        places: PlaceMap | None = None
+        places: ExtentIndex | None = None
         missing: list[BlobId] = []
         for ancestor in self._path_from(blob_id):
             places = self._maps.get(ancestor)
@@ -241,7 +243,7 @@ class Rescuer:
         assert places is not None
         return places
 
-    def _keep(self, blob_id: BlobId, places: PlaceMap) -> None:
+    def _keep(self, blob_id: BlobId, places: ExtentIndex) -> None:
         """Remember a map, and forget old ones when there are too many."""
         self._maps[blob_id] = places
         self._spans += len(places.firsts)
@@ -259,24 +261,24 @@ class Rescuer:
             at = self._parent_to_follow(at)
 
     def _parent_to_follow(self, blob_id: BlobId) -> BlobId | None:
-        facts = self.view.facts.get(blob_id)
-        if facts is None or blob_id in self._cyclic:  # without facts it is nobody's clone
+        info = self.view.relations.get(blob_id)
+        if info is None or blob_id in self._cyclic:  # no clone
             return None
-        parent_id = facts.parent_id
+        parent_id = info.parent_id
         return parent_id if parent_id is not None and self.has(parent_id) else None
 
-    async def _lay(self, blob_id: BlobId, parent: PlaceMap | None) -> PlaceMap:
+    async def _lay(self, blob_id: BlobId, parent: ExtentIndex | None) -> ExtentIndex:
         """Return where a blob lies, given where its parent does."""
         known = await self.look(blob_id)
         blob = known.blob
-        if known.is_remains:
+        if known.is_from_orphans:
             result = lay_over(blob, None, Backing.unreadable(f"blob {blob_id:#x} is lost"))
         else:
             result = lay_over(blob, parent, self._backing_of(blob, parent))
         result.is_cut_off = known.is_cut_off
         return result
 
-    def _backing_of(self, blob: SeenBlob, parent: PlaceMap | None) -> Backing:
+    def _backing_of(self, blob: ParsedBlob, parent: ExtentIndex | None) -> Backing:
         """Return what a blob reads where neither itself nor its parent has a place."""
         this, parent_id, external_id = blob.blob_id, blob.parent_id, blob.external_id
         if parent is not None:
@@ -300,28 +302,28 @@ class Rescuer:
 class KnownBlob:
     """A blob that was read; with `is_cut_off` it may be larger than that.
 
-    Of one that `is_remains` the chain says nothing: pages with its id were put together.
+    Of one that `is_from_orphans` the chain says nothing: pages with its id were put together.
     """
 
-    blob: SeenBlob
+    blob: ParsedBlob
     is_cut_off: bool
-    is_remains: bool = False
+    is_from_orphans: bool = False
 
 
-def _may_be_larger(blob: SeenBlob) -> bool:
+def _may_be_larger(blob: ParsedBlob) -> bool:
     return any(
         invariant in _CUTTING and severity is Severity.ERROR
         for invariant, severity in blob.findings.counts
     )
 
 
-def _may_have_parent(blob: SeenBlob) -> bool:
+def _may_have_parent(blob: ParsedBlob) -> bool:
     """Tell whether what names the parent may be what cannot be read."""
     claims_some = bool(blob.flags.invalid & HAS_INTERNAL_XATTRS) and not blob.internal_xattrs
     return SNAP in blob.internal_xattrs or blob.has_external_flag or claims_some
 
 
-def _doubt(blob: SeenBlob, ancestor: BlobId) -> Finding:
+def _doubt(blob: ParsedBlob, ancestor: BlobId) -> Finding:
     message = (
         f"blob {blob.blob_id:#x}: reads {ancestor:#x}, which is lost: what it is is only likely"
     )
@@ -343,7 +345,7 @@ class Shared:
         self._clusters = np.array([cluster for cluster, _finding in by_cluster], dtype=np.uint64)
         self._of_clusters = [finding for _cluster, finding in by_cluster]
 
-    def by(self, blob: SeenBlob) -> Iterator[Finding]:
+    def by(self, blob: ParsedBlob) -> Iterator[Finding]:
         """Yield those that are about what this blob owns."""
         for page in (blob.root, *blob.metadata_pages):
             yield from self._pages.get(page, ())

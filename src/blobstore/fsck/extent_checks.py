@@ -1,4 +1,4 @@
-"""Following a blob's extents, and going on behind what is broken (CRASH-SAFETY 5: 29 to 34, 38)."""
+"""Following a blob's extents, and going on after what is broken (CRASH-SAFETY 5: 29 to 34, 38)."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
@@ -17,7 +17,7 @@ from blobstore.format.descriptors import (
 )
 from blobstore.format.geometry import Geometry
 from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
-from blobstore.fsck.seen import SeenBlob
+from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.fsck.segments import PIECE, Places, Segments, name_run
 from blobstore.metadata.blob_state import ABSENT_PAGE
 from blobstore.metadata.columns import Flagged, Numbers
@@ -35,7 +35,7 @@ _FEW_RUNS: Final = 16
 """So many are read sooner one after the other than at once."""
 
 
-def read_runs(geometry: Geometry, blob: SeenBlob, runs: Buffer) -> None:
+def read_runs(geometry: Geometry, blob: ParsedBlob, runs: Buffer) -> None:
     """Take run-length extents; one that cannot be is lost, and its length counted if it can be.
 
     The runs are what their descriptors hold, one after the other.
@@ -46,7 +46,7 @@ def read_runs(geometry: Geometry, blob: SeenBlob, runs: Buffer) -> None:
         _read_in_turn(geometry, blob, split_runs(runs, place=blob.name))
 
 
-def _read_in_turn(geometry: Geometry, blob: SeenBlob, runs: Iterable[tuple[int, int]]) -> None:
+def _read_in_turn(geometry: Geometry, blob: ParsedBlob, runs: Iterable[tuple[int, int]]) -> None:
     """Take one run after the other, which is faster where they are few."""
     most = geometry.data_clusters
     holes = owned = 0
@@ -66,7 +66,7 @@ def _read_in_turn(geometry: Geometry, blob: SeenBlob, runs: Iterable[tuple[int, 
     _note_holes(blob, holes)
 
 
-def _note_end(blob: SeenBlob, count: int, most: int, *, has_too_many: bool) -> None:
+def _note_end(blob: ParsedBlob, count: int, most: int, *, has_too_many: bool) -> None:
     """Say why what follows from this run on cannot be."""
     if has_too_many:
         blob.add(38, f"more clusters of its own than the {most} there are")
@@ -75,16 +75,16 @@ def _note_end(blob: SeenBlob, count: int, most: int, *, has_too_many: bool) -> N
         blob.add(38, f"more than {MAX_CLUSTERS} clusters in all")
 
 
-def _note_empty(blob: SeenBlob, place: int) -> None:
+def _note_empty(blob: ParsedBlob, place: int) -> None:
     blob.add(29, f"a run of no clusters at place {place}")
 
 
-def _note_holes(blob: SeenBlob, holes: int) -> None:
+def _note_holes(blob: ParsedBlob, holes: int) -> None:
     if holes and not blob.is_thin:
         blob.add(32, f"{holes} unallocated clusters in a thick blob")
 
 
-def _note_outside(geometry: Geometry, blob: SeenBlob, cluster: int, count: int) -> None:
+def _note_outside(geometry: Geometry, blob: ParsedBlob, cluster: int, count: int) -> None:
     """Say what of an allocated run cannot be."""
     if count > geometry.total_clusters:
         blob.add(29, f"a run of {count} clusters in a store of {geometry.total_clusters}")
@@ -92,7 +92,7 @@ def _note_outside(geometry: Geometry, blob: SeenBlob, cluster: int, count: int) 
         blob.add(34, _say_outside(geometry, name_run("cluster", cluster, count)), cluster=cluster)
 
 
-def _take_run(geometry: Geometry, blob: SeenBlob, cluster: int, count: int) -> None:
+def _take_run(geometry: Geometry, blob: ParsedBlob, cluster: int, count: int) -> None:
     """Take what of a run lies where clusters can be."""
     index, end = blob.cluster_count, cluster + count
     first, stop = max(cluster, geometry.md_clusters), min(end, geometry.total_clusters)
@@ -108,7 +108,7 @@ def _take_run(geometry: Geometry, blob: SeenBlob, cluster: int, count: int) -> N
         blob.lost.add(index + stop - cluster, end - stop)
 
 
-def _read_at_once(geometry: Geometry, blob: SeenBlob, runs: Buffer) -> None:
+def _read_at_once(geometry: Geometry, blob: ParsedBlob, runs: Buffer) -> None:
     """Take many runs: the same as one after the other, up to one with which it is too much."""
     most = geometry.data_clusters
     holes = owned = 0
@@ -133,7 +133,7 @@ def _read_at_once(geometry: Geometry, blob: SeenBlob, runs: Buffer) -> None:
 
 def _take_runs(
     geometry: Geometry,
-    blob: SeenBlob,
+    blob: ParsedBlob,
     places: Numbers,
     clusters: Numbers,
     counts: Numbers,
@@ -158,7 +158,7 @@ def _take_runs(
 
 
 def _note_odd(
-    geometry: Geometry, blob: SeenBlob, places: Numbers, clusters: Numbers, counts: Numbers
+    geometry: Geometry, blob: ParsedBlob, places: Numbers, clusters: Numbers, counts: Numbers
 ) -> None:
     """Say what is wrong with these runs, and count what there is no room for."""
     is_allocated: Flagged = clusters != UNALLOCATED
@@ -185,9 +185,9 @@ def _lose(
     """Put down the places of runs that have no cluster: all of one, or its ends."""
     are_inside = firsts < stops
     before = np.where(are_inside, firsts - clusters, ends - clusters)
-    behind = np.where(are_inside, ends - stops, 0)
+    after = np.where(are_inside, ends - stops, 0)
     starts = np.stack((places, places + np.maximum(stops - clusters, 0)), axis=1)
-    counts = np.stack((before, behind), axis=1)
+    counts = np.stack((before, after), axis=1)
     is_lost = counts > 0
     is_lost[:, 0] |= ~are_inside
     lost.extend(starts[is_lost], counts[is_lost])
@@ -199,7 +199,7 @@ def _say_outside(geometry: Geometry, what: str) -> str:
 
 async def read_table(
     geometry: Geometry,
-    blob: SeenBlob,
+    blob: ParsedBlob,
     table: Sequence[tuple[int, int]],
     table_count: int,
     fetch: Fetch,
@@ -238,7 +238,7 @@ async def read_table(
     _cut_to(blob, table_count, absent_at_end)
 
 
-def _give_up(blob: SeenBlob, page: int, table_count: int) -> None:
+def _give_up(blob: ParsedBlob, page: int, table_count: int) -> None:
     """Leave the rest of a table alone: to follow it for every blob would take for ever."""
     blob.add(36, f"its extent table names page {page}, as many other blobs do", page=page)
     missing = min(table_count, MAX_CLUSTERS) - blob.cluster_count
@@ -247,7 +247,7 @@ def _give_up(blob: SeenBlob, page: int, table_count: int) -> None:
         blob.cluster_count += missing
 
 
-def _cut_to(blob: SeenBlob, table_count: int, absent_at_end: int) -> None:
+def _cut_to(blob: ParsedBlob, table_count: int, absent_at_end: int) -> None:
     """Cut the last run of absent pages to what the table says; tell other differences."""
     if absent_at_end:
         blob.cluster_count = min(
@@ -257,7 +257,7 @@ def _cut_to(blob: SeenBlob, table_count: int, absent_at_end: int) -> None:
 
 async def _take_entry(
     geometry: Geometry,
-    blob: SeenBlob,
+    blob: ParsedBlob,
     page: int,
     repeat: int,
     table_count: int,
@@ -289,8 +289,8 @@ async def _take_entry(
     blob.cluster_count += len(entries)
 
 
-def _entries_of(blob: SeenBlob, at: PageIndex, data: bytes | None, index: int) -> Entries | None:
-    """Return what a sound extent page says, or put down why it does not."""
+def _entries_of(blob: ParsedBlob, at: PageIndex, data: bytes | None, index: int) -> Entries | None:
+    """Return what a sound extent page says, or record why it cannot be used."""
     if data is None or not has_right_crc(data):
         what = "cannot be read" if data is None else "has a wrong checksum"
         blob.add(17, f"its extent page {at} {what}", page=at)
@@ -325,7 +325,7 @@ def _problem_of(data: bytes) -> str | None:
 
 
 def _take_entries(
-    geometry: Geometry, blob: SeenBlob, at: PageIndex, entries: Entries, index: int
+    geometry: Geometry, blob: ParsedBlob, at: PageIndex, entries: Entries, index: int
 ) -> None:
     """Take an extent page's clusters as segments."""
     is_hole = entries == UNALLOCATED

@@ -41,7 +41,7 @@ class Masks:
 
 
 async def read_masks(geometry: Geometry, findings: Findings) -> Masks:
-    """Read the masks; what keeps one from being used is put down."""
+    """Read the masks; those that cannot be used are recorded with the reason."""
     pages = await _read_mask(geometry, MASK_PAGES, geometry.used_pages, findings)
     clusters = await _read_mask(geometry, MASK_CLUSTERS, geometry.used_clusters, findings)
     ids = await _read_mask(geometry, MASK_BLOB_IDS, geometry.used_blob_ids, findings)

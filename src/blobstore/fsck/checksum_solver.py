@@ -21,7 +21,7 @@ from blobstore.format.super_block import (
     MaskRegion,
     SuperBlock,
 )
-from blobstore.fsck.super_block import is_recognisable
+from blobstore.fsck.super_block_checks import is_recognisable
 from blobstore.units import BlobId
 
 Ids: TypeAlias = npt.NDArray[np.uint64]

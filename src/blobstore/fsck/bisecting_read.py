@@ -1,11 +1,11 @@
-"""Reading a blob from a device that fails in places: one bad block loses one block."""
+"""Reading from a device that fails in places, in halves: one bad block loses one block."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from blobstore.errors import BlobstoreError, CorruptError, DeviceError, UnsupportedError
-from blobstore.fsck.places import Kind, Part, UnreadableRange
+from blobstore.fsck.extent_index import Kind, Part, UnreadableRange
 from blobstore.operations import ExternalSource, Operation, ReadExternal, ReadInto
 from blobstore.units import KIB, MIB
 

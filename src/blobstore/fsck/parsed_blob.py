@@ -25,7 +25,7 @@ _ID_SIZE = 8
 
 
 @dataclass(slots=True)
-class SeenBlob:
+class ParsedBlob:
     """What is known of one blob.
 
     `chain` and `extent_pages` are pages that are sound and name this blob's
