@@ -19,13 +19,20 @@ class Client:
     """Calls methods by the `spdk` package's client."""
 
     def __init__(self, path: str) -> None:
+        self.path = path
         self._client = JSONRPCClient(path)
 
     def __call__(self, method: str, **params: Any) -> Any:
-        """Return the result of a call, or its failure."""
+        """Return the result of a call, or its failure.
+
+        Raises:
+            JSONRPCException: The connection is gone.
+        """
         try:
             return self._client.call(method, params or None)
         except JSONRPCException as error:
+            if "Got JSON-RPC error response" not in str(error):
+                raise  # the connection is gone
             answer = json.loads(str(error).split("response:\n")[1])
             return Failure(answer["code"], answer["message"])
 
