@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore.alloc import leaves as leaves_module
-from blobstore.alloc.cluster_map import ClusterMap
+from blobstore.alloc.extent_map import ExtentMap
 from blobstore.alloc.leaves import ABSENT, LEAF_SIZE, SparseLeaves
-from blobstore.alloc.run_map import cluster_map_of_runs
 from blobstore.format.pairs import PackedPairs
 from blobstore.units import KIB
 
@@ -35,15 +34,13 @@ STEPS: Final = st.one_of(
 )
 
 
-def made(count: int, *, largest_list: int) -> ClusterMap:
+def made(count: int, *, largest_list: int) -> ExtentMap:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(leaves_module, "_LARGEST_LIST", largest_list)
-        clusters = ClusterMap(count)
-        clusters.unfold()
-    return clusters
+        return ExtentMap(count)
 
 
-def done(clusters: ClusterMap, name: str, place: int, value: int) -> Any:
+def done(clusters: ExtentMap, name: str, place: int, value: int) -> Any:
     """Take a step that the map allows, and return what it answered."""
     if name == "resize":
         return clusters.resize(place)
@@ -60,7 +57,7 @@ def done(clusters: ClusterMap, name: str, place: int, value: int) -> Any:
     return clusters.clean([number])
 
 
-def answers(clusters: ClusterMap) -> list[Any]:
+def answers(clusters: ExtentMap) -> list[Any]:
     """Return all that a map says; what was found from the beginning of each leaf on."""
     numbers = range(-(-clusters.count // LEAF_SIZE))
     starts = [number * LEAF_SIZE + at for number in numbers for at in (0, 3)]
@@ -96,7 +93,7 @@ def test_a_sparse_map_answers_as_a_list_does(size: int, script: list[tuple[str, 
 
 @pytest.mark.parametrize("gap", [1, 2, 3, 7, 100, 5000])
 def test_all_that_is_far_apart_is_found(gap: int) -> None:
-    clusters = ClusterMap(HUGE)
+    clusters = ExtentMap(HUGE)
     places = [number * gap * LEAF_SIZE + 5 for number in range(6)]
     for place in reversed(places):
         clusters.set(place, 9)
@@ -112,10 +109,7 @@ def test_all_that_is_far_apart_is_found(gap: int) -> None:
 
 def test_a_huge_map_takes_memory_for_what_is_there() -> None:
     tracemalloc.start()
-    clusters = cluster_map_of_runs(
-        PackedPairs.of([(0, HUGE - 1), (7, 1)]), limit=HUGE, place="blob"
-    )
-    clusters.unfold()
+    clusters = ExtentMap.of_runs(PackedPairs.of([(0, HUGE - 1), (7, 1)]), limit=HUGE, place="blob")
     assert clusters.runs() == [(0, HUGE - 1), (7, 1)]
     assert clusters.allocated() == [7]
     assert clusters.find(0, allocated=True) == HUGE - 1
@@ -127,7 +121,7 @@ def test_a_huge_map_takes_memory_for_what_is_there() -> None:
 
 
 def test_what_a_huge_map_answers_beyond_its_end_is_nothing() -> None:
-    clusters = ClusterMap(HUGE)
+    clusters = ExtentMap(HUGE)
     clusters.set(HUGE - 1, 4)
     leaves = clusters.leaves
     assert leaves[HUGE // LEAF_SIZE - 1][-1] == 4
@@ -137,7 +131,7 @@ def test_what_a_huge_map_answers_beyond_its_end_is_nothing() -> None:
 
 def test_a_copy_and_an_emptied_map_have_nothing_to_do_with_each_other() -> None:
     for count in (600, HUGE):
-        clusters = ClusterMap(count)
+        clusters = ExtentMap(count)
         clusters.set(599, 3)
         copy = clusters.copy()
         clusters.empty()

@@ -23,7 +23,7 @@ def test_packed_pairs_are_the_same_sequence(pairs: list[tuple[int, int]], part: 
     assert packed == pairs
     assert packed == tuple(pairs)
     assert packed == pickle.loads(pickle.dumps(packed))
-    assert [row for piece in packed.pieces() for row in piece.tolist()] == [*map(list, pairs)]
+    assert packed.rows().tolist() == [*map(list, pairs)]
     with pytest.raises(IndexError):
         packed[len(pairs)]
 

@@ -1,4 +1,4 @@
-"""Roots of every kind: of blobs that own nothing beside them, of other plain ones, of others."""
+"""Roots of every kind."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ CLONE: Final = THIN_PROV | HAS_INTERNAL_XATTRS
 TABLED: Final = THIN_PROV | HAS_EXTENT_TABLE
 NO_TABLE_CLONE: Final = flags(CLONE) + xattr("SNAP", (7 << 32).to_bytes(8, "little"), internal=True)
 
-BARE: Final[dict[str, bytes]] = {
+SHAPES: Final[dict[str, bytes]] = {
     "nothing": flags(),
     "nothing, without a table": flags(THIN_PROV),
     "nothing, thick": flags(0),
@@ -31,15 +31,11 @@ BARE: Final[dict[str, bytes]] = {
     "names around a parent": clone_of(3) + xattr("name", b"vol") + table(2, (0, 1)),
     "more than a sector": flags() + xattr("long", bytes(600)) + table(2, (0, 1)),
     "just a sector": flags() + xattr("long", bytes(504 - 29 - 21 - 13)) + table(2, (0, 1)),
-}
-PLAIN: Final[dict[str, bytes]] = BARE | {
     "a run of clusters": flags(0) + runs((1200, 3)),
     "two runs": flags(THIN_PROV) + runs((0, 3), (1200, 1)),
     "runs that continue each other": flags(0) + runs((1203, 3), (1206, 1), (1208, 2)),
     "a clone with a run of its own": NO_TABLE_CLONE + runs((0, 3), (1210, 1), (0, 2), (0, 1)),
     "an own page": flags() + table(2, (61, 1)),
-}
-OTHERS: Final[dict[str, bytes]] = {
     "more runs than a leaf has room for": flags(THIN_PROV) + runs((1212, 1), (0, 512)),
     "a run outside": flags(0) + runs((1, 3)),
     "a run of none": flags(THIN_PROV) + runs((0, 0)),
@@ -55,5 +51,3 @@ OTHERS: Final[dict[str, bytes]] = {
     "an unknown flag": flags(1 << 40) + table(0),
     "an unknown kind": flags() + b"\x63\1\0\0\0x",
 }
-
-SHAPES: Final = PLAIN | OTHERS

@@ -13,7 +13,6 @@ from blobstore.errors import CorruptError
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.super_block import SuperBlock
 from blobstore.metadata.blob_state import (
-    AbsentPages,
     BlobState,
     SparsePages,
     all_pages,
@@ -21,7 +20,7 @@ from blobstore.metadata.blob_state import (
     present_pages,
     table_entries,
 )
-from blobstore.metadata.fetch import fetch_from_device
+from blobstore.metadata.page_reader import PageReader
 from blobstore.metadata.read import read_blob
 from blobstore.units import PageIndex
 from tests.proof.forge import Forge, extents, flags, table
@@ -48,7 +47,7 @@ def read(*entries: tuple[int, int], count: int, **pages: int) -> BlobState:
     super_block = SuperBlock.decode(device.read(0, 4096))
     geometry = Geometry.of(super_block, device_size=device.size_bytes)
     blob_id = blob_id_of(PageIndex(0))
-    return BlockingDriver(device).run(read_blob(geometry, blob_id, fetch_from_device(geometry)))
+    return BlockingDriver(device).run(read_blob(geometry, blob_id, PageReader(geometry).fetch))
 
 
 def expanded(entries: list[tuple[int, int]]) -> list[int]:
@@ -78,7 +77,7 @@ def test_a_sparse_table_is_a_sequence_like_a_full_one(
 
 
 def test_a_table_is_kept_in_the_form_that_takes_less_memory() -> None:
-    assert isinstance(extent_table_of(3, {}), AbsentPages)
+    assert isinstance(extent_table_of(3, {}), SparsePages)
     assert extent_table_of(3, {1: 9}) == (0, 9, 0)
     assert isinstance(extent_table_of(LEAVES, {1: 9}), SparsePages)
     assert isinstance(extent_table_of(100, dict.fromkeys(range(50), 9)), tuple)

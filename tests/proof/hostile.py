@@ -2,11 +2,11 @@
 
 Every image is forged clean and dirty. In a process of its own it is opened,
 listed and read, dumped, checked, and opened for writing. All must end in an
-answer or a typed error, within 2 s of processor time each, and with no more
-memory than 64 MiB and twice the metadata: what the process's resident size has
-grown by at most, which counts the arrays of numpy and leaves the times alone.
-On a machine shared with others seconds vary by half: a step that took longer is
-done once more, and how often that was needed is told.
+answer or a typed error, within 2 s of processor time and 0.2 ms for each metadata page in
+use, and with no more memory than 64 MiB and 16 times the metadata in use: what the
+process's resident size has grown by at most, which counts the arrays of numpy and leaves
+the times alone. On a machine shared with others seconds vary by half: a step that took longer
+is done once more, and how often that was needed is told.
 
 Stores of 100,000 blobs lie in a file. Of more than 512 blobs, a few of the first
 half are read, the highest first, and all stay open until the end.
@@ -32,8 +32,10 @@ from blobstore.device.base import Device
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.geometry import Geometry
+from blobstore.format.page import PAGE_SIZE
 from blobstore.format.super_block import SuperBlock
 from blobstore.fsck.examine import examine
+from blobstore.metadata.masks import bytes_used
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.units import MIB
 from tests.proof.forge import Forge
@@ -44,6 +46,8 @@ from tests.proof.observe import LONGEST_S, HangError, observe, time_limit
 IMAGES: Final = HOSTILE_BLOBS | HOSTILE_STORES
 LONGEST_MESSAGE: Final = 4096
 _MOST_MEMORY: Final = 64 * MIB
+_MEMORY_PER_METADATA: Final = 16
+_LONGEST_PER_PAGE_S: Final = 0.2e-3
 _ADDRESS_SPACE: Final = 3 << 29
 _OVERTIME_S: Final = 0.5
 _GIVEN_UP_S: Final = 20.0
@@ -78,14 +82,35 @@ def forged(name: str, *, clean: bool) -> Forge:
     return forge
 
 
-def bound_of(forge: Forge) -> int:
-    """Return how much memory an image may cost: more where its metadata is really there."""
+def metadata_in_use(forge: Forge) -> tuple[int, int]:
+    """Return how many metadata pages an image uses, its masks included, and their bytes."""
     device = forge.device(read_only=True)
     with suppress(BlobstoreError):
         super_block = SuperBlock.decode(device.read(0, min(4096, device.size_bytes)).ljust(4096))
         geometry = Geometry.of(super_block, device_size=device.size_bytes)
-        return _MOST_MEMORY + 2 * geometry.metadata_end
-    return _MOST_MEMORY
+        masks = sum(
+            bytes_used(geometry, region, count)
+            for region, count in (
+                (geometry.used_pages, geometry.md_len),
+                (geometry.used_blob_ids, geometry.md_len),
+                (geometry.used_clusters, geometry.total_clusters),
+            )
+        )
+        pages = len(forge.packed)
+        return pages + masks // PAGE_SIZE, pages * geometry.page_size + masks
+    return 0, 0
+
+
+def memory_for(forge: Forge) -> int:
+    """Return how much memory an image may cost, in bytes."""
+    _pages, length = metadata_in_use(forge)
+    return _MOST_MEMORY + _MEMORY_PER_METADATA * length
+
+
+def time_for(forge: Forge, limit_s: float = LONGEST_S) -> float:
+    """Return how many seconds each step may take, where one page would take `limit_s`."""
+    pages, _length = metadata_in_use(forge)
+    return limit_s + _LONGEST_PER_PAGE_S * pages
 
 
 def _open(device: Device) -> None:
@@ -171,6 +196,7 @@ def _check_message(error: BlobstoreError) -> None:
 
 def try_image(name: str, forge: Forge, *, limit_s: float = LONGEST_S) -> Iterator[Step]:
     """Do everything with one image, in a process of its own."""
+    limit_s = time_for(forge, limit_s)
     processes = multiprocessing.get_context("fork")
     ours, theirs = processes.Pipe(duplex=False)
     process = processes.Process(target=_do_steps, args=(theirs, forge, name, limit_s))
@@ -199,7 +225,7 @@ def _receive(ours: Connection, seconds: float) -> Step | None:
 
 def _do_steps(answers: Connection, forge: Forge, name: str, limit_s: float) -> None:
     """Do one step after the other in a fresh process, and send what came of each."""
-    bound = bound_of(forge)
+    bound = memory_for(forge)
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE + bound, _ADDRESS_SPACE + bound))
     with _source_of(forge, is_file=name in LARGE) as source:
         gc.freeze()  # the forge is not what is measured
@@ -210,7 +236,7 @@ def _do_steps(answers: Connection, forge: Forge, name: str, limit_s: float) -> N
                 tried, tries = _try_step(source, step, limit_s), tries + 1
             problem, grown = tried.problem, _peak_bytes() - at_first
             if not problem and tried.seconds > limit_s:
-                problem = f"{tried.seconds:.1f} s, at most {limit_s} expected"
+                problem = f"{tried.seconds:.1f} s, at most {limit_s:.1f} expected"
             if not problem and grown > bound:
                 problem = f"{grown // MIB} MiB, at most {bound // MIB} expected"
             outcome, seconds = tried.outcome, tried.seconds
@@ -267,7 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.proof.hostile")
     parser.add_argument("--only", default="", help="only images with this in their name")
     parser.add_argument("--small", action="store_true", help="not the stores of 100,000 blobs")
-    parser.add_argument("--limit", type=float, default=LONGEST_S, help="seconds for each step")
+    parser.add_argument(
+        "--limit", type=float, default=LONGEST_S, help="seconds for each step, and the pages beside"
+    )
     parser.add_argument("--json", action="store_true", help="one object for each step")
     options = parser.parse_args(arguments)
     bad = again = 0

@@ -6,7 +6,6 @@ from typing import Final
 
 import pytest
 
-from blobstore.alloc.cluster_map import ClusterMap
 from blobstore.api.blobstore import Blobstore
 from blobstore.device.memory import MemoryDevice
 from blobstore.errors import (
@@ -18,7 +17,6 @@ from blobstore.errors import (
 )
 from blobstore.format.geometry import blob_id_of
 from blobstore.store.describe import BlobInfo
-from blobstore.store.opening import close_blob, open_blob
 from blobstore.testing.internals import abandon, core_of, session_of
 from blobstore.units import MIB, BlobId, PageIndex
 from tests.metadata.shapes import SHAPES
@@ -379,19 +377,6 @@ def test_a_list_of_an_abandoned_store_ends_without_asking_it(way: str) -> None:
         abandon(store)
         listing.close()
     assert not list(listing)
-
-
-def test_the_map_of_a_blob_is_whole_before_a_handle_can_see_it(store: Blobstore) -> None:
-    created = store.create_blob(CLUSTER, thin=True)
-    created.close()
-    for state in (
-        session_of(store).run(open_blob(core_of(store), created.id)),
-        *core_of(store).open_blobs.values(),
-    ):
-        slot = ClusterMap.__dict__["leaves"]
-        assert slot.__get__(state.clusters) is state.clusters.leaves
-        state.open_count = 1
-    session_of(store).run(close_blob(core_of(store), state))
 
 
 def test_a_chain_of_huge_blobs_that_own_nothing_takes_little_memory() -> None:

@@ -1,7 +1,7 @@
 """Blobs with run-length extents and many leaves: any calls, against lists of what was written.
 
 Stores are closed and opened in between, or left without being closed, so that maps are
-made of runs again and again; of all that is kept for them nothing is left over.
+made of runs again and again.
 """
 
 import random
@@ -13,7 +13,8 @@ from typing import Final
 import pytest
 
 from blobstore import Blob, Blobstore, BusyError, InvalidArgumentError, check
-from blobstore.alloc.leaves import LEAF_MASK, LEAF_SHIFT, KeptLeaves
+from blobstore.alloc import extent_map
+from blobstore.alloc.leaves import LEAF_MASK, LEAF_SHIFT
 from blobstore.testing.internals import core_of
 from blobstore.units import MIB, BlobId
 
@@ -36,11 +37,6 @@ class Life:
         self.read_only: set[BlobId] = set()
         self.open: dict[BlobId, Blob] = {}
         self.last_value = 0
-        self.keep_few()
-
-    def keep_few(self) -> None:
-        """Let leaves be kept for some blobs, for few, or for none."""
-        self.kept = core_of(self.store).kept_leaves.parts_left = self.rng.choice([0, 40, 1 << 16])
 
     def step(self) -> None:
         """Do one thing, if the store allows it."""
@@ -157,18 +153,20 @@ class Life:
         state = core_of(self.store)
         assert not state.open_blobs
         assert not state.owned_clusters.any()
-        assert state.kept_leaves.parts_left == self.kept
         left = self.path.with_suffix(".left")
         shutil.copy(self.path, left)
         self.store.unload()
         if self.rng.random() < 0.3:
             left.replace(self.path)
         self.store = Blobstore.open(self.path)
-        self.keep_few()
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_blobs_of_many_leaves_hold_what_was_written(seed: int, tmp_path: Path) -> None:
+def test_blobs_of_many_leaves_hold_what_was_written(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extent_map, "_KEPT_BYTES", (0, 5000, 1 << 20)[seed % 3])
+    monkeypatch.setattr(extent_map, "_KEPT_BYTES_PER_RUN", 0)
     life = Life(seed, tmp_path / "store.img")
     for _step in range(STEPS):
         life.step()
@@ -180,7 +178,3 @@ def test_blobs_of_many_leaves_hold_what_was_written(seed: int, tmp_path: Path) -
     life.store.unload()
     problems = [f for f in check(life.path).findings if f.invariant not in HARMLESS]
     assert problems == []
-
-
-def test_as_many_leaves_are_kept_as_the_store_says() -> None:
-    assert KeptLeaves().parts_left == (16 * MIB // 2048) * KeptLeaves.PARTS

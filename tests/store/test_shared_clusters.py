@@ -15,8 +15,8 @@ from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.descriptors import HAS_INTERNAL_XATTRS, THIN_PROV
 from blobstore.format.geometry import blob_id_of
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.bulk import BulkReader
 from blobstore.metadata.load import load
+from blobstore.metadata.page_reader import PageReader
 from blobstore.metadata.read import Revisits
 from blobstore.metadata.store_state import StoreState
 from blobstore.store import opening
@@ -189,12 +189,10 @@ def sharing(forge: Forge, *, at: int, owner: int) -> None:
         forge.root(number, clone(number - 1, *own) if number else flags(THIN_PROV, 1) + runs(*own))
 
 
-@pytest.mark.parametrize("piece", [7, 1 << 14])
 @pytest.mark.parametrize(("at", "owner"), [(200, 199), (200, 3), (3, 200), (MANY - 1, 0)])
-def test_of_many_that_are_looked_at_together_only_what_shares_and_stands_on_that_is_refused(
-    at: int, owner: int, piece: int, monkeypatch: pytest.MonkeyPatch
+def test_of_a_long_chain_only_what_shares_and_stands_on_that_is_refused(
+    at: int, owner: int
 ) -> None:
-    monkeypatch.setattr(opening, "_PIECE", piece)
     forge = Forge(md_len=MANY + 8, cluster_count=8 * LARGE)
     sharing(forge, at=at, owner=owner)
     ids = [blob_id_of(PageIndex(number)) for number in range(MANY)]
@@ -240,7 +238,7 @@ def test_a_chain_of_blobs_that_share_clusters_with_ones_far_below_is_read_a_few_
         read_known = opening._read_known
 
         async def counting(
-            state: StoreState, blob_id: BlobId, reader: BulkReader, revisits: Revisits | None
+            state: StoreState, blob_id: BlobId, reader: PageReader, revisits: Revisits | None
         ) -> BlobState:
             walked.append(blob_id)
             return await read_known(state, blob_id, reader, revisits)

@@ -5,17 +5,11 @@ import sys
 from typing import Final
 
 EXPLORER: Final = """
-from blobstore.alloc import run_map
-from blobstore.alloc.cluster_map import ClusterMap
-from blobstore.alloc.run_source import RunSource
+from blobstore.alloc import extent_map
 from tests.proof import crash
 
-def made_on_demand(runs):
-    source = RunSource.of(runs)
-    return run_map.RunMap(source) if source.allocated_count else ClusterMap(source.count)
-
-assert run_map._short_map
-run_map._short_map = made_on_demand
+assert extent_map._LONGEST_LEAF
+extent_map._LONGEST_LEAF = 0
 raise SystemExit(crash.main(["--states", "3000", "--jobs", "1"]))
 """
 

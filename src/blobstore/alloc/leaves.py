@@ -1,9 +1,8 @@
 """Leaves: up to 512 neighbouring places of a blob, and the cluster in each of them.
 
-A leaf without clusters is one shared, unchangeable run of zeroes; of huge maps only
-the other leaves are kept, so that a thin blob of many TiB costs nothing. Neighbouring
-clusters that nobody changes are a `range`. Readers outside the core index leaves
-directly: no leaf is longer than its part of the blob, unless it is absent.
+A leaf without clusters is one shared, unchangeable run of zeroes. Neighbouring clusters
+that nobody changes are a `range`; any other leaf is an array. Readers outside the core index
+leaves directly: no leaf is longer than its part of the blob, unless it is absent.
 """
 
 import sys
@@ -43,21 +42,6 @@ class SparseLeaves(dict[int, "Leaf"]):
 Leaves: TypeAlias = list[Leaf] | SparseLeaves
 
 
-class KeptLeaves:
-    """How many leaves made from runs may still be kept, of all open blobs of a store.
-
-    A `range` takes one part of the memory of another leaf. Less than none is left
-    after a snapshot took leaves over that its blob has, too.
-    """
-
-    __slots__ = ("parts_left",)
-
-    PARTS: Final = 8
-
-    def __init__(self, most: int = 1 << 13) -> None:
-        self.parts_left = most * self.PARTS
-
-
 def absent_leaves(cluster_count: int) -> Leaves:
     """Return the leaves of a map that owns nothing."""
     count = leaves_for(cluster_count)
@@ -85,3 +69,13 @@ def runs_of(leaf: Leaf) -> Iterator[tuple[int, int]]:
             first, count = cluster, 1
         follows = cluster + 1 if cluster else UNALLOCATED
     yield first, count
+
+
+def spans_of(leaf: Leaf, begin: int, start: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (index, first cluster, count) from `start` on of a leaf that begins at `begin`."""
+    skipped = max(0, start - begin)
+    at = begin + skipped
+    for first, count in runs_of(leaf[skipped:]):
+        if first != UNALLOCATED:
+            yield at, first, count
+        at += count

@@ -22,8 +22,8 @@ from blobstore.format.descriptors import (
     Flags,
     Runs,
     Xattr,
+    cluster_count_of,
     decode_flags,
-    split_extent_table,
     split_runs,
     split_xattr,
     too_long,
@@ -115,7 +115,7 @@ class ChainContent:
         self.runs.append_encoded(content)
 
     def _take_table(self, content: Buffer, place: str) -> None:
-        cluster_count, _entries = split_extent_table(content, place=place)
+        cluster_count = cluster_count_of(content, place=place)
         if self.table is None:
             self.table = PackedPairs()
             self.table_cluster_count = cluster_count

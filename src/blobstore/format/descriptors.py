@@ -172,6 +172,22 @@ def split_descriptors(body: Buffer, *, place: str) -> Iterator[tuple[int, memory
         at += length
 
 
+def only_descriptor(body: bytes, *, place: str) -> tuple[int, bytes] | None:
+    """Return (type, content) of a page's only descriptor, or None where it has none or several.
+
+    Raises:
+        CorruptError: It reaches beyond the page.
+    """
+    kind, length = HEADER.unpack_from(body)
+    end = HEADER.size + length
+    if end > len(body):
+        raise too_long(kind, length, len(body) - HEADER.size, place=place)
+    is_last = end + HEADER.size > len(body) or HEADER.unpack_from(body, end) == (PADDING, 0)
+    if not is_last or (kind, length) == (PADDING, 0):
+        return None
+    return kind, body[HEADER.size : end]
+
+
 def too_long(kind: int, length: int, left: int, *, place: str) -> CorruptError:
     """Return what is raised for a descriptor that reaches beyond its page."""
     return CorruptError(
@@ -265,19 +281,31 @@ def decode_extent_table(content: Buffer, *, place: str) -> ExtentTable:
 
 def split_extent_table(content: Buffer, *, place: str) -> tuple[int, Iterator[tuple[int, int]]]:
     """Return the number of clusters, and the (page, count) of (one part of) an extent table."""
+    cluster_count = cluster_count_of(content, place=place)
+    return cluster_count, _PAIR.iter_unpack(content[_U64.size :])
+
+
+def cluster_count_of(content: Buffer, *, place: str) -> int:
+    """Return the number of clusters that (one part of) an extent table says."""
     if len(content) < _U64.size or len(content) % PAIR_SIZE:
         raise CorruptError(f"{place}: extent table of {len(content)} bytes", errno=_EINVAL)
-    (cluster_count,) = _U64.unpack_from(content)
-    return cluster_count, _PAIR.iter_unpack(content[_U64.size :])
+    cluster_count: int = _U64.unpack_from(content)[0]
+    return cluster_count
 
 
 def decode_extent_page(content: Buffer, *, place: str) -> ExtentPage:
     """Decode an extent page's only descriptor."""
+    first, clusters = split_extent_page(content, place=place)
+    return ExtentPage(first, bytes(clusters))
+
+
+def split_extent_page(content: Buffer, *, place: str) -> tuple[int, Buffer]:
+    """Return the first place and the clusters of an extent page's only descriptor."""
     size = len(content) - _U32.size
     if size < 0 or size % _U32.size or size > CLUSTERS_PER_EXTENT_PAGE * _U32.size:
         raise CorruptError(f"{place}: extent page of {len(content)} bytes", errno=_EINVAL)
     (first,) = _U32.unpack_from(content)
-    return ExtentPage(first, bytes(content[_U32.size :]))
+    return first, content[_U32.size :]
 
 
 def _encode_pairs(pairs: tuple[tuple[int, int], ...]) -> bytes:

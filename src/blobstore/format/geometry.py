@@ -4,7 +4,7 @@ An index, a count and bytes never mix elsewhere: they are converted here.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 from blobstore.errors import CorruptError, InvalidArgumentError, NoSpaceError
@@ -49,6 +49,21 @@ class Geometry:
     used_blob_ids: MaskRegion
     md_start: int
     md_len: int
+    total_clusters: int = field(init=False, repr=False, compare=False)
+    md_clusters: int = field(init=False, repr=False, compare=False)
+    data_clusters: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Derive the clusters: of the whole device, those that the metadata takes, the others.
+
+        They are asked for again and again. A layout that makes no sense has none.
+        """
+        total = self.size_bytes // self.cluster_size if self.cluster_size else 0
+        per_cluster = self.cluster_size // self.page_size if self.page_size else 0
+        metadata = ceil_div(self.md_start + self.md_len, per_cluster) if per_cluster else 0
+        object.__setattr__(self, "total_clusters", total)
+        object.__setattr__(self, "md_clusters", metadata)
+        object.__setattr__(self, "data_clusters", total - metadata)
 
     @classmethod
     def compute(
@@ -164,11 +179,6 @@ class Geometry:
         )
 
     @property
-    def total_clusters(self) -> int:
-        """Clusters of the whole device, those of the metadata included."""
-        return self.size_bytes // self.cluster_size
-
-    @property
     def pages_per_cluster(self) -> int:
         return self.cluster_size // self.page_size
 
@@ -176,15 +186,6 @@ class Geometry:
     def metadata_pages(self) -> int:
         """Pages, counted from the device's beginning, that the metadata takes."""
         return self.md_start + self.md_len
-
-    @property
-    def md_clusters(self) -> int:
-        """Clusters, counted from 0, that the metadata takes."""
-        return ceil_div(self.metadata_pages, self.pages_per_cluster)
-
-    @property
-    def data_clusters(self) -> int:
-        return self.total_clusters - self.md_clusters
 
     @property
     def metadata_end(self) -> int:

@@ -5,7 +5,7 @@ A chain can hold millions of them: here they take as many bytes as on disk.
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, Self, TypeAlias, overload
+from typing import Self, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,6 @@ import numpy.typing as npt
 from blobstore.operations import Buffer
 
 Rows: TypeAlias = npt.NDArray[np.int64]
-
-_ROWS_AT_ONCE: Final = 1 << 14
 
 assert array("I").itemsize == 4
 
@@ -35,12 +33,6 @@ class PackedPairs(Sequence[tuple[int, int]]):
             packed.numbers.extend(pair)
         return packed
 
-    def part(self, start: int, end: int) -> "PackedPairs":
-        """Return the pairs from one place up to another."""
-        part = PackedPairs()
-        part.numbers = self.numbers[2 * start : 2 * end]
-        return part
-
     def append_encoded(self, content: Buffer) -> None:
         """Append pairs as they are on disk."""
         self.numbers.frombytes(content)
@@ -54,11 +46,9 @@ class PackedPairs(Sequence[tuple[int, int]]):
             numbers.append(first)
             numbers.append(count)
 
-    def pieces(self) -> Iterator[Rows]:
-        """Yield the pairs as rows of two numbers, some thousand at a time."""
-        rows = np.frombuffer(self.numbers, dtype=np.uint32).reshape(-1, 2)
-        for at in range(0, len(rows), _ROWS_AT_ONCE):
-            yield rows[at : at + _ROWS_AT_ONCE].astype(np.int64)
+    def rows(self) -> Rows:
+        """Return the pairs as rows of two numbers."""
+        return np.array(self.numbers, dtype=np.int64).reshape(-1, 2)
 
     def __len__(self) -> int:
         return len(self.numbers) >> 1

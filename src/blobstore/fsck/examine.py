@@ -28,10 +28,10 @@ from blobstore.fsck.segments import name_run, runs_of, without_shared
 from blobstore.fsck.spans import touching
 from blobstore.fsck.super_block_checks import examine_super_block
 from blobstore.fsck.walk import walk_blob
+from blobstore.metadata.batch_decoding import SinglePageBlobs
 from blobstore.metadata.read import Revisits
 from blobstore.metadata.recovery import Scan, restore_torn_roots, scan_region
 from blobstore.metadata.store_state import DeviceTraits, Outcome
-from blobstore.metadata.survey import PlainBlobs
 from blobstore.operations import Read
 from blobstore.units import BlobId, PageIndex
 
@@ -71,7 +71,7 @@ class RegionView:
     scan: Scan
     torn: Outcome
     ownership: Ownership
-    plain: PlainBlobs | None = None
+    plain: SinglePageBlobs | None = None
     masks: Masks | None = None
     roots: list[PageIndex] = field(default_factory=list)
     relations: dict[BlobId, RelationInfo] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class RegionView:
 
     async def fetch(self, page: PageIndex) -> bytes | None:
         """Return a page of the region as it was first seen, whatever a repair wrote there since."""
-        data = self.scan.pages.get(page) or self.scan.survey.extent_page(page)
+        data = self.scan.pages.get(page) or self.scan.decoder.extent_pages.content(page)
         data = data or self.strange.get(page)
         if data is None:
             data = await self.reader.fetch(page)
@@ -188,11 +188,11 @@ async def view_region(
         scan=scan,
         torn=torn,
         ownership=Ownership(geometry),
-        plain=scan.survey.plain_blobs(geometry),
+        plain=scan.decoder.single_page_blobs(geometry),
     )
     if is_clean:
         view.masks = await read_masks(geometry, findings)
-    sound = set(scan.survey.sound_roots().tolist())
+    sound = set(scan.decoder.records["root"].tolist())
     roots = {root for root in scan.roots if root in sound or await _is_root(view, root)}
     await _report_half_deleted(view, roots, findings)
     roots.update(await _lost_roots(view, roots))
@@ -267,7 +267,7 @@ async def _walk_all(view: RegionView, findings: Findings) -> None:
 
 
 async def _take_all(
-    view: RegionView, findings: Findings, plain: PlainBlobs | None, *, is_again: bool = False
+    view: RegionView, findings: Findings, plain: SinglePageBlobs | None, *, is_again: bool = False
 ) -> None:
     taken: set[int] = set()
     if plain is not None:
@@ -389,7 +389,7 @@ def _find_orphans(view: RegionView, findings: Findings) -> None:
     In free pages they do no harm; one that the mask says is used is a leak.
     """
     mask = view.masks.pages if view.masks is not None else None
-    known = view.scan.survey.extent_pages.numbers().tolist()
+    known = view.scan.decoder.extent_pages.numbers().tolist()
     candidates = sorted({*view.scan.pages, *known})
     roots = set(view.scan.roots)
     for number in candidates:
@@ -411,7 +411,7 @@ def _find_orphans(view: RegionView, findings: Findings) -> None:
 
 
 def _owner_of(view: RegionView, page: PageIndex) -> BlobId:
-    data = view.scan.pages.get(page) or view.scan.survey.extent_pages.head(page)
+    data = view.scan.pages.get(page) or view.scan.decoder.extent_pages.head(page)
     assert data is not None
     (blob_id, _sequence, _reserved) = HEAD.unpack_from(data)
     return BlobId(blob_id)

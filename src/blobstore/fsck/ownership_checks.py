@@ -12,10 +12,9 @@ from blobstore.format.geometry import Geometry
 from blobstore.fsck.finding import Finding, Severity
 from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.fsck.segments import PIECE, Segments, name_run
-from blobstore.fsck.spans import set_short, touching
-from blobstore.metadata.columns import Numbers
-from blobstore.metadata.spans import SHORT, are_apart
-from blobstore.metadata.survey import PlainBlobs
+from blobstore.fsck.spans import SHORT, are_apart, set_short, touching
+from blobstore.metadata.batch_decoding import SinglePageBlobs
+from blobstore.metadata.page_arrays import Numbers
 from blobstore.units import BlobId, PageIndex
 
 _FEW_SEGMENTS: Final = 16
@@ -32,7 +31,7 @@ class Ownership:
         self.contested_pages = bitarray(geometry.md_len, endian="little")
         self.contested_clusters = bitarray(geometry.total_clusters, endian="little")
 
-    def take_plain(self, plain: PlainBlobs) -> None:
+    def take_plain(self, plain: SinglePageBlobs) -> None:
         """Take plain blobs; none of them shares anything with another."""
         for at in range(0, len(plain.pages), PIECE):
             self.pages[plain.pages[at : at + PIECE].tolist()] = True

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from blobstore.format.descriptors import READ_ONLY, THIN_PROV
 from blobstore.fsck.parsed_blob import ParsedBlob
-from blobstore.metadata.survey import Plain
+from blobstore.metadata.batch_decoding import RootSummary
 from blobstore.units import BlobId
 
 
@@ -42,7 +42,7 @@ class RelationInfo:
         )
 
     @classmethod
-    def of_plain(cls, blob_id: BlobId, plain: Plain) -> "RelationInfo":
+    def of_plain(cls, blob_id: BlobId, plain: RootSummary) -> "RelationInfo":
         """Take them from a blob that was looked at together with others."""
         return cls(
             blob_id=blob_id,

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from blobstore.metadata.columns import Numbers
+from blobstore.metadata.page_arrays import Numbers
 
 PIECE: Final = 1 << 14
 """So many rows are looked at together; more of them would take memory, and no less time."""

@@ -6,10 +6,14 @@ from typing import Final
 import numpy as np
 from bitarray import bitarray
 
-from blobstore.metadata.columns import Flagged, Numbers
-from blobstore.metadata.spans import SHORT, bytes_of, content_of
+from blobstore.metadata.page_arrays import Chunk, Flagged, Numbers
+
+SHORT: Final = 64
+"""Spans of so many bits are better looked at together, longer ones one by one."""
 
 _CHUNK_BITS: Final = 1 << 19
+_FROM: Final = np.array([0xFF << bit & 0xFF for bit in range(8)], dtype=np.uint8)
+_UP_TO: Final = np.array([0xFF >> 7 - bit for bit in range(8)], dtype=np.uint8)
 
 
 def set_short(bits: bitarray, repeated: bitarray, firsts: Numbers, counts: Numbers) -> None:
@@ -51,3 +55,32 @@ def spans_of(bits: bitarray) -> Iterator[tuple[Numbers, Numbers]]:
             yield firsts, edges[1::2][: len(firsts)] - firsts
     if pending:
         yield np.array(pending), np.array([len(bits) - pending[0]])
+
+
+def are_apart(firsts: Numbers, counts: Numbers) -> bool:
+    """Tell whether no two of these spans, in ascending order, have a bit in common."""
+    return bool((firsts[1:] >= firsts[:-1] + counts[:-1]).all())
+
+
+def content_of(bits: bitarray) -> Chunk:
+    """Return the bytes of a mask, to be looked at and changed in place."""
+    return np.frombuffer(memoryview(bits), dtype=np.uint8)
+
+
+def bytes_of(firsts: Numbers, counts: Numbers) -> tuple[Numbers, Chunk, Numbers]:
+    """Return the bytes that spans reach into: where, which bits of each, and of which span."""
+    lasts = firsts + counts - 1
+    begins = firsts >> 3
+    sizes = (lasts >> 3) - begins + 1
+    ends = np.cumsum(sizes)
+    owners = np.repeat(np.arange(len(firsts)), sizes)
+    masks = np.full(len(owners), 0xFF, dtype=np.uint8)
+    masks[ends - sizes] = _FROM[firsts & 7]
+    masks[ends - 1] &= _UP_TO[lasts & 7]
+    return begins[owners] + _steps(sizes), masks, owners
+
+
+def _steps(counts: Numbers) -> Numbers:
+    """Return 0, 1, 2... up to each of the counts, one after the other."""
+    numbers: Numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return numbers

@@ -44,6 +44,7 @@ async def mark_dirty(store: StoreState) -> None:
     store.check_writable()
     await give_space(store, store.reservations.total)
     store.is_changed = True
+    store.page_reader = None  # the pages that it keeps may change from now on
     if store.is_marked_dirty:
         return
     size = store.super_block.size_bytes or store.geometry.size_bytes

@@ -2,13 +2,12 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import chain, repeat
 from types import MappingProxyType
 from typing import Final, NamedTuple, cast, overload
 
-from blobstore.alloc.cluster_map import ClusterMap
-from blobstore.alloc.leaves import LEAF_SHIFT, LEAF_SIZE
+from blobstore.alloc.extent_map import ExtentMap
+from blobstore.alloc.leaves import LEAF_SHIFT
 from blobstore.alloc.reservation import Need
 from blobstore.format.attribute_pages import AttributePages
 from blobstore.format.chain import ChainSize
@@ -26,7 +25,6 @@ from blobstore.format.descriptors import (
     Flags,
     Xattr,
 )
-from blobstore.format.packed_xattrs import PackedXattrs
 from blobstore.format.root import Layout, RootState
 from blobstore.operations import ExternalSource
 from blobstore.units import BlobId, PageIndex
@@ -45,7 +43,6 @@ SNAP: Final = "SNAP"
 SNAPSHOT_IN_PROGRESS: Final = "SNAPTMP"
 SNAPSHOT_REMOVAL: Final = "SNAPRM"
 EXTERNAL: Final = "EXTSNAP"
-KNOWN_INTERNAL: Final = (SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL, EXTERNAL)
 
 
 class SparsePages(Sequence[int]):
@@ -81,22 +78,12 @@ class SparsePages(Sequence[int]):
         return SparsePages(len(chosen), dict(sorted(present.items())))
 
 
-class AbsentPages(SparsePages):
-    """An extent table in which no page is there; it takes no memory, however long it is."""
-
-    __slots__ = ()
-
-
-_absent_pages: Final = lru_cache(maxsize=64)(AbsentPages)
-"""Most tables without a page are as long as the others; they never change."""
-
-
 def extent_table_of(count: int, present: Mapping[int, int]) -> Sequence[int]:
     """Return the extent table of `count` pages in which these are there, by their number."""
-    if not present:
-        return AbsentPages(count)
-    sparse = SparsePages(count, dict(sorted(present.items())))
-    is_sparse = count > max(_LARGEST_FULL, _SPARSE_SHARE * len(present))
+    if len(present) == count:
+        return tuple(map(present.__getitem__, range(count)))
+    sparse = SparsePages(count, dict(sorted(present.items())) if present else _NO_PAGES)
+    is_sparse = not present or count > max(_LARGEST_FULL, _SPARSE_SHARE * len(present))
     return sparse if is_sparse else tuple(all_pages(sparse))
 
 
@@ -170,7 +157,7 @@ class BlobState:
     flags: Flags = field(default_factory=Flags)
     xattrs: Mapping[str, bytes] = field(default_factory=lambda: NO_ATTRIBUTES)
     internal_xattrs: Mapping[str, bytes] = field(default_factory=lambda: NO_ATTRIBUTES)
-    clusters: ClusterMap = field(default_factory=ClusterMap)
+    clusters: ExtentMap = field(default_factory=ExtentMap)
     extent_pages: Sequence[int] | None = None
     chain: Sequence[PageIndex] = ()
     parent: "BlobState | None" = None
@@ -243,11 +230,12 @@ class BlobState:
     @property
     def metadata_pages(self) -> list[PageIndex]:
         """All pages on disk but the root: the chain, then the extent pages."""
-        named: Iterable[int] = self.extent_pages or ()
-        if isinstance(named, SparsePages):
-            named = named.present.values()
-        pages = cast(list[PageIndex], [page for page in named if page != ABSENT_PAGE])
-        return [*self.chain, *pages] if self.chain else pages
+        pages = self.extent_pages
+        if pages is None:
+            return list(self.chain)
+        named: Iterable[int] = pages.present.values() if type(pages) is SparsePages else pages
+        found = cast(list[PageIndex], [page for page in named if page != ABSENT_PAGE])
+        return [*self.chain, *found] if self.chain else found
 
     @property
     def present_pages(self) -> Mapping[int, int]:
@@ -286,20 +274,15 @@ class BlobState:
     def _internal_attributes(self) -> Iterator[Xattr]:
         return (Xattr(name, value, True) for name, value in self.internal_xattrs.items())
 
-    def unpack_attributes(self) -> None:
-        """Make the attributes fit to be asked for one by one."""
-        if isinstance(self.xattrs, PackedXattrs):
-            self.xattrs = self.xattrs.unpacked()
-
     def change_xattr(self, name: str, value: bytes | None, layout: Layout) -> None:
         """Set an attribute, or remove it; a new value keeps the old one's place.
 
-        The first change makes the attributes the blob's own: a list of blobs may share them.
+        The first change makes the attributes the blob's own: blobs without any share them.
         """
         if self.attribute_pages is None:
             capacity = layout.capacity
             self.attribute_pages = AttributePages(self._own_attributes(), root_capacity=capacity)
-            self.xattrs = dict(self.xattrs.items())
+            self.xattrs = dict(self.xattrs)
         xattrs = cast(dict[str, bytes], self.xattrs)
         if value is None:
             del xattrs[name]
@@ -325,7 +308,7 @@ class BlobState:
 
     def put_internal(self, name: str, value: bytes) -> None:
         """Set an internal attribute; one that is there keeps its place."""
-        self.internal_xattrs = dict(self.internal_xattrs.items()) | {name: value}
+        self.internal_xattrs = {**self.internal_xattrs, name: value}
 
     def drop_internal(self, name: str) -> None:
         """Remove an internal attribute, if it is there."""
@@ -398,62 +381,3 @@ class BlobState:
     def _page_of(self, leaf: int) -> int:
         pages = self.extent_pages or ()
         return pages[leaf] if leaf < len(pages) else ABSENT_PAGE
-
-
-class PlainState(BlobState):
-    """A blob whose root says everything, as it was read: it takes little to make many thousand.
-
-    Most are ancestors, of which nobody asks more than their clusters and their parent:
-    what takes objects of its own is made when it is wanted. `named_parent` is the parent's
-    id, `named_page` the only extent page, each 0 where there is none; they stay as they
-    were read.
-    """
-
-    __slots__ = ("named_page", "named_parent")
-
-    def __init__(
-        self,
-        blob_id: BlobId,
-        root: PageIndex,
-        root_state: RootState,
-        flags: Flags,
-        xattrs: Mapping[str, bytes],
-        clusters: ClusterMap,
-        pair_bound: int,
-        named_parent: BlobId,
-        named_page: PageIndex,
-        *,
-        is_tabled: bool,
-    ) -> None:
-        self.blob_id = blob_id
-        self.root = root
-        self.root_state = root_state
-        self.flags = flags
-        self.xattrs = xattrs
-        self.clusters = clusters
-        self.pair_bound = pair_bound
-        self.named_parent = named_parent
-        self.named_page = named_page
-        self.disk_count = clusters.count
-        self.data_read_only = self.md_read_only = bool(flags.data_ro & READ_ONLY)
-        if not named_parent:
-            self.internal_xattrs = NO_ATTRIBUTES
-        if not named_page:
-            self.extent_pages = (
-                _absent_pages(-(-clusters.count // LEAF_SIZE)) if is_tabled else None
-            )
-        self.chain = self.unknown_kinds = self.leaves_in_round = ()
-        self.cut_runs = self.cut_extent_pages = ()
-        self.parent = self.external = self.owner_cache = None
-        self.size_before_extents = self.attribute_pages = None
-        self.open_count = self.pin_count = self.frozen_count = 0
-        self.is_root_dirty = False
-
-    def __getattr__(self, name: str) -> object:
-        if name == "internal_xattrs":
-            self.internal_xattrs = {SNAP: self.named_parent.to_bytes(8, "little")}
-            return self.internal_xattrs
-        if name == "extent_pages":
-            self.extent_pages = (self.named_page,)
-            return self.extent_pages
-        raise AttributeError(f"{type(self).__name__} has no {name}", name=name, obj=self)

@@ -9,9 +9,9 @@ from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.metadata.clones import Clones
-from blobstore.metadata.fetch import fetch_from_device
 from blobstore.metadata.markers import resolve_markers
 from blobstore.metadata.masks import read_mask
+from blobstore.metadata.page_reader import PageReader
 from blobstore.metadata.read import read_blob
 from blobstore.metadata.recovery import Recovered, recover
 from blobstore.metadata.skim import skim_relations
@@ -45,7 +45,7 @@ async def load(
     geometry = Geometry.of(super_block, device_size=traits.size_bytes)
     is_clean = super_block.clean and bool(super_block.used_blob_ids.length) and not force_recovery
     found = await (_believe_masks(geometry) if is_clean else recover(geometry))
-    fetch = fetch_from_device(geometry, found.outcome.restored)
+    fetch = PageReader(geometry, found.outcome.restored).fetch
     await resolve_markers(geometry, found, fetch, are_masks_clean=is_clean)
     store = StoreState(
         traits=traits,
@@ -109,7 +109,7 @@ async def _believe_masks(geometry: Geometry) -> Recovered:
     )
     relations = await skim_relations(geometry, found.used_ids)
     found.parents, found.marked = relations.parents, relations.marked
-    fetch = fetch_from_device(geometry)
+    fetch = PageReader(geometry).fetch
     for blob_id in relations.unclear:
         try:
             state = await read_blob(geometry, blob_id, fetch)

@@ -5,7 +5,7 @@ this blob, the snapshot stands; otherwise it is removed. Either way the
 decision is made in memory and put into the outcome.
 """
 
-from blobstore.alloc.cluster_map import common_spans, drop_all, mark_all
+from blobstore.alloc.extent_map import common_spans, drop_all, mark_all
 from blobstore.errors import BlobstoreError
 from blobstore.format.descriptors import READ_ONLY, Flags
 from blobstore.format.geometry import Geometry
@@ -14,7 +14,7 @@ from blobstore.metadata.blob_state import (
     SNAPSHOT_REMOVAL,
     BlobState,
 )
-from blobstore.metadata.fetch import Fetch
+from blobstore.metadata.page_reader import Fetch
 from blobstore.metadata.read import read_blob
 from blobstore.metadata.recovery import Recovered, take_clusters, take_pages
 from blobstore.units import BlobId

@@ -9,9 +9,10 @@ from array import array
 from collections.abc import Sequence
 from typing import Final
 
-from blobstore.alloc.cluster_map import ClusterMap
+import numpy as np
+
+from blobstore.alloc.extent_map import ExtentMap
 from blobstore.alloc.leaves import LEAF_SHIFT, LEAF_SIZE, UNALLOCATED
-from blobstore.alloc.run_map import cluster_map_of_runs
 from blobstore.errors import CorruptError, NotFoundError
 from blobstore.format.chain import ChainContent
 from blobstore.format.descriptors import (
@@ -21,23 +22,21 @@ from blobstore.format.descriptors import (
     KNOWN_INVALID,
     THIN_PROV,
     Flags,
-    decode_extent_page,
-    split_descriptors,
+    only_descriptor,
+    split_extent_page,
 )
 from blobstore.format.geometry import Geometry, root_of
-from blobstore.format.packed_xattrs import packed_if_many
-from blobstore.format.page import NO_PAGE, body_of, open_page
+from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, open_page
 from blobstore.format.pairs import PackedPairs
 from blobstore.format.root import root_state_of
 from blobstore.metadata.blob_state import (
     ABSENT_PAGE,
-    KNOWN_INTERNAL,
     NO_ATTRIBUTES,
     SNAP,
     BlobState,
     extent_table_of,
 )
-from blobstore.metadata.fetch import Fetch
+from blobstore.metadata.page_reader import Fetch
 from blobstore.units import BlobId, PageIndex, ceil_div
 
 MAX_CLUSTERS: Final = 1 << 26
@@ -162,29 +161,29 @@ async def read_blob(
     extent_pages: Sequence[int] | None = None
     has_table = content.table is not None or flags.invalid & HAS_EXTENT_TABLE
     if content.runs is None and has_table:
-        reader = _TableReader(geometry, blob_id, place, fetch, revisits, is_thin=is_thin)
-        extent_pages, clusters = await reader.read(content)
+        reader = _TableReader(geometry, blob_id, place, revisits, is_thin=is_thin)
+        extent_pages, clusters = await reader.read(content, fetch)
     else:
         clusters = _clusters_of_runs(geometry, content.runs, place)
     if not is_thin and clusters.allocated_count != clusters.count:
         raise CorruptError(f"{place}: unallocated clusters in a thick blob", errno=_EINVAL)
+    pairs = content.table if content.runs is None else content.runs
     state = BlobState(
         blob_id=blob_id,
         root=root,
         root_state=root_state_of(data, length=length),
         flags=flags,
-        xattrs=packed_if_many(content.xattrs or NO_ATTRIBUTES),
-        internal_xattrs=packed_if_many(
-            content.internal_xattrs or NO_ATTRIBUTES, known=KNOWN_INTERNAL
-        ),
+        xattrs=content.xattrs or NO_ATTRIBUTES,
+        internal_xattrs=content.internal_xattrs or NO_ATTRIBUTES,
         clusters=clusters,
         extent_pages=extent_pages,
         chain=chain,
         unknown_kinds=tuple(content.unknown_kinds),
-        pair_bound=len(content.runs or content.table or ()),
+        pair_bound=0 if pairs is None else len(pairs),
         disk_count=clusters.count,
     )
-    state.apply_read_only_flags(flags)
+    if flags.data_ro or flags.md_ro:
+        state.apply_read_only_flags(flags)
     return state
 
 
@@ -202,26 +201,26 @@ def check_flags(state: BlobState) -> None:
         )
 
 
-def _clusters_of_runs(geometry: Geometry, runs: PackedPairs | None, place: str) -> ClusterMap:
+def _clusters_of_runs(geometry: Geometry, runs: PackedPairs | None, place: str) -> ExtentMap:
     if runs is None:
-        return ClusterMap()
+        return ExtentMap()
     _check_runs(geometry, runs, place)
-    return cluster_map_of_runs(runs, limit=MAX_CLUSTERS, place=place)
+    return ExtentMap.of_runs(runs, limit=MAX_CLUSTERS, place=place)
 
 
 def _check_runs(geometry: Geometry, runs: PackedPairs, place: str) -> None:
     """Refuse the first run outside of the data, and more clusters than there are."""
-    owned, lowest, end = 0, geometry.md_clusters, geometry.total_clusters
-    for piece in runs.pieces():
-        allocated = piece[piece[:, 0] != UNALLOCATED]
-        is_wrong = (allocated[:, 0] < lowest) | (allocated.sum(axis=1) > end)
-        if is_wrong.any():
-            first, count = allocated[is_wrong.argmax()].tolist()
-            raise CorruptError(
-                f"{place}: clusters {first} to {first + count - 1}, expected {lowest} to {end - 1}",
-                errno=_EINVAL,
-            )
-        owned += int(allocated[:, 1].sum())
+    lowest, end = geometry.md_clusters, geometry.total_clusters
+    rows = runs.rows()
+    allocated = rows[rows[:, 0] != UNALLOCATED]
+    is_wrong = (allocated[:, 0] < lowest) | (allocated.sum(axis=1) > end)
+    if is_wrong.any():
+        first, count = allocated[is_wrong.argmax()].tolist()
+        raise CorruptError(
+            f"{place}: clusters {first} to {first + count - 1}, expected {lowest} to {end - 1}",
+            errno=_EINVAL,
+        )
+    owned = int(allocated[:, 1].sum())
     if owned > geometry.data_clusters:
         raise CorruptError(
             f"{place}: {owned} clusters of its own in a store of {geometry.data_clusters}",
@@ -232,14 +231,13 @@ def _check_runs(geometry: Geometry, runs: PackedPairs, place: str) -> None:
 class _TableReader:
     """Follows the extent table of one blob."""
 
-    __slots__ = ("_blob_id", "_fetch", "_geometry", "_is_thin", "_place", "_revisits")
+    __slots__ = ("_blob_id", "_geometry", "_is_thin", "_place", "_revisits")
 
     def __init__(
         self,
         geometry: Geometry,
         blob_id: BlobId,
         place: str,
-        fetch: Fetch,
         revisits: Revisits | None,
         *,
         is_thin: bool,
@@ -247,16 +245,16 @@ class _TableReader:
         self._geometry = geometry
         self._blob_id = blob_id
         self._place = place
-        self._fetch = fetch
         self._revisits = revisits
         self._is_thin = is_thin
 
-    async def read(self, content: ChainContent) -> tuple[Sequence[int], ClusterMap]:
+    async def read(self, content: ChainContent, fetch: Fetch) -> tuple[Sequence[int], ExtentMap]:
         """Return the extent pages and the clusters; their number is counted on the way."""
         pages: dict[int, int] = {}
-        leaves: list[tuple[int, array[int]]] = []
+        leaves: list[array[int]] = []
         length = count = 0
-        for page, repeat in content.table or ():
+        table = () if content.table is None else content.table
+        for page, repeat in table:
             if count % LEAF_SIZE:
                 raise self._error(f"extent page {length - 1} is short")
             if page == ABSENT_PAGE:
@@ -265,16 +263,21 @@ class _TableReader:
                 count += LEAF_SIZE * repeat
                 continue
             self._check_entry(page, repeat)
-            entries = await self._read_page(PageIndex(page), count)
-            leaves.append((length, entries))
+            entries = self._entries_of(await fetch(PageIndex(page)), PageIndex(page), count)
+            leaves.append(entries)
             pages[length] = page
             length += 1
             count += len(entries)
-        present = leaves[-1][0] + 1 if leaves else 0
+        if length == 1 and leaves:  # nearly every blob
+            return (pages[0],), ExtentMap.of_leaf(leaves[0])
+        present = next(reversed(pages)) + 1 if pages else 0
         if present < length:
             count = min(count, max(content.table_cluster_count, present * LEAF_SIZE))
             length = ceil_div(count, LEAF_SIZE)  # behind the present pages, the table says it
-        return extent_table_of(length, pages), _map_of_leaves(count, leaves)
+        clusters = ExtentMap(count)
+        for number, entries in zip(pages, leaves, strict=True):
+            clusters.fill_leaf(number, entries)
+        return extent_table_of(length, pages), clusters
 
     def _error(self, message: str) -> CorruptError:
         return CorruptError(f"{self._place}: {message}", errno=_EINVAL)
@@ -294,26 +297,23 @@ class _TableReader:
         if self._revisits is not None and not self._revisits.may_read(page, self._blob_id):
             raise self._error(f"extent page {page} belongs to many blobs")
 
-    async def _read_page(self, at: PageIndex, count: int) -> "array[int]":
-        data = await self._fetch(at)
+    def _entries_of(self, data: bytes, at: PageIndex, count: int) -> "array[int]":
+        """Return what an extent page says, which is to begin at this place of the blob."""
         try:
             _blob_id, sequence, following = open_page(data, at=at)
         except CorruptError as error:
             raise self._error(f"extent {error.message}") from error
-        place = f"{self._place}: extent page {at}"
-        found = list(split_descriptors(body_of(data), place=place))
-        if sequence != 0 or len(found) != 1 or found[0][0] != EXTENT_PAGE:
+        found = only_descriptor(data[HEAD.size : HEAD.size + BODY_SIZE], place=self._place)
+        if sequence != 0 or found is None or found[0] != EXTENT_PAGE:
             raise self._error(f"page {at} is not an extent page")
-        extents = decode_extent_page(found[0][1], place=place)
-        if not extents.clusters:
+        first, clusters = split_extent_page(found[1], place=self._place)
+        if not clusters:
             raise self._error(f"extent page {at} has no entries")
-        if extents.first != count or following != NO_PAGE:
-            raise self._error(
-                f"extent page {at} begins at cluster {extents.first}, expected {count}"
-            )
-        entries = array("I", extents.clusters)[:]  # a slice has no room to spare
+        if first != count or following != NO_PAGE:
+            raise self._error(f"extent page {at} begins at cluster {first}, expected {count}")
+        entries = array("I", clusters)[:]  # a slice has no room to spare
         geometry = self._geometry
-        if max(entries) >= geometry.total_clusters or not _all_in_data(geometry, entries):
+        if max(entries) >= geometry.total_clusters or _least(entries) < geometry.md_clusters:
             raise self._error(
                 f"extent page {at} names a cluster outside of {geometry.md_clusters} "
                 f"to {geometry.total_clusters - 1}"
@@ -321,13 +321,10 @@ class _TableReader:
         return entries
 
 
-def _map_of_leaves(count: int, leaves: Sequence[tuple[int, "array[int]"]]) -> ClusterMap:
-    clusters = ClusterMap(count)
-    for number, entries in leaves:
-        clusters.fill_leaf(number, entries)
-    return clusters
-
-
-def _all_in_data(geometry: Geometry, entries: "array[int]") -> bool:
-    lowest = min(entries) or min((cluster for cluster in entries if cluster), default=None)
-    return lowest is None or lowest >= geometry.md_clusters
+def _least(entries: "array[int]") -> int:
+    """Return the least of the clusters that are there; without one, a number above all."""
+    least = min(entries)
+    if least == UNALLOCATED:
+        before = np.frombuffer(entries, dtype=np.uint32) - np.uint32(1)  # 0 becomes the largest
+        return int(before.min()) + 1
+    return least

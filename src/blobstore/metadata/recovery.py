@@ -12,18 +12,24 @@ from typing import Final, TypeAlias
 import numpy as np
 from bitarray import bitarray
 
-from blobstore.alloc.cluster_map import take_all
+from blobstore.alloc.extent_map import take_all
 from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.descriptors import EXTENT_PAGE
 from blobstore.format.geometry import BLOB_ID_BASE, Geometry, blob_id_of
 from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.format.root import is_tombstone, is_torn_conversion, is_uncommitted
+from blobstore.metadata.batch_decoding import BatchDecoder, SinglePageBlobs
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.columns import Chunk, Numbers, are_heads, are_roots, have_right_checksums
-from blobstore.metadata.fetch import Fetch, fetch_from_device
+from blobstore.metadata.page_arrays import (
+    Chunk,
+    Numbers,
+    are_heads,
+    are_roots,
+    have_right_checksums,
+)
+from blobstore.metadata.page_reader import Fetch, PageReader
 from blobstore.metadata.read import Revisits, read_blob
 from blobstore.metadata.store_state import Outcome
-from blobstore.metadata.survey import PlainBlobs, Survey
 from blobstore.operations import NextData, ReadInto
 from blobstore.units import BlobId, PageIndex
 
@@ -52,13 +58,13 @@ class Recovered:
 class Scan:
     """What the region holds: every page that can belong to a blob, and which look like roots.
 
-    Of the pages that the survey understood, only what it says is kept.
+    Of pages that batch decoding understood, only what they say is kept.
     """
 
     pages: dict[int, bytes] = field(default_factory=dict)
     roots: list[PageIndex] = field(default_factory=list)
     strangers: list[PageIndex] = field(default_factory=list)
-    survey: Survey = field(default_factory=Survey)
+    decoder: BatchDecoder = field(default_factory=BatchDecoder)
 
 
 ReadRegion: TypeAlias = Callable[[int, memoryview], Awaitable[None]]
@@ -105,11 +111,11 @@ def _sort_pages(geometry: Geometry, scan: Scan, chunk: Chunk, first: int) -> Non
     is_head, is_root = are_heads(chunk, rows), are_roots(chunk, rows, first=first)
     is_extent_page = is_head & ~is_root & (chunk[rows, HEAD.size] == EXTENT_PAGE)
 
-    is_plain = is_root & is_right
-    is_plain[is_plain] = scan.survey.add_roots(chunk, rows[is_plain], first=first)
+    is_decoded = is_root & is_right
+    is_decoded[is_decoded] = scan.decoder.add_roots(chunk, rows[is_decoded], first=first)
     is_known = is_extent_page & is_right
-    is_known[is_known] = scan.survey.add_extent_pages(chunk, rows[is_known], first=first)
-    for row in rows[~(is_plain | is_known)].tolist():
+    is_known[is_known] = scan.decoder.extent_pages.add(chunk, rows[is_known], first=first)
+    for row in rows[~(is_decoded | is_known)].tolist():
         scan.pages[first + row] = bytes(data[row * geometry.page_size :][:PAGE_SIZE])
     scan.roots += [PageIndex(first + row) for row in rows[is_root].tolist()]
     is_stranger = is_head & ~is_root & ~is_extent_page
@@ -120,15 +126,15 @@ async def recover(geometry: Geometry) -> Recovered:
     """Rebuild the masks from the chains.
 
     One bad blob is listed in `errors`; everything else is found all the same.
-    Plain blobs are taken all at once, unless one place has two owners: which of
+    Single-page blobs are taken all at once, unless one place has two owners: which of
     them is the bad one depends on their order.
     """
     scan = await scan_region(geometry)
     torn = Outcome()
     copies = restore_torn_roots(scan, torn)
-    plain = scan.survey.plain_blobs(geometry)
-    found = await _follow_roots(geometry, scan, torn, plain)
-    if plain is not None and len(plain.roots) and found.is_contested:
+    decoded = scan.decoder.single_page_blobs(geometry)
+    found = await _follow_roots(geometry, scan, torn, decoded)
+    if decoded is not None and len(decoded.roots) and found.is_contested:
         found = await _follow_roots(geometry, scan, torn, None)
     for stranger in scan.strangers:
         if not found.used_pages[stranger] and stranger not in copies:
@@ -137,9 +143,9 @@ async def recover(geometry: Geometry) -> Recovered:
 
 
 async def _follow_roots(
-    geometry: Geometry, scan: Scan, torn: Outcome, plain: PlainBlobs | None
+    geometry: Geometry, scan: Scan, torn: Outcome, decoded: SinglePageBlobs | None
 ) -> Recovered:
-    """Take the plain blobs, and follow every other root."""
+    """Take the single-page blobs that were decoded, and follow every other root."""
     found = Recovered(
         used_pages=_zeroes(geometry.md_len),
         used_clusters=_zeroes(geometry.total_clusters),
@@ -147,17 +153,18 @@ async def _follow_roots(
     )
     found.used_clusters[: geometry.md_clusters] = True
     found.outcome = Outcome(copies=list(torn.copies), restored=dict(torn.restored))
-    if plain is not None:
-        found.used_ids |= _bits(plain.roots, geometry.md_len)
-        found.used_pages |= _bits(plain.pages, geometry.md_len)
-        found.used_clusters |= plain.clusters
-        found.parents.update(plain.parent_ids())
-    taken = set(plain.roots.tolist()) if plain is not None else set()
-    from_device = fetch_from_device(geometry)
+    taken: set[int] = set()
+    if decoded is not None:
+        found.used_ids |= _bits(decoded.roots, geometry.md_len)
+        found.used_pages |= _bits(decoded.pages, geometry.md_len)
+        found.used_clusters |= decoded.clusters
+        found.parents.update(decoded.parent_ids())
+        taken.update(decoded.roots.tolist())
+    from_device = PageReader(geometry).fetch
     revisits = Revisits(geometry)
 
     async def fetch(page: PageIndex) -> bytes:
-        data = scan.pages.get(page) or scan.survey.extent_page(page)
+        data = scan.pages.get(page) or scan.decoder.extent_pages.content(page)
         return await from_device(page) if data is None else data
 
     for root in scan.roots:

@@ -29,9 +29,9 @@ from blobstore.format.descriptors import (
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, body_of
 from blobstore.format.root import TAIL_OFFSET
+from blobstore.metadata.batch_decoding import BatchDecoder
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL
-from blobstore.metadata.columns import Chunk, Numbers, are_roots, have_right_checksums
-from blobstore.metadata.survey import Survey
+from blobstore.metadata.page_arrays import Chunk, Numbers, are_roots, have_right_checksums
 from blobstore.operations import ReadInto
 from blobstore.units import BlobId, PageIndex
 
@@ -64,12 +64,12 @@ async def skim_relations(geometry: Geometry, used_ids: bitarray) -> Relations:
 
 def _add_relations(found: Relations, pages: Chunk, rows: Numbers, first: int) -> None:
     """Take the relations of roots that may have some; most of these are plain."""
-    survey = Survey()
+    decoder = BatchDecoder()
     is_sound = are_roots(pages, rows, first=first) & have_right_checksums(pages, rows)
-    is_plain = is_sound.copy()
-    is_plain[is_sound] = survey.add_roots(pages, rows[is_sound], first=first)
-    found.parents.update(survey.parent_ids())
-    for row in rows[is_sound & ~is_plain].tolist():
+    is_decoded = is_sound.copy()
+    is_decoded[is_sound] = decoder.add_roots(pages, rows[is_sound], first=first)
+    found.parents.update(decoder.parent_ids())
+    for row in rows[is_sound & ~is_decoded].tolist():
         _add_relations_of(found, pages[row, :PAGE_SIZE].data, blob_id_of(PageIndex(first + row)))
     found.unclear += [blob_id_of(PageIndex(first + row)) for row in rows[~is_sound].tolist()]
 

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from bitarray import bitarray
 
-from blobstore.alloc.leaves import KeptLeaves
 from blobstore.alloc.pool import Pool
 from blobstore.alloc.reservation import Reservations
 from blobstore.epochs import Epochs
@@ -18,6 +17,7 @@ from blobstore.format.super_block import SuperBlock
 from blobstore.locks import Mutex, SharedFlush
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.clones import Clones
+from blobstore.metadata.page_reader import PageReader
 from blobstore.operations import Batch, Checkpoint, ExternalSource, Flush, Operation, Wakeup
 from blobstore.units import BlobId, PageIndex
 
@@ -128,7 +128,6 @@ class StoreState:
         self.open_blobs: dict[BlobId, BlobState] = {}
         self.exclusive: dict[BlobId, str] = {}
         self.externals: dict[bytes, ExternalSource] = {}
-        self.kept_leaves = KeptLeaves()
         self.clones = Clones()
         self.errors: dict[BlobId, BlobstoreError] = {}
         self.circular: set[BlobId] = set()
@@ -143,6 +142,7 @@ class StoreState:
         self._buffers: list[bytearray] = []
         self.mutex = Mutex()
         self.epochs = Epochs()
+        self.page_reader: PageReader | None = None
         self.riders: deque[Rider] = deque()
         self.flush_device = SharedFlush(self._flush_once)
 
@@ -193,7 +193,7 @@ class StoreState:
         self.poison = self.poison or error
 
     @property
-    def is_sceptical(self) -> bool:
+    def verifies_ownership(self) -> bool:
         """Tell whether a blob is refused that owns what it cannot.
 
         On a poisoned store memory lags behind the device, and who forced a store open

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from blobstore.alloc.cluster_map import ClusterMap
+from blobstore.alloc.extent_map import ExtentMap
 from blobstore.alloc.leaves import LEAF_SIZE
 from blobstore.blob.attributes import check_xattr
 from blobstore.blob.resize import check_cluster_count
@@ -13,7 +13,7 @@ from blobstore.format.descriptors import THIN_PROV, Flags
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.root import Layout, RootState
 from blobstore.format.super_block import NO_BLOB
-from blobstore.metadata.blob_state import AbsentPages, BlobState
+from blobstore.metadata.blob_state import BlobState, SparsePages
 from blobstore.metadata.host_space import give_space
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for, persist_new
@@ -103,7 +103,6 @@ def _register(store: StoreState, blob: BlobState, parent_id: BlobId | None) -> N
     if parent_id is not None:
         store.clones.add(parent_id, blob.blob_id)
     link(store, blob, None if parent_id is None else store.open_blobs[parent_id])
-    blob.clusters.unfold()
     blob.open_count = 1
 
 
@@ -143,8 +142,8 @@ def _new_blob(options: BlobOptions) -> BlobState:
         root_state=RootState(Layout.COMPACT, 0),
         flags=Flags(THIN_PROV if options.thin else 0, 0, int(options.clear_method)),
         xattrs={name: bytes(value) for name, value in options.xattrs.items()},
-        extent_pages=AbsentPages(leaves) if options.extent_table else None,
-        clusters=ClusterMap(options.cluster_count),
+        extent_pages=SparsePages(leaves) if options.extent_table else None,
+        clusters=ExtentMap(options.cluster_count),
     )
     if options.parent_id is not None or options.external_id is not None:
         blob.set_parent(options.parent_id, options.external_id)

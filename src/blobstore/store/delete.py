@@ -5,7 +5,7 @@ hands its clusters over. The clone's root decides: it gets the merged map and
 the new parent in one write.
 """
 
-from blobstore.alloc.cluster_map import drop_all, mark_all
+from blobstore.alloc.extent_map import drop_all, mark_all
 from blobstore.alloc.runs import merged_runs, runs_without
 from blobstore.blob.exclusive import exclusive, frozen
 from blobstore.errors import BusyError

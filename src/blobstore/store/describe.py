@@ -1,23 +1,14 @@
 """What a store and its blobs look like from outside, as plain values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blobstore.alloc.leaves import LEAF_SIZE, UNALLOCATED
 from blobstore.errors import BlobstoreError
-from blobstore.format.descriptors import (
-    CLEAR_METHOD_MASK,
-    READ_ONLY,
-    THIN_PROV,
-)
-from blobstore.format.pairs import PackedPairs
 from blobstore.format.super_block import NO_BLOB
-from blobstore.metadata.blob_state import EXTERNAL, SNAP, BlobState, all_pages
-from blobstore.metadata.bulk import has_table
+from blobstore.metadata.blob_state import EXTERNAL, BlobState, all_pages
 from blobstore.metadata.store_state import StoreState
-from blobstore.metadata.survey import NO_PARENT, PlainRoot
 from blobstore.store.names import name_in
-from blobstore.units import BlobId, ceil_div
+from blobstore.units import BlobId
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,52 +126,6 @@ def _none_if_unset(blob_id: BlobId) -> BlobId | None:
     return None if blob_id == NO_BLOB else blob_id
 
 
-def describe_plain(
-    store: StoreState,
-    blob_id: BlobId,
-    plain: PlainRoot,
-    xattrs: Mapping[str, bytes],
-    extents: PackedPairs | None,
-) -> BlobInfo:
-    """Return what a plain blob is that is not open; without `extents` it owns no cluster."""
-    clones = store.clones.of(blob_id)
-    count, has_parent = plain.cluster_count, plain.parent != NO_PARENT
-    is_tabled = has_table(plain.kind, plain.invalid)
-    is_read_only = bool(plain.data_ro & READ_ONLY)
-    if extents is None:
-        extents = PackedPairs.of([(UNALLOCATED, count)] if count else [])
-    pages: list[int] = [plain.page] * ceil_div(count, LEAF_SIZE) if is_tabled else []
-    return BlobInfo(
-        blob_id=blob_id,
-        cluster_count=count,
-        size=count * store.geometry.cluster_size,
-        allocated_clusters=plain.owned_count,
-        thin=bool(plain.invalid & THIN_PROV),
-        read_only=is_read_only,
-        data_read_only=is_read_only,
-        snapshot=is_read_only and bool(clones),
-        parent=plain.parent if has_parent else None,
-        clones=list(clones),
-        external_snapshot=None,
-        extent_table=is_tabled,
-        clear_method=plain.md_ro & CLEAR_METHOD_MASK,
-        xattrs=dict(xattrs),
-        internal_xattrs={SNAP: plain.parent.to_bytes(8, "little")} if has_parent else {},
-        extents=extents,
-        metadata_pages=[plain.root],
-        extent_pages=pages,
-        invalid_flags=plain.invalid,
-        data_ro_flags=plain.data_ro,
-        md_ro_flags=plain.md_ro,
-    )
-
-
-def numbers_in_plain(plain: PlainRoot) -> int:
-    """Return how many extents and extent pages there are at most in a plain blob's description."""
-    count = plain.cluster_count
-    return count + 1 if plain.owned_count else count // LEAF_SIZE + 2
-
-
 def describe_blob(store: StoreState, blob: BlobState) -> BlobInfo:
     """Return what an open blob is now, changes included that are not durable yet."""
     flags = blob.flags
@@ -198,8 +143,8 @@ def describe_blob(store: StoreState, blob: BlobState) -> BlobInfo:
         external_snapshot=blob.internal_xattrs.get(EXTERNAL) if blob.has_external_parent else None,
         extent_table=blob.extent_pages is not None,
         clear_method=blob.clear_method,
-        xattrs=dict(blob.xattrs.items()),
-        internal_xattrs=dict(blob.internal_xattrs.items()),
+        xattrs=dict(blob.xattrs),
+        internal_xattrs=dict(blob.internal_xattrs),
         extents=blob.clusters.runs(),
         metadata_pages=[blob.root, *blob.chain],
         extent_pages=all_pages(blob.extent_pages or ()),

@@ -18,7 +18,7 @@ from blobstore.format.descriptors import decode_name, encode_name
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, TAIL
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.fetch import Fetch, fetch_from_device
+from blobstore.metadata.page_reader import Fetch, PageReader
 from blobstore.metadata.read import read_content
 from blobstore.metadata.skim import root_windows
 from blobstore.metadata.store_state import StoreState
@@ -75,7 +75,7 @@ async def blobs_named_locked(store: StoreState, name: str) -> list[BlobId]:
     """
     store.check_open()
     wanted = encode_name(name)
-    fetch = fetch_from_device(store.geometry, store.outcome.restored)
+    fetch = PageReader(store.geometry, store.outcome.restored).fetch
     found: list[BlobId] = []
     for blob_id in await _candidates(store, wanted):
         if await _stored_name(store, blob_id, fetch) == wanted:
@@ -110,7 +110,7 @@ async def stored_xattrs_locked(
 
     A blob whose metadata cannot be read is left out.
     """
-    fetch = fetch_from_device(store.geometry, store.outcome.restored)
+    fetch = PageReader(store.geometry, store.outcome.restored).fetch
     found = [(blob_id, await _stored_xattrs(store, blob_id, fetch)) for blob_id in blob_ids]
     return [(blob_id, xattrs) for blob_id, xattrs in found if xattrs is not None]
 

@@ -13,7 +13,7 @@ from blobstore.format.descriptors import READ_ONLY, THIN_PROV, Flags
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.root import Layout, RootState
 from blobstore.metadata.begin import poisoning
-from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, AbsentPages, BlobState
+from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, BlobState, SparsePages
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist, persist_new
 from blobstore.metadata.space import claim_root, require_pages
@@ -147,7 +147,6 @@ def _relate(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
         store.clones.add(blob.parent_id, snapshot.blob_id)
     store.clones.add(snapshot.blob_id, blob.blob_id)
     snapshot.pin_count = 1
-    snapshot.clusters.keep_within(store.kept_leaves)
     store.open_blobs[snapshot.blob_id] = snapshot
     blob.parent, blob.external = snapshot, None
     store.forget_owners()
@@ -161,7 +160,7 @@ def _empty(blob: BlobState) -> None:
     assert blob.parent is not None
     blob.clusters.empty()
     if blob.extent_pages is not None:
-        blob.extent_pages = AbsentPages(len(blob.extent_pages))
+        blob.extent_pages = SparsePages(len(blob.extent_pages))
     blob.flags = Flags(blob.flags.invalid | THIN_PROV, blob.flags.data_ro, blob.flags.md_ro)
     blob.set_parent(blob.parent.blob_id)
     blob.pair_bound = 1

@@ -1,6 +1,18 @@
-"""Which cluster holds which part of a blob: two levels, as on disk.
+"""The extent map: which cluster holds which part of a blob, in two levels, as on disk.
 
-Readers outside the core index `leaves` directly, and ask the core where they find 0.
+A map has two forms. **Leaves**: blobs with extent pages have them, and blobs with few clusters;
+a leaf that is absent holds nothing. **Runs**: other blobs with run-length extents have them,
+because the runs of one page can name far more leaves than there is memory for. Their leaves are
+made when the core is asked for a cluster, and `runs` says what an absent one holds.
+
+Either way `leaves` decides where a leaf is there. So a change makes the leaf first, as an
+array, and the runs are never changed. Whoever reads outside the core indexes `leaves` without a
+lock, and asks the core where a cluster is 0; a leaf is put there whole, or one entry changes at a
+time. `leaves` stays the same object as long as the map lives, whatever it holds.
+
+Memory stays in proportion to the metadata: leaves that were made only because somebody read
+them are kept up to `_KEPT_BYTES` for each map and `_KEPT_BYTES_PER_RUN` for each run. Beyond that
+every question is answered from the runs.
 """
 
 from array import array
@@ -16,73 +28,83 @@ from blobstore.alloc.leaves import (
     LEAF_SHIFT,
     LEAF_SIZE,
     UNALLOCATED,
-    KeptLeaves,
     Leaf,
     Leaves,
     Piece,
     absent_leaves,
     leaves_for,
-    runs_of,
+    spans_of,
 )
+from blobstore.alloc.mapped_runs import MappedRuns
+from blobstore.errors import CorruptError
 from blobstore.format.pairs import PackedPairs
 
 _NONE_DIRTY: Final[frozenset[int]] = frozenset()
 """Shared by all maps that are as on disk: most blobs never change while they are open."""
 
+_KEPT_BYTES: Final = 128 << 10
+_KEPT_BYTES_PER_RUN: Final = 128
+_RANGE_BYTES: Final = 64
+_ENTRY_BYTES: Final = array("I").itemsize
+
+_LONGEST_LEAF: Final = LEAF_SIZE
+"""Runs of no more clusters are made a leaf at once."""
+
 _PIECE: Final = 1 << 14
 _NOWHERE: Final = -1
 _NO_SPAN: Final = (0, 0, 0)
+_EINVAL: Final = 22
 
 
-class ClusterMap:
-    """The clusters of one blob, in order, and which leaves differ from the disk.
+class ExtentMap:
+    """The clusters of one blob, in order, and which leaves differ from the disk."""
 
-    The leaves are made when they are first wanted, as a list or, of a huge map,
-    sparse: of most ancestors that own nothing they never are, and lists are what the
-    collector of garbage goes through. Before anybody outside the core sees the map,
-    `unfold` has made them.
-    """
+    __slots__ = ("_room", "_runs", "allocated_count", "count", "dirty_leaves", "leaves")
 
-    __slots__ = ("allocated_count", "count", "dirty_leaves", "leaves")
-
-    leaves: Leaves
-
-    def __init__(self, count: int = 0) -> None:
+    def __init__(self, count: int = 0, runs: MappedRuns | None = None) -> None:
+        """Make a map of so many places: all unallocated, or as `runs` say."""
         self.count = count
         self.allocated_count = 0
         self.dirty_leaves: set[int] | frozenset[int] = _NONE_DIRTY
-
-    def __getattr__(self, name: str) -> Leaves:
-        if name != "leaves":
-            raise AttributeError(f"{type(self).__name__} has no {name}", name=name, obj=self)
-        self.leaves = absent_leaves(self.count)
-        return self.leaves
+        self.leaves: Leaves = absent_leaves(count)
+        self._runs = runs
+        self._room = 0
+        if runs is not None:
+            self.allocated_count = runs.allocated_count
+            self._room = _KEPT_BYTES + _KEPT_BYTES_PER_RUN * len(runs)
 
     @classmethod
     def of_leaf(cls, entries: "array[int]") -> Self:
-        """Return the map of a blob that has no more than these clusters, as they were read."""
+        """Make the map of a blob that has no more than these clusters, as they were read."""
         clusters = cls(len(entries))
-        clusters.leaves = [entries]
-        clusters.allocated_count = len(entries) - entries.count(UNALLOCATED)
+        clusters.fill_leaf(0, entries)
         return clusters
 
-    def unfold(self) -> None:
-        """Make the leaves: from now on they are always the same object."""
-        len(self.leaves)
+    @classmethod
+    def of_runs(cls, pairs: PackedPairs, *, limit: int, place: str) -> Self:
+        """Make the map of run-length extents, in the form that takes less.
 
-    def keep_within(self, kept: KeptLeaves | None) -> None:
-        """Keep leaves that are made later as long as these have room; here all are made."""
+        Raises:
+            CorruptError: More clusters than `limit`; found before memory is taken.
+        """
+        total = sum(pairs.numbers[1::2])
+        if total > limit:
+            message = f"{place}: {total} clusters, expected at most {limit}"
+            raise CorruptError(message, errno=_EINVAL)
+        if not (total and any(pairs.numbers[::2])):
+            return cls(total)
+        if total > _LONGEST_LEAF:
+            return cls(total, MappedRuns.of(pairs))
+        return cls.of_leaf(_entries_of(pairs))
 
-    def copy(self) -> "ClusterMap":
+    def copy(self) -> "ExtentMap":
         """Return a clean map that shares the leaves: from now on, one of both may change."""
-        copy = ClusterMap(self.count)
-        self._share_leaves(copy)
-        return copy
-
-    def _share_leaves(self, copy: "ClusterMap") -> None:
+        copy = ExtentMap(self.count, self._runs)
         for number, leaf in self._made_leaves():
             copy.leaves[number] = leaf
         copy.allocated_count = self.allocated_count
+        copy._room = self._room
+        return copy
 
     def empty(self) -> None:
         """Own nothing any more, as on disk; what holds the leaves stays the same object."""
@@ -91,6 +113,7 @@ class ClusterMap:
             leaves[:] = [ABSENT] * len(leaves)
         else:
             leaves.clear()
+        self._runs = None
         self.allocated_count = 0
         self.clean()
 
@@ -98,7 +121,22 @@ class ClusterMap:
         """Return the cluster at `index`, or 0."""
         if not self.allocated_count:
             return UNALLOCATED
-        return self.leaves[index >> LEAF_SHIFT][index & LEAF_MASK]
+        leaf = self.leaves[index >> LEAF_SHIFT]
+        if leaf is ABSENT and self._runs is not None:
+            return self._read_runs(self._runs, index)
+        return leaf[index & LEAF_MASK]
+
+    def _read_runs(self, runs: MappedRuns, index: int) -> int:
+        """Return what the runs say of a place, and make its leaf while there is room for it."""
+        if self._room <= 0:
+            return runs.get(index)
+        number = index >> LEAF_SHIFT
+        leaf = runs.leaf(number)
+        if leaf is not ABSENT:
+            is_range = isinstance(leaf, range)
+            self._room -= _RANGE_BYTES if is_range else _ENTRY_BYTES * len(leaf)
+            self.leaves[number] = leaf
+        return leaf[index & LEAF_MASK]
 
     def set(self, index: int, cluster: int) -> None:
         """Put a cluster (or 0) at `index`, which lies in the blob."""
@@ -146,6 +184,8 @@ class ClusterMap:
         cut = PackedPairs()
         for _index, first, size in self.spans(count):
             cut.append_run(first, size)
+        if self._runs is not None:
+            self._runs = self._runs.resized(count)
         boundary = {n >> LEAF_SHIFT for n in (self.count - 1, count - 1) if n >= 0}
         leaf_count = leaves_for(count)
         self._keep_leaves(leaf_count)
@@ -170,32 +210,43 @@ class ClusterMap:
         """Take a leaf as it was read; it has as many entries as the blob has there."""
         if len(entries) != self._size_of(leaf_number):
             raise AssertionError(f"leaf {leaf_number} of {len(entries)} entries")
-        self.leaves[leaf_number] = entries
-        self.allocated_count += len(entries) - entries.count(UNALLOCATED)
+        owned_count = len(entries) - entries.count(UNALLOCATED)
+        if owned_count:
+            self.leaves[leaf_number] = entries
+            self.allocated_count += owned_count
 
     def present_numbers(self) -> list[int]:
-        """Return the numbers of all leaves but the absent ones, ascending."""
-        return [number for number, _leaf in self._made_leaves()]
+        """Return the numbers of all leaves that hold something, ascending."""
+        made = [number for number, _leaf in self._made_leaves()]
+        return made if self._runs is None else sorted({*made, *self._runs.present_numbers()})
 
     def allocated(self) -> list[int]:
         """Return all clusters that the blob owns, in the order of the blob."""
         if not self.allocated_count:
             return []
+        if self._runs is not None:
+            spans = self.spans()
+            return [at for _index, first, count in spans for at in range(first, first + count)]
         if self.count <= LEAF_SIZE:
             return [cluster for cluster in self.leaves[0] if cluster]
         return [cluster for _number, leaf in self._made_leaves() for cluster in leaf if cluster]
 
     def allocated_pieces(self) -> Iterator[Piece]:
         """Yield all clusters that the blob owns, some thousand at a time."""
+        if not self.allocated_count:
+            return
         if self.count <= LEAF_SIZE:
             yield self.allocated()
             return
         piece: list[int] = []
-        for _number, leaf in self._made_leaves():
-            piece += [cluster for cluster in leaf if cluster]
-            if len(piece) >= _PIECE:
-                yield piece
-                piece = []
+        for begin, end, leaf in self._parts():
+            if leaf is not None:
+                piece += [cluster for cluster in leaf if cluster]
+                if len(piece) >= _PIECE:
+                    yield piece
+                    piece = []
+            elif self._runs is not None:
+                yield from self._runs.pieces(begin, end)
         yield piece
 
     def places(self) -> Iterator[tuple[int, int]]:
@@ -210,12 +261,30 @@ class ClusterMap:
         """
         if not self.allocated_count:
             return
+        for begin, end, leaf in self._parts(start):
+            if leaf is not None:
+                yield from spans_of(leaf, begin, start)
+            elif self._runs is not None:
+                yield from self._runs.spans(begin, end)
+
+    def _parts(self, start: int = 0) -> "Iterator[tuple[int, int, Leaf | None]]":
+        """Yield (begin, end, leaf) from `start` on, in order; None where no leaf is made."""
+        at = start
         for number, leaf in self._made_leaves():
-            if number >= start >> LEAF_SHIFT:
-                yield from spans_of(leaf, number << LEAF_SHIFT, start)
+            begin = number << LEAF_SHIFT
+            if begin + LEAF_SIZE <= start:
+                continue
+            if at < begin:
+                yield at, begin, None
+            at = begin + LEAF_SIZE
+            yield begin, at, leaf
+        if at < self.count:
+            yield at, self.count, None
 
     def runs(self) -> PackedPairs:
         """Return (first cluster, or 0, count) of neighbouring clusters, merged."""
+        if self._runs is not None and not self._made_leaves():
+            return self._runs.pairs()
         runs = PackedPairs()
         at = 0
         for index, first, count in self.spans():
@@ -246,6 +315,8 @@ class ClusterMap:
 
     def _find_absent(self, index: int, end: int, *, allocated: bool) -> int | None:
         """Look for a place where no leaf is made."""
+        if self._runs is not None:
+            return self._runs.find(index, end, allocated=allocated)
         return None if allocated else index
 
     def _next_leaf(self, number: int) -> int:
@@ -282,8 +353,9 @@ class ClusterMap:
             del leaves[number]
 
     def _leaf(self, number: int) -> Leaf:
-        """Return a leaf as it is, or `ABSENT`."""
-        return self.leaves[number]
+        """Return what a leaf holds, without keeping one that is made for it."""
+        leaf = self.leaves[number]
+        return leaf if leaf is not ABSENT or self._runs is None else self._runs.leaf(number)
 
     def _own_leaf(self, number: int) -> "array[int]":
         """Return a leaf that can be changed."""
@@ -304,45 +376,62 @@ class ClusterMap:
         self.leaves[number] = fitted
 
 
-def take_all(bits: bitarray, clusters: ClusterMap) -> bool:
-    """Set the bits of all clusters of a blob; where one is set, or there twice, set none."""
+def take_all(bits: bitarray, clusters: ExtentMap, *, among: bitarray | None = None) -> bool:
+    """Set the bits of all clusters of a blob, or none where one of them is set, or there twice.
+
+    None are set, either, where the bit of one is not set in `among`.
+    """
+    if clusters.count <= LEAF_SIZE:
+        return _take_piece(bits, clusters.allocated(), among)
     for number, piece in enumerate(clusters.allocated_pieces()):
-        if _is_any_set(bits, piece):
+        if not _take_piece(bits, piece, among):
             for taken in islice(clusters.allocated_pieces(), number):
                 bits[taken] = False
             return False
-        bits[piece] = True
     return True
 
 
-def mark_all(bits: bitarray, clusters: ClusterMap) -> None:
+def _take_piece(bits: bitarray, piece: Piece, among: bitarray | None) -> bool:
+    """Set some bits, or none where one is set, or there twice, or not set in `among`."""
+    if isinstance(piece, slice):
+        start, stop = piece.start, piece.stop
+        if bits.find(1, start, stop) != _NOWHERE:
+            return False
+        if among is not None and among.find(0, start, stop) != _NOWHERE:
+            return False
+    elif piece:
+        if bits[piece].any() or len({*piece}) != len(piece):
+            return False
+        if among is not None and not among[piece].all():
+            return False
+    bits[piece] = True
+    return True
+
+
+def mark_all(bits: bitarray, clusters: ExtentMap) -> None:
     """Set the bits of all clusters of a blob."""
     for piece in clusters.allocated_pieces():
         bits[piece] = True
 
 
-def drop_all(bits: bitarray, clusters: ClusterMap) -> None:
+def drop_all(bits: bitarray, clusters: ExtentMap) -> None:
     """Clear the bits of all clusters of a blob."""
+    if clusters.count <= LEAF_SIZE:
+        bits[clusters.allocated()] = False
+        return
     for piece in clusters.allocated_pieces():
         bits[piece] = False
 
 
-def are_all_set(bits: bitarray, clusters: ClusterMap) -> bool:
-    """Tell whether the bits of all clusters of a blob are set."""
-    for piece in clusters.allocated_pieces():
-        if isinstance(piece, slice):
-            if bits.find(0, piece.start, piece.stop) != _NOWHERE:
-                return False
-        elif not bits[piece].all():
-            return False
-    return True
-
-
-def _is_any_set(bits: bitarray, piece: Piece) -> bool:
-    """Tell whether a cluster is marked already, or there twice."""
-    if isinstance(piece, slice):
-        return bits.find(1, piece.start, piece.stop) != _NOWHERE
-    return bits[piece].any() or len(set(piece)) != len(piece)
+def _entries_of(pairs: PackedPairs) -> "array[int]":
+    """Return the entries of the only leaf of a map with so few clusters."""
+    entries = array("I")
+    for first, count in pairs:
+        if first == UNALLOCATED:
+            entries.frombytes(bytes(entries.itemsize * count))
+        else:
+            entries.extend(range(first, first + count))
+    return entries
 
 
 def _split_at_leaves(index: int, count: int) -> Iterator[tuple[int, int, slice]]:
@@ -355,7 +444,7 @@ def _split_at_leaves(index: int, count: int) -> Iterator[tuple[int, int, slice]]
         index += size
 
 
-def common_spans(one: ClusterMap, other: ClusterMap) -> Iterator[tuple[int, int, int]]:
+def common_spans(one: ExtentMap, other: ExtentMap) -> Iterator[tuple[int, int, int]]:
     """Yield (index, first cluster, count) of what both have in the same places, in order."""
     spans = iter(one.spans())
     index, first, count = next(spans, _NO_SPAN)
@@ -367,16 +456,6 @@ def common_spans(one: ClusterMap, other: ClusterMap) -> Iterator[tuple[int, int,
             if index + count > begin + size:
                 break
             index, first, count = next(spans, _NO_SPAN)
-
-
-def spans_of(leaf: Leaf, begin: int, start: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (index, first cluster, count) from `start` on of a leaf that begins at `begin`."""
-    skipped = max(0, start - begin)
-    at = begin + skipped
-    for first, count in runs_of(leaf[skipped:]):
-        if first != UNALLOCATED:
-            yield at, first, count
-        at += count
 
 
 def _number_of(numbered: tuple[int, Leaf]) -> int:

@@ -16,7 +16,7 @@ from blobstore.alloc.leaves import LEAF_SIZE
 from blobstore.format.checksum import crc32c
 from blobstore.format.descriptors import HEADER
 from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL
-from blobstore.metadata.columns import (
+from blobstore.metadata.page_arrays import (
     ENTRY,
     Chunk,
     Entries,

@@ -1,4 +1,4 @@
-"""Plain blobs are recovered all at once, and exactly as `read_blob` would read them."""
+"""Single-page blobs are recovered all at once, and exactly as `read_blob` would read them."""
 
 import random
 from collections.abc import Sequence
@@ -31,11 +31,14 @@ from blobstore.format.descriptors import (
 )
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, MetadataPage
-from blobstore.metadata.fetch import fetch_from_device
+from blobstore.metadata.load import load
+from blobstore.metadata.page_reader import PageReader
 from blobstore.metadata.read import read_blob
 from blobstore.metadata.recovery import recover, scan_region
+from blobstore.metadata.store_state import DeviceTraits
 from blobstore.units import BlobId, PageIndex
 from tests.metadata.media import ImageMedium
+from tests.proof.forge import Forge, extents, flags, runs, table
 
 PAGES: Final = 16
 GEOMETRY: Final = Geometry.compute(
@@ -73,24 +76,24 @@ class Outcome:
     parent_id: BlobId | None
 
 
-def survey_outcome(image: bytearray) -> Outcome | None:
-    """Return what the survey knows, or None when it leaves the blob to be read."""
+def batch_outcome(image: bytearray) -> Outcome | None:
+    """Return what batch decoding knows, or None when it leaves the blob to be read."""
     driver = BlockingDriver(ImageMedium(image))
-    plain = driver.run(scan_region(GEOMETRY)).survey.plain_blobs(GEOMETRY)
-    if plain is None or plain.roots.tolist() != [ROOT]:
+    decoded = driver.run(scan_region(GEOMETRY)).decoder.single_page_blobs(GEOMETRY)
+    if decoded is None or decoded.roots.tolist() != [ROOT]:
         return None
     this = np.array([blob_id_of(ROOT)], dtype=np.uint64)
-    ((blob_id, found),) = plain.related(this)
+    ((blob_id, found),) = decoded.related(this)
     assert blob_id == blob_id_of(ROOT)
-    parents = dict(plain.parent_ids())
+    parents = dict(decoded.parent_ids())
     assert parents == ({} if found.parent_id is None else {blob_id: found.parent_id})
-    extent_pages = [page for page in plain.pages.tolist() if page != ROOT]
-    clusters = list(plain.clusters.search(True))
+    extent_pages = [page for page in decoded.pages.tolist() if page != ROOT]
+    clusters = list(decoded.clusters.search(True))
     return Outcome(clusters, extent_pages, found.cluster_count, found.flags, found.parent_id)
 
 
-def is_taken_as_plain(image: bytearray) -> bool:
-    return survey_outcome(image) is not None
+def is_decoded(image: bytearray) -> bool:
+    return batch_outcome(image) is not None
 
 
 ATTRIBUTES: Final[dict[str, Sequence[Xattr]]] = {
@@ -103,9 +106,9 @@ ATTRIBUTES: Final[dict[str, Sequence[Xattr]]] = {
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
-def test_a_blob_with_a_few_attributes_is_plain(name: str) -> None:
+def test_a_blob_with_a_few_attributes_is_decoded(name: str) -> None:
     image = image_of(FLAGS, *ATTRIBUTES[name], TABLE)
-    assert is_taken_as_plain(image)
+    assert is_decoded(image)
     found = BlockingDriver(ImageMedium(image)).run(recover(GEOMETRY))
     assert not found.errors
     assert list(found.used_pages.search(True)) == [ROOT, EXTENTS]
@@ -124,19 +127,14 @@ RELATED: Final[dict[str, Sequence[Descriptor]]] = {
     "a table without an entry": [FLAGS, ExtentTable(3, ())],
     "a clone without extents": [Flags(CLONE), PARENT],
     "no extents": [FLAGS, Xattr("name", b"vol0")],
-    "a run of no clusters": [FLAGS, Runs(((0, 700),))],
-    "a run in spite of the flag": [Flags(CLONE), PARENT, Runs(((0, 3),))],
-    "a run of clusters": [Flags(0), Runs(((60, 2),))],
-    "runs and holes": [FLAGS, Runs(((0, 1), (60, 2), (0, 600), (64, 1), (66, 3)))],
-    "as many runs as are looked at": [FLAGS, Runs(((0, 1),) * 16)],
 }
 
 
 @pytest.mark.parametrize("name", RELATED)
-def test_clones_and_empty_blobs_are_plain_and_as_reading_them_gives(name: str) -> None:
+def test_clones_and_empty_blobs_are_decoded_as_reading_them_gives(name: str) -> None:
     image = image_of(*RELATED[name])
-    assert survey_outcome(image) is not None
-    assert survey_outcome(image) == read_outcome(image)
+    assert batch_outcome(image) is not None
+    assert batch_outcome(image) == read_outcome(image)
     found = BlockingDriver(ImageMedium(image)).run(recover(GEOMETRY))
     assert not found.errors
     assert found.parents == ({blob_id_of(ROOT): 7 << 32} if PARENT in RELATED[name] else {})
@@ -174,19 +172,10 @@ LEFT_OVER: Final[dict[str, Sequence[Descriptor]]] = {
     "a table that ends with the page": [FLAGS, Xattr("a", bytes(4012)), TABLE],
     "two tables": [FLAGS, TABLE, TABLE],
     "two empty tables": [FLAGS, ExtentTable(3, ()), ExtentTable(3, ())],
-    "two descriptors of runs": [FLAGS, Runs(((0, 1),)), Runs(((0, 1),))],
-    "an absent run in a thick blob": [Flags(0), Runs(((0, 3),))],
-    "a run that is too long": [FLAGS, Runs(((0, (1 << 26) + 1),))],
-    "runs that are too long": [FLAGS, Runs(((0, 1 << 25), (0, 1), (0, 1 << 25)))],
-    "a hole behind a cluster of a thick blob": [Flags(0), Runs(((60, 1), (0, 1)))],
-    "a run in the metadata": [FLAGS, Runs(((0, 1), (1, 1)))],
-    "a run beyond the end": [FLAGS, Runs(((60, 1), (120, 100)))],
-    "a run of nothing in the metadata": [FLAGS, Runs(((1, 0),))],
+    "a run of clusters": [Flags(0), Runs(((60, 2),))],
+    "a run of no clusters": [FLAGS, Runs(((0, 700),))],
     "runs without a pair": [FLAGS, Runs(())],
     "runs of half a pair": [FLAGS, Unknown(RUNS, bytes(12))],
-    "a run of nothing": [Flags(0), Runs(((60, 0), (60, 1)))],
-    "more runs than are looked at": [FLAGS, Runs(((0, 1),) * 17)],
-    "a hole of nothing": [FLAGS, Runs(((0, 0), (60, 1)))],
     "padding": [FLAGS, Padding(b"abc"), TABLE],
     "unknown flags": [Flags(1 << 40), TABLE],
     "no flags": [Unknown(EXTENT_TABLE, bytes(8))],
@@ -194,14 +183,14 @@ LEFT_OVER: Final[dict[str, Sequence[Descriptor]]] = {
 
 
 @pytest.mark.parametrize("name", LEFT_OVER)
-def test_what_is_not_exactly_plain_is_left_to_be_read(name: str) -> None:
-    assert not is_taken_as_plain(image_of(*LEFT_OVER[name]))
+def test_whatever_else_is_left_to_be_read(name: str) -> None:
+    assert not is_decoded(image_of(*LEFT_OVER[name]))
 
 
 def read_outcome(image: bytearray) -> Outcome | None:
     """Return what `read_blob` says of the blob, or None when it refuses it."""
     medium = ImageMedium(image)
-    fetch = fetch_from_device(GEOMETRY)
+    fetch = PageReader(GEOMETRY).fetch
     try:
         blob = BlockingDriver(medium).run(read_blob(GEOMETRY, blob_id_of(ROOT), fetch))
     except BlobstoreError:
@@ -228,14 +217,38 @@ ORDINARY: Final[dict[str, Sequence[Descriptor]]] = {
 
 
 @pytest.mark.parametrize("name", ORDINARY)
-def test_whatever_is_taken_as_plain_is_what_reading_it_gives(name: str) -> None:
+def test_whatever_is_decoded_is_what_reading_it_gives(name: str) -> None:
     rng = random.Random(1)
     taken = 0
     for _round in range(1500):
         image = image_of(*ORDINARY[name])
         _flip(image, rng)
-        found = survey_outcome(image)
+        found = batch_outcome(image)
         if found is not None:
             taken += 1
             assert found == read_outcome(image)
     assert taken > 300
+
+
+SHARED: Final = {
+    "two extent pages": ([300, 301], [302, 300], None),
+    "one extent page": ([300, 301, 300], [302], None),
+    "an extent page and a run": ([300, 301], [302], (301, 1)),
+    "an extent page and a long run": ([300, 301], [302], (301, 90)),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_cluster_that_is_owned_twice_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blobstore.metadata.extent_page_arrays._PIECE", 1)
+    upper, lower, run = SHARED[name]
+    forge = Forge(cluster_count=600, clean=False)
+    for number, clusters in enumerate((upper, lower)):
+        forge.root(number, flags(), table(len(clusters), (10 + number, 1)))
+        forge.put(10 + number, number, extents(0, clusters))
+    if run is not None:
+        forge.root(2, flags(0), runs(run))
+    device = forge.device(read_only=True)
+    store = BlockingDriver(device).run(load(DeviceTraits(device.size_bytes)))
+    (error,) = store.errors.values()
+    assert "owns a cluster that another place owns" in error.message

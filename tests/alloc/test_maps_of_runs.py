@@ -10,16 +10,15 @@ from bitarray import bitarray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.alloc.cluster_map import (
-    ClusterMap,
-    are_all_set,
+from blobstore.alloc import extent_map
+from blobstore.alloc.extent_map import (
+    ExtentMap,
     common_spans,
     drop_all,
     mark_all,
     take_all,
 )
-from blobstore.alloc.leaves import ABSENT, LEAF_SIZE, KeptLeaves, SparseLeaves
-from blobstore.alloc.run_map import RunMap, cluster_map_of_runs
+from blobstore.alloc.leaves import ABSENT, LEAF_SIZE, SparseLeaves
 from blobstore.format.pairs import PackedPairs
 from blobstore.units import KIB, MIB
 
@@ -43,14 +42,18 @@ def clusters_of(runs: list[tuple[int, int]]) -> list[int]:
     return [first + step if first else 0 for first, count in runs for step in range(count)]
 
 
-def made_of(runs: list[tuple[int, int]]) -> ClusterMap:
-    return cluster_map_of_runs(PackedPairs.of(runs), limit=1 << 26, place="blob")
+def made_of(runs: list[tuple[int, int]], *, kept_bytes: int | None = None) -> ExtentMap:
+    with pytest.MonkeyPatch.context() as patch:
+        if kept_bytes is not None:
+            patch.setattr(extent_map, "_KEPT_BYTES", kept_bytes)
+            patch.setattr(extent_map, "_KEPT_BYTES_PER_RUN", 0)
+        return ExtentMap.of_runs(PackedPairs.of(runs), limit=1 << 26, place="blob")
 
 
-def spelled_out(runs: list[tuple[int, int]]) -> ClusterMap:
+def spelled_out(runs: list[tuple[int, int]]) -> ExtentMap:
     """Return the same map with all leaves made."""
     numbers = clusters_of(runs)
-    clusters = ClusterMap(len(numbers))
+    clusters = ExtentMap(len(numbers))
     for index, cluster in enumerate(numbers):
         if cluster:
             clusters.set(index, cluster)
@@ -58,7 +61,7 @@ def spelled_out(runs: list[tuple[int, int]]) -> ClusterMap:
     return clusters
 
 
-def done(clusters: ClusterMap, name: str, place: int, value: int) -> Any:
+def done(clusters: ExtentMap, name: str, place: int, value: int) -> Any:
     """Take a step that the map allows, and return what it answered."""
     if name == "resize":
         return clusters.resize(place)
@@ -69,7 +72,7 @@ def done(clusters: ClusterMap, name: str, place: int, value: int) -> Any:
     return clusters.set(place, value) if name == "set" else clusters.get(place)
 
 
-def answers(clusters: ClusterMap) -> list[Any]:
+def answers(clusters: ExtentMap) -> list[Any]:
     """Return all that a map says, without a leaf being made for it."""
     numbers = range(-(-clusters.count // LEAF_SIZE))
     starts = [number * LEAF_SIZE + at for number in numbers for at in (0, 3)]
@@ -91,13 +94,11 @@ def numbers_of(piece: list[int] | slice) -> list[int]:
     return list(range(piece.start, piece.stop)) if isinstance(piece, slice) else piece
 
 
-@given(RUNS, st.lists(STEPS, max_size=20), st.sampled_from([0, 1, 3, 100]))
+@given(RUNS, st.lists(STEPS, max_size=20), st.sampled_from([0, 1, 3000, 1 << 20]))
 def test_a_map_of_runs_answers_as_one_whose_leaves_are_all_there(
-    runs: list[tuple[int, int]], script: list[tuple[str, int, int]], most: int
+    runs: list[tuple[int, int]], script: list[tuple[str, int, int]], kept_bytes: int
 ) -> None:
-    lazy, plain = made_of(runs), spelled_out(runs)
-    kept = KeptLeaves(most)
-    lazy.keep_within(kept)
+    lazy, plain = made_of(runs, kept_bytes=kept_bytes), spelled_out(runs)
     leaves = lazy.leaves
     for step in script:
         assert done(lazy, *step) == done(plain, *step)
@@ -111,7 +112,6 @@ def test_a_map_of_runs_answers_as_one_whose_leaves_are_all_there(
 
 def test_the_lane_finds_a_leaf_after_it_was_asked_for_and_nothing_before() -> None:
     clusters = made_of([(20, 2000), (0, 100), (9000, 700)])
-    clusters.keep_within(KeptLeaves())
     assert list(clusters.leaves) == [ABSENT] * 6
     assert (clusters.get(513), clusters.get(2050), clusters.get(2100)) == (533, 0, 9000)
     assert clusters.leaves[1] == range(532, 1044)
@@ -121,38 +121,37 @@ def test_the_lane_finds_a_leaf_after_it_was_asked_for_and_nothing_before() -> No
     assert clusters.leaves[0] is ABSENT
 
 
-def test_leaves_that_are_kept_are_bounded_for_all_maps_together() -> None:
-    kept = KeptLeaves(2)
+def test_leaves_that_are_kept_are_bounded_by_the_runs() -> None:
     lone = [(run, 1) for pair in zip(range(7, 27), [0] * 20, strict=True) for run in pair]
     runs = [(first, 1 if first else 600) for first, _count in lone]
-    one, other = made_of(runs), made_of(runs)
-    for clusters in (one, other):
-        clusters.keep_within(kept)
-        assert [clusters.get(601 * number) for number in range(20)] == list(range(7, 27))
-    assert (len(one.present_numbers()), made_count(one), made_count(other)) == (20, 2, 0)
-    one.keep_within(None)
-    assert [other.get(601 * number) for number in range(20)] == list(range(7, 27))
-    assert made_count(other) == 2
-    copy = other.copy()
-    other.empty()
-    assert kept.parts_left == 2 * KeptLeaves.PARTS
-    copy.keep_within(kept)
-    assert kept.parts_left == 0, "the copy has the leaves still"
-    copy.resize(10)
-    assert kept.parts_left == KeptLeaves.PARTS, "one leaf was cut off"
-    copy.keep_within(None)
-    assert kept.parts_left == 2 * KeptLeaves.PARTS
+    clusters = made_of(runs, kept_bytes=3 * 4 * LEAF_SIZE)
+    assert [clusters.get(601 * number) for number in range(20)] == list(range(7, 27))
+    assert (len(clusters.present_numbers()), made_count(clusters)) == (20, 3)
+    copy = clusters.copy()
+    clusters.empty()
+    assert [copy.get(601 * number) for number in range(20)] == list(range(7, 27))
+    assert (made_count(clusters), made_count(copy)) == (0, 3)
 
 
-def made_count(clusters: ClusterMap) -> int:
+def test_all_that_is_read_of_a_map_takes_no_more_than_sixteen_times_its_page() -> None:
+    runs = [(1 + 2 * number, 1) if number % 2 else (0, 999) for number in range(500)]
+    pairs = PackedPairs.of(runs)
+    tracemalloc.start()
+    clusters = ExtentMap.of_runs(pairs, limit=1 << 26, place="blob")
+    for index in range(0, clusters.count, LEAF_SIZE):
+        clusters.get(index)
+    now, _peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert now < 256 * KIB
+
+
+def made_count(clusters: ExtentMap) -> int:
     return sum(leaf is not ABSENT for leaf in islice(clusters.leaves, 10_000))
 
 
 def test_neighbouring_clusters_of_a_huge_blob_take_little_even_when_they_are_read() -> None:
     tracemalloc.start()
     clusters = made_of([(50, 1 << 26)])
-    clusters.keep_within(KeptLeaves())
-    clusters.unfold()
     assert clusters.get((1 << 26) - 1) == (1 << 26) + 49
     assert clusters.runs() == [(50, 1 << 26)]
     _now, peak = tracemalloc.get_traced_memory()
@@ -170,7 +169,7 @@ def test_runs_far_apart_take_as_much_memory_as_on_disk() -> None:
         [(1 + n // 2 if n % 2 else 0, 1 if n % 2 else 511) for n in range(100_000)]
     )
     tracemalloc.start()
-    clusters = cluster_map_of_runs(pairs, limit=1 << 26, place="blob")
+    clusters = ExtentMap.of_runs(pairs, limit=1 << 26, place="blob")
     bits = bitarray(1 << 20, endian="little")
     assert take_all(bits, clusters)
     now, _peak = tracemalloc.get_traced_memory()
@@ -184,11 +183,14 @@ def test_one_bit_that_is_not_set_is_found_in_long_and_in_short_runs(cluster: int
     clusters = made_of([(0, 600), (20, 10), (90, 1), (600, 300)])
     bits = bitarray(1024, endian="little")
     assert take_all(bits, clusters)
-    assert are_all_set(bits, clusters)
-    bits[cluster] = False
-    assert not are_all_set(bits, clusters)
-    assert not take_all(bits, clusters)
-    assert bits.count() == clusters.allocated_count - 1, "what was set by others stays so"
+    used, bits = bits, bitarray(1024, endian="little")
+    used[cluster] = False
+    assert not take_all(bits, clusters, among=used)
+    assert not bits.any()
+    assert not take_all(used, clusters)
+    assert used.count() == clusters.allocated_count - 1, "what was set by others stays so"
+    used[cluster] = True
+    assert take_all(bits, clusters, among=used)
     drop_all(bits, clusters)
     assert not bits.any()
 
@@ -196,7 +198,7 @@ def test_one_bit_that_is_not_set_is_found_in_long_and_in_short_runs(cluster: int
 def test_a_map_without_a_cluster_has_nothing_to_make() -> None:
     for runs in ([], [(0, 3), (0, 2)], [(0, 700), (0, 700)]):
         clusters = made_of(runs)
-        assert not isinstance(clusters, RunMap)
+        assert clusters.get(0) == 0 if clusters.count else True
         assert (clusters.count, clusters.allocated()) == (sum(n for _first, n in runs), [])
 
 
@@ -217,7 +219,7 @@ def test_what_was_cut_off_does_not_come_back(sizes: tuple[int, ...]) -> None:
 
 
 def test_all_leaves_of_a_map_that_was_written_to_are_taken_some_at_a_time() -> None:
-    clusters = ClusterMap(40_000)
+    clusters = ExtentMap(40_000)
     for index in range(0, 40_000, 2):
         clusters.set(index, 1 + index)
     pieces = [numbers_of(piece) for piece in clusters.allocated_pieces()]
@@ -260,7 +262,7 @@ def test_a_run_is_put_into_all_places_or_only_where_there_is_none(
             assert_same(clusters, numbers[:index] + filled + numbers[end:])
 
 
-def assert_same(clusters: ClusterMap, numbers: list[int]) -> None:
+def assert_same(clusters: ExtentMap, numbers: list[int]) -> None:
     assert [clusters.get(at) for at in range(clusters.count)] == numbers
     assert clusters.allocated_count == sum(map(bool, numbers))
 
@@ -271,12 +273,12 @@ def test_bits_are_set_whoever_had_set_some() -> None:
     bits[25] = True
     mark_all(bits, clusters)
     assert bits.count() == 310
-    assert are_all_set(bits, clusters)
+    assert bits[20:30].all()
+    assert bits[600:900].all()
 
 
 def test_leaves_that_were_made_before_the_new_end_stay() -> None:
     clusters = made_of([(20, 700), (0, 100), (900, 1000)])
-    clusters.keep_within(KeptLeaves())
     assert [clusters.get(at) for at in (3, 600, 1700)] == [23, 620, 1800]
     assert clusters.resize(1300) == [(1400, 500)]
     assert [clusters.get(at) for at in (3, 600, 1299)] == [23, 620, 1399]

@@ -10,10 +10,10 @@ from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError
 from blobstore.format.geometry import blob_id_of
 from blobstore.fsck.examine import examine
-from blobstore.metadata.columns import Chunk, Flagged, Numbers
+from blobstore.metadata.batch_decoding import BatchDecoder
 from blobstore.metadata.load import load
+from blobstore.metadata.page_arrays import Chunk, Flagged, Numbers
 from blobstore.metadata.store_state import DeviceTraits, StoreState
-from blobstore.metadata.survey import Survey
 from blobstore.units import PageIndex
 from tests.metadata.shapes import SHAPES
 from tests.proof.forge import Forge, clone_of, extents, flags, runs, table, xattr
@@ -24,8 +24,10 @@ SEEDS: Final = seeds()
 CHANGES: Final = 12
 
 
-def none_is_plain(_survey: Survey, _chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
-    """Stand in for a survey that takes nothing, so that every blob is followed."""
+def nothing_is_decoded(
+    _decoder: BatchDecoder, _chunk: Chunk, rows: Numbers, *, first: int
+) -> Flagged:
+    """Stand in for batch decoding that takes nothing, so that every blob is read."""
     del first
     return np.zeros(len(rows), dtype=np.bool_)
 
@@ -71,7 +73,7 @@ WAYS: Final[dict[str, Callable[[SmallImage], object]]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_damaged_store_is_seen_alike_with_and_without_the_survey(
+def test_a_damaged_store_is_seen_alike_with_and_without_batch_decoding(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = [
@@ -81,7 +83,7 @@ def test_a_damaged_store_is_seen_alike_with_and_without_the_survey(
     ]
     images = [SmallImage.unpack(data) for data in [*SEEDS, *inputs]]
     at_once = [WAYS[way](image) for image in images]
-    monkeypatch.setattr(Survey, "add_roots", none_is_plain)
+    monkeypatch.setattr(BatchDecoder, "add_roots", nothing_is_decoded)
     for number, image in enumerate(images):
         assert WAYS[way](image) == at_once[number], f"image {number}"
 
@@ -99,7 +101,7 @@ def test_a_root_of_every_kind_is_seen_alike(
     device = forge.device(read_only=True)
     image = SmallImage.of(device.read(0, device.size_bytes), compact=True)
     at_once = {way: see(image) for way, see in WAYS.items()}
-    monkeypatch.setattr(Survey, "add_roots", none_is_plain)
+    monkeypatch.setattr(BatchDecoder, "add_roots", nothing_is_decoded)
     assert {way: see(image) for way, see in WAYS.items()} == at_once
 
 

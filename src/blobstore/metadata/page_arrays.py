@@ -1,4 +1,4 @@
-"""Many metadata pages as columns of numbers: what looking at them all at once needs."""
+"""Page arrays: many metadata pages at once, as arrays of numbers."""
 
 from typing import Any, Final, TypeAlias
 
@@ -92,19 +92,6 @@ def as_records(rows: Chunk, fields: "np.dtype[np.void]") -> Records:
 def joined(parts: list[Numbers]) -> Numbers:
     """Return the parts as one."""
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-
-
-def steps(counts: Numbers) -> Numbers:
-    """Return 0, 1, 2... up to each of the counts, one after the other."""
-    numbers: Numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return numbers
-
-
-def parts_of(values: Entries, counts: Numbers, places: Numbers) -> Entries:
-    """Return the values of the parts at these places, one part after the other."""
-    starts, wanted = np.cumsum(counts) - counts, counts[places]
-    parts: Entries = values[np.repeat(starts[places], wanted) + steps(wanted)]
-    return parts
 
 
 def has_repeats(numbers: Numbers) -> bool:

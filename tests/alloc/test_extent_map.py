@@ -1,17 +1,15 @@
-"""The cluster map: two levels that behave like one list."""
+"""The extent map: two levels that behave like one list."""
 
 from array import array
 from itertools import groupby
-from operator import attrgetter
 
 import pytest
 from bitarray import bitarray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.alloc.cluster_map import ClusterMap, drop_all, take_all
+from blobstore.alloc.extent_map import ExtentMap, drop_all, take_all
 from blobstore.alloc.leaves import ABSENT, LEAF_SIZE
-from blobstore.alloc.run_map import cluster_map_of_runs
 from blobstore.errors import CorruptError
 from blobstore.format.pairs import PackedPairs
 
@@ -27,7 +25,7 @@ def clusters_of(runs: PackedPairs) -> list[int]:
     return [first + step for first, count in runs for step in range(count)]
 
 
-def listed(clusters: ClusterMap) -> list[int]:
+def listed(clusters: ExtentMap) -> list[int]:
     return [clusters.get(index) for index in range(clusters.count)]
 
 
@@ -41,7 +39,7 @@ def runs_of(content: list[int]) -> list[tuple[int, int]]:
 
 @given(SIZES, st.lists(STEPS, max_size=30))
 def test_a_map_behaves_like_a_list(size: int, script: Script) -> None:
-    clusters, model = ClusterMap(size), [0] * size
+    clusters, model = ExtentMap(size), [0] * size
     leaves = clusters.leaves
     for name, first, second in script:
         if name == "resize":
@@ -62,7 +60,7 @@ def test_a_map_behaves_like_a_list(size: int, script: Script) -> None:
 def test_the_next_allocated_and_unallocated_places_are_found(
     size: int, script: Script, start: int
 ) -> None:
-    clusters = ClusterMap(size)
+    clusters = ExtentMap(size)
     for name, index, cluster in script:
         if name == "set" and index < size:
             clusters.set(index, cluster)
@@ -73,14 +71,14 @@ def test_the_next_allocated_and_unallocated_places_are_found(
 
 
 def test_an_absent_leaf_is_shared_and_costs_nothing() -> None:
-    clusters = ClusterMap(1 << 19)
+    clusters = ExtentMap(1 << 19)
     assert clusters.leaves == [ABSENT] * 1024
     clusters.set(5, 7)
     assert [clusters.leaves[number] is ABSENT for number in (0, 1)] == [False, True]
 
 
 def test_what_changed_is_dirty_until_it_is_clean() -> None:
-    clusters = ClusterMap(3 * LEAF_SIZE)
+    clusters = ExtentMap(3 * LEAF_SIZE)
     clusters.set(0, 9)
     clusters.set(1, 8)
     clusters.set(2 * LEAF_SIZE, 7)
@@ -92,7 +90,7 @@ def test_what_changed_is_dirty_until_it_is_clean() -> None:
 
 
 def test_both_ends_of_a_resized_map_are_dirty() -> None:
-    clusters = ClusterMap(3)
+    clusters = ExtentMap(3)
     clusters.resize(2 * LEAF_SIZE + 5)
     assert clusters.dirty_leaves == {0, 2}
     clusters.resize(1)
@@ -100,14 +98,14 @@ def test_both_ends_of_a_resized_map_are_dirty() -> None:
 
 
 def test_a_leaf_has_one_entry_for_each_cluster_of_the_blob() -> None:
-    clusters = ClusterMap(LEAF_SIZE + 3)
+    clusters = ExtentMap(LEAF_SIZE + 3)
     clusters.set(LEAF_SIZE, 4)
     assert clusters.entries(0) == array("I", [0] * LEAF_SIZE)
     assert clusters.entries(1) == array("I", [4, 0, 0])
 
 
 def test_a_leaf_of_the_wrong_size_is_not_taken() -> None:
-    clusters = ClusterMap(3)
+    clusters = ExtentMap(3)
     clusters.fill_leaf(0, array("I", [1, 0, 3]))
     assert (listed(clusters), clusters.allocated_count) == ([1, 0, 3], 2)
     with pytest.raises(AssertionError, match="leaf 0 of 2 entries"):
@@ -116,25 +114,14 @@ def test_a_leaf_of_the_wrong_size_is_not_taken() -> None:
 
 def test_runs_become_a_map_and_runs_again() -> None:
     runs = [(0, 600), (20, 700), (9, 1), (0, 2)]
-    clusters = cluster_map_of_runs(PackedPairs.of(runs), limit=2000, place="blob")
+    clusters = ExtentMap.of_runs(PackedPairs.of(runs), limit=2000, place="blob")
     assert clusters.runs() == runs
     assert (clusters.allocated_count, clusters.dirty_leaves) == (701, set())
 
 
 def test_runs_that_are_too_long_are_refused_before_memory_is_taken() -> None:
     with pytest.raises(CorruptError, match="blob: 4294967295 clusters, expected at most 10"):
-        cluster_map_of_runs(PackedPairs.of([(1, 0xFFFF_FFFF)]), limit=10, place="blob")
-
-
-def test_a_map_makes_its_leaves_when_they_are_wanted_and_has_nothing_else_to_make() -> None:
-    clusters = ClusterMap(600)
-    assert clusters.get(599) == 0
-    leaves = clusters.leaves
-    clusters.unfold()
-    assert clusters.leaves is leaves
-    assert leaves == [ABSENT, ABSENT]
-    with pytest.raises(AttributeError, match="no stems"):
-        attrgetter("stems")(clusters)
+        ExtentMap.of_runs(PackedPairs.of([(1, 0xFFFF_FFFF)]), limit=10, place="blob")
 
 
 @given(
@@ -148,7 +135,7 @@ def test_a_map_makes_its_leaves_when_they_are_wanted_and_has_nothing_else_to_mak
 )
 def test_runs_of_any_length_are_the_clusters_they_name(runs: list[tuple[int, int]]) -> None:
     expected = [first + step if first else 0 for first, count in runs for step in range(count)]
-    clusters = cluster_map_of_runs(PackedPairs.of(runs), limit=1 << 20, place="blob")
+    clusters = ExtentMap.of_runs(PackedPairs.of(runs), limit=1 << 20, place="blob")
     assert [clusters.get(index) for index in range(clusters.count)] == expected
     assert clusters.allocated() == [cluster for cluster in expected if cluster]
     assert clusters.allocated_count == len(clusters.allocated())
@@ -160,7 +147,7 @@ def test_runs_of_any_length_are_the_clusters_they_name(runs: list[tuple[int, int
 
 @pytest.mark.parametrize("contested", [None, 0, 39_999])
 def test_all_clusters_of_a_map_are_taken_or_none(contested: int | None) -> None:
-    clusters = cluster_map_of_runs(PackedPairs.of([(1, 40_000)]), limit=1 << 20, place="blob")
+    clusters = ExtentMap.of_runs(PackedPairs.of([(1, 40_000)]), limit=1 << 20, place="blob")
     bits = bitarray(50_000, endian="little")
     if contested is not None:
         bits[1 + contested] = True
@@ -171,7 +158,7 @@ def test_all_clusters_of_a_map_are_taken_or_none(contested: int | None) -> None:
 
 
 def test_a_map_that_names_a_cluster_twice_takes_none() -> None:
-    clusters = cluster_map_of_runs(
+    clusters = ExtentMap.of_runs(
         PackedPairs.of([(1, 20_000), (1, 20_000)]), limit=1 << 20, place="blob"
     )
     bits = bitarray(50_000, endian="little")

@@ -1,7 +1,7 @@
-"""Which cluster holds which part of a blob, as its runs say it: nothing is kept for each cluster.
+"""The runs of one blob, by place: the first form of an extent map.
 
-The runs of one page can name more leaves than there is memory for. What is found here
-takes as many bytes as the runs do on disk, and a leaf is made when it is wanted.
+The runs of one page can name more leaves than there is memory for. Here they take as many
+bytes as on disk, and a leaf is made of them when it is wanted.
 """
 
 from array import array
@@ -16,15 +16,13 @@ from blobstore.alloc.leaves import ABSENT, LEAF_SHIFT, LEAF_SIZE, UNALLOCATED, L
 from blobstore.format.pairs import PackedPairs
 
 _SHORT: Final = 64
-"""Runs of so many clusters are better looked at together, longer ones one by one."""
-
-_RUNS_AT_ONCE: Final = 1 << 12
+"""Runs of so many clusters are better taken together, longer ones one by one."""
 
 _Numbers: TypeAlias = npt.NDArray[np.int64]
 
 
-class RunSource:
-    """The runs of one blob, in order, neighbours merged; nobody changes them.
+class MappedRuns:
+    """Runs in the order of the blob, neighbours merged; they never change.
 
     Run i begins at place `starts[i]` of the blob with cluster `firsts[i]`, or with
     none; there is always one, and the last ends at `count`.
@@ -43,18 +41,25 @@ class RunSource:
     @classmethod
     def of(cls, pairs: PackedPairs) -> Self:
         """Take runs as they are on disk; all together they have at least one cluster."""
-        starts, firsts, at, allocated_count = array("I"), array("I"), 0, 0
-        before = np.array([[UNALLOCATED, 0]], dtype=np.int64)
-        for piece in pairs.pieces():
-            runs = np.concatenate([before, piece[piece[:, 1] != 0]])
-            begins = _begins(runs)
-            ends = at + np.cumsum(runs[1:, 1])
-            starts.frombytes((ends - runs[1:, 1])[begins].astype(np.uint32).tobytes())
-            firsts.frombytes(runs[1:, 0][begins].astype(np.uint32).tobytes())
-            at += int(runs[1:, 1].sum())
-            allocated_count += int(runs[1:, 1][runs[1:, 0] != UNALLOCATED].sum())
-            before = runs[-1:]
-        return cls(starts, firsts, count=at, allocated_count=allocated_count)
+        rows = pairs.rows()
+        firsts, counts = rows[:, 0], rows[:, 1]
+        ends = np.cumsum(counts)
+        starts = ends - counts
+        is_owned = firsts != UNALLOCATED
+        follows = np.where(is_owned, firsts + counts, UNALLOCATED)
+        begins = counts != 0
+        if not begins.all() or (firsts[1:] == follows[:-1]).any():
+            begins = _begins(firsts, follows, begins)
+            starts, firsts = starts[begins], firsts[begins]
+        return cls(
+            _array_of(starts),
+            _array_of(firsts),
+            count=int(ends[-1]),
+            allocated_count=int(counts[is_owned].sum()),
+        )
+
+    def __len__(self) -> int:
+        return len(self.starts)
 
     def get(self, index: int) -> int:
         """Return the cluster at a place of the blob, or 0."""
@@ -102,37 +107,37 @@ class RunSource:
 
     def pairs(self) -> PackedPairs:
         """Return the runs as they are on disk."""
+        starts, firsts, ends = self._between(0, self.count)
         packed = PackedPairs()
-        for starts, firsts, ends in self._columns(0, self.count):
-            rows = np.column_stack([firsts, ends - starts]).astype(np.uint32)
-            packed.append_encoded(rows.tobytes())
+        rows = np.column_stack([firsts, ends - starts]).astype(np.uint32)
+        packed.append_encoded(rows.tobytes())
         return packed
 
     def spans(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Yield (place, first cluster, count) of all that is allocated there, in order."""
-        for starts, firsts, sizes in self._owned(begin, end):
-            yield from zip(starts.tolist(), firsts.tolist(), sizes.tolist(), strict=True)
+        starts, firsts, sizes = self._owned(begin, end)
+        return zip(starts.tolist(), firsts.tolist(), sizes.tolist(), strict=True)
 
     def pieces(self, begin: int, end: int) -> Iterator[Piece]:
         """Yield all clusters of these places, each once."""
-        for _starts, firsts, sizes in self._owned(begin, end):
-            is_short = sizes <= _SHORT
-            long = firsts[~is_short].tolist(), sizes[~is_short].tolist()
-            for first, size in zip(*long, strict=True):
-                yield slice(first, first + size)
-            short: list[int] = _expanded(firsts[is_short], sizes[is_short]).tolist()
+        _starts, firsts, sizes = self._owned(begin, end)
+        is_short = sizes <= _SHORT
+        long = firsts[~is_short].tolist(), sizes[~is_short].tolist()
+        for first, size in zip(*long, strict=True):
+            yield slice(first, first + size)
+        short: list[int] = _expanded(firsts[is_short], sizes[is_short]).tolist()
+        if short:
             yield short
 
     def present_numbers(self) -> list[int]:
         """Return the numbers of the leaves in which something is allocated, ascending."""
-        present: set[int] = set()
-        for starts, _firsts, sizes in self._owned(0, self.count):
-            numbers = starts >> LEAF_SHIFT
-            counts = ((starts + sizes - 1) >> LEAF_SHIFT) - numbers + 1
-            present.update(_expanded(numbers, counts).tolist())
-        return sorted(present)
+        starts, _firsts, sizes = self._owned(0, self.count)
+        numbers = starts >> LEAF_SHIFT
+        counts = ((starts + sizes - 1) >> LEAF_SHIFT) - numbers + 1
+        present: list[int] = np.unique(_expanded(numbers, counts)).tolist()
+        return present
 
-    def resized(self, count: int) -> "RunSource | None":
+    def resized(self, count: int) -> "MappedRuns | None":
         """Return the runs of the blob with another size; what is new is unallocated."""
         if count == 0:
             return None
@@ -143,39 +148,41 @@ class RunSource:
             starts, firsts = starts[:kept], firsts[:kept]
         elif firsts[-1] != UNALLOCATED:
             starts, firsts = starts + array("I", [self.count]), firsts + array("I", [UNALLOCATED])
-        return RunSource(starts, firsts, count=count, allocated_count=owned)
+        return MappedRuns(starts, firsts, count=count, allocated_count=owned)
 
-    def _owned(self, begin: int, end: int) -> Iterator[tuple[_Numbers, _Numbers, _Numbers]]:
-        """Yield starts, first clusters and sizes of allocated runs, cut to these places."""
-        for starts, firsts, ends in self._columns(begin, end):
-            is_owned = firsts != UNALLOCATED
-            begins, firsts, ends = starts[is_owned], firsts[is_owned], ends[is_owned]
-            cut = np.maximum(begins, begin)
-            yield cut, firsts + cut - begins, np.minimum(ends, end) - cut
+    def _owned(self, begin: int, end: int) -> tuple[_Numbers, _Numbers, _Numbers]:
+        """Return starts, first clusters and sizes of allocated runs, cut to these places."""
+        starts, firsts, ends = self._between(begin, end)
+        is_owned = firsts != UNALLOCATED
+        begins, firsts, ends = starts[is_owned], firsts[is_owned], ends[is_owned]
+        cut = np.maximum(begins, begin)
+        return cut, firsts + cut - begins, np.minimum(ends, end) - cut
 
-    def _columns(self, begin: int, end: int) -> Iterator[tuple[_Numbers, _Numbers, _Numbers]]:
-        """Yield starts, first clusters and ends of the runs that reach into these places."""
-        starts, firsts = _view(self.starts), _view(self.firsts)
-        first = bisect_right(self.starts, begin) - 1
-        last = bisect_left(self.starts, end)
-        for at in range(first, last, _RUNS_AT_ONCE):
-            stop = min(at + _RUNS_AT_ONCE, last)
-            borders = np.append(starts[at : stop + 1].astype(np.int64), self.count)
-            size = stop - at
-            yield borders[:size], firsts[at:stop].astype(np.int64), borders[1 : size + 1]
+    def _between(self, begin: int, end: int) -> tuple[_Numbers, _Numbers, _Numbers]:
+        """Return starts, first clusters and ends of the runs that reach into these places."""
+        first, stop = bisect_right(self.starts, begin) - 1, bisect_left(self.starts, end)
+        starts, firsts = (
+            np.array(numbers[first:stop], dtype=np.int64) for numbers in (self.starts, self.firsts)
+        )
+        ends = np.append(starts[1:], self._end_of(stop - 1))
+        return starts, firsts, ends
 
 
-def _begins(runs: _Numbers) -> npt.NDArray[np.bool_]:
-    """Tell which runs but the first do not go on with the one before."""
-    is_hole = runs[:, 0] == UNALLOCATED
-    follows = np.where(is_hole[:-1], UNALLOCATED, runs[:-1].sum(axis=1))
-    is_first = runs[:-1, 1] == 0
-    begins: npt.NDArray[np.bool_] = (runs[1:, 0] != follows) | is_first
+def _begins(
+    firsts: _Numbers, follows: _Numbers, is_counted: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Tell which runs are not empty, and do not go on with the one before that is not."""
+    counted = np.flatnonzero(is_counted)
+    begins = np.zeros_like(is_counted)
+    begins[counted[:1]] = True
+    begins[counted[1:]] = firsts[counted[1:]] != follows[counted[:-1]]
     return begins
 
 
-def _view(numbers: "array[int]") -> npt.NDArray[np.uint32]:
-    return np.frombuffer(numbers, dtype=np.uint32)
+def _array_of(numbers: _Numbers) -> "array[int]":
+    found = array("I")
+    found.frombytes(numbers.astype(np.uint32).tobytes())
+    return found
 
 
 def _expanded(firsts: _Numbers, counts: _Numbers) -> _Numbers:

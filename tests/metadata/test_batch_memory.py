@@ -13,7 +13,7 @@ from blobstore.fsck.examine import examine
 from blobstore.metadata.load import load
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.units import MIB
-from tests.proof.forge import Forge, extents, flags, runs, table
+from tests.proof.forge import Forge, extents, flags, table
 from tests.proof.image_device import SparseDevice
 
 BLOBS: Final = 1000
@@ -36,21 +36,9 @@ def with_extent_pages(clusters: list[int]) -> Forge:
     return forge
 
 
-def with_runs(blobs: int, run_length: int) -> Forge:
-    """Forge blobs with runs that leave a cluster between them."""
-    step = run_length + 1
-    forge = Forge(md_len=blobs + 8, cluster_count=FIRST + 16 * blobs * step, clean=False)
-    for number in range(blobs):
-        firsts = range(FIRST + 16 * number * step, FIRST + 16 * (number + 1) * step, step)
-        forge.root(number, flags(0), runs(*((first, run_length) for first in firsts)))
-    return forge
-
-
 FORGES: Final[dict[str, Callable[[], Forge]]] = {
     "extent pages": lambda: with_extent_pages(_FULL),
     "extent pages of scattered clusters": lambda: with_extent_pages(_SCATTERED),
-    "few long runs": lambda: with_runs(1, 250_000),
-    "many runs": lambda: with_runs(400, 600),
 }
 
 
@@ -69,7 +57,7 @@ def check(device: SparseDevice) -> int:
 
 @pytest.mark.parametrize("way", [open_dirty, check])
 @pytest.mark.parametrize("name", FORGES)
-def test_what_plain_blobs_own_takes_no_more_memory_than_their_pages(
+def test_what_single_page_blobs_own_takes_no_more_memory_than_their_pages(
     name: str, way: Callable[[SparseDevice], int]
 ) -> None:
     forge = FORGES[name]()

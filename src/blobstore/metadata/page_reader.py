@@ -1,0 +1,107 @@
+"""The page reader: gets metadata pages from the device, and reads ahead where that pays.
+
+Pages come in windows, naturally aligned and twice as large as the last one near by. So blobs
+that lie next to each other are read in large pieces, upwards and downwards, also when roots and
+extent pages lie in places of their own; and a single blob costs no more than its pages.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, NamedTuple, TypeAlias
+
+from blobstore.errors import DeviceError
+from blobstore.format.geometry import Geometry
+from blobstore.format.page import PAGE_SIZE
+from blobstore.operations import Read
+from blobstore.units import PageIndex
+
+Fetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes]]
+"""Gives the 4096 bytes of a metadata page that lies in the region."""
+
+_NEAR: Final = 16
+"""Pages with no more than so many between them are near each other: what a wrong guess costs
+stays in proportion to what was asked for."""
+LARGEST_WINDOW_BYTES: Final = 1 << 20
+KEPT_WINDOW_BYTES: Final = 1 << 15
+"""How large the windows of a reader are that is kept for the next opening."""
+_KEPT_WINDOWS: Final = 3
+_NO_PAGES: Final[Mapping[PageIndex, bytes]] = {}
+
+
+class _Window(NamedTuple):
+    """Neighbouring pages of the region, from `first` up to `end`."""
+
+    first: int
+    end: int
+    data: bytes
+
+
+_NO_WINDOW: Final = _Window(0, 0, b"")
+
+
+class PageReader:
+    """Reads pages; windows are kept for a while, so no page may be changed meanwhile.
+
+    Pages in `instead` are not as on the device. Once a window could not be read, pages are
+    read one by one: where a device fails it is slow.
+    """
+
+    __slots__ = ("_geometry", "_instead", "_most", "_recent", "_window")
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        instead: Mapping[PageIndex, bytes] = _NO_PAGES,
+        *,
+        window_bytes: int = LARGEST_WINDOW_BYTES,
+    ) -> None:
+        self._geometry = geometry
+        self._instead = instead
+        self._most = max(1, window_bytes // geometry.page_size)
+        self._window = _NO_WINDOW
+        self._recent: list[_Window] = []
+
+    async def fetch(self, page: PageIndex) -> bytes:
+        """Return the 4096 bytes of a page of the region.
+
+        Raises:
+            DeviceError: The device failed.
+        """
+        if page in self._instead:
+            return self._instead[page]
+        first, end, data = self._window
+        if first <= page < end:
+            at = (page - first) * self._geometry.page_size
+            return data[at : at + PAGE_SIZE]
+        return await self._fetch_elsewhere(page)
+
+    async def _fetch_elsewhere(self, page: PageIndex) -> bytes:
+        """Turn to a recent window that has the page, or read one: larger where pages are near."""
+        geometry, count = self._geometry, 1
+        for window in self._recent:
+            first, end, _data = window
+            if first <= page < end:
+                self._window = window
+                at = (page - first) * geometry.page_size
+                return window.data[at : at + PAGE_SIZE]
+            if first - _NEAR <= page < end + _NEAR:
+                count = max(count, 2 * (end - first))
+        count = min(count, self._most)
+        if count > 1:
+            first = page - page % count
+            end = min(first + count, geometry.md_len)
+            try:
+                offset, length = geometry.page_offset(PageIndex(first)), end - first
+                data = await Read(offset, length * geometry.page_size)
+            except DeviceError:
+                self._most = 1
+            else:
+                self._turn_to(_Window(first, end, data))
+                at = (page - first) * geometry.page_size
+                return data[at : at + PAGE_SIZE]
+        data = await Read(geometry.page_offset(page), PAGE_SIZE)
+        self._turn_to(_Window(page, page + 1, data))
+        return data
+
+    def _turn_to(self, window: _Window) -> None:
+        self._window = window
+        self._recent = [window, *self._recent[: _KEPT_WINDOWS - 1]]
