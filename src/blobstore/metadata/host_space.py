@@ -41,7 +41,7 @@ def has_space(store: StoreState, page_count: int) -> bool:
     end = store.backed_pages
     if end is None:
         return False
-    if end >= store.geometry.md_len:
+    if not page_count or end >= store.geometry.md_len:
         return True
     page_zero = 0 if store.used_ids[0] else 1
     return end - store.pages.used.count(1, 0, end) - page_zero >= page_count
