@@ -42,7 +42,7 @@ def test_other_names_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, b"", TEXT[:-1], TEXT[:-1] + b"x", b"x" * 36 + b"\0", TEXT + b"\0",
+    [None, b"", TEXT[:-2], TEXT[:-1] + b"x", b"x" * 36 + b"\0", TEXT + b"\0",
      b"{a9959197b5e24f2d8095251ffb6985a5}" + b"  \0"],
 )  # fmt: skip
 def test_a_damaged_uuid_is_none_of_a_volume_and_an_error_of_a_store(value: bytes | None) -> None:
@@ -51,6 +51,10 @@ def test_a_damaged_uuid_is_none_of_a_volume_and_an_error_of_a_store(value: bytes
     with pytest.raises(CorruptError, match="store uuid") as caught:
         decode_store_identity(xattrs, place="blob")
     assert caught.value.errno_name == "EINVAL"
+
+
+def test_a_uuid_without_its_nul_is_taken() -> None:
+    assert decode_uuid(TEXT[:-1]) == ID
 
 
 def test_a_uuid_in_upper_case_is_the_same() -> None:

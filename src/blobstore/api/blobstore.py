@@ -1,7 +1,6 @@
 """A store, for programs that block."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Self, overload
 
 from blobstore.api.arguments import (
@@ -24,12 +23,9 @@ from blobstore.api.source import (
     traits_of,
 )
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.errors import BlobstoreError
-from blobstore.metadata.load import known_ids
 from blobstore.store import lifecycle
 from blobstore.store.blobs import BlobOptions, ClearMethod, create_open_blob
 from blobstore.store.delete import delete_blob
-from blobstore.store.describe import BlobInfo
 from blobstore.store.dump import Dumping
 from blobstore.store.grow import grow_closed
 from blobstore.store.init import (
@@ -38,7 +34,6 @@ from blobstore.store.init import (
     InitOptions,
     padded_type,
 )
-from blobstore.store.listing import Listing
 from blobstore.store.names import find_blob, open_named_blob
 from blobstore.store.opening import open_blob
 from blobstore.units import BlobId, ceil_div
@@ -243,80 +238,7 @@ class Blobstore(OpenStore):
         wanted = id_of(blob_id)
         self._session.run(delete_blob(self._core, wanted), wanted)
 
-    def blob_ids(self) -> list[BlobId]:
-        """Return the ids of all blobs, ascending, also of those that cannot be opened.
-
-        Raises:
-            ClosedError: The store was closed.
-        """
-        return self._session.call(known_ids, self._core)
-
-    def list_blobs(self) -> Iterator[BlobInfo]:
-        """Yield every blob's description, in the order of the ids.
-
-        A blob that cannot be opened is among them, and its `error` says why. Some are
-        looked at ahead: a blob may have been changed or deleted since.
-
-        Raises:
-            ClosedError: The store was closed, also if that happens before the end.
-        """
-        with self._listing() as listing:
-            while described := self._session.run(listing.describe()):
-                for blob_id, found in described:
-                    if isinstance(found, BlobstoreError):
-                        error = found.at(store=self.device_name, blob=blob_id)
-                        yield BlobInfo.of_unopened(blob_id, error)
-                    else:
-                        yield found
-
-    def iter_blobs(
-        self, on_error: Callable[[BlobstoreError], object] | None = None
-    ) -> Iterator[Blob]:
-        """Yield every blob in the order of the ids, each open until the next one is asked for.
-
-        Parents stay open until the end, so that a chain is read once in all. If a blob
-        cannot be opened, `on_error` is called with the error, whose `blob` is the id, and
-        the iteration goes on. Without `on_error` the error is raised, and ends it.
-
-        Raises:
-            BlobstoreError: A blob cannot be opened, as `open_blob`.
-            ClosedError: The store was closed, also if that happens before the end.
-        """
-        check_callback("on_error", on_error)
-        with self._listing() as listing:
-            while (found := self._session.run(listing.open())) is not None:
-                blob_id, state = found
-                if isinstance(state, BlobstoreError):
-                    error = state.at(store=self.device_name, blob=blob_id)
-                    if on_error is None:
-                        raise error
-                    on_error(error)
-                    continue
-                with Blob(self._session, state) as blob:
-                    yield blob
-
-    @contextmanager
-    def _listing(self) -> Iterator[Listing]:
-        """Have a listing that ends with the store, if not before."""
-        listings, listing = self._session.listings, self._session.call(Listing, self._core)
-        listings.add(listing)
-        try:
-            yield listing
-        finally:
-            if listing in listings:
-                listings.discard(listing)
-                self._session.run(listing.close())
-
     # The whole
-
-    @property
-    def super_blob(self) -> BlobId:
-        """The application's entry blob.
-
-        Raises:
-            NotFoundError: None is set.
-        """
-        return self._session.call(lifecycle.get_super_blob, self._core)
 
     def set_super_blob(self, blob_id: int | None) -> None:
         """Set the application's entry blob, or clear it; the id is not checked.

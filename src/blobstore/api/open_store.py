@@ -2,11 +2,20 @@
 
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from blobstore.api.arguments import check_flags, integer_of, optional, size_of, value_of
+from blobstore.api.arguments import (
+    check_callback,
+    check_flags,
+    integer_of,
+    optional,
+    size_of,
+    value_of,
+)
+from blobstore.api.blob import Blob
 from blobstore.api.external import External, open_external
 from blobstore.api.session import Session
 from blobstore.api.source import (
@@ -22,13 +31,15 @@ from blobstore.api.source import (
 from blobstore.device.base import Device
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, PoisonedError
-from blobstore.metadata.load import load
+from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.load import known_ids, load
 from blobstore.metadata.store_state import StoreState
 from blobstore.store import lifecycle
-from blobstore.store.describe import StoreInfo, describe_store
+from blobstore.store.describe import BlobInfo, StoreInfo, describe_store
 from blobstore.store.dump import Dumping
 from blobstore.store.grow import grow_open
 from blobstore.store.init import InitOptions, padded_type, plan_empty, write_empty
+from blobstore.store.listing import Listing
 from blobstore.store.relations import register_external
 from blobstore.units import BlobId
 
@@ -158,6 +169,85 @@ class OpenStore:
             blob_id: error.without_traceback().at(store=self.device_name, blob=blob_id)
             for blob_id, error in self._core.errors.items()
         }
+
+    @property
+    def super_blob(self) -> BlobId:
+        """The application's entry blob; a volume store's has its name and uuid.
+
+        Raises:
+            NotFoundError: None is set.
+        """
+        return self._session.call(lifecycle.get_super_blob, self._core)
+
+    # Blobs
+
+    def blob_ids(self) -> list[BlobId]:
+        """Return the ids of all blobs, ascending, also of those that cannot be opened.
+
+        Raises:
+            ClosedError: The store was closed.
+        """
+        return self._session.call(known_ids, self._core)
+
+    def list_blobs(self) -> Iterator[BlobInfo]:
+        """Yield every blob's description, in the order of the ids.
+
+        A blob that cannot be opened is among them, and its `error` says why. Some are
+        looked at ahead: a blob may have been changed or deleted since.
+
+        Raises:
+            ClosedError: The store was closed, also if that happens before the end.
+        """
+        with self._listing() as listing:
+            while described := self._session.run(listing.describe()):
+                for blob_id, found in described:
+                    if isinstance(found, BlobstoreError):
+                        error = found.at(store=self.device_name, blob=blob_id)
+                        yield BlobInfo.of_unopened(blob_id, error)
+                    else:
+                        yield found
+
+    def iter_blobs(
+        self, on_error: Callable[[BlobstoreError], object] | None = None
+    ) -> Iterator[Blob]:
+        """Yield every blob in the order of the ids, each open until the next one is asked for.
+
+        Parents stay open until the end, so that a chain is read once in all. If a blob
+        cannot be opened, `on_error` is called with the error, whose `blob` is the id, and
+        the iteration goes on. Without `on_error` the error is raised, and ends it.
+
+        Raises:
+            BlobstoreError: A blob cannot be opened, as `open_blob`.
+            ClosedError: The store was closed, also if that happens before the end.
+        """
+        check_callback("on_error", on_error)
+        with self._listing() as listing:
+            while (found := self._session.run(listing.open())) is not None:
+                blob_id, state = found
+                if isinstance(state, BlobstoreError):
+                    error = state.at(store=self.device_name, blob=blob_id)
+                    if on_error is None:
+                        raise error
+                    on_error(error)
+                    continue
+                with self._handle(state) as blob:
+                    yield blob
+
+    @contextmanager
+    def _listing(self) -> Iterator[Listing]:
+        """Have a listing that ends with the store, if not before."""
+        listings, listing = self._session.listings, self._session.call(Listing, self._core)
+        listings.add(listing)
+        try:
+            yield listing
+        finally:
+            if listing in listings:
+                listings.discard(listing)
+                self._session.run(listing.close())
+
+    def _handle(self, state: BlobState) -> Blob:
+        """Return what the user gets of an open blob."""
+        return Blob(self._session, state)
 
     # The whole
 

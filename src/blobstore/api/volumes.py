@@ -13,6 +13,7 @@ from uuid import UUID
 
 from blobstore.api.arguments import (
     check_flags,
+    id_of,
     integer_of,
     member_of,
     optional,
@@ -23,11 +24,12 @@ from blobstore.api.arguments import (
     xattrs_of,
 )
 from blobstore.api.blob import Blob
+from blobstore.api.blobstore import Blobstore
 from blobstore.api.external import External
 from blobstore.api.open_store import OpenStore, create_session, load_session
 from blobstore.api.session import Session
 from blobstore.api.source import Source
-from blobstore.errors import ExistsError, InvalidArgumentError, NotFoundError
+from blobstore.errors import CorruptError, ExistsError, InvalidArgumentError, NotFoundError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Buffer
@@ -59,7 +61,35 @@ class VolumeInfo:
     alias: str
 
 
-class Volume(Blob):
+class _Identified(Blob):
+    """An open blob of a volume store: nobody sets its name and uuid as attributes."""
+
+    __slots__ = ()
+
+    def set_xattr(self, name: str, value: Buffer) -> None:
+        """Set an attribute; `name` and `uuid` are refused.
+
+        Durability: with the next `sync_md`, `flush` or `close`.
+
+        Raises:
+            InvalidArgumentError: It is one of those two. Else as `Blob.set_xattr`.
+        """
+        _refuse_reserved(text_of(name, "name"))
+        super().set_xattr(name, value)
+
+    def remove_xattr(self, name: str) -> None:
+        """Remove an attribute; `name` and `uuid` are refused.
+
+        Durability: with the next `sync_md`, `flush` or `close`.
+
+        Raises:
+            InvalidArgumentError: It is one of those two. Else as `Blob.remove_xattr`.
+        """
+        _refuse_reserved(text_of(name, "name"))
+        super().remove_xattr(name)
+
+
+class Volume(_Identified):
     """An open volume: a blob with a name and a uuid."""
 
     __slots__ = ("_record", "_volumes")
@@ -144,28 +174,6 @@ class Volume(Blob):
     def _opened(self, state: BlobState) -> "Volume":
         record = self._volumes.records[state.blob_id]
         return Volume(self._session, state, self._volumes, record)
-
-    def set_xattr(self, name: str, value: Buffer) -> None:
-        """Set an attribute; `name` and `uuid` are the volume's own, and refused.
-
-        Durability: with the next `sync_md`, `flush` or `close`.
-
-        Raises:
-            InvalidArgumentError: It is one of those two. Else as `Blob.set_xattr`.
-        """
-        _refuse_reserved(text_of(name, "name"))
-        super().set_xattr(name, value)
-
-    def remove_xattr(self, name: str) -> None:
-        """Remove an attribute; `name` and `uuid` are the volume's own, and refused.
-
-        Durability: with the next `sync_md`, `flush` or `close`.
-
-        Raises:
-            InvalidArgumentError: It is one of those two. Else as `Blob.remove_xattr`.
-        """
-        _refuse_reserved(text_of(name, "name"))
-        super().remove_xattr(name)
 
     def __repr__(self) -> str:
         state = f"{self.size} bytes" if not self.closed else "closed"
@@ -279,11 +287,16 @@ class VolumeStore(OpenStore):
             write_through=write_through,
         )
         try:
-            volumes = session.run(load_volume_store(session.core))
-            _refuse_copy(session.device.name, volumes)
+            return cls._of(session)
         except BaseException:
             session.close()
             raise
+
+    @classmethod
+    def _of(cls, session: Session) -> Self:
+        """Find out which volumes an open store has; the caller closes it if that fails."""
+        volumes = session.run(load_volume_store(session.core))
+        _refuse_copy(session.device.name, volumes)
         return cls(session, volumes)
 
     # What it is
@@ -371,6 +384,16 @@ class VolumeStore(OpenStore):
         """
         return self._open(self._find(key))
 
+    def open_blob(self, blob_id: int) -> Blob:
+        """Open a blob by its id: a volume, or the super blob, which is none.
+
+        Raises:
+            NotFoundError: There is no such blob.
+            CorruptError: It cannot be read.
+        """
+        wanted = id_of(blob_id)
+        return self._handle(self._session.run(open_blob(self._core, wanted), wanted))
+
     def create_volume(
         self,
         name: str,
@@ -441,11 +464,18 @@ class VolumeStore(OpenStore):
         else:
             raise wrong_type("key", key, expected="a name, a uuid or an id")
         if found is None:
-            raise NotFoundError(f"no volume {key!s}").at(store=self.device_name)
+            shown = f"{key:#x}" if isinstance(key, int) else repr(str(key))
+            raise NotFoundError(f"no volume {shown}").at(store=self.device_name)
         return found
 
     def _open(self, record: VolumeRecord) -> Volume:
         state = self._session.run(open_blob(self._core, record.blob_id), record.blob_id)
+        return Volume(self._session, state, self._volumes, record)
+
+    def _handle(self, state: BlobState) -> Blob:
+        record = self._volumes.records.get(state.blob_id)
+        if record is None:
+            return _Identified(self._session, state)
         return Volume(self._session, state, self._volumes, record)
 
     def _info_of(self, record: VolumeRecord) -> VolumeInfo:
@@ -457,6 +487,43 @@ class VolumeStore(OpenStore):
             volumes.unique_id(record),
             volumes.alias(record),
         )
+
+
+def open_as_it_is(
+    source: Source,
+    *,
+    read_only: bool,
+    force: bool,
+    atomic_write_size: int | None,
+    direct: bool,
+) -> Blobstore | VolumeStore:
+    """Open a store of volumes or of blobs; the arguments are those of `Blobstore.open`.
+
+    A volume store that lost its name, its uuid or its super blob is opened as a store of
+    blobs: so the rest can be read, and repaired.
+
+    Raises:
+        As `Blobstore.open`, and ExistsError as `VolumeStore.open`.
+    """
+    session = load_session(
+        source,
+        bstype=None,
+        read_only=read_only,
+        force_recovery=False,
+        force=force,
+        atomic_write_size=atomic_write_size,
+        direct=direct,
+        write_through=False,
+    )
+    if session.core.super_block.bstype != VOLUME_STORE_TYPE:
+        return Blobstore(session)
+    try:
+        return VolumeStore._of(session)
+    except (NotFoundError, CorruptError):
+        return Blobstore(session)
+    except BaseException:
+        session.close()
+        raise
 
 
 _open_stores: Final["weakref.WeakSet[VolumeStore]"] = weakref.WeakSet()

@@ -1,4 +1,4 @@
-"""BLOB on the command line: an id, or the name that one blob alone has."""
+"""BLOB on the command line: an id, or the name that one blob alone has; or what a volume has."""
 
 import os
 import re
@@ -8,7 +8,8 @@ from blobstore.errors import InvalidArgumentError, NotFoundError
 from blobstore.units import BlobId
 
 if TYPE_CHECKING:
-    from blobstore import Blob, Blobstore
+    from blobstore import Blob
+    from blobstore.cli.identity import AnyStore
 
 _NUMBER: Final = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 
@@ -20,8 +21,10 @@ def id_in(which: str) -> BlobId | None:
     return BlobId(int(which, 16 if which[:2] in ("0x", "0X") else 10))
 
 
-def find_blob(store: "Blobstore", which: str) -> BlobId:
+def find_blob(store: "AnyStore", which: str) -> BlobId:
     """Return the id of the blob that BLOB means. A number is an id if there is such a blob.
+
+    A volume is also found by its uuid, its unique id and its alias, STORE/NAME.
 
     Raises:
         NotFoundError: No blob has that id or name.
@@ -31,20 +34,36 @@ def find_blob(store: "Blobstore", which: str) -> BlobId:
     if number is not None and number in store.blob_ids():
         return number
     try:
-        return store.find(which)
+        from blobstore import Blobstore
+
+        return store.find(which) if isinstance(store, Blobstore) else store.volume_info(which).id
     except NotFoundError as error:
         if number is None:
             raise
         raise NotFoundError(f"blob {number:#x}: no such blob").at(store=error.filename) from error
 
 
-def open_blob(store: "Blobstore", which: str) -> "Blob":
+def open_blob(store: "AnyStore", which: str) -> "Blob":
     """Open the blob that BLOB means.
 
     Raises:
         As `find_blob` and `Blobstore.open_blob`.
     """
     return store.open_blob(find_blob(store, which))
+
+
+def delete_blob(store: "AnyStore", blob_id: BlobId) -> None:
+    """Delete a blob or a volume.
+
+    Raises:
+        As `Blobstore.delete_blob` and `VolumeStore.delete_volume`.
+    """
+    from blobstore import Blobstore
+
+    if isinstance(store, Blobstore):
+        store.delete_blob(blob_id)
+    else:
+        store.delete_volume(blob_id)
 
 
 def name_matches(which: str, name: bytes | None) -> bool:

@@ -16,7 +16,7 @@ from blobstore.cli.output import printable
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from blobstore import Blobstore
+    from blobstore.api.open_store import OpenStore
 
 _SHOWN_MAX: Final = 256
 """A longer list is of no help, and each name costs time."""
@@ -49,16 +49,16 @@ def complete_blob(
     return found
 
 
-def _store_of(ctx: click.Context) -> "AbstractContextManager[Blobstore]":
+def _store_of(ctx: click.Context) -> "AbstractContextManager[OpenStore]":
     from blobstore import Blobstore
 
     shell = ctx.find_root().obj
     if shell is not None:
-        opened: AbstractContextManager[Blobstore] = shell.open(read_only=True)
+        opened: AbstractContextManager[OpenStore] = shell.open(read_only=True)
         return opened
     return Blobstore.open(os.path.expanduser(ctx.params["store"]), read_only=True)
 
 
-def _named(store: "Blobstore") -> Iterator[tuple[int, str]]:
+def _named(store: "OpenStore") -> Iterator[tuple[int, str]]:
     for info in islice(store.list_blobs(), _SHOWN_MAX):
         yield info.blob_id, info.name or ""

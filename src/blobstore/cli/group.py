@@ -26,6 +26,8 @@ COMMANDS: Final = {
     "delete": "Delete a blob.",
     "resize": "Give a blob another size.",
     "rename": "Give a blob another name.",
+    "rename-store": "Give a volume store another name.",
+    "reid": "Give a copied volume store uuids of its own.",
     "set-read-only": "Make a blob read-only for good.",
     "write": "Write to a blob from a file or standard input.",
     "read": "Read from a blob to standard output.",
@@ -95,9 +97,9 @@ def group() -> None:
 
     STORE is the path of an image or a block device. BLOB is an id, decimal or
     0x..., or the name that one blob alone has; a number is an id if there is
-    such a blob, otherwise a name. SIZE is bytes, or a number such as 1.5 with
-    K, M, G, T (or KiB, MiB, GiB, TiB), powers of 1024, or with KB, MB, GB, TB,
-    powers of 1000.
+    such a blob, otherwise a name. In a volume store BLOB may be a uuid, too. SIZE
+    is bytes, or a number such as 1.5 with K, M, G, T (or KiB, MiB, GiB, TiB),
+    powers of 1024, or with KB, MB, GB, TB, powers of 1000.
     """
 
 

@@ -23,7 +23,8 @@ from blobstore.errors import (
 )
 
 if TYPE_CHECKING:
-    from blobstore import BlobId, Blobstore
+    from blobstore import BlobId
+    from blobstore.cli.identity import AnyStore
     from blobstore.cli.options import StoreOptions
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
@@ -138,7 +139,7 @@ def leaving(what: str = "") -> Iterator[Left]:
 
 
 @contextmanager
-def making_blobs(options: "StoreOptions") -> "Iterator[Blobstore]":
+def making_blobs(options: "StoreOptions") -> "Iterator[AnyStore]":
     """Open the store to make a blob; one that the body cannot finish is deleted again.
 
     The blob is known by not having been there: an interrupt can strike when it
@@ -164,14 +165,16 @@ def making_blobs(options: "StoreOptions") -> "Iterator[Blobstore]":
         raise
 
 
-def _made_since(store: "Blobstore", before: "frozenset[BlobId]") -> "list[BlobId]":
+def _made_since(store: "AnyStore", before: "frozenset[BlobId]") -> "list[BlobId]":
     return [blob_id for blob_id in store.blob_ids() if blob_id not in before]
 
 
 def _delete(options: "StoreOptions", blob_ids: "list[BlobId]", error: BaseException) -> None:
+    from blobstore.cli.blob_lookup import delete_blob
+
     for blob_id in blob_ids:
         try:
             with options.open(read_only=False) as store:
-                store.delete_blob(blob_id)
+                delete_blob(store, blob_id)
         except (BlobstoreError, KeyboardInterrupt):
             error.add_note(f"blob {blob_id:#x} is left unfinished: delete it")

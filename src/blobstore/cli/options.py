@@ -14,7 +14,7 @@ from blobstore.errors import CorruptError, InvalidArgumentError
 from blobstore.units import parse_size
 
 if TYPE_CHECKING:
-    from blobstore import Blobstore
+    from blobstore.cli.identity import AnyStore
     from blobstore.device.base import Device
 
 CommandFunction: TypeAlias = Callable[..., int | None]
@@ -31,7 +31,7 @@ def size(text: str) -> int:
 def blob(text: str) -> str:
     """Take BLOB as it is, to be looked up in the open store; the name is what help shows."""
     if not text:
-        raise click.BadParameter("expected an id or a name")
+        raise click.BadParameter("expected an id, a name or a uuid")
     return text
 
 
@@ -108,7 +108,7 @@ class StoreOptions:
     direct: bool
     externals: tuple[tuple[bytes, str], ...]
     as_json: bool
-    kept_open: "Blobstore | None" = None
+    kept_open: "AnyStore | None" = None
 
     @property
     def source(self) -> "str | Device":
@@ -119,18 +119,18 @@ class StoreOptions:
 
         return device_below(self.kept_open)
 
-    def open(self, *, read_only: bool) -> "AbstractContextManager[Blobstore]":
-        """Open the store until the `with` ends; read-only no byte of it changes.
+    def open(self, *, read_only: bool) -> "AbstractContextManager[AnyStore]":
+        """Open the store, of either kind, until the `with` ends; read-only no byte changes.
 
         Raises:
-            As `Blobstore.open` and `Blobstore.register_external`.
+            As `open_as_it_is` and `Blobstore.register_external`.
         """
-        from blobstore import Blobstore
+        from blobstore.api.volumes import open_as_it_is
 
         if self.kept_open is not None:
             return nullcontext(self.kept_open)
         try:
-            store = Blobstore.open(
+            store = open_as_it_is(
                 self.address,
                 read_only=read_only,
                 force=self.force,
@@ -146,14 +146,16 @@ class StoreOptions:
             raise
         return store
 
-    def register_externals(self, store: "Blobstore") -> None:
+    def register_externals(self, store: "AnyStore") -> None:
         """Say what the external snapshots are.
 
         Raises:
             As `Blobstore.register_external`.
         """
+        from blobstore.cli.identity import register_external
+
         for identity, path in self.externals:
-            store.register_external(identity, path)
+            register_external(store, identity, path)
 
     def open_device(self, *, read_only: bool) -> "Device":
         """Open what the store is on, without looking into it.

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from typing import Final
+from uuid import UUID
 
-from blobstore import BlobInfo, BlobstoreError, ClearMethod, StoreInfo
+from blobstore import BlobInfo, BlobstoreError, ClearMethod, StoreInfo, VolumeStore
+from blobstore.api.open_store import OpenStore
 from blobstore.cli.output import (
     error_fields,
     printable,
@@ -13,14 +15,15 @@ from blobstore.cli.output import (
     unicode_text,
 )
 from blobstore.units import format_size
+from blobstore.volumes.identity import UUID_NAME, decode_uuid, decode_volume_name
 
 _NONE: Final = "-"
 _VALUE_SHOWN_MAX: Final = 64
 _LIST_HEAD: Final = ("ID", "SIZE", "CLUSTERS", "ALLOCATED", "KIND", "PARENT", "NAME")
 
 
-def store_fields(info: StoreInfo) -> dict[str, object]:
-    """Return the fields of `info`."""
+def store_fields(info: StoreInfo, store: OpenStore | None = None) -> dict[str, object]:
+    """Return the fields of `info`; of a volume store also its name and uuid."""
     return {
         "version": info.version,
         "clean": info.clean,
@@ -37,13 +40,18 @@ def store_fields(info: StoreInfo) -> dict[str, object]:
         "super_blob": info.super_blob,
         "blobs": info.blob_count,
         "max_growable_size": info.max_growable_size,
+        **(_identity_fields(store.name, store.uuid) if isinstance(store, VolumeStore) else {}),
     }
 
 
-def render_store(info: StoreInfo) -> str:
+def render_store(info: StoreInfo, store: OpenStore | None = None) -> str:
     """Return the same as text."""
+    identity = {}
+    if isinstance(store, VolumeStore):
+        identity = {"name": printable_name(store.name), "uuid": str(store.uuid)}
     return render_fields(
         {
+            **identity,
             "version": str(info.version),
             "clean": _yes_no(info.clean),
             "size": format_size(info.size),
@@ -61,8 +69,10 @@ def render_store(info: StoreInfo) -> str:
     )
 
 
-def blob_fields(info: BlobInfo, *, long: bool, sha256: str | None = None) -> dict[str, object]:
-    """Return one entry of `list`."""
+def blob_fields(
+    info: BlobInfo, *, long: bool, sha256: str | None = None, in_volumes: bool = False
+) -> dict[str, object]:
+    """Return one entry of `list`; `in_volumes` says that it is in a volume store."""
     external = info.external_snapshot
     return {
         "id": info.blob_id,
@@ -79,9 +89,20 @@ def blob_fields(info: BlobInfo, *, long: bool, sha256: str | None = None) -> dic
         "extent_table": info.extent_table,
         "clear_method": ClearMethod(info.clear_method).name.lower(),
         "xattrs": xattr_fields(info.xattrs),
+        **(_volume_fields(info) if in_volumes else {}),
         **(_long_fields(info) if long else {}),
         **({} if sha256 is None else {"sha256": sha256}),
     }
+
+
+def _volume_fields(info: BlobInfo) -> dict[str, object]:
+    """Return the name and uuid of a volume; of the super blob they are the store's."""
+    uuid = decode_uuid(info.xattrs.get(UUID_NAME))
+    return _identity_fields(decode_volume_name(info.xattrs), uuid)
+
+
+def _identity_fields(name: str, uuid: UUID | None) -> dict[str, object]:
+    return {"name": unicode_text(name), "uuid": None if uuid is None else str(uuid)}
 
 
 def _long_fields(info: BlobInfo) -> dict[str, object]:
@@ -165,16 +186,19 @@ def render_extents(extents: Sequence[tuple[int, int]]) -> str:
     )
 
 
-def render_list(rows: Sequence[Sequence[str]]) -> str:
+def render_list(rows: Sequence[Sequence[str]], *, in_volumes: bool = False) -> str:
     """Lay out the rows of a list, cells as `list_row` makes them."""
-    return render_table([_LIST_HEAD, *rows])
+    head = (*_LIST_HEAD, "UUID") if in_volumes else _LIST_HEAD
+    return render_table([head, *rows])
 
 
-def list_row(info: BlobInfo) -> list[str]:
+def list_row(info: BlobInfo, *, in_volumes: bool = False) -> list[str]:
     """Return one line of a list; of a blob that cannot be opened it says why."""
     if info.error is not None:
         why = printable(info.error.strerror)
-        return [f"{info.blob_id:#x}", _NONE, _NONE, _NONE, "error", _NONE, why]
+        row = [f"{info.blob_id:#x}", _NONE, _NONE, _NONE, "error", _NONE, why]
+        return [*row, _NONE] if in_volumes else row
+    uuid = decode_uuid(info.xattrs.get(UUID_NAME))
     return [
         f"{info.blob_id:#x}",
         format_size(info.size),
@@ -183,6 +207,7 @@ def list_row(info: BlobInfo) -> list[str]:
         kind_of(info),
         _render_parent(info),
         render_bytes(info.xattrs.get("name", b"").rstrip(b"\0")) or _NONE,
+        *([str(uuid or _NONE)] if in_volumes else []),
     ]
 
 

@@ -63,10 +63,10 @@ def encode_uuid(uuid: UUID) -> bytes:
 
 
 def decode_uuid(value: bytes | None) -> UUID | None:
-    """Return the uuid of an attribute, or None where the original takes it for none."""
-    if value is None or len(value) != UUID_SIZE or value[-1:] != b"\0":
+    """Return the uuid of an attribute, or None where there is none; its NUL may be missing."""
+    if value is None or len(value.removesuffix(b"\0")) != UUID_SIZE - 1:
         return None
-    text = value[:-1].decode("latin-1")
+    text = value.removesuffix(b"\0").decode("latin-1")
     try:
         uuid = UUID(text)
     except ValueError:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from blobstore.errors import ExistsError, NotFoundError
+from blobstore.errors import ExistsError
 from blobstore.metadata.store_state import StoreState
 from blobstore.units import BlobId
 
@@ -61,16 +61,9 @@ class VolumeStoreState:
         """Return the name of the volume with that of its store."""
         return f"{self.name}/{record.name}"
 
-    def find(self, key: str) -> VolumeRecord:
-        """Return the volume of this name, uuid, unique id or alias, tried in that order.
-
-        Raises:
-            NotFoundError: There is no such volume.
-        """
-        found = self.named(key) or self._of_text(key)
-        if found is None:
-            raise NotFoundError(f"no volume {key!r}")
-        return found
+    def find(self, key: str) -> VolumeRecord | None:
+        """Return the volume of this name, uuid, unique id or alias, tried in that order."""
+        return self.named(key) or self._of_text(key)
 
     def _of_text(self, key: str) -> VolumeRecord | None:
         lowered = key.lower()

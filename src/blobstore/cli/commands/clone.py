@@ -1,5 +1,6 @@
 """`clone`: a writable blob that begins as a snapshot."""
 
+from blobstore.cli import identity
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.interruption import making_blobs
 from blobstore.cli.options import (
@@ -9,7 +10,6 @@ from blobstore.cli.options import (
     store_command,
 )
 from blobstore.cli.output import print_result
-from blobstore.cli.values import name_xattrs
 
 
 @store_command("clone", changes=True)
@@ -18,12 +18,13 @@ from blobstore.cli.values import name_xattrs
 def command(options: StoreOptions, *, which: str, name: str | None) -> None:
     """Make a thin, writable clone of a snapshot or read-only blob, and print its id.
 
-    No data are copied. NAME is kept as the clone's attribute `name`.
+    No data are copied. NAME is kept as the clone's attribute `name`; a volume's
+    needs one, which no other volume has.
     """
     with (
         making_blobs(options) as store,
         open_blob(store, which) as blob,
-        blob.clone(xattrs=name_xattrs(name)) as clone,
+        identity.clone(blob, name) as clone,
     ):
-        made = clone.id
-    print_result({"id": made}, f"{made:#x}", as_json=options.as_json)
+        fields, text = identity.made_fields(clone), identity.made_text(clone)
+    print_result(fields, text, as_json=options.as_json)

@@ -3,6 +3,7 @@
 import click
 
 from blobstore import ClearMethod, InvalidArgumentError
+from blobstore.cli import identity
 from blobstore.cli.interruption import making_blobs
 from blobstore.cli.options import (
     StoreOptions,
@@ -13,7 +14,7 @@ from blobstore.cli.options import (
     thin_option,
 )
 from blobstore.cli.output import print_result
-from blobstore.cli.values import name_xattrs, parse_value
+from blobstore.cli.values import parse_value
 
 
 @store_command("create", changes=True)
@@ -48,12 +49,15 @@ def command(
 ) -> None:
     """Create a blob, and print its id. NAME is kept as the attribute `name`.
 
+    A volume needs a NAME that no other has; its uuid is printed, too.
     A clone of an external snapshot is thin; it is read with --external.
     """
     xattrs = _xattrs_of(name, assignments)
     with (
         making_blobs(options) as store,
-        store.create_blob(
+        identity.create_blob(
+            store,
+            name,
             size_bytes,
             thin=thin,
             extent_table=extents == "table",
@@ -62,17 +66,17 @@ def command(
             external_snapshot=external_parent,
         ) as blob,
     ):
-        made = blob.id
-    print_result({"id": made}, f"{made:#x}", as_json=options.as_json)
+        fields, text = identity.made_fields(blob), identity.made_text(blob)
+    print_result(fields, text, as_json=options.as_json)
 
 
 def _xattrs_of(name: str | None, assignments: tuple[str, ...]) -> dict[str, bytes]:
-    xattrs = name_xattrs(name)
+    xattrs: dict[str, bytes] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise InvalidArgumentError(f"xattr {assignment!r}: expected NAME=VALUE")
-        if key in xattrs:
+        if key in xattrs or (key == "name" and name is not None):
             raise InvalidArgumentError(f"xattr {key!r}: given twice")
         xattrs[key] = parse_value(text)
     return xattrs

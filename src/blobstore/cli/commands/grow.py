@@ -1,6 +1,7 @@
 """`grow`: use all of a device that has grown."""
 
 from blobstore import StoreInfo, grow
+from blobstore.cli.identity import AnyStore
 from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result
 from blobstore.cli.rendering import render_store, store_fields
@@ -9,13 +10,13 @@ from blobstore.cli.rendering import render_store, store_fields
 @store_command("grow", changes=True)
 def command(options: StoreOptions) -> None:
     """Use all of a device or file that has grown since the store was made."""
-    info = _grow(options)
-    print_result(store_fields(info), render_store(info), as_json=options.as_json)
+    store, info = _grow(options)
+    print_result(store_fields(info, store), render_store(info, store), as_json=options.as_json)
 
 
-def _grow(options: StoreOptions) -> StoreInfo:
+def _grow(options: StoreOptions) -> tuple[AnyStore, StoreInfo]:
     if options.kept_open is not None:
-        return options.kept_open.grow()
+        return options.kept_open, options.kept_open.grow()
     grow(options.open_device(read_only=False))
     with options.open(read_only=True) as store:
-        return store.info
+        return store, store.info

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import click
 
 from blobstore import Blob, Blobstore
+from blobstore.cli import identity
 from blobstore.cli.asking import confirm
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.completing import complete_blob
@@ -24,13 +25,12 @@ from blobstore.cli.options import (
 from blobstore.cli.output import print_result
 from blobstore.cli.progress import progress
 from blobstore.cli.qcow2 import as_raw
-from blobstore.cli.values import name_xattrs
 
 
 @store_command("import", changes=True, reads_content=True)
 @click.argument("file", type=click.Path())
 @click.argument("which", metavar="[BLOB]", type=blob, required=False, shell_complete=complete_blob)
-@click.option("--name", help="The new blob's attribute `name`.")
+@click.option("--name", help="The new blob's attribute `name`, or the new volume's name.")
 @thin_option
 @click.option(
     "--format",
@@ -64,7 +64,7 @@ def command(
         else:
             with options.open(read_only=False) as store, open_blob(store, which) as opened:
                 done = _into_existing(opened, source, file, yes=yes)
-    print_result({"id": done}, f"{done:#x}", as_json=options.as_json)
+    print_result(identity.made_fields(done), identity.made_text(done), as_json=options.as_json)
 
 
 @contextmanager
@@ -80,16 +80,23 @@ def _opened(file: str, file_format: str | None) -> Iterator[int]:
             yield source
 
 
-def _into_new(store: Blobstore, source: int, path: str, *, thin: bool, name: str | None) -> int:
-    """Import into a new blob; it has no name before it has its content."""
+def _into_new(
+    store: identity.AnyStore, source: int, path: str, *, thin: bool, name: str | None
+) -> Blob:
+    """Import into a new blob; it has no name before it has its content, but a volume has one."""
     length = size_of(source)
-    with store.create_blob(length, thin=thin) as blob, progress("import", length) as advance:
+    first_name = None if isinstance(store, Blobstore) else name
+    with (
+        identity.create_blob(store, first_name, length, thin=thin) as blob,
+        progress("import", length) as advance,
+    ):
         fill_new(blob, source, length, path=path, advance=advance)
-        blob.xattrs.update(name_xattrs(name))
-    return blob.id
+        if first_name is None and name is not None:
+            identity.rename(blob, name)
+    return blob
 
 
-def _into_existing(blob: Blob, source: int, path: str, *, yes: bool) -> int:
+def _into_existing(blob: Blob, source: int, path: str, *, yes: bool) -> Blob:
     length = size_of(source)
     check_fits(blob, length, path=path)
     if holds_data(blob):
@@ -98,4 +105,4 @@ def _into_existing(blob: Blob, source: int, path: str, *, yes: bool) -> int:
     with leaving(left), progress("import", length) as advance:
         replace_content(blob, source, length, path=path, advance=advance)
         blob.flush()
-    return blob.id
+    return blob

@@ -10,4 +10,4 @@ def command(options: StoreOptions) -> None:
     """Describe a store; nothing of it changes."""
     with options.open(read_only=True) as store:
         info = store.info
-    print_result(store_fields(info), render_store(info), as_json=options.as_json)
+    print_result(store_fields(info, store), render_store(info, store), as_json=options.as_json)

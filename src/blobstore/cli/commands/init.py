@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from blobstore import Blobstore, ExistsError, StoreInfo
+from blobstore import Blobstore, ExistsError, StoreInfo, VolumeStore
 from blobstore.cli.asking import confirm
+from blobstore.cli.identity import AnyStore
 from blobstore.cli.interruption import finish
 from blobstore.cli.options import StoreOptions, size, store_command, yes_option
 from blobstore.cli.output import print_result
@@ -18,11 +19,12 @@ from blobstore.cli.rendering import render_store, store_fields
 @store_command("init", changes=True, opens=False)
 @click.option("--size", type=size, help="Make the file, or give it this size.")
 @click.option("--max-size", type=size, help="Make room to grow to this size later.")
-@click.option("--cluster-size", type=size, default="1MiB", show_default=True)
+@click.option("--cluster-size", type=size, help="Default: 1MiB, of a volume store 4MiB.")
 @click.option("--block-size", type=click.Choice(["512", "4096"]), help="Default: the device's own.")
 @click.option("--md-pages", type=click.IntRange(min=1), help="Metadata pages; default: enough.")
 @click.option("--md-page-size", type=size, help="A power of two, 4096 or more.")
 @click.option("--type", "bstype", default="", help="Up to 16 bytes that say what the store is for.")
+@click.option("--volumes", metavar="NAME", help="Make a volume store of that name.")
 @click.option("--clear", type=click.Choice(["unmap", "zeroes", "none"]), default="unmap")
 @yes_option
 def command(options: StoreOptions, *, yes: bool, **layout: Any) -> None:
@@ -32,33 +34,23 @@ def command(options: StoreOptions, *, yes: bool, **layout: Any) -> None:
     What STORE holds is lost: unless --yes is given, a device that does not
     begin with zeroes is only taken after asking.
     """
+    if layout["volumes"] is not None and (layout["bstype"] or layout["md_pages"]):
+        raise click.UsageError("--volumes decides on --type and --md-pages")
     try:
-        info = _init(options, layout, overwrite=yes)
+        store, info = _init(options, layout, overwrite=yes)
     except ExistsError as error:
         refusal = ExistsError(f"{error.message}; --yes does")
         confirm(f"{options.address}: overwrite what it holds", yes=False, refusal=refusal)
-        info = _init(options, layout, overwrite=True)
-    print_result(store_fields(info), render_store(info), as_json=options.as_json)
+        store, info = _init(options, layout, overwrite=True)
+    print_result(store_fields(info, store), render_store(info, store), as_json=options.as_json)
 
 
-def _init(options: StoreOptions, layout: dict[str, Any], *, overwrite: bool) -> StoreInfo:
-    """Make the store, and say what it is once it is closed."""
-    block_size = layout["block_size"]
+def _init(
+    options: StoreOptions, layout: dict[str, Any], *, overwrite: bool
+) -> tuple[AnyStore, StoreInfo]:
+    """Make the store; return it closed, and what it is then."""
     is_new = not os.path.lexists(options.address)
-    store = Blobstore.create(
-        options.address,
-        size=layout["size"],
-        max_size=layout["max_size"],
-        cluster_size=layout["cluster_size"],
-        block_size=None if block_size is None else int(block_size),
-        md_pages=layout["md_pages"],
-        md_page_size=layout["md_page_size"],
-        bstype=layout["bstype"].encode("utf-8", "surrogateescape"),
-        clear=layout["clear"],
-        overwrite=overwrite,
-        atomic_write_size=options.atomic_write,
-        direct=options.direct,
-    )
+    store = _create(options, layout, overwrite=overwrite)
     try:
         with store:
             info = store.info
@@ -68,4 +60,26 @@ def _init(options: StoreOptions, layout: dict[str, Any], *, overwrite: bool) -> 
             with suppress(OSError):
                 os.unlink(options.address)
         raise
-    return replace(info, clean=True)
+    return store, replace(info, clean=True)
+
+
+def _create(options: StoreOptions, layout: dict[str, Any], *, overwrite: bool) -> AnyStore:
+    volumes, cluster_size, block_size = (
+        layout[name] for name in ("volumes", "cluster_size", "block_size")
+    )
+    common: dict[str, Any] = {
+        "size": layout["size"],
+        "max_size": layout["max_size"],
+        "block_size": None if block_size is None else int(block_size),
+        "md_page_size": layout["md_page_size"],
+        "clear": layout["clear"],
+        "overwrite": overwrite,
+        "atomic_write_size": options.atomic_write,
+        "direct": options.direct,
+    }
+    if cluster_size is not None:
+        common["cluster_size"] = cluster_size
+    if volumes is not None:
+        return VolumeStore.create(options.address, name=volumes, **common)
+    bstype = layout["bstype"].encode("utf-8", "surrogateescape")
+    return Blobstore.create(options.address, md_pages=layout["md_pages"], bstype=bstype, **common)

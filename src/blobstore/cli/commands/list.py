@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 
 import click
 
-from blobstore import BlobId, BlobInfo, Blobstore, BlobstoreError
+from blobstore import BlobId, BlobInfo, BlobstoreError, VolumeStore
+from blobstore.api.open_store import OpenStore
 from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result
 from blobstore.cli.rendering import (
@@ -25,10 +26,14 @@ def command(options: StoreOptions, *, long: bool, sha256: bool) -> None:
     """List a store's blobs in the order of their ids; nothing of it changes."""
     with options.open(read_only=True) as store:
         found = _hashed(store) if sha256 else _described(store)
+        in_volumes = isinstance(store, VolumeStore)
         if options.as_json:
-            fields, text = {"blobs": [_entry(what, long=long) for what in found]}, ""
+            fields, text = (
+                {"blobs": [_entry(what, long=long, in_volumes=in_volumes) for what in found]},
+                "",
+            )
         else:
-            fields, text = {}, _render(found, long=long)
+            fields, text = {}, _render(found, long=long, in_volumes=in_volumes)
     print_result(fields, text, as_json=options.as_json)
 
 
@@ -36,12 +41,12 @@ _Found = tuple[BlobInfo, str | None]
 """A blob, and the hash of its content if that was asked for and could be read."""
 
 
-def _described(store: Blobstore) -> Iterator[_Found]:
+def _described(store: OpenStore) -> Iterator[_Found]:
     for info in store.list_blobs():
         yield info, None
 
 
-def _hashed(store: Blobstore) -> Iterator[_Found]:
+def _hashed(store: OpenStore) -> Iterator[_Found]:
     """Yield every blob; of one whose content cannot be read, only why."""
     from blobstore.cli.content import sha256_of  # a list without hashes starts faster
 
@@ -63,20 +68,20 @@ def _taken(failed: list[BlobstoreError]) -> Iterator[_Found]:
         yield BlobInfo.of_unopened(BlobId(error.blob), error), None
 
 
-def _entry(found: _Found, *, long: bool) -> dict[str, object]:
+def _entry(found: _Found, *, long: bool, in_volumes: bool) -> dict[str, object]:
     info, digest = found
     if info.error is not None:
         return failed_fields(info.blob_id, info.error)
-    return blob_fields(info, long=long, sha256=digest)
+    return blob_fields(info, long=long, sha256=digest, in_volumes=in_volumes)
 
 
-def _render(blobs: Iterable[_Found], *, long: bool) -> str:
+def _render(blobs: Iterable[_Found], *, long: bool, in_volumes: bool) -> str:
     rows: list[list[str]] = []
     details: list[str] = []
     for info, digest in blobs:
-        rows.append(list_row(info))
+        rows.append(list_row(info, in_volumes=in_volumes))
         details += (f"{info.blob_id:#x}  {line}" for line in _details(info, digest, long=long))
-    return "\n".join([render_list(rows), *details])
+    return "\n".join([render_list(rows, in_volumes=in_volumes), *details])
 
 
 def _details(info: BlobInfo, digest: str | None, *, long: bool) -> list[str]:

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from blobstore import Blobstore, BlobstoreError, CorruptError
+from blobstore import BlobstoreError, CorruptError
+from blobstore.api.open_store import OpenStore
 from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result
 from blobstore.cli.rendering import render_store, store_fields
@@ -15,12 +16,12 @@ def command(options: StoreOptions) -> None:
         _refuse_quarantine(store)
         found = store.info
     info = replace(found, clean=True)
-    fields = {"recovered": not found.clean, **store_fields(info)}
+    fields = {"recovered": not found.clean, **store_fields(info, store)}
     head = "was clean already" if found.clean else "recovered"
-    print_result(fields, f"{head}\n{render_store(info)}", as_json=options.as_json)
+    print_result(fields, f"{head}\n{render_store(info, store)}", as_json=options.as_json)
 
 
-def _refuse_quarantine(store: Blobstore) -> None:
+def _refuse_quarantine(store: OpenStore) -> None:
     """Refuse a store that stays read-only, and therefore dirty.
 
     Raises:

@@ -1,5 +1,6 @@
 """`show`: one blob in full."""
 
+from blobstore import VolumeStore
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
@@ -12,4 +13,8 @@ def command(options: StoreOptions, *, which: str) -> None:
     """Describe one blob in full; nothing of it changes."""
     with options.open(read_only=True) as store, open_blob(store, which) as blob:
         info = blob.info
-    print_result(blob_fields(info, long=True), render_blob(info), as_json=options.as_json)
+    print_result(
+        blob_fields(info, long=True, in_volumes=isinstance(store, VolumeStore)),
+        render_blob(info),
+        as_json=options.as_json,
+    )

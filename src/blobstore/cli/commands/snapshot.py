@@ -1,5 +1,6 @@
 """`snapshot`: keep what a blob holds now."""
 
+from blobstore.cli import identity
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.interruption import making_blobs
 from blobstore.cli.options import (
@@ -9,7 +10,6 @@ from blobstore.cli.options import (
     store_command,
 )
 from blobstore.cli.output import print_result
-from blobstore.cli.values import name_xattrs
 
 
 @store_command("snapshot", changes=True)
@@ -18,12 +18,13 @@ from blobstore.cli.values import name_xattrs
 def command(options: StoreOptions, *, which: str, name: str | None) -> None:
     """Make a read-only snapshot of a blob, which goes on as its clone, and print its id.
 
-    No data are copied. NAME is kept as the snapshot's attribute `name`.
+    No data are copied. NAME is kept as the snapshot's attribute `name`; a volume's
+    needs one, which no other volume has.
     """
     with (
         making_blobs(options) as store,
         open_blob(store, which) as blob,
-        blob.snapshot(xattrs=name_xattrs(name)) as snapshot,
+        identity.snapshot(blob, name) as snapshot,
     ):
-        made = snapshot.id
-    print_result({"id": made}, f"{made:#x}", as_json=options.as_json)
+        fields, text = identity.made_fields(snapshot), identity.made_text(snapshot)
+    print_result(fields, text, as_json=options.as_json)

@@ -1,10 +1,15 @@
 """`super`: the blob at which an application begins to read its store."""
 
+from typing import Final
+
 import click
 
+from blobstore.cli import identity
 from blobstore.cli.blob_lookup import find_blob
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
+
+_REFUSED: Final = "the super blob of a volume store holds its name and uuid: it stays"
 
 
 @click.group("super")
@@ -26,7 +31,7 @@ def set_super(options: StoreOptions, *, which: str) -> None:
     """Set the super blob, which must be there; durable when done."""
     with options.open(read_only=False) as store:
         blob_id = find_blob(store, which)
-        store.set_super_blob(blob_id)
+        identity.blob_store(store, _REFUSED).set_super_blob(blob_id)
     print_result({"id": blob_id}, "", as_json=options.as_json)
 
 
@@ -34,7 +39,7 @@ def set_super(options: StoreOptions, *, which: str) -> None:
 def clear_super(options: StoreOptions) -> None:
     """Have no super blob any more; durable when done."""
     with options.open(read_only=False) as store:
-        store.set_super_blob(None)
+        identity.blob_store(store, _REFUSED).set_super_blob(None)
     print_result({"id": None}, "", as_json=options.as_json)
 
 

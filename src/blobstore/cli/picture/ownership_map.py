@@ -11,7 +11,8 @@ from typing import Final, TypeAlias
 from bitarray import bitarray
 from bitarray.util import intervals
 
-from blobstore import BlobId, BlobInfo, Blobstore, BlobstoreError, StoreInfo
+from blobstore import BlobId, BlobInfo, BlobstoreError, StoreInfo
+from blobstore.api.open_store import OpenStore
 from blobstore.cli.output import unicode_text
 
 
@@ -71,7 +72,7 @@ class OwnershipMap:
         return sum(run.count for run in self.runs if run.owner == owner)
 
 
-def map_store(store: Blobstore) -> OwnershipMap:
+def map_store(store: OpenStore) -> OwnershipMap:
     """Look at every blob once; those that cannot be opened own clusters that are not known."""
     blobs: dict[BlobId, BlobInfo] = {}
     errors: dict[BlobId, BlobstoreError] = {}
@@ -91,7 +92,7 @@ def map_store(store: Blobstore) -> OwnershipMap:
     )
 
 
-def _runs_of(store: Blobstore, info: StoreInfo, blobs: dict[BlobId, BlobInfo]) -> list[Run]:
+def _runs_of(store: OpenStore, info: StoreInfo, blobs: dict[BlobId, BlobInfo]) -> list[Run]:
     owned = [
         Run(first, count, blob.blob_id)
         for blob in blobs.values()

@@ -1,0 +1,158 @@
+"""Names and uuids on the command line: where stores of blobs and of volumes differ.
+
+In a store of blobs a name is the attribute `name`, which several blobs may have. A volume
+store keeps names and uuids itself. This module and `blob_lookup` alone know the difference.
+"""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+from uuid import UUID
+
+from blobstore import Blob, Blobstore, ClearMethod, Volume, VolumeStore
+from blobstore.cli.output import unicode_text
+from blobstore.cli.values import name_xattrs
+from blobstore.errors import InvalidArgumentError, WrongTypeError
+from blobstore.volumes.identity import encode_uuid
+
+AnyStore: TypeAlias = Blobstore | VolumeStore
+
+
+def volume_store(store: AnyStore) -> VolumeStore:
+    """Return the store, which has to be one of volumes.
+
+    Raises:
+        WrongTypeError: It is a store of blobs.
+    """
+    if isinstance(store, VolumeStore):
+        return store
+    raise WrongTypeError("is no volume store").at(store=store.device_name)
+
+
+def blob_store(store: AnyStore, refused: str) -> Blobstore:
+    """Return the store, which has to be one of blobs; `refused` says what a volume store refuses.
+
+    Raises:
+        InvalidArgumentError: It is a volume store.
+    """
+    if isinstance(store, Blobstore):
+        return store
+    raise InvalidArgumentError(refused).at(store=store.device_name)
+
+
+def create_blob(
+    store: AnyStore,
+    name: str | None,
+    size_bytes: int,
+    *,
+    thin: bool,
+    extent_table: bool = True,
+    clear_method: ClearMethod = ClearMethod.DEFAULT,
+    xattrs: Mapping[str, bytes] | None = None,
+    external_snapshot: bytes | None = None,
+) -> Blob:
+    """Create a blob or a volume.
+
+    Raises:
+        InvalidArgumentError: A volume without a name, or with extents as runs.
+        As `Blobstore.create_blob` and `VolumeStore.create_volume`.
+    """
+    if isinstance(store, Blobstore):
+        return store.create_blob(
+            size_bytes,
+            thin=thin,
+            extent_table=extent_table,
+            clear_method=clear_method,
+            xattrs={**name_xattrs(name), **(xattrs or {})},
+            external_snapshot=external_snapshot,
+        )
+    if not extent_table:
+        raise InvalidArgumentError("a volume has an extent table, not runs")
+    return store.create_volume(
+        _name_of_volume(name),
+        size_bytes,
+        thin=thin,
+        clear_method=clear_method,
+        xattrs=xattrs,
+        external_snapshot=None
+        if external_snapshot is None
+        else external_id(store, external_snapshot),
+    )
+
+
+def snapshot(blob: Blob, name: str | None) -> Blob:
+    """Make a snapshot of a blob or a volume.
+
+    Raises:
+        InvalidArgumentError: A volume's would have no name.
+        As `Blob.snapshot` and `Volume.snapshot`.
+    """
+    if isinstance(blob, Volume):
+        return blob.snapshot(_name_of_volume(name))
+    return blob.snapshot(xattrs=name_xattrs(name))
+
+
+def clone(blob: Blob, name: str | None) -> Blob:
+    """Make a clone of a snapshot, or of a read-only blob or volume.
+
+    Raises:
+        InvalidArgumentError: A volume's would have no name.
+        As `Blob.clone` and `Volume.clone`.
+    """
+    if isinstance(blob, Volume):
+        return blob.clone(_name_of_volume(name))
+    return blob.clone(xattrs=name_xattrs(name))
+
+
+def external_id(store: AnyStore, identity: bytes) -> bytes:
+    """Return the id of an external snapshot; in a volume store a uuid ends with a NUL."""
+    if isinstance(store, Blobstore):
+        return identity
+    try:
+        return encode_uuid(UUID(identity.rstrip(b"\0").decode("ascii")))
+    except ValueError:
+        return identity
+
+
+def register_external(store: AnyStore, identity: bytes, path: str) -> None:
+    """Say what an external snapshot is.
+
+    Raises:
+        As `Blobstore.register_external`.
+    """
+    store.register_external(external_id(store, identity), path)
+
+
+def rename(blob: Blob, name: str) -> None:
+    """Give a blob or a volume another name.
+
+    Raises:
+        As `Volume.rename` and `Blob.set_xattr`.
+    """
+    if isinstance(blob, Volume):
+        blob.rename(name)
+    else:
+        blob.xattrs.update(name_xattrs(name))
+
+
+def made_fields(blob: Blob) -> dict[str, object]:
+    """Return what a command says of the blob that it made, or filled."""
+    if isinstance(blob, Volume):
+        uuid = None if blob.uuid is None else str(blob.uuid)
+        return {"id": blob.id, "name": unicode_text(blob.name), "uuid": uuid}
+    return {"id": blob.id}
+
+
+def made_text(blob: Blob) -> str:
+    """Return the same as text: the id, and of a volume the uuid."""
+    return f"{blob.id:#x} {blob.unique_id}" if isinstance(blob, Volume) else f"{blob.id:#x}"
+
+
+def _name_of_volume(name: str | None) -> str:
+    """Return the name that a volume is to have.
+
+    Raises:
+        InvalidArgumentError: None was given.
+    """
+    if name is None:
+        raise InvalidArgumentError("a volume needs a NAME of 1 to 63 bytes")
+    return name
