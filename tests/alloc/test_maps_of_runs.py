@@ -149,6 +149,7 @@ def made_count(clusters: ExtentMap) -> int:
     return sum(leaf is not ABSENT for leaf in islice(clusters.leaves, 10_000))
 
 
+@pytest.mark.slow
 def test_neighbouring_clusters_of_a_huge_blob_take_little_even_when_they_are_read() -> None:
     tracemalloc.start()
     clusters = made_of([(50, 1 << 26)])

@@ -433,6 +433,7 @@ class Crowd:
             self._is_over = True
 
 
+@pytest.mark.slow
 def test_no_reader_ever_sees_what_was_not_written_to_its_blob(store: Blobstore) -> None:
     crowd = Crowd(store)
     interval = sys.getswitchinterval()

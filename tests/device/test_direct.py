@@ -157,6 +157,7 @@ def test_large_requests_are_copied_in_pieces(
     assert device.read(1, 2 * BOUNCE_SIZE) == pattern(2 * BOUNCE_SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_any_requests_leave_what_the_same_requests_leave_in_memory(
     device: FileDevice, seed: int

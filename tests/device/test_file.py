@@ -433,6 +433,7 @@ def test_a_forked_child_can_open_devices_of_its_own(tmp_path: Path, device: File
         assert answer == "child"
 
 
+@pytest.mark.slow
 def test_devices_opened_while_another_thread_forks_are_closed_in_the_children(
     tmp_path: Path,
 ) -> None:

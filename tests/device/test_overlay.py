@@ -177,6 +177,7 @@ def test_settled_changes_can_be_made_to_the_base_in_any_order() -> None:
     assert base.read(0, SIZE) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_any_changes_read_as_on_a_device(seed: int) -> None:
     chance = random.Random(seed)

@@ -72,6 +72,7 @@ WAYS: Final[dict[str, Callable[[SmallImage], object]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_damaged_store_is_seen_alike_with_and_without_batch_decoding(
     way: str, monkeypatch: pytest.MonkeyPatch

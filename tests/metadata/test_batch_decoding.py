@@ -216,6 +216,7 @@ ORDINARY: Final[dict[str, Sequence[Descriptor]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ORDINARY)
 def test_whatever_is_decoded_is_what_reading_it_gives(name: str) -> None:
     rng = random.Random(1)

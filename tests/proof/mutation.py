@@ -7,6 +7,7 @@ is never missed is no part of the protocol and goes.
 
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 
@@ -28,11 +29,14 @@ class Verdict:
     finding: Finding | None
 
 
-def judge_flushes(*, pairs: bool = True) -> list[Verdict]:
-    """Take every flush away once; return what was found, by place."""
-    by_site: defaultdict[str, list[tuple[Scenario, Record, int]]] = defaultdict(list)
-    longer = scenarios(2) if pairs else iter(())
-    for scenario in chain(special_scenarios(), scenarios(1), longer):
+Use = tuple[Scenario, Record, int]
+"""A scenario, what it wrote, and the first event of its last operation."""
+
+
+def uses_of_flushes(tried: Iterable[Scenario]) -> dict[str, list[Use]]:
+    """Return which of the scenarios flush where, by place."""
+    by_site: defaultdict[str, list[Use]] = defaultdict(list)
+    for scenario in tried:
         ran = run_scenario(scenario)
         if ran is None:
             continue
@@ -40,10 +44,11 @@ def judge_flushes(*, pairs: bool = True) -> list[Verdict]:
         for site in {e.site for e in record.disk.events[first:] if isinstance(e, Flushed)}:
             if len(by_site[site]) < _TRIES:
                 by_site[site].append((scenario, record, first))
-    return [_judge(site, uses) for site, uses in sorted(by_site.items())]
+    return dict(sorted(by_site.items()))
 
 
-def _judge(site: str, uses: list[tuple[Scenario, Record, int]]) -> Verdict:
+def judge_flush(site: str, uses: Iterable[Use]) -> Verdict:
+    """Take one flush away; return the first bad state that is found without it."""
     for scenario, record, first in uses:
         limits = Limits(
             subsets=128, samples=64, torn_masks=48, atomic=record.disk.traits.atomic_write_size
@@ -57,7 +62,8 @@ def _judge(site: str, uses: list[tuple[Scenario, Record, int]]) -> Verdict:
 
 def main() -> int:
     """Print the verdicts; the exit code is 1 if a flush was not missed."""
-    verdicts = judge_flushes()
+    tried = chain(special_scenarios(), scenarios(1), scenarios(2))
+    verdicts = [judge_flush(site, uses) for site, uses in uses_of_flushes(tried).items()]
     for verdict in verdicts:
         if verdict.finding is None:
             print(f"NOT MISSED {verdict.site}")

@@ -205,6 +205,7 @@ def first_difference(found: bytearray, expected: bytearray) -> tuple[int, int, i
     return at, found[at], expected[at]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("atomic", LAYOUTS)
 @pytest.mark.parametrize("clear", [Clear.NONE, Clear.UNMAP])
 def test_no_read_returns_a_byte_that_was_not_written_to_that_blob(

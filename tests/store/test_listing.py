@@ -87,6 +87,7 @@ def damaged_stores() -> Iterator[SparseDevice]:
             yield SmallImage.unpack(data).device(read_only=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_damaged_stores_are_seen_as_by_opening_each_blob(way: str) -> None:
     compared = 0
@@ -347,6 +348,7 @@ def test_who_is_in_a_circle_is_named_as_its_own_ancestor() -> None:
         assert error.strerror.split(":")[0] in circle
 
 
+@pytest.mark.slow
 def test_a_circle_that_was_found_refuses_all_in_it_and_above_it_as_at_first() -> None:
     def refused(store: Blobstore, blob_id: BlobId) -> str:
         with pytest.raises(CorruptError) as caught:

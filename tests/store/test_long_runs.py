@@ -161,6 +161,7 @@ class Life:
         self.store = Blobstore.open(self.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_blobs_of_many_leaves_hold_what_was_written(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

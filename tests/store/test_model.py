@@ -461,5 +461,5 @@ def _as_expected(found: FoundBlob) -> ExpectedBlob:
     return ExpectedBlob([found.meta], [{block} for block in blocks], list(blocks))
 
 
-TestModel = Model.TestCase
+TestModel = pytest.mark.slow(Model.TestCase)
 TestModel.settings = settings(max_examples=120, stateful_step_count=60)

@@ -197,5 +197,5 @@ class SnapshotModel(Model):
         assert len(expected.current) * BLOCK == handle.size
 
 
-TestSnapshotModel = SnapshotModel.TestCase
+TestSnapshotModel = pytest.mark.slow(SnapshotModel.TestCase)
 TestSnapshotModel.settings = settings(max_examples=80, stateful_step_count=50)

@@ -269,6 +269,7 @@ STEPS: Final = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(
     md_pages=st.integers(3, 12),
     clusters=st.integers(4, 12),

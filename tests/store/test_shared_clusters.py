@@ -189,6 +189,7 @@ def sharing(forge: Forge, *, at: int, owner: int) -> None:
         forge.root(number, clone(number - 1, *own) if number else flags(THIN_PROV, 1) + runs(*own))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "owner"), [(200, 199), (200, 3), (3, 200), (MANY - 1, 0)])
 def test_of_a_long_chain_only_what_shares_and_stands_on_that_is_refused(
     at: int, owner: int
