@@ -14,6 +14,8 @@ from blobstore.cli.demo.tour import Tour
 from blobstore.cli.demo.victim import Promise
 from tests.cli.runner import run
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 Damage = Callable[[Path, Promise], None]
 

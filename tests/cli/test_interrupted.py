@@ -13,6 +13,8 @@ from tests.cli.runner import COMMAND, Terminal, run, run_here, unchanged
 from tests.proof.interrupted_commands import CASES
 from tests.shared import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = 8
 
 

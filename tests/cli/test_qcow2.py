@@ -152,8 +152,11 @@ def test_a_qcow2_image_that_is_cut_short_is_an_error_and_leaves_no_blob(
 def test_a_qcow2_image_that_is_whole_is_not_called_short(tmp_path: Path) -> None:
     for compressed in (False, True):
         qcow2_image(tmp_path / "in", compressed=compressed)
-        with (tmp_path / "in").open("rb") as file:
+        with (tmp_path / "in").open("r+b") as file:
             check_whole(file.fileno(), path="in")
+            file.truncate(3 << 16)  # where the first cluster begins
+            with pytest.raises(InvalidArgumentError, match="cut short"):
+                check_whole(file.fileno(), path="in")
 
 
 def test_a_compressed_cluster_beyond_the_end_is_missed(tmp_path: Path) -> None:

@@ -3,9 +3,13 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from blobstore import Blobstore
 from tests.cli.conftest import Image
 from tests.cli.runner import run, run_on_terminal, unchanged
+
+pytestmark = pytest.mark.slow
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]")
 

@@ -111,7 +111,9 @@ def test_a_deleted_name_can_be_used_again(image: Path) -> None:
     with made(image) as vms:
         for _time in range(3):
             vms.create_volume("a", "1MiB").close()
+            assert [info.name for info in vms] == ["a"]
             vms.delete_volume("a")
+        assert not list(vms)
 
 
 @pytest.mark.parametrize("name", ["", "x" * 64])

@@ -9,6 +9,7 @@ plain functions of a device.
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Final
 
 from blobstore.device.base import Device
@@ -58,11 +59,16 @@ RANGED: Final[dict[str, Callable[[Device, int, int], object]]] = {
 
 def pattern(length: int, seed: int = 1) -> bytes:
     """Make bytes that repeat only every 64 KiB and a bit, and differ from seed to seed."""
-    unit = b"".join(
+    unit = _unit(seed)
+    return (unit * (length // len(unit) + 1))[:length]
+
+
+@cache
+def _unit(seed: int) -> bytes:
+    return b"".join(
         (seed * 0x9E37_79B1 + index * 0x85EB_CA6B & 0xFFFF_FFFF).to_bytes(4, "little")
         for index in range(16 * KIB + 1)
     )
-    return (unit * (length // len(unit) + 1))[:length]
 
 
 @contextmanager
