@@ -49,8 +49,12 @@ def refuses(function: ast.FunctionDef) -> bool:
 
 def asserts_near(function: ast.FunctionDef, path: Path) -> bool:
     """Say whether it asserts, or calls a function of the same file that does."""
-    near = {other.name for other in functions_of(path) if refuses(other)}
-    return asserts_itself(function) or bool(called_in(function) & near)
+    return asserts_itself(function) or bool(called_in(function) & refusing_in(path))
+
+
+@cache
+def refusing_in(path: Path) -> set[str]:
+    return {function.name for function in functions_of(path) if refuses(function)}
 
 
 @cache

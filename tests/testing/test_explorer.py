@@ -149,7 +149,7 @@ def test_a_root_written_whole_on_a_device_that_tears_it_is_found() -> None:
 PAIRS: Final = (
     Scenario("original", True, ("delete chain", "xattr long")),
     Scenario("leftovers", True, ("delete thin", "create thin")),
-    Scenario("clean", True, ("create thin", "reload")),
+    Scenario("clean", True, ("write", "reload")),
 )
 """Three flushes are missed by no single operation, only by the second of two."""
 
