@@ -80,7 +80,7 @@ class KeptDevice(MemoryDevice):
 
 @dataclass(slots=True)
 class Image:
-    """A golden image, and the hash of every blob that is read from the whole of it."""
+    """A golden image, and the hash of every blob that `export` reads from the whole of it."""
 
     name: str
     device: KeptDevice
@@ -90,11 +90,14 @@ class Image:
 
     @classmethod
     def load(cls, name: str) -> "Image":
-        """Unpack an image, and read all of its blobs as usual."""
+        """Unpack an image, and read all of its blobs: as usual, or by rescue where that fails."""
         content = load_image(name)
         device = KeptDevice(content)
-        block = SuperBlock.as_it_stands(content[:SUPER_BLOCK_SIZE])
-        return cls(name, device, block, _hashes_of(device))
+        page = content[:SUPER_BLOCK_SIZE]
+        image = cls(name, device, SuperBlock.as_it_stands(page), _hashes_of(device))
+        with suppress(CorruptError):
+            image.hashes = image.rescued(page) | image.hashes
+        return image
 
     def damaged(self, damage: Damage, number: int = 0) -> bytes:
         """Return what page 0 is replaced by; the same name and number give the same page."""
