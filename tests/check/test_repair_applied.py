@@ -42,6 +42,7 @@ from tests.device.loops import attached
 SIZE = 8 * MIB
 GOOD_AT = 5 * MIB + 4096
 METADATA_END = 36 * 4096
+ROOT_AT, ERASED_AT = 4 * 4096, 5 * 4096
 LATER_AT = METADATA_END - 4096
 
 
@@ -245,17 +246,19 @@ def test_the_store_does_not_open_while_it_is_changed(
 
 
 async def plan_of_a_copy(_traits: DeviceTraits) -> tuple[str, ...]:
-    await Write(LATER_AT, b"a root that names the copy")
+    await Write(ERASED_AT, bytes(4096))
+    await Write(ROOT_AT, b"a root that names the copy, and the new page")
+    await Write(LATER_AT, b"a new page")
     await Copy(2 * MIB, 7 * MIB, 64 * KIB)
     return ("copied",)
 
 
-def test_copied_clusters_are_durable_before_the_roots_that_name_them(content: bytes) -> None:
+def test_what_roots_name_is_durable_before_them_and_is_erased_after_them(content: bytes) -> None:
     disk = SimulatedDisk(content)
     repair_device(SimulatedDevice(disk), plan_of_a_copy, examine_nothing, None, dry_run=False)
     groups = groups_of(disk.events)
     places = [[event.offset for event in group] for group in groups]
-    assert places == [[MARK_OFFSET], [7 * MIB], [LATER_AT], [MARK_OFFSET]]
+    assert places == [[MARK_OFFSET], [LATER_AT, 7 * MIB], [ROOT_AT], [ERASED_AT], [MARK_OFFSET]]
 
 
 def test_a_store_without_a_super_block_is_repaired_all_the_same(tmp_path: Path) -> None:
@@ -478,9 +481,9 @@ def test_an_undo_is_the_repair_backwards_and_its_store_does_not_open(
     groups = groups_of(torn.events)
     assert [[event.offset for event in group] for group in groups] == [
         [MARK_OFFSET],
-        [0],
-        [LATER_AT],
-        [GOOD_AT],
+        [0, ERASED_AT],
+        [ROOT_AT],
+        [LATER_AT, GOOD_AT],
         [MARK_OFFSET],
     ]
     with pytest.raises(
@@ -497,6 +500,8 @@ def apply_to(device: Device, undo: Path, plan: Plan) -> None:
 async def plan_of_all_kinds(_traits: DeviceTraits) -> tuple[str, ...]:
     found = SuperBlock.decode(await Read(0, 4096))
     await Write(0, found.with_changes(super_blob=BlobId(1 << 32)).encode())
+    await Write(ROOT_AT, b"a root")
+    await Write(ERASED_AT, bytes(4096))
     await Write(LATER_AT, b"metadata")
     await Write(GOOD_AT, b"data")
     return ("changed",)

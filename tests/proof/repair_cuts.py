@@ -247,7 +247,8 @@ class _RepairExplorer:
             return "repair all without the undo file leaves " + "; ".join(
                 str(each) for each in report.after.findings if each.severity is Severity.ERROR
             )
-        named = {each.blob for each in report.before.findings}
+        errors = [each for each in report.before.findings if each.severity is Severity.ERROR]
+        named = {each.blob for each in errors}
         problem = self._odd_blobs(bytes(disk.content), named)
         if problem is not None:
             return f"repair all without the undo file: {problem}"
@@ -260,7 +261,8 @@ class _RepairExplorer:
         parents = self._parents(content)
         if missing := after.keys() - parents.keys():
             return f"blob {min(missing):#x} is missing"
-        if strange := parents.keys() - before.keys() - after.keys():
+        known_ids = {*before, *after, *sample(self.atomic).names.values()}
+        if strange := parents.keys() - known_ids:
             return f"blob {min(strange):#x} was never there"
         now = self._contents(content)
         for blob_id in before.keys() & now.keys():

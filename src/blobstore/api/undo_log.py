@@ -4,15 +4,16 @@ A repair is ready in memory, as an overlay, before a byte of the device changes.
 What it replaces goes to the undo file. Then, with a flush after each:
 
     1. the last sector of page 0: the mark, which nothing opens (`format.repair_mark`)
-    2. what is copied to free clusters
-    3. metadata
-    4. the other sectors of page 0, with the fields of the super block
+    2. what is added: clusters that are copied, and metadata where there was none
+    3. what is changed: roots, masks
+    4. what is erased: pages; and the other sectors of page 0, the fields of the super block
     5. the last sector of page 0, as it is to be
 
-Copies come before the roots that name them. The fields come after the masks:
-where they say "clean" the masks are evidence, either those from before the repair
-or those that it made, never those of a store that was in use. An undo goes
-back the same way: mark, fields, metadata, clusters, last sector.
+What a root names is thus there before the root, and stays until the root has
+changed: `rescue`, and a repair without the undo file, find each blob as it was or
+as it is to be. The fields come after the masks: where they say "clean" the masks
+are evidence, either those from before the repair or those that it made, never
+those of a store that was in use. An undo is the same backwards.
 
 Whatever a power failure leaves is thus the store as it was, as it is to be, or
 marked. A marked one holds, sector by sector, the old or the new content, and the
@@ -25,12 +26,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Flag, auto
-from functools import cache
+from itertools import compress
 from typing import BinaryIO, Final
 
+from blobstore.api.differences import differing, read_blocks, surroundings
 from blobstore.device.base import Device
 from blobstore.device.overlay import BLOCK_SIZE, OverlayDevice
-from blobstore.errors import BlobstoreError, CorruptError, DeviceError
+from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.checksum import crc32c
 from blobstore.format.geometry import Geometry
 from blobstore.format.repair_mark import MARK_OFFSET, UNDO_ID_SIZE, RepairMark
@@ -38,15 +40,14 @@ from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.fsck.undo_file import (
     RECORD_MAX,
     Range,
+    Step,
     UndoDecoder,
     UndoEncoder,
     UndoRecord,
-    surrounding_sum,
 )
 
 NO_UNDO_ID: Final = bytes(UNDO_ID_SIZE)
 
-assert RECORD_MAX % BLOCK_SIZE == 0
 assert BLOCK_SIZE == SUPER_BLOCK_SIZE
 
 
@@ -54,8 +55,8 @@ assert BLOCK_SIZE == SUPER_BLOCK_SIZE
 class Changes:
     """What differs between a device and the overlay on it.
 
-    Page 0 is `found` and becomes `final`; `ranges` are all others, ascending. Metadata
-    lies before `metadata_end`, clusters after it.
+    Page 0 is `found` and becomes `final`; `ranges` are all others, ascending, and `steps`
+    say when each of them is written. Metadata lies before `metadata_end`, clusters after it.
     """
 
     overlay: OverlayDevice
@@ -63,6 +64,7 @@ class Changes:
     final: bytes
     metadata_end: int
     ranges: list[Range]
+    steps: list[Step]
 
     @classmethod
     def between(cls, device: Device, overlay: OverlayDevice) -> "Changes":
@@ -70,7 +72,11 @@ class Changes:
         found = device.read(0, min(SUPER_BLOCK_SIZE, device.size_bytes))
         final = overlay.read(0, len(found))
         end = _metadata_end(final, device.size_bytes)
-        return cls(overlay, found, final, end, list(_differing(device, overlay, end)))
+        ranges, steps = list[Range](), list[Step]()
+        for step, offset, length in differing(device, overlay, end):
+            ranges.append((offset, length))
+            steps.append(step)
+        return cls(overlay, found, final, end, ranges, steps)
 
     def __bool__(self) -> bool:
         return self.found != self.final or bool(self.ranges)
@@ -95,10 +101,10 @@ class Changes:
         )
         yield encoder.record(0, old=self.found, new=self.final)
         for offset, length in self.ranges:
-            old = bytes(_read_blocks(device, offset, length)[0])
+            old = bytes(read_blocks(device, offset, length)[0])
             yield encoder.record(offset, old=old, new=self.overlay.read(offset, length))
         ranges = [(0, len(self.found)), *self.ranges]
-        yield encoder.end(list(_surroundings(device, self.metadata_end, ranges)))
+        yield encoder.end(list(surroundings(device, self.metadata_end, ranges)))
 
 
 def mark_of(device: Device) -> RepairMark | None:
@@ -132,78 +138,6 @@ def _page_crc(page: bytes) -> int:
     return int.from_bytes(page[-4:], "little") if earlier is None else earlier.page_crc
 
 
-# Comparing
-
-
-def _differing(device: Device, overlay: OverlayDevice, metadata_end: int) -> Iterator[Range]:
-    """Yield the blocks after page 0 that differ, merged up to a record's size.
-
-    None is of metadata and clusters.
-    """
-    for start, length in overlay.changed_ranges():
-        end = start + length
-        at = max(start, SUPER_BLOCK_SIZE)
-        while at < end:
-            stop = metadata_end if at < metadata_end else end
-            size = min(RECORD_MAX, end - at, stop - at)
-            for first, last in _runs(device, overlay, at, size):
-                yield at + first, last - first
-            at += size
-
-
-def _runs(device: Device, overlay: OverlayDevice, offset: int, length: int) -> Iterator[Range]:
-    """Yield (start, end) of what differs, in whole blocks; what cannot be read does."""
-    old, unreadable = _read_blocks(device, offset, length)
-    new = overlay.read(offset, length)
-    start: int | None = None
-    for at in range(0, length, BLOCK_SIZE):
-        same = at not in unreadable and old[at : at + BLOCK_SIZE] == new[at : at + BLOCK_SIZE]
-        if same and start is not None:
-            yield start, at
-            start = None
-        elif not same and start is None:
-            start = at
-    if start is not None:
-        yield start, length
-
-
-def _read_blocks(device: Device, offset: int, length: int) -> tuple[bytearray, set[int]]:
-    """Read a range; blocks that cannot be read are zero, and there is no way back to them."""
-    try:
-        return bytearray(device.read(offset, length)), set()
-    except DeviceError:
-        pass
-    content = bytearray(length)
-    unreadable: set[int] = set()
-    for at in range(0, length, BLOCK_SIZE):
-        size = min(BLOCK_SIZE, length - at)
-        try:
-            content[at : at + size] = device.read(offset + at, size)
-        except DeviceError:
-            unreadable.add(at)
-    return content, unreadable
-
-
-def _surroundings(device: Device, metadata_end: int, ranges: Sequence[Range]) -> Iterator[int]:
-    """Yield the sum of each MiB of metadata without the ranges; holes are not read."""
-    data_at = 0
-    for at in range(0, metadata_end, RECORD_MAX):
-        length = min(RECORD_MAX, metadata_end - at)
-        data_at = max(data_at, at)
-        if data_at == at:
-            data_at = device.next_data(at)
-        if data_at < at + length:
-            content, _unreadable = _read_blocks(device, at, length)
-            yield surrounding_sum(content, at, ranges)
-        else:
-            yield _sum_of_hole(length)
-
-
-@cache
-def _sum_of_hole(length: int) -> int:
-    return surrounding_sum(bytearray(length), 0, ())
-
-
 # Forwards
 
 
@@ -213,13 +147,15 @@ def apply(device: Device, changes: Changes, mark: RepairMark, undo_name: str | N
     Raises:
         BlobstoreError: The device failed; it says how to undo what was done.
     """
-    end = changes.metadata_end
     try:
         _write_flushed(device, MARK_OFFSET, mark.encode(changes.found[:MARK_OFFSET]))
-        _put_ranges(device, changes, [each for each in changes.ranges if each[0] >= end])
-        _put_ranges(device, changes, [each for each in changes.ranges if each[0] < end])
-        if changes.final[:MARK_OFFSET] != changes.found[:MARK_OFFSET]:
-            _write_flushed(device, 0, changes.final[:MARK_OFFSET])
+        for step in Step:
+            is_changed = _apply_step(device, changes, step)
+            if step is Step.ERASE and changes.final[:MARK_OFFSET] != changes.found[:MARK_OFFSET]:
+                device.write(0, [changes.final[:MARK_OFFSET]])
+                is_changed = True
+            if is_changed:
+                device.flush()
         _write_flushed(device, MARK_OFFSET, changes.final[MARK_OFFSET:])
     except BlobstoreError as error:
         way_back = "there is no undo file" if undo_name is None else f"to undo it: {undo_name}"
@@ -227,11 +163,14 @@ def apply(device: Device, changes: Changes, mark: RepairMark, undo_name: str | N
         raise type(error)(message, errno=error.errno) from error
 
 
-def _put_ranges(device: Device, changes: Changes, ranges: Sequence[Range]) -> None:
+def _apply_step(device: Device, changes: Changes, step: Step) -> bool:
+    """Write the ranges of a step; tell whether there were any."""
+    ranges = compress(changes.ranges, (each is step for each in changes.steps))
+    is_changed = False
     for offset, length in ranges:
         _put(device, offset, changes.overlay.read(offset, length))
-    if ranges:
-        device.flush()
+        is_changed = True
+    return is_changed
 
 
 def _put(device: Device, offset: int, content: bytes) -> None:
@@ -267,7 +206,7 @@ def undo_changes(device: Device, file: BinaryIO, undo_name: bytes) -> int:
     """
     if _check_unchanged(device, decoder_for(file, device)) == _Content.OLD:
         return 0
-    return _restore(device, decoder_for(file, device), undo_name)
+    return _restore(device, file, undo_name)
 
 
 def decoder_for(file: BinaryIO, device: Device) -> UndoDecoder:
@@ -325,7 +264,7 @@ def _content_of(record: UndoRecord, found: bytes) -> _Content:
 
 def _check_surroundings(device: Device, decoder: UndoDecoder, ranges: Sequence[Range]) -> None:
     """Compare the metadata that the repair left alone: a later repair may have changed it."""
-    found = _surroundings(device, decoder.metadata_end, ranges)
+    found = surroundings(device, decoder.metadata_end, ranges)
     for number, (now, then) in enumerate(zip(found, decoder.surroundings, strict=True)):
         if now != then:
             start = number * RECORD_MAX
@@ -340,24 +279,35 @@ def _changed_since(device: Device, what: str, offset: int, length: int) -> Corru
     )
 
 
-def _restore(device: Device, decoder: UndoDecoder, undo_name: bytes) -> int:
-    """Put the old content back; the records come in the order in which that is safe."""
-    records = decoder.records()
-    page = next(records)
+def _restore(device: Device, file: BinaryIO, undo_name: bytes) -> int:
+    """Put the old content back, from the last step of the repair to its first."""
+    decoder = decoder_for(file, device)
+    page = next(decoder.records())
     restored = _restore_head(device, page, decoder.undo_id, undo_name)
-    is_metadata = True
-    for record in records:
-        if is_metadata and record.offset >= decoder.metadata_end:
-            is_metadata = False
+    for step in reversed(Step):
+        count = _restore_step(device, decoder_for(file, device), step)
+        if count or step is Step.ERASE:  # the fields of the super block wait for a flush
             device.flush()
-        restored += _restore_range(device, record)
-    device.flush()
+        restored += count
     _write_flushed(device, MARK_OFFSET, page.old[MARK_OFFSET:])
     return restored
 
 
+def _restore_step(device: Device, decoder: UndoDecoder, step: Step) -> int:
+    """Put back what was changed in one step; return how many bytes differed."""
+    restored = 0
+    for record in decoder.records():
+        is_cluster = record.offset >= decoder.metadata_end
+        if record.offset and (Step.ADD if is_cluster else record.step) is step:
+            restored += _restore_range(device, record)
+    return restored
+
+
 def _restore_head(device: Device, page: UndoRecord, undo_id: bytes, undo_name: bytes) -> int:
-    """Mark the store, and put the fields of the super block back; count the bytes of the page."""
+    """Mark the store, and put the fields of the super block back, not flushed.
+
+    Returns how many bytes of the page differ.
+    """
     found = device.read(0, len(page.old))
     mark = RepairMark.decode(found)
     if mark is None:
@@ -367,7 +317,7 @@ def _restore_head(device: Device, page: UndoRecord, undo_id: bytes, undo_name: b
     head = found[:MARK_OFFSET]
     _write_flushed(device, MARK_OFFSET, replace(mark, is_undo=True).encode(head))
     if head != page.old[:MARK_OFFSET]:
-        _write_flushed(device, 0, page.old[:MARK_OFFSET])
+        device.write(0, [page.old[:MARK_OFFSET]])
     return len(page.old) if found != page.old else 0
 
 

@@ -42,6 +42,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final, TypeAlias
 from zlib import crc32
 
@@ -61,6 +62,7 @@ _HEADER: Final = struct.Struct(f"<8sIIQQ{UNDO_ID_SIZE}s12s")
 _RECORD: Final = struct.Struct("<QIII")
 _END: Final = struct.Struct("<QQI")
 _NO_OFFSET: Final = 0xFFFF_FFFF_FFFF_FFFF
+_EMPTY: Final = crc32(bytes(SECTOR_SIZE))
 assert _HEADER.size + _CRC.size == 64
 assert _RECORD.size == _END.size == 20
 
@@ -71,6 +73,21 @@ Range: TypeAlias = tuple[int, int]
 """Offset and length in bytes."""
 
 
+class Step(Enum):
+    """The steps of a repair, in order: what roots will name, the roots, what they named before."""
+
+    ADD = auto()
+    CHANGE = auto()
+    ERASE = auto()
+
+    @classmethod
+    def of(cls, *, is_empty: bool, becomes_empty: bool) -> "Step":
+        """Return the step of some metadata: what was empty, nothing named yet."""
+        if is_empty:
+            return cls.ADD
+        return cls.ERASE if becomes_empty else cls.CHANGE
+
+
 @dataclass(frozen=True, slots=True)
 class UndoRecord:
     """A range's old content, and the sum of each sector of what the repair puts there."""
@@ -78,6 +95,13 @@ class UndoRecord:
     offset: int
     old: bytes
     sums: tuple[int, ...]
+
+    @property
+    def step(self) -> "Step":
+        """Which step of the repair the range belongs to, if it is one of metadata."""
+        return Step.of(
+            is_empty=_is_empty(self.old), becomes_empty=all(each == _EMPTY for each in self.sums)
+        )
 
     def holds_new(self, found: bytes) -> bool:
         """Tell whether a range is, as a whole, what the repair made of it."""
@@ -93,6 +117,10 @@ class UndoRecord:
             if sector != self.old[at : at + SECTOR_SIZE] and crc32(sector) != self.sums[number]:
                 return self.offset + at
         return None
+
+
+def _is_empty(content: bytes) -> bool:
+    return content.count(0) == len(content)
 
 
 def surrounding_sum(content: bytearray, offset: int, ranges: Sequence[Range]) -> int:
