@@ -50,9 +50,9 @@ def _init(
 ) -> tuple[AnyStore, StoreInfo]:
     """Make the store; return it closed, and what it is then."""
     is_new = not os.path.lexists(options.address)
-    store = _create(options, layout, overwrite=overwrite)
     try:
-        with store:
+        # A signal can come between any two steps, also before there is a `with`.
+        with _create(options, layout, overwrite=overwrite) as store:
             info = store.info
         finish(options)
     except BaseException:
