@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -267,3 +268,34 @@ def test_fewer_metadata_pages_leave_more_room() -> None:
     )
     with few as vms:
         assert vms.info.md_len == vms.info.total_clusters // 2
+
+
+def test_two_stores_may_have_one_name(tmp_path: Path) -> None:
+    with made(tmp_path / "a") as first, made(tmp_path / "b") as second:
+        assert first.name == second.name == "vms"
+        first.create_volume("only here", "1MiB").close()
+        assert "only here" not in second
+
+
+def test_threads_that_want_one_name_do_not_share_it(image: Path) -> None:
+    with made(image) as vms:
+        others = [vms.create_volume(f"v{number}", "64KiB") for number in range(4)]
+
+        def rename(volume: Volume) -> bool:
+            try:
+                volume.rename("wanted")
+            except ExistsError:
+                return False
+            return True
+
+        def create(_number: int) -> bool:
+            try:
+                vms.create_volume("wanted", "64KiB").close()
+            except ExistsError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            won = [*pool.map(rename, others), *pool.map(create, range(4))]
+        assert won.count(True) == 1
+        assert [info.name for info in vms].count("wanted") == 1
