@@ -74,7 +74,7 @@ class Epochs:
         """Wait for every request that began before this call."""
         self.current += 1
         limit = self.current
-        while any(epoch < limit for epoch in self._counts):
+        while self._counts and any(epoch < limit for epoch in self._counts):
             await park(self._waiting)
         pins = list(self.pins)  # in one step: threads come and go
         if any(UNPINNED < pin.epoch < limit for pin in pins):

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final, Self
 
+import numpy as np
 from bitarray import bitarray
 
 from blobstore.alloc.leaves import (
@@ -35,7 +36,7 @@ from blobstore.alloc.leaves import (
     leaves_for,
     spans_of,
 )
-from blobstore.alloc.mapped_runs import MappedRuns
+from blobstore.alloc.mapped_runs import MappedRuns, expanded
 from blobstore.errors import CorruptError
 from blobstore.format.pairs import PackedPairs
 
@@ -61,12 +62,16 @@ class ExtentMap:
 
     __slots__ = ("_room", "_runs", "allocated_count", "count", "dirty_leaves", "leaves")
 
+    _runs: MappedRuns | None
+    dirty_leaves: set[int] | frozenset[int]
+    leaves: Leaves
+
     def __init__(self, count: int = 0, runs: MappedRuns | None = None) -> None:
         """Make a map of so many places: all unallocated, or as `runs` say."""
         self.count = count
         self.allocated_count = 0
-        self.dirty_leaves: set[int] | frozenset[int] = _NONE_DIRTY
-        self.leaves: Leaves = absent_leaves(count)
+        self.dirty_leaves = _NONE_DIRTY
+        self.leaves = absent_leaves(count)
         self._runs = runs
         self._room = 0
         if runs is not None:
@@ -76,8 +81,13 @@ class ExtentMap:
     @classmethod
     def of_leaf(cls, entries: "array[int]") -> Self:
         """Make the map of a blob that has no more than these clusters, as they were read."""
-        clusters = cls(len(entries))
-        clusters.fill_leaf(0, entries)
+        clusters = cls.__new__(cls)
+        clusters.count = count = len(entries)
+        clusters.allocated_count = owned_count = count - entries.count(UNALLOCATED)
+        clusters.dirty_leaves = _NONE_DIRTY
+        clusters.leaves = [entries if owned_count else ABSENT]
+        clusters._runs = None
+        clusters._room = 0
         return clusters
 
     @classmethod
@@ -425,12 +435,10 @@ def drop_all(bits: bitarray, clusters: ExtentMap) -> None:
 
 def _entries_of(pairs: PackedPairs) -> "array[int]":
     """Return the entries of the only leaf of a map with so few clusters."""
+    firsts, counts = pairs.rows().T
+    numbers = np.where(np.repeat(firsts, counts) == UNALLOCATED, 0, expanded(firsts, counts))
     entries = array("I")
-    for first, count in pairs:
-        if first == UNALLOCATED:
-            entries.frombytes(bytes(entries.itemsize * count))
-        else:
-            entries.extend(range(first, first + count))
+    entries.frombytes(numbers.astype(np.uint32).tobytes())
     return entries
 
 

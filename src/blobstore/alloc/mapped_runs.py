@@ -119,13 +119,16 @@ class MappedRuns:
         return zip(starts.tolist(), firsts.tolist(), sizes.tolist(), strict=True)
 
     def pieces(self, begin: int, end: int) -> Iterator[Piece]:
-        """Yield all clusters of these places, each once."""
+        """Yield all clusters of these places, in any order; neighbours on the device together."""
         _starts, firsts, sizes = self._owned(begin, end)
+        firsts, sizes = _joined(firsts, sizes)
         is_short = sizes <= _SHORT
-        long = firsts[~is_short].tolist(), sizes[~is_short].tolist()
-        for first, size in zip(*long, strict=True):
-            yield slice(first, first + size)
-        short: list[int] = _expanded(firsts[is_short], sizes[is_short]).tolist()
+        if not is_short.all():
+            long = firsts[~is_short].tolist(), sizes[~is_short].tolist()
+            for first, size in zip(*long, strict=True):
+                yield slice(first, first + size)
+            firsts, sizes = firsts[is_short], sizes[is_short]
+        short: list[int] = expanded(firsts, sizes).tolist()
         if short:
             yield short
 
@@ -134,7 +137,7 @@ class MappedRuns:
         starts, _firsts, sizes = self._owned(0, self.count)
         numbers = starts >> LEAF_SHIFT
         counts = ((starts + sizes - 1) >> LEAF_SHIFT) - numbers + 1
-        present: list[int] = np.unique(_expanded(numbers, counts)).tolist()
+        present: list[int] = np.unique(expanded(numbers, counts)).tolist()
         return present
 
     def resized(self, count: int) -> "MappedRuns | None":
@@ -185,7 +188,19 @@ def _array_of(numbers: _Numbers) -> "array[int]":
     return found
 
 
-def _expanded(firsts: _Numbers, counts: _Numbers) -> _Numbers:
+def _joined(firsts: _Numbers, sizes: _Numbers) -> tuple[_Numbers, _Numbers]:
+    """Return runs in ascending order, each as long as the next does not go on with it."""
+    order = np.argsort(firsts, kind="stable")
+    firsts, sizes = firsts[order], sizes[order]
+    begins = np.ones(len(firsts), dtype=np.bool_)
+    begins[1:] = firsts[1:] != firsts[:-1] + sizes[:-1]
+    if begins.all():
+        return firsts, sizes
+    at = np.flatnonzero(begins)
+    return firsts[at], np.add.reduceat(sizes, at)
+
+
+def expanded(firsts: _Numbers, counts: _Numbers) -> _Numbers:
     """Return the numbers from each of the first ones on."""
     before = np.cumsum(counts) - counts
     numbers: _Numbers = np.repeat(firsts - before, counts) + np.arange(counts.sum())

@@ -93,6 +93,8 @@ class ChainContent:
                 if self.flags is not None:
                     raise CorruptError(f"{place}: two flags descriptors", errno=_EINVAL)
                 self.flags = decode_flags(data[start:at], place=place)
+            elif kind == EXTENT_TABLE and self.runs is None:
+                self._take_table(data[start:at], place)
             elif kind != PADDING:
                 self._take_rest(kind, data[start:at], place)
         return at
@@ -119,7 +121,7 @@ class ChainContent:
         if self.table is None:
             self.table = PackedPairs()
             self.table_cluster_count = cluster_count
-        if cluster_count != self.table_cluster_count:
+        elif cluster_count != self.table_cluster_count:
             raise CorruptError(
                 f"{place}: extent table of {cluster_count} clusters, "
                 f"expected {self.table_cluster_count}",

@@ -172,20 +172,21 @@ def split_descriptors(body: Buffer, *, place: str) -> Iterator[tuple[int, memory
         at += length
 
 
-def only_descriptor(body: bytes, *, place: str) -> tuple[int, bytes] | None:
-    """Return (type, content) of a page's only descriptor, or None where it has none or several.
+def only_descriptor(data: bytes, start: int, end: int, *, place: str) -> tuple[int, bytes] | None:
+    """Return (type, content) of the only descriptor there, or None where there is none or several.
 
     Raises:
-        CorruptError: It reaches beyond the page.
+        CorruptError: It reaches beyond the end.
     """
-    kind, length = HEADER.unpack_from(body)
-    end = HEADER.size + length
-    if end > len(body):
-        raise too_long(kind, length, len(body) - HEADER.size, place=place)
-    is_last = end + HEADER.size > len(body) or HEADER.unpack_from(body, end) == (PADDING, 0)
-    if not is_last or (kind, length) == (PADDING, 0):
+    kind, length = HEADER.unpack_from(data, start)
+    begin = start + HEADER.size
+    after = begin + length
+    if after > end:
+        raise too_long(kind, length, end - begin, place=place)
+    is_last = after + HEADER.size > end or HEADER.unpack_from(data, after) == (PADDING, 0)
+    if not is_last or (kind == PADDING and not length):
         return None
-    return kind, body[HEADER.size : end]
+    return kind, data[begin:after]
 
 
 def too_long(kind: int, length: int, left: int, *, place: str) -> CorruptError:
@@ -223,18 +224,17 @@ def _decode(kind: int, view: memoryview, place: str) -> Descriptor:
 
 
 def decode_flags(content: Buffer, *, place: str) -> Flags:
-    """Decode the content of a flags descriptor."""
+    """Decode the content of a flags descriptor; blobs with the same flags share one value."""
     if len(content) != _FLAGS_BODY.size:
         raise CorruptError(
             f"{place}: flags of {len(content)} bytes, expected {_FLAGS_BODY.size}", errno=_EINVAL
         )
-    return shared_flags(*_FLAGS_BODY.unpack(content))
+    return _shared_flags(bytes(content))
 
 
 @lru_cache(maxsize=64)
-def shared_flags(invalid: int, data_ro: int, md_ro: int) -> Flags:
-    """Return one value for all blobs with the same flags: there are few."""
-    return Flags(invalid, data_ro, md_ro)
+def _shared_flags(content: bytes) -> Flags:
+    return Flags(*_FLAGS_BODY.unpack(content))
 
 
 def decode_xattr(content: Buffer, *, internal: bool, place: str) -> Xattr:

@@ -67,7 +67,7 @@ def open_page(data: Buffer, *, at: PageIndex) -> tuple[BlobId, int, PageIndex]:
         CorruptError: The checksum does not match the content (EINVAL).
     """
     next_page, crc_found = _unpack_tail(data, _TAIL_OFFSET)
-    crc_expected = crc32c(memoryview(data)[:CRC_OFFSET])
+    crc_expected = crc32c(data[:CRC_OFFSET])
     if crc_found != crc_expected:
         raise CorruptError(
             f"page {at}: crc {crc_found:#010x}, expected {crc_expected:#010x}", errno=_EINVAL

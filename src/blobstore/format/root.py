@@ -6,8 +6,9 @@ descriptor, so that one write of one sector changes the blob from one state to
 the next. Any reader of the format skips the padding.
 """
 
+from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
 
 from blobstore.format.checksum import SECTOR_SIZE, balance_sector, crc32c
 from blobstore.format.descriptors import HEADER, PADDING, split_descriptors
@@ -49,7 +50,8 @@ class Layout(Enum):
         return self.value
 
 
-class RootState(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RootState:
     """What must be known of a root page on disk to update it in place.
 
     `head_crc` is the checksum of what really stands before the last sector;

@@ -216,8 +216,10 @@ class BlobState:
 
         The flag of an external snapshot decides: a `SNAP` beside it is stale (FORMAT 5).
         """
-        value = None if self.has_external_parent else self.internal_xattrs.get(SNAP)
-        return None if value is None else BlobId(int.from_bytes(value, "little"))
+        value = self.internal_xattrs.get(SNAP)
+        if value is None or self.has_external_parent:
+            return None
+        return BlobId(int.from_bytes(value, "little"))
 
     @property
     def marker(self) -> tuple[str, BlobId] | None:

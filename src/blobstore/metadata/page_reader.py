@@ -23,7 +23,8 @@ stays in proportion to what was asked for."""
 LARGEST_WINDOW_BYTES: Final = 1 << 20
 KEPT_WINDOW_BYTES: Final = 1 << 15
 """How large the windows of a reader are that is kept for the next opening."""
-_KEPT_WINDOWS: Final = 3
+_KEPT_WINDOWS: Final = 2
+"""One near the roots and one near their extent pages."""
 _NO_PAGES: Final[Mapping[PageIndex, bytes]] = {}
 
 
@@ -76,32 +77,34 @@ class PageReader:
 
     async def _fetch_elsewhere(self, page: PageIndex) -> bytes:
         """Turn to a recent window that has the page, or read one: larger where pages are near."""
-        geometry, count = self._geometry, 1
+        step, before = self._geometry.page_size, _NO_WINDOW
         for window in self._recent:
-            first, end, _data = window
+            first, end, data = window
             if first <= page < end:
                 self._window = window
-                at = (page - first) * geometry.page_size
-                return window.data[at : at + PAGE_SIZE]
+                at = (page - first) * step
+                return data[at : at + PAGE_SIZE]
             if first - _NEAR <= page < end + _NEAR:
-                count = max(count, 2 * (end - first))
-        count = min(count, self._most)
+                before = window
+        count = min(2 * (before.end - before.first), self._most)
         if count > 1:
-            first = page - page % count
-            end = min(first + count, geometry.md_len)
             try:
-                offset, length = geometry.page_offset(PageIndex(first)), end - first
-                data = await Read(offset, length * geometry.page_size)
+                data = await self._read(page, count, before)
             except DeviceError:
                 self._most = 1
             else:
-                self._turn_to(_Window(first, end, data))
-                at = (page - first) * geometry.page_size
+                at = page % count * step
                 return data[at : at + PAGE_SIZE]
-        data = await Read(geometry.page_offset(page), PAGE_SIZE)
-        self._turn_to(_Window(page, page + 1, data))
-        return data
+        return await self._read(page, 1, before)
 
-    def _turn_to(self, window: _Window) -> None:
-        self._window = window
-        self._recent = [window, *self._recent[: _KEPT_WINDOWS - 1]]
+    async def _read(self, page: PageIndex, count: int, before: _Window) -> bytes:
+        """Read the window of so many pages that has the page; it takes another's place."""
+        geometry = self._geometry
+        first = PageIndex(page - page % count)
+        end = min(first + count, geometry.md_len)
+        length = PAGE_SIZE if count == 1 else (end - first) * geometry.page_size
+        data = await Read(geometry.page_offset(first), length)
+        others = [window for window in self._recent if window is not before]
+        self._window = _Window(first, end, data)
+        self._recent = [self._window, *others[: _KEPT_WINDOWS - 1]]
+        return data

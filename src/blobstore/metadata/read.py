@@ -37,6 +37,7 @@ from blobstore.metadata.blob_state import (
     extent_table_of,
 )
 from blobstore.metadata.page_reader import Fetch
+from blobstore.operations import Buffer
 from blobstore.units import BlobId, PageIndex, ceil_div
 
 MAX_CLUSTERS: Final = 1 << 26
@@ -159,15 +160,18 @@ async def read_blob(
         raise CorruptError(f"{place}: parent id is not 8 bytes", errno=_EINVAL)
     is_thin = bool(flags.invalid & THIN_PROV)
     extent_pages: Sequence[int] | None = None
-    has_table = content.table is not None or flags.invalid & HAS_EXTENT_TABLE
-    if content.runs is None and has_table:
-        reader = _TableReader(geometry, blob_id, place, revisits, is_thin=is_thin)
-        extent_pages, clusters = await reader.read(content, fetch)
-    else:
+    table = content.table
+    if content.runs is not None:
         clusters = _clusters_of_runs(geometry, content.runs, place)
+    elif table is None and not flags.invalid & HAS_EXTENT_TABLE:
+        clusters = ExtentMap()
+    else:
+        reader = _TableReader(geometry, blob_id, place, fetch, revisits, is_thin)
+        entries = PackedPairs() if table is None else table
+        extent_pages, clusters = await reader.read(entries, content.table_cluster_count)
     if not is_thin and clusters.allocated_count != clusters.count:
         raise CorruptError(f"{place}: unallocated clusters in a thick blob", errno=_EINVAL)
-    pairs = content.table if content.runs is None else content.runs
+    pairs = table if content.runs is None else content.runs
     state = BlobState(
         blob_id=blob_id,
         root=root,
@@ -201,9 +205,7 @@ def check_flags(state: BlobState) -> None:
         )
 
 
-def _clusters_of_runs(geometry: Geometry, runs: PackedPairs | None, place: str) -> ExtentMap:
-    if runs is None:
-        return ExtentMap()
+def _clusters_of_runs(geometry: Geometry, runs: PackedPairs, place: str) -> ExtentMap:
     _check_runs(geometry, runs, place)
     return ExtentMap.of_runs(runs, limit=MAX_CLUSTERS, place=place)
 
@@ -231,29 +233,32 @@ def _check_runs(geometry: Geometry, runs: PackedPairs, place: str) -> None:
 class _TableReader:
     """Follows the extent table of one blob."""
 
-    __slots__ = ("_blob_id", "_geometry", "_is_thin", "_place", "_revisits")
+    __slots__ = ("_blob_id", "_fetch", "_geometry", "_is_thin", "_place", "_revisits")
 
     def __init__(
         self,
         geometry: Geometry,
         blob_id: BlobId,
         place: str,
+        fetch: Fetch,
         revisits: Revisits | None,
-        *,
         is_thin: bool,
     ) -> None:
         self._geometry = geometry
         self._blob_id = blob_id
         self._place = place
+        self._fetch = fetch
         self._revisits = revisits
         self._is_thin = is_thin
 
-    async def read(self, content: ChainContent, fetch: Fetch) -> tuple[Sequence[int], ExtentMap]:
+    async def read(self, table: PackedPairs, cluster_count: int) -> tuple[Sequence[int], ExtentMap]:
         """Return the extent pages and the clusters; their number is counted on the way."""
+        if len(table.numbers) == 2 and table.numbers[0] != ABSENT_PAGE:  # nearly every blob
+            page, repeat = table.numbers
+            return (page,), ExtentMap.of_leaf(await self._read_page(page, repeat, 0))
         pages: dict[int, int] = {}
         leaves: list[array[int]] = []
         length = count = 0
-        table = () if content.table is None else content.table
         for page, repeat in table:
             if count % LEAF_SIZE:
                 raise self._error(f"extent page {length - 1} is short")
@@ -262,17 +267,13 @@ class _TableReader:
                 length += repeat
                 count += LEAF_SIZE * repeat
                 continue
-            self._check_entry(page, repeat)
-            entries = self._entries_of(await fetch(PageIndex(page)), PageIndex(page), count)
-            leaves.append(entries)
+            leaves.append(await self._read_page(page, repeat, count))
             pages[length] = page
             length += 1
-            count += len(entries)
-        if length == 1 and leaves:  # nearly every blob
-            return (pages[0],), ExtentMap.of_leaf(leaves[0])
+            count += len(leaves[-1])
         present = next(reversed(pages)) + 1 if pages else 0
         if present < length:
-            count = min(count, max(content.table_cluster_count, present * LEAF_SIZE))
+            count = min(count, max(cluster_count, present * LEAF_SIZE))
             length = ceil_div(count, LEAF_SIZE)  # behind the present pages, the table says it
         clusters = ExtentMap(count)
         for number, entries in zip(pages, leaves, strict=True):
@@ -288,22 +289,32 @@ class _TableReader:
         if repeat + so_far > MAX_CLUSTERS >> LEAF_SHIFT:
             raise self._error(f"extent table of {repeat} absent pages")
 
-    def _check_entry(self, page: int, repeat: int) -> None:
-        if page >= self._geometry.md_len or repeat != 1:
+    async def _read_page(self, page: int, repeat: int, count: int) -> "array[int]":
+        """Return what an extent page says, which is to begin at this place of the blob."""
+        geometry = self._geometry
+        if page >= geometry.md_len or repeat != 1:
             raise self._error(
                 f"extent table names page {page}, {repeat} times, "
-                f"of a region of {self._geometry.md_len} pages"
+                f"of a region of {geometry.md_len} pages"
             )
         if self._revisits is not None and not self._revisits.may_read(page, self._blob_id):
             raise self._error(f"extent page {page} belongs to many blobs")
+        data = await self._fetch(PageIndex(page))
+        entries = array("I", self._clusters_in(data, PageIndex(page), count))[:]  # no room to spare
+        if max(entries) >= geometry.total_clusters or _least(entries) < geometry.md_clusters:
+            raise self._error(
+                f"extent page {page} names a cluster outside of {geometry.md_clusters} "
+                f"to {geometry.total_clusters - 1}"
+            )
+        return entries
 
-    def _entries_of(self, data: bytes, at: PageIndex, count: int) -> "array[int]":
-        """Return what an extent page says, which is to begin at this place of the blob."""
+    def _clusters_in(self, data: bytes, at: PageIndex, count: int) -> Buffer:
+        """Return the entries of an extent page as they are on disk; there is at least one."""
         try:
             _blob_id, sequence, following = open_page(data, at=at)
         except CorruptError as error:
             raise self._error(f"extent {error.message}") from error
-        found = only_descriptor(data[HEAD.size : HEAD.size + BODY_SIZE], place=self._place)
+        found = only_descriptor(data, HEAD.size, HEAD.size + BODY_SIZE, place=self._place)
         if sequence != 0 or found is None or found[0] != EXTENT_PAGE:
             raise self._error(f"page {at} is not an extent page")
         first, clusters = split_extent_page(found[1], place=self._place)
@@ -311,14 +322,7 @@ class _TableReader:
             raise self._error(f"extent page {at} has no entries")
         if first != count or following != NO_PAGE:
             raise self._error(f"extent page {at} begins at cluster {first}, expected {count}")
-        entries = array("I", clusters)[:]  # a slice has no room to spare
-        geometry = self._geometry
-        if max(entries) >= geometry.total_clusters or _least(entries) < geometry.md_clusters:
-            raise self._error(
-                f"extent page {at} names a cluster outside of {geometry.md_clusters} "
-                f"to {geometry.total_clusters - 1}"
-            )
-        return entries
+        return clusters
 
 
 def _least(entries: "array[int]") -> int:

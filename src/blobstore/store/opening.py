@@ -20,8 +20,8 @@ from typing import Final
 
 from blobstore.alloc.extent_map import drop_all, mark_all, take_all
 from blobstore.errors import BlobstoreError, CorruptError, DeviceError, NotFoundError
-from blobstore.format.descriptors import HAS_INTERNAL_XATTRS
-from blobstore.format.geometry import Geometry, root_of
+from blobstore.format.descriptors import HAS_INTERNAL_XATTRS, KNOWN_INVALID
+from blobstore.format.geometry import BLOB_ID_BASE, Geometry
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.page_reader import KEPT_WINDOW_BYTES, PageReader
@@ -245,16 +245,16 @@ async def _read_known(
     store: StoreState, blob_id: BlobId, reader: PageReader, revisits: Revisits | None
 ) -> BlobState:
     """Read a blob that is not open, whoever owns what it names."""
-    known = store.errors.get(blob_id)
-    if known is not None:
-        raise known.without_traceback()
-    if not store.geometry.names_root(blob_id) or not store.used_ids[root_of(blob_id)]:
+    if blob_id in store.errors:
+        raise store.errors[blob_id].without_traceback()
+    geometry = store.geometry
+    if not (geometry.names_root(blob_id) and store.used_ids[blob_id - BLOB_ID_BASE]):
         raise NotFoundError(f"blob {blob_id:#x}: no such blob")
-    changed = store.outcome.changed.get(blob_id)
-    if changed is not None:
-        return changed
-    blob = await read_blob(store.geometry, blob_id, reader.fetch, revisits)
-    check_flags(blob)
+    if blob_id in store.outcome.changed:
+        return store.outcome.changed[blob_id]
+    blob = await read_blob(geometry, blob_id, reader.fetch, revisits)
+    if blob.flags.invalid & ~KNOWN_INVALID:
+        check_flags(blob)
     if blob.internal_xattrs:
         _check_relations(store, blob)
     return blob
@@ -296,9 +296,8 @@ def distrusted(store: StoreState, blob_id: BlobId, problem: str) -> CorruptError
 def link(store: StoreState, blob: BlobState, parent: BlobState | None) -> None:
     """Take a blob into the store, above its parent, which is open."""
     blob.parent = parent
-    external_id = blob.external_id
-    if external_id is not None:
-        blob.external = store.externals.get(external_id)
+    if blob.internal_xattrs and blob.external_id is not None:
+        blob.external = store.externals.get(blob.external_id)
     if parent is not None:
         parent.pin_count += 1
     store.open_blobs[blob.blob_id] = blob
