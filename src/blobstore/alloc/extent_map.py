@@ -34,6 +34,7 @@ from blobstore.alloc.leaves import (
     Piece,
     absent_leaves,
     leaves_for,
+    runs_of,
     spans_of,
 )
 from blobstore.alloc.mapped_runs import MappedRuns, expanded
@@ -295,6 +296,8 @@ class ExtentMap:
         """Return (first cluster, or 0, count) of neighbouring clusters, merged."""
         if self._runs is not None and not self._made_leaves():
             return self._runs.pairs()
+        if self.count <= LEAF_SIZE and self.allocated_count:
+            return PackedPairs.of(runs_of(self.leaves[0]))
         runs = PackedPairs()
         at = 0
         for index, first, count in self.spans():
