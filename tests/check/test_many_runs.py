@@ -56,38 +56,47 @@ def encoded(pairs: list[tuple[int, int]]) -> bytes:
     return runs(*pairs)[RUNS_HEAD_SIZE:]
 
 
-def read(
-    pairs: list[tuple[int, int]], few: int, monkeypatch: pytest.MonkeyPatch, invalid: int
-) -> ParsedBlob:
-    monkeypatch.setattr(extent_checks, "_FEW_RUNS", few)
+def read(pairs: list[tuple[int, int]], piece: int, invalid: int) -> ParsedBlob:
+    """Read runs, so many at a time."""
     blob = ParsedBlob(blob_id_of(PageIndex(7)), PageIndex(7), flags=Flags(invalid))
-    extent_checks.read_runs(GEOMETRY, blob, encoded(pairs))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(extent_checks, "PIECE", piece)
+        extent_checks.read_runs(GEOMETRY, blob, encoded(pairs))
     return blob
 
 
 @given(lists_of_runs, st.sampled_from((0, THIN_PROV)))
-def test_runs_are_read_alike_at_once_and_in_turn(
+def test_runs_are_read_alike_together_and_one_by_one(
     pairs: list[tuple[int, int]], invalid: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(extent_checks, "PIECE", 5)
-        at_once = read(pairs, -1, monkeypatch, invalid)
-        assert at_once == read(pairs, MANY_RUNS, monkeypatch, invalid)
+    one_by_one = read(pairs, 1, invalid)
+    assert read(pairs, 5, invalid) == read(pairs, MANY_RUNS, invalid) == one_by_one
+
+
+@given(st.lists(sound_runs | st.tuples(st.just(0), st.integers(1, 9)), max_size=9))
+def test_sound_runs_are_the_clusters_that_they_name(pairs: list[tuple[int, int]]) -> None:
+    blob = read(pairs, MANY_RUNS, THIN_PROV)
+    found = {
+        index + step: first + step for index, first, count in blob.segments for step in range(count)
+    }
+    numbers = [first and first + step for first, count in pairs for step in range(count)]
+    assert found == {index: cluster for index, cluster in enumerate(numbers) if cluster}
+    assert blob.cluster_count == len(numbers)
+    assert not blob.findings.kept
 
 
 @pytest.mark.parametrize("room", [0, 1, 5])
 @pytest.mark.parametrize("pair", [(1, 2), (20, 0), (1, 0), (0, 0), (1, CLUSTERS)])
-def test_what_there_is_no_room_for_is_counted(
-    room: int, pair: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_there_is_no_room_for_is_counted(room: int, pair: tuple[int, int]) -> None:
     earlier = {(n, Severity.ERROR): KEPT_PER_INVARIANT - room for n in (29, 34)}
     found = []
-    for few in (-1, MANY_RUNS):
-        monkeypatch.setattr(extent_checks, "_FEW_RUNS", few)
-        blob = ParsedBlob(
-            blob_id_of(PageIndex(7)), PageIndex(7), findings=Findings(earlier=earlier)
-        )
-        extent_checks.read_runs(GEOMETRY, blob, encoded([pair, (200, 0), (3, 4)] * 3))
+    for piece in (1, MANY_RUNS):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(extent_checks, "PIECE", piece)
+            blob = ParsedBlob(
+                blob_id_of(PageIndex(7)), PageIndex(7), findings=Findings(earlier=earlier)
+            )
+            extent_checks.read_runs(GEOMETRY, blob, encoded([pair, (200, 0), (3, 4)] * 3))
         found.append((blob.findings.kept, blob.findings.counts))
     assert found[0] == found[1]
 

@@ -1,6 +1,6 @@
 """Following a blob's extents, and going on after what is broken (CRASH-SAFETY 5: 29 to 34, 38)."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -10,10 +10,8 @@ from blobstore.alloc.leaves import LEAF_SIZE, UNALLOCATED
 from blobstore.errors import CorruptError
 from blobstore.format.descriptors import (
     EXTENT_PAGE,
-    PAIR_SIZE,
     decode_extent_page,
     split_descriptors,
-    split_runs,
 )
 from blobstore.format.geometry import Geometry
 from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
@@ -31,38 +29,31 @@ Entries: TypeAlias = npt.NDArray[np.uint32]
 _REPORTED_RUNS: Final = 8
 """Of the places that are wrong in one extent page, so many are named."""
 
-_FEW_RUNS: Final = 16
-"""So many are read sooner one after the other than at once."""
-
 
 def read_runs(geometry: Geometry, blob: ParsedBlob, runs: Buffer) -> None:
     """Take run-length extents; one that cannot be is lost, and its length counted if it can be.
 
-    The runs are what their descriptors hold, one after the other.
+    The runs are what their descriptors hold, one after the other. They are taken up to one with
+    which it is too much.
     """
-    if len(runs) > _FEW_RUNS * PAIR_SIZE:
-        _read_at_once(geometry, blob, runs)
-    elif runs:
-        _read_in_turn(geometry, blob, split_runs(runs, place=blob.name))
-
-
-def _read_in_turn(geometry: Geometry, blob: ParsedBlob, runs: Iterable[tuple[int, int]]) -> None:
-    """Take one run after the other, which is faster where they are few."""
     most = geometry.data_clusters
     holes = owned = 0
-    for cluster, count in runs:
-        if cluster != UNALLOCATED:
-            owned += min(count, most)
-        if owned > 2 * most or count > MAX_CLUSTERS - blob.cluster_count:
-            _note_end(blob, count, most, has_too_many=owned > 2 * most)
+    pairs = np.frombuffer(runs, dtype="<u4").reshape(-1, 2)
+    for at in range(0, len(pairs), PIECE):
+        clusters, counts = pairs[at : at + PIECE].astype(np.int64).T
+        places = blob.cluster_count + np.cumsum(counts) - counts
+        are_holes: Flagged = clusters == UNALLOCATED
+        sums = owned + np.cumsum(np.where(are_holes, 0, np.minimum(counts, most)))
+        ends = np.flatnonzero((sums > 2 * most) | (counts > MAX_CLUSTERS - places))
+        taken = int(ends[0]) if len(ends) else len(counts)
+        columns = places[:taken], clusters[:taken], counts[:taken]
+        _take_runs(geometry, blob, *columns, are_holes=are_holes[:taken])
+        blob.cluster_count += int(counts[:taken].sum())
+        if len(ends):
+            has_too_many = bool(sums[taken] > 2 * most)
+            _note_end(blob, int(counts[taken]), most, has_too_many=has_too_many)
             return
-        if count == 0:
-            _note_empty(blob, blob.cluster_count)
-        if cluster == UNALLOCATED:
-            holes += count
-        else:
-            _take_run(geometry, blob, cluster, count)
-        blob.cluster_count += count
+        holes, owned = holes + int(counts[are_holes].sum()), int(sums[-1])
     _note_holes(blob, holes)
 
 
@@ -90,45 +81,6 @@ def _note_outside(geometry: Geometry, blob: ParsedBlob, cluster: int, count: int
         blob.add(29, f"a run of {count} clusters in a store of {geometry.total_clusters}")
     if cluster < geometry.md_clusters or cluster + count > geometry.total_clusters:
         blob.add(34, _say_outside(geometry, name_run("cluster", cluster, count)), cluster=cluster)
-
-
-def _take_run(geometry: Geometry, blob: ParsedBlob, cluster: int, count: int) -> None:
-    """Take what of a run lies where clusters can be."""
-    index, end = blob.cluster_count, cluster + count
-    first, stop = max(cluster, geometry.md_clusters), min(end, geometry.total_clusters)
-    if (first, stop) != (cluster, end):
-        _note_outside(geometry, blob, cluster, count)
-    if first >= stop:
-        blob.lost.add(index, count)
-        return
-    if first > cluster:
-        blob.lost.add(index, first - cluster)
-    blob.segments.add(index + first - cluster, first, stop - first)
-    if stop < end:
-        blob.lost.add(index + stop - cluster, end - stop)
-
-
-def _read_at_once(geometry: Geometry, blob: ParsedBlob, runs: Buffer) -> None:
-    """Take many runs: the same as one after the other, up to one with which it is too much."""
-    most = geometry.data_clusters
-    holes = owned = 0
-    pairs = np.frombuffer(runs, dtype="<u4").reshape(-1, 2)
-    for at in range(0, len(pairs), PIECE):
-        clusters, counts = pairs[at : at + PIECE].astype(np.int64).T
-        places = blob.cluster_count + np.cumsum(counts) - counts
-        are_holes: Flagged = clusters == UNALLOCATED
-        sums = owned + np.cumsum(np.where(are_holes, 0, np.minimum(counts, most)))
-        ends = np.flatnonzero((sums > 2 * most) | (counts > MAX_CLUSTERS - places))
-        taken = int(ends[0]) if len(ends) else len(counts)
-        columns = places[:taken], clusters[:taken], counts[:taken]
-        _take_runs(geometry, blob, *columns, are_holes=are_holes[:taken])
-        blob.cluster_count += int(counts[:taken].sum())
-        if len(ends):
-            has_too_many = bool(sums[taken] > 2 * most)
-            _note_end(blob, int(counts[taken]), most, has_too_many=has_too_many)
-            return
-        holes, owned = holes + int(counts[are_holes].sum()), int(sums[-1])
-    _note_holes(blob, holes)
 
 
 def _take_runs(
