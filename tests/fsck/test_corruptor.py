@@ -10,7 +10,7 @@ import pytest
 
 from blobstore import check, repair, undo
 from blobstore.fsck.finding import Severity
-from tests.check.stores import (
+from tests.fsck.stores import (
     assert_usable,
     broken,
     broken_at_once,

@@ -36,8 +36,8 @@ from blobstore.testing.device_contract import pattern
 from blobstore.testing.simulated_device import SimulatedDevice
 from blobstore.testing.simulated_disk import Event, Failure, Flushed, SimulatedDisk, Written
 from blobstore.units import KIB, MIB, BlobId
-from tests.check.stores import undo_records
 from tests.device.loops import attached
+from tests.fsck.stores import undo_records
 
 SIZE = 8 * MIB
 GOOD_AT = 5 * MIB + 4096

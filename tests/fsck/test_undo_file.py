@@ -16,7 +16,7 @@ from blobstore.fsck.undo_file import (
 )
 from blobstore.testing.device_contract import pattern
 from blobstore.units import MIB
-from tests.check.stores import undo_records
+from tests.fsck.stores import undo_records
 
 SIZE = 4 * MIB
 ID = pattern(16, 9)

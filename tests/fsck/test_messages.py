@@ -3,7 +3,7 @@
 import pytest
 
 from blobstore import Blobstore, CorruptError, check
-from tests.check.stores import device_of
+from tests.fsck.stores import device_of
 from tests.proof.corruptions.sample import LAYOUTS, sample
 
 

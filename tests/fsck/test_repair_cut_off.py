@@ -12,7 +12,7 @@ from blobstore.format.super_block import SuperBlock
 from blobstore.testing.simulated_device import SimulatedDevice
 from blobstore.testing.simulated_disk import Event, SimulatedDisk, Written
 from blobstore.units import MIB
-from tests.check.stores import broken, contents, device_of, repaired
+from tests.fsck.stores import broken, contents, device_of, repaired
 from tests.proof.corruptions.sample import sample
 from tests.proof.corruptor import CORRUPTIONS
 

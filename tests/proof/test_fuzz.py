@@ -14,7 +14,7 @@ from tests.proof.fuzz import main
 from tests.proof.fuzz_target import seeds, try_input
 from tests.proof.mutate import LARGEST_INPUT, SmallImage, mutated
 
-CORPUS: Final = Path(__file__).resolve().parents[1] / "fuzz_corpus"
+CORPUS: Final = Path(__file__).resolve().with_name("fuzz_corpus")
 KEPT: Final = sorted(path for path in CORPUS.iterdir() if path.is_file())
 REACHED: Final = [path for path in KEPT if path.name.startswith("reached-")]
 FUZZ: Final = [sys.executable, "-m", "tests.proof.fuzz"]

@@ -26,7 +26,7 @@ from blobstore.fsck.finding import Severity
 from blobstore.testing.simulated_device import SimulatedDevice
 from blobstore.testing.simulated_disk import Event, Flushed, SimulatedDisk, Written
 from blobstore.units import KIB, MIB, PageIndex
-from tests.check.stores import contents, device_of, repaired
+from tests.fsck.stores import contents, device_of, repaired
 from tests.golden.images import load_image
 from tests.proof.corruptions.catalogue import MODES
 from tests.proof.corruptions.image import StoreImage

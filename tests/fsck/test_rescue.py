@@ -23,7 +23,7 @@ from blobstore import (
     UnsupportedError,
 )
 from blobstore.units import MIB, PageIndex
-from tests.check.stores import device_of
+from tests.fsck.stores import device_of
 from tests.golden.images import IMAGE_NAMES, load_image
 from tests.proof.corruptions.catalogue import Corruption
 from tests.proof.corruptions.sample import (
