@@ -64,7 +64,8 @@ def _expect(process: subprocess.Popen[str], wanted: str) -> None:
 def _line(process: subprocess.Popen[str]) -> str:
     line = _stream(process.stdout).readline().strip()
     if not line:
-        raise AssertionError(_stream(process.stderr).read())
+        error = _stream(process.stderr).read()
+        raise AssertionError(f"the child ended with status {process.wait()}: {error}")
     return line
 
 
