@@ -18,7 +18,6 @@ from blobstore.device.base import SECTOR_SIZE
 from blobstore.device.descriptor import DescriptorDevice, fork_lock
 from blobstore.device.direct import DirectRequests
 from blobstore.device.opening import Path, failure, open_locked
-from blobstore.device.usage import describe_use
 from blobstore.errors import BusyError, DeviceError, InvalidArgumentError
 
 # linux/fs.h
@@ -181,6 +180,8 @@ def _open_claimed(path: Path, flags: int) -> int:
     try:
         return open_locked(path, flags, _check_is_block_device, patience_s=_LOCK_PATIENCE_S)
     except BusyError as error:
+        from blobstore.device.usage import describe_use  # what it imports costs every start 5 ms
+
         use = describe_use(path)
         if not use:
             raise
