@@ -14,6 +14,9 @@ NUMBERS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=8)
 def test_numbers_in_any_order_are_merged_to_runs() -> None:
     assert merged_runs([]) == []
     assert merged_runs([(7, 1)]) == [(7, 1)]
+    many = [(3 * number, 2) for number in range(5000)]
+    assert merged_runs(reversed(many)) == many
+    assert merged_runs(reversed(many[:500])) == many[:500]
     assert merged_runs([(9, 2), (4, 1), (5, 4), (20, 1)]) == [(4, 7), (20, 1)]
 
 

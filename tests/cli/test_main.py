@@ -49,6 +49,27 @@ def test_help_needs_no_command_and_no_store() -> None:
     assert not [name for name in loaded if name.startswith("blobstore.cli.commands")]
 
 
+def test_importing_the_package_imports_none_of_what_is_slow() -> None:
+    assert not {"numpy", "asyncio", "click", "rich"} & modules_after("import blobstore")
+
+
+@pytest.mark.parametrize("command", ["list", "info", "show"])
+def test_looking_at_a_small_store_needs_no_numpy(image: Image, command: str) -> None:
+    words = [command, str(image.path), *(["beta"] if command == "show" else [])]
+    loaded = modules_after(f"from blobstore.cli.main import main; main({words!r})")
+    assert "blobstore.api.blobstore" in loaded
+    assert not {"numpy", "json", "rich", "hashlib", "asyncio"} & loaded
+
+
+def test_a_command_runs_with_the_garbage_collector(image: Image) -> None:
+    code = f"from blobstore.cli.main import main; main(['list', {str(image.path)!r}]); import gc"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", f"{code}; print(gc.isenabled())"],
+        capture_output=True, check=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "True"
+
+
 def test_the_installed_script_runs_the_same() -> None:
     script = Path(sys.executable).with_name("blobstore")
     done = subprocess.run([script, "--version"], capture_output=True, check=True)

@@ -10,6 +10,7 @@ from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError
 from blobstore.format.geometry import blob_id_of
 from blobstore.fsck.examine import examine
+from blobstore.metadata import skim
 from blobstore.metadata.batch_decoding import BatchDecoder
 from blobstore.metadata.load import load
 from blobstore.metadata.page_arrays import Chunk, Flagged, Numbers
@@ -22,6 +23,7 @@ from tests.proof.mutate import SmallImage, mutated
 
 SEEDS: Final = seeds()
 CHANGES: Final = 12
+MANY: Final = 1 << 20
 
 
 def nothing_is_decoded(
@@ -83,8 +85,10 @@ def test_a_damaged_store_is_seen_alike_with_and_without_batch_decoding(
         for change in range(CHANGES)
     ]
     images = [SmallImage.unpack(data) for data in [*SEEDS, *inputs]]
+    monkeypatch.setattr(skim, "FEW_ROOTS", -1)
     at_once = [WAYS[way](image) for image in images]
     monkeypatch.setattr(BatchDecoder, "add_roots", nothing_is_decoded)
+    monkeypatch.setattr(skim, "FEW_ROOTS", MANY)
     for number, image in enumerate(images):
         assert WAYS[way](image) == at_once[number], f"image {number}"
 
@@ -101,8 +105,10 @@ def test_a_root_of_every_kind_is_seen_alike(
     forge.put(60, 5, extents(0, [1260, 1261]))
     device = forge.device(read_only=True)
     image = SmallImage.of(device.read(0, device.size_bytes), compact=True)
+    monkeypatch.setattr(skim, "FEW_ROOTS", -1)
     at_once = {way: see(image) for way, see in WAYS.items()}
     monkeypatch.setattr(BatchDecoder, "add_roots", nothing_is_decoded)
+    monkeypatch.setattr(skim, "FEW_ROOTS", MANY)
     assert {way: see(image) for way, see in WAYS.items()} == at_once
 
 
@@ -112,9 +118,13 @@ TWICE: Final = {
 }
 
 
+@pytest.mark.parametrize("few", [-1, MANY], ids=["all at once", "one by one"])
 @pytest.mark.parametrize("name", TWICE)
-def test_what_is_named_twice_hides_no_parent(name: str) -> None:
+def test_what_is_named_twice_hides_no_parent(
+    name: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The snapshot below a blob that does not open has a clone all the same."""
+    monkeypatch.setattr(skim, "FEW_ROOTS", few)
     forge = Forge(md_len=40, cluster_count=300, cluster_size=4096)
     forge.root(3, flags(1, 1), runs((290, 1)))
     forge.root(5, TWICE[name] + table(2, (0, 1)))

@@ -18,9 +18,8 @@ every question is answered from the runs.
 from array import array
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-import numpy as np
 from bitarray import bitarray
 
 from blobstore.alloc.leaves import (
@@ -37,9 +36,11 @@ from blobstore.alloc.leaves import (
     runs_of,
     spans_of,
 )
-from blobstore.alloc.mapped_runs import MappedRuns, expanded
 from blobstore.errors import CorruptError
 from blobstore.format.pairs import PackedPairs
+
+if TYPE_CHECKING:
+    from blobstore.alloc.mapped_runs import MappedRuns
 
 _NONE_DIRTY: Final[frozenset[int]] = frozenset()
 """Shared by all maps that are as on disk: most blobs never change while they are open."""
@@ -63,11 +64,11 @@ class ExtentMap:
 
     __slots__ = ("_room", "_runs", "allocated_count", "count", "dirty_leaves", "leaves")
 
-    _runs: MappedRuns | None
+    _runs: "MappedRuns | None"
     dirty_leaves: set[int] | frozenset[int]
     leaves: Leaves
 
-    def __init__(self, count: int = 0, runs: MappedRuns | None = None) -> None:
+    def __init__(self, count: int = 0, runs: "MappedRuns | None" = None) -> None:
         """Make a map of so many places: all unallocated, or as `runs` say."""
         self.count = count
         self.allocated_count = 0
@@ -104,9 +105,11 @@ class ExtentMap:
             raise CorruptError(message, errno=_EINVAL)
         if not (total and any(pairs.numbers[::2])):
             return cls(total)
+        from blobstore.alloc.mapped_runs import MappedRuns, entries_of  # others need no NumPy
+
         if total > _LONGEST_LEAF:
             return cls(total, MappedRuns.of(pairs))
-        return cls.of_leaf(_entries_of(pairs))
+        return cls.of_leaf(entries_of(pairs))
 
     def copy(self) -> "ExtentMap":
         """Return a clean map that shares the leaves: from now on, one of both may change."""
@@ -137,7 +140,7 @@ class ExtentMap:
             return self._read_runs(self._runs, index)
         return leaf[index & LEAF_MASK]
 
-    def _read_runs(self, runs: MappedRuns, index: int) -> int:
+    def _read_runs(self, runs: "MappedRuns", index: int) -> int:
         """Return what the runs say of a place, and make its leaf while there is room for it."""
         if self._room <= 0:
             return runs.get(index)
@@ -434,15 +437,6 @@ def drop_all(bits: bitarray, clusters: ExtentMap) -> None:
         return
     for piece in clusters.allocated_pieces():
         bits[piece] = False
-
-
-def _entries_of(pairs: PackedPairs) -> "array[int]":
-    """Return the entries of the only leaf of a map with so few clusters."""
-    firsts, counts = pairs.rows().T
-    numbers = np.where(np.repeat(firsts, counts) == UNALLOCATED, 0, expanded(firsts, counts))
-    entries = array("I")
-    entries.frombytes(numbers.astype(np.uint32).tobytes())
-    return entries
 
 
 def _split_at_leaves(index: int, count: int) -> Iterator[tuple[int, int, slice]]:

@@ -128,7 +128,7 @@ class MappedRuns:
             for first, size in zip(*long, strict=True):
                 yield slice(first, first + size)
             firsts, sizes = firsts[is_short], sizes[is_short]
-        short: list[int] = expanded(firsts, sizes).tolist()
+        short: list[int] = _expanded(firsts, sizes).tolist()
         if short:
             yield short
 
@@ -137,7 +137,7 @@ class MappedRuns:
         starts, _firsts, sizes = self._owned(0, self.count)
         numbers = starts >> LEAF_SHIFT
         counts = ((starts + sizes - 1) >> LEAF_SHIFT) - numbers + 1
-        present: list[int] = np.unique(expanded(numbers, counts)).tolist()
+        present: list[int] = np.unique(_expanded(numbers, counts)).tolist()
         return present
 
     def resized(self, count: int) -> "MappedRuns | None":
@@ -200,8 +200,17 @@ def _joined(firsts: _Numbers, sizes: _Numbers) -> tuple[_Numbers, _Numbers]:
     return firsts[at], np.add.reduceat(sizes, at)
 
 
-def expanded(firsts: _Numbers, counts: _Numbers) -> _Numbers:
+def _expanded(firsts: _Numbers, counts: _Numbers) -> _Numbers:
     """Return the numbers from each of the first ones on."""
     before = np.cumsum(counts) - counts
     numbers: _Numbers = np.repeat(firsts - before, counts) + np.arange(counts.sum())
     return numbers
+
+
+def entries_of(pairs: PackedPairs) -> "array[int]":
+    """Return the entries of the only leaf of a map with so few clusters."""
+    firsts, counts = pairs.rows().T
+    numbers = np.where(np.repeat(firsts, counts) == UNALLOCATED, 0, _expanded(firsts, counts))
+    entries = array("I")
+    entries.frombytes(numbers.astype(np.uint32).tobytes())
+    return entries

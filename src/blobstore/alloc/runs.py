@@ -4,18 +4,21 @@ from array import array
 from collections.abc import Iterable
 from typing import Final
 
-import numpy as np
-
 from blobstore.format.pairs import PackedPairs
 
 _NO_RUN: Final = (0, 0)
 _U32_MAX: Final = 0xFFFF_FFFF
+_FEW: Final = 1024
 
 
 def merged_runs(runs: Iterable[tuple[int, int]]) -> PackedPairs:
     """Return (first, count) of the same numbers, in ascending order, neighbours as one."""
     numbers = array("Q", (first << 32 | count for first, count in runs))
-    if len(numbers) > 1:
+    if len(numbers) <= _FEW:
+        numbers = array("Q", sorted(numbers))
+    else:
+        import numpy as np  # sorts in place; small stores need it for nothing else
+
         np.frombuffer(numbers, dtype=np.uint64).sort()
     merged = PackedPairs()
     for number in numbers:

@@ -26,7 +26,6 @@ from blobstore.drivers.blocking import BlockingDriver
 from blobstore.store import lifecycle
 from blobstore.store.blobs import BlobOptions, ClearMethod, create_open_blob
 from blobstore.store.delete import delete_blob
-from blobstore.store.dump import Dumping
 from blobstore.store.grow import grow_closed
 from blobstore.store.init import (
     DEFAULT_CLUSTER_SIZE,
@@ -294,6 +293,8 @@ def iter_dump(source: Source) -> Iterator[bytes]:
         BusyError: Another process has it open for writing.
         DeviceError: It cannot be opened, or not be read.
     """
+    from blobstore.store.dump import Dumping  # every other start is faster without
+
     with open_source(source, read_only=True, atomic_write_size=None) as device:
         driver, dumping = BlockingDriver(device), Dumping(traits_of(device))
         while (text := driver.run(dumping.read())) is not None:

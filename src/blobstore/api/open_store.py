@@ -36,7 +36,6 @@ from blobstore.metadata.load import known_ids, load
 from blobstore.metadata.store_state import StoreState
 from blobstore.store import lifecycle
 from blobstore.store.describe import BlobInfo, StoreInfo, describe_store
-from blobstore.store.dump import Dumping
 from blobstore.store.grow import grow_open
 from blobstore.store.init import InitOptions, padded_type, plan_empty, write_empty
 from blobstore.store.listing import Listing
@@ -318,6 +317,8 @@ class OpenStore:
             ClosedError: The store was closed.
             DeviceError: The device failed.
         """
+        from blobstore.store.dump import Dumping  # every other start is faster without
+
         dumping = Dumping(traits_of(self._session.device))
         while (text := self._session.run(dumping.read())) is not None:
             yield text

@@ -7,7 +7,6 @@ from blobstore.api.arguments import check_flags, integer_of, optional, path_of
 from blobstore.device.address import open_device
 from blobstore.device.base import Device
 from blobstore.device.file import FileDevice
-from blobstore.device.signature import BLOBSTORE, SIGNATURES_SPAN, find_signature
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import ExistsError, NoSpaceError, naming
 from blobstore.format.super_block import SUPER_BLOCK_SIZE
@@ -111,6 +110,8 @@ def _refuse_content(device: Device) -> None:
     Raises:
         ExistsError: It holds something.
     """
+    from blobstore.device.signature import find_signature  # only where a store is made
+
     found = find_signature(device.read, device.size_bytes)
     start = device.read(0, min(device.size_bytes, 16 * SUPER_BLOCK_SIZE))
     if found or any(start):
@@ -146,6 +147,8 @@ def erase_signature(device: Device) -> None:
 
     What is left of an array or a partition table could have the host write to it.
     """
+    from blobstore.device.signature import BLOBSTORE, SIGNATURES_SPAN, find_signature
+
     size = device.size_bytes
     if find_signature(device.read, size) not in (None, BLOBSTORE):
         for at in (0, max(0, size - SIGNATURES_SPAN)):

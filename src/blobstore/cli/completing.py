@@ -9,13 +9,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from blobstore.cli.blob_lookup import id_in
 from blobstore.cli.output import printable
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
     from blobstore.api.open_store import OpenStore
 
 _SHOWN_MAX: Final = 256
@@ -26,13 +25,11 @@ _NEEDS_NO_QUOTES: Final = re.compile(r"[\w.,@%+=:/-]+", re.ASCII)
 
 def complete_blob(
     ctx: click.Context, _param: click.Parameter, incomplete: str
-) -> "list[CompletionItem]":
+) -> list[CompletionItem]:
     """Return the ids and names that begin so; nothing on any error.
 
     A name is offered as it is where that says which blob it is, otherwise the id.
     """
-    from click.shell_completion import CompletionItem
-
     found: list[CompletionItem] = []
     with suppress(Exception), _store_of(ctx) as store:
         blobs = list(_named(store))

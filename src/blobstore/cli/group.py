@@ -4,6 +4,7 @@ A command's module is imported when it is run, so that none waits for another's 
 """
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -80,6 +81,9 @@ class _LazyGroup(click.Group):
             return None
         module = module_of(cmd_name)
         command: click.Command = import_module(f"blobstore.cli.commands.{module}").command
+        if not gc.isenabled():
+            gc.freeze()  # what is imported now stays
+            gc.enable()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

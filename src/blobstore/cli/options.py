@@ -8,12 +8,13 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
-from blobstore.cli.completing import complete_blob
 from blobstore.cli.values import parse_bytes
 from blobstore.errors import CorruptError, InvalidArgumentError
 from blobstore.units import parse_size
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from blobstore.cli.identity import AnyStore
     from blobstore.device.base import Device
 
@@ -49,6 +50,15 @@ def external_id(text: str) -> bytes:
         return parse_bytes(text)
     except InvalidArgumentError as error:
         raise click.BadParameter(error.message) from error
+
+
+def complete_blob(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> "list[CompletionItem]":
+    """Complete BLOB; a command that is run does not import what that needs."""
+    from blobstore.cli.completing import complete_blob
+
+    return complete_blob(ctx, param, incomplete)
 
 
 class InputFile(click.File):

@@ -4,7 +4,6 @@ Names of attributes are any bytes; here they are strings with `surrogateescape`.
 """
 
 import errno
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -28,15 +27,20 @@ def print_result(fields: Mapping[str, object], text: str, *, as_json: bool) -> N
 
 def print_json(fields: Mapping[str, object]) -> None:
     """Print one object; all that is not ASCII is escaped."""
-    click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **fields}))
+    click.echo(_encoded(fields))
+
+
+def _encoded(fields: Mapping[str, object]) -> str:
+    import json  # text is printed without it
+
+    return json.dumps({"schema_version": SCHEMA_VERSION, **fields})
 
 
 def print_error(message: str, number: int, *, as_json: bool) -> None:
     """Print an error to standard error, in one line."""
     if as_json:
         body = error_fields(message, number)
-        value = {"schema_version": SCHEMA_VERSION, "error": body}
-        click.echo(json.dumps(value), err=True)
+        click.echo(_encoded({"error": body}), err=True)
     else:
         click.echo(printable(message), err=True)
 

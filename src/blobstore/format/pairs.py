@@ -5,14 +5,13 @@ A chain can hold millions of them: here they take as many bytes as on disk.
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Self, TypeAlias, overload
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Self, overload
 
 from blobstore.operations import Buffer
 
-Rows: TypeAlias = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 assert array("I").itemsize == 4
 
@@ -46,8 +45,10 @@ class PackedPairs(Sequence[tuple[int, int]]):
             numbers.append(first)
             numbers.append(count)
 
-    def rows(self) -> Rows:
+    def rows(self) -> "npt.NDArray[np.int64]":
         """Return the pairs as rows of two numbers."""
+        import numpy as np  # small stores do without; it takes longer to start than all the rest
+
         return np.array(self.numbers, dtype=np.int64).reshape(-1, 2)
 
     def __len__(self) -> int:

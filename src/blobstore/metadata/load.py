@@ -13,7 +13,7 @@ from blobstore.metadata.markers import resolve_markers
 from blobstore.metadata.masks import read_mask
 from blobstore.metadata.page_reader import PageReader
 from blobstore.metadata.read import read_blob
-from blobstore.metadata.recovery import Recovered, recover
+from blobstore.metadata.recovered import Recovered
 from blobstore.metadata.skim import skim_relations
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.operations import Read
@@ -44,7 +44,7 @@ async def load(
         raise WrongTypeError(f"store: type {super_block.bstype!r}, expected {bstype!r}")
     geometry = Geometry.of(super_block, device_size=traits.size_bytes)
     is_clean = super_block.clean and bool(super_block.used_blob_ids.length) and not force_recovery
-    found = await (_believe_masks(geometry) if is_clean else recover(geometry))
+    found = await (_believe_masks(geometry) if is_clean else _recovered(geometry))
     fetch = PageReader(geometry, found.outcome.restored).fetch
     await resolve_markers(geometry, found, fetch, are_masks_clean=is_clean)
     store = StoreState(
@@ -92,6 +92,12 @@ def _adopt(store: StoreState, found: Recovered) -> None:
     store.outcome = found.outcome
     for blob_id, error in found.errors.items():
         store.refuse_changes(f"blob {blob_id:#x} is in quarantine: {error.message}")
+
+
+async def _recovered(geometry: Geometry) -> Recovered:
+    from blobstore.metadata.recovery import recover  # NumPy, which a small clean store never needs
+
+    return await recover(geometry)
 
 
 async def _believe_masks(geometry: Geometry) -> Recovered:

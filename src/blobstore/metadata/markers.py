@@ -16,7 +16,7 @@ from blobstore.metadata.blob_state import (
 )
 from blobstore.metadata.page_reader import Fetch
 from blobstore.metadata.read import read_blob
-from blobstore.metadata.recovery import Recovered, take_clusters, take_pages
+from blobstore.metadata.recovered import Recovered, take_clusters, take_pages
 from blobstore.units import BlobId
 
 

@@ -9,8 +9,6 @@ from array import array
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-
 from blobstore.alloc.extent_map import ExtentMap
 from blobstore.alloc.leaves import LEAF_SHIFT, LEAF_SIZE, UNALLOCATED
 from blobstore.errors import CorruptError, NotFoundError
@@ -45,6 +43,7 @@ MAX_CLUSTERS: Final = 1 << 26
 
 _REVISITS_MIN: Final = 4096
 _NOBODY: Final = 0
+_ABOVE_ALL: Final = 1 << 32
 _EINVAL: Final = 22
 _ID_SIZE: Final = 8
 _NO_FLAGS: Final = Flags()
@@ -328,7 +327,4 @@ class _TableReader:
 def _least(entries: "array[int]") -> int:
     """Return the least of the clusters that are there; without one, a number above all."""
     least = min(entries)
-    if least == UNALLOCATED:
-        before = np.frombuffer(entries, dtype=np.uint32) - np.uint32(1)  # 0 becomes the largest
-        return int(before.min()) + 1
-    return least
+    return least if least != UNALLOCATED else min(filter(None, entries), default=_ABOVE_ALL)

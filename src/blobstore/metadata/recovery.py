@@ -12,7 +12,6 @@ from typing import Final, TypeAlias
 import numpy as np
 from bitarray import bitarray
 
-from blobstore.alloc.extent_map import take_all
 from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.descriptors import EXTENT_PAGE
 from blobstore.format.geometry import BLOB_ID_BASE, Geometry, blob_id_of
@@ -29,29 +28,13 @@ from blobstore.metadata.page_arrays import (
 )
 from blobstore.metadata.page_reader import Fetch, PageReader
 from blobstore.metadata.read import Revisits, read_blob
+from blobstore.metadata.recovered import Recovered, take_clusters, take_pages
 from blobstore.metadata.store_state import Outcome
 from blobstore.operations import NextData, ReadInto
 from blobstore.units import BlobId, PageIndex
 
 _CHUNK_BYTES: Final = 1 << 21
 _EINVAL: Final = 22
-
-
-@dataclass(slots=True)
-class Recovered:
-    """The masks as they follow from the chains, and all that loading must know beside them.
-
-    `is_contested` tells that two blobs named the same place.
-    """
-
-    used_pages: bitarray
-    used_clusters: bitarray
-    used_ids: bitarray
-    outcome: Outcome = field(default_factory=Outcome)
-    parents: dict[BlobId, BlobId] = field(default_factory=dict)
-    marked: set[BlobId] = field(default_factory=set)
-    errors: dict[BlobId, BlobstoreError] = field(default_factory=dict)
-    is_contested: bool = False
 
 
 @dataclass(slots=True)
@@ -273,31 +256,3 @@ def _take_blob(found: Recovered, state: BlobState) -> None:
     else:
         take_pages(found, state)
         take_clusters(found, state)
-
-
-def take_pages(found: Recovered, state: BlobState) -> None:
-    """Mark the blob's metadata pages used.
-
-    Raises:
-        CorruptError: One of them belongs to another blob too.
-    """
-    pages = [state.root, *state.metadata_pages]
-    if len(set(pages)) != len(pages) or found.used_pages[pages].any():
-        found.is_contested = True
-        raise CorruptError(
-            f"blob {state.blob_id:#x}: a metadata page belongs to two places", errno=_EINVAL
-        )
-    found.used_pages[pages] = True
-
-
-def take_clusters(found: Recovered, state: BlobState) -> None:
-    """Mark the blob's clusters used.
-
-    Raises:
-        CorruptError: One of them belongs to another blob too.
-    """
-    if not take_all(found.used_clusters, state.clusters):
-        found.is_contested = True
-        raise CorruptError(
-            f"blob {state.blob_id:#x}: owns a cluster that another place owns", errno=_EINVAL
-        )

@@ -9,7 +9,6 @@ from blobstore import Blob, Blobstore
 from blobstore.cli import identity
 from blobstore.cli.asking import confirm
 from blobstore.cli.blob_lookup import open_blob
-from blobstore.cli.completing import complete_blob
 from blobstore.cli.content import holds_data
 from blobstore.cli.copying import check_fits, fill_new, replace_content
 from blobstore.cli.files import open_to_read, size_of
@@ -18,6 +17,7 @@ from blobstore.cli.interruption import leaving, making_blobs
 from blobstore.cli.options import (
     StoreOptions,
     blob,
+    complete_blob,
     store_command,
     thin_option,
     yes_option,

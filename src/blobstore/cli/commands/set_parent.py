@@ -3,11 +3,11 @@
 import click
 
 from blobstore.cli.blob_lookup import find_blob, open_blob
-from blobstore.cli.completing import complete_blob
 from blobstore.cli.options import (
     StoreOptions,
     blob,
     blob_argument,
+    complete_blob,
     external_snapshot_option,
     store_command,
 )

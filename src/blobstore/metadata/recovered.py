@@ -1,0 +1,62 @@
+"""What loading knows of a store: masks, relations, and what must change on the device.
+
+Recovery finds it out page by page; of a clean store the masks say most of it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from bitarray import bitarray
+
+from blobstore.alloc.extent_map import take_all
+from blobstore.errors import BlobstoreError, CorruptError
+from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.store_state import Outcome
+from blobstore.units import BlobId
+
+_EINVAL: Final = 22
+
+
+@dataclass(slots=True)
+class Recovered:
+    """The masks as they follow from the chains, and all that loading must know beside them.
+
+    `is_contested` tells that two blobs named the same place.
+    """
+
+    used_pages: bitarray
+    used_clusters: bitarray
+    used_ids: bitarray
+    outcome: Outcome = field(default_factory=Outcome)
+    parents: dict[BlobId, BlobId] = field(default_factory=dict)
+    marked: set[BlobId] = field(default_factory=set)
+    errors: dict[BlobId, BlobstoreError] = field(default_factory=dict)
+    is_contested: bool = False
+
+
+def take_pages(found: Recovered, state: BlobState) -> None:
+    """Mark the blob's metadata pages used.
+
+    Raises:
+        CorruptError: One of them belongs to another blob too.
+    """
+    pages = [state.root, *state.metadata_pages]
+    if len(set(pages)) != len(pages) or found.used_pages[pages].any():
+        found.is_contested = True
+        raise CorruptError(
+            f"blob {state.blob_id:#x}: a metadata page belongs to two places", errno=_EINVAL
+        )
+    found.used_pages[pages] = True
+
+
+def take_clusters(found: Recovered, state: BlobState) -> None:
+    """Mark the blob's clusters used.
+
+    Raises:
+        CorruptError: One of them belongs to another blob too.
+    """
+    if not take_all(found.used_clusters, state.clusters):
+        found.is_contested = True
+        raise CorruptError(
+            f"blob {state.blob_id:#x}: owns a cluster that another place owns", errno=_EINVAL
+        )
