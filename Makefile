@@ -166,7 +166,7 @@ bytes: $(STAMP)  ## Every byte of small stores' metadata set to five values, che
 corruptor: $(STAMP)  ## Every invariant broken in both layouts: found, repaired, undone
 	@$(BIN)/python -m tests.proof.corruptor --run
 
-hostile: $(STAMP)  ## Images made to hurt: an answer or a typed error, in 2 s and bounded memory
+hostile: $(STAMP)  ## Images made to hurt: an answer or a typed error, in time and memory by their metadata
 	@$(BIN)/python -m tests.proof.hostile $(ARGS)
 
 fuzz: $(STAMP)  ## Coverage-guided fuzzing of load, list, read and check, for SECONDS
