@@ -49,13 +49,13 @@ def test_what_lies_below_the_first_is_neither_free_nor_claimed() -> None:
     assert pool.claim() == 4
 
 
-def test_a_retired_number_is_available_but_not_free_until_it_returns() -> None:
+def test_a_pending_number_is_available_but_not_free_until_it_is_freed() -> None:
     pool = pool_of("111")
-    pool.retire(1)
+    pool.mark_pending(1)
     assert (pool.available, pool.free_count) == (1, 0)
     with pytest.raises(NoSpaceError):
         pool.claim()
-    pool.free_returning([1])
+    pool.free_pending([1])
     assert (pool.available, pool.claim()) == (1, 1)
 
 
@@ -91,12 +91,12 @@ def test_a_pool_behaves_like_a_set_of_numbers(script: list[tuple[bool, int]]) ->
         assert pool.lowest_free(24) == sorted(free)
 
 
-def test_runs_that_were_retired_return_and_none_of_them_twice() -> None:
+def test_pending_runs_are_freed_and_none_of_them_twice() -> None:
     pool = pool_of("1111111111")
-    pool.retire(5)
-    pool.free_returning_runs([(2, 3), (7, 2)])
-    assert (pool.free_count, pool.returning_count) == (5, 0)
+    pool.mark_pending(5)
+    pool.free_pending_runs([(2, 3), (7, 2)])
+    assert (pool.free_count, pool.pending_count) == (5, 0)
     assert pool.claim() == 2
-    pool.retire(4)
+    pool.mark_pending(4)
     with pytest.raises(CorruptError, match="page 3 is free already"):
-        pool.free_returning_runs([(0, 4)])
+        pool.free_pending_runs([(0, 4)])

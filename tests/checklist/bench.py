@@ -162,7 +162,7 @@ def clusters_of(blob: BlobInfo) -> list[int]:
 
 def used_pages(store: Blobstore) -> int:
     """Return how many metadata pages are in use, those not counted that wait for a flush."""
-    return core_of(store).pages.used.count() - core_of(store).pages.returning_count
+    return core_of(store).pages.used.count() - core_of(store).pages.pending_count
 
 
 def data(seed: int, length: int, offset: int = 0) -> bytes:

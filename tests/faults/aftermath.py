@@ -17,7 +17,7 @@ from blobstore.store.delete import delete_blob
 from blobstore.store.grow import grow_open
 from blobstore.store.inflate import inflate
 from blobstore.store.lifecycle import flush_store, set_super_blob, set_type, unload
-from blobstore.store.opening import close_blob, open_blob
+from blobstore.store.open_blobs import close_blob, open_blob
 from blobstore.store.snapshots import create_snapshot
 from blobstore.testing.alone import run_alone
 from blobstore.testing.expectation import BLOCK

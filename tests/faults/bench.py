@@ -14,9 +14,9 @@ from typing import Any, Final
 from blobstore.blob.read import read_into
 from blobstore.errors import DeviceError
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.load import known_ids, load
+from blobstore.metadata.load_store import known_ids, load
 from blobstore.metadata.store_state import StoreState
-from blobstore.store.opening import open_blob
+from blobstore.store.open_blobs import open_blob
 from blobstore.store.relations import register_external, set_external_parent
 from blobstore.store.shallow_copy import shallow_copy
 from blobstore.testing.alone import run_alone

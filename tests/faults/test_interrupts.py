@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from blobstore.format.geometry import root_of
-from blobstore.store.opening import close_blob
+from blobstore.store.open_blobs import close_blob
 from blobstore.testing.alone import run_alone
 from tests.faults.aftermath import (
     check_nothing_is_held,
@@ -81,7 +81,7 @@ def check_the_store_goes_on(run: FaultyRun) -> None:
     assert store.poison is None, run
     if workload.store is not None:
         workload.step("unload")
-    assert store.clusters.returning_count == store.pages.returning_count == 0, run
+    assert store.clusters.pending_count == store.pages.pending_count == 0, run
     assert judge_content(workload, workload.disk.content, workload.expected) is None, run
 
 

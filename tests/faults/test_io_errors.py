@@ -6,8 +6,8 @@ from typing import Final
 import pytest
 
 from blobstore.errors import DeviceError, NoSpaceError
-from blobstore.metadata.load import load
-from blobstore.store.opening import close_blob
+from blobstore.metadata.load_store import load
+from blobstore.store.open_blobs import close_blob
 from blobstore.testing.alone import run_alone
 from blobstore.testing.explorer import judge
 from blobstore.testing.inspect_store import load_checked

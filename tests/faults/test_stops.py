@@ -89,7 +89,7 @@ def check_the_store_ends_clean(run: FaultyRun) -> None:
     workload.disk.wants_to_stop = bool
     run_alone(close_store(store), workload.disk)
     assert store.super_block.clean, run
-    assert store.clusters.returning_count == store.pages.returning_count == 0, run
+    assert store.clusters.pending_count == store.pages.pending_count == 0, run
     assert judge_content(workload, workload.disk.content, run.promise) is None, run
 
 

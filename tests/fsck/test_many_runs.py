@@ -19,8 +19,8 @@ from blobstore.fsck.ownership_checks import Claims, Ownership
 from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.fsck.segments import Segments, runs_of
 from blobstore.fsck.spans import spans_of, touching
+from blobstore.metadata.blob_reader import MAX_CLUSTERS
 from blobstore.metadata.page_arrays import Numbers
-from blobstore.metadata.read import MAX_CLUSTERS
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.units import PageIndex
 from tests.proof.forge import Forge, flags, runs

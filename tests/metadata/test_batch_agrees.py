@@ -10,9 +10,9 @@ from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError
 from blobstore.format.geometry import blob_id_of
 from blobstore.fsck.examine import examine
-from blobstore.metadata import skim
+from blobstore.metadata import relation_scan
 from blobstore.metadata.batch_decoding import BatchDecoder
-from blobstore.metadata.load import load
+from blobstore.metadata.load_store import load
 from blobstore.metadata.page_arrays import Chunk, Flagged, Numbers
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.units import PageIndex
@@ -35,19 +35,18 @@ def nothing_is_decoded(
 
 
 def state_of(store: StoreState) -> dict[str, Any]:
-    outcome = store.outcome
+    plan = store.recovery_plan
     return {
         "pages": store.pages.used,
         "clusters": store.clusters.used,
         "ids": store.used_ids,
         "clones": dict(store.clones.all()),
         "errors": {blob_id: error.message for blob_id, error in store.errors.items()},
-        "deleted": sorted(outcome.deleted),
-        "copies": sorted(outcome.copies),
-        "restored": outcome.restored,
+        "deleted": sorted(plan.deleted),
+        "copies": sorted(plan.copies),
+        "restored": plan.restored,
         "changed": [
-            (blob.blob_id, blob.flags, blob.clusters.allocated())
-            for blob in outcome.changed.values()
+            (blob.blob_id, blob.flags, blob.clusters.allocated()) for blob in plan.changed.values()
         ],
     }
 
@@ -85,10 +84,10 @@ def test_a_damaged_store_is_seen_alike_with_and_without_batch_decoding(
         for change in range(CHANGES)
     ]
     images = [SmallImage.unpack(data) for data in [*SEEDS, *inputs]]
-    monkeypatch.setattr(skim, "FEW_ROOTS", -1)
+    monkeypatch.setattr(relation_scan, "FEW_ROOTS", -1)
     at_once = [WAYS[way](image) for image in images]
     monkeypatch.setattr(BatchDecoder, "add_roots", nothing_is_decoded)
-    monkeypatch.setattr(skim, "FEW_ROOTS", MANY)
+    monkeypatch.setattr(relation_scan, "FEW_ROOTS", MANY)
     for number, image in enumerate(images):
         assert WAYS[way](image) == at_once[number], f"image {number}"
 
@@ -105,10 +104,10 @@ def test_a_root_of_every_kind_is_seen_alike(
     forge.put(60, 5, extents(0, [1260, 1261]))
     device = forge.device(read_only=True)
     image = SmallImage.of(device.read(0, device.size_bytes), compact=True)
-    monkeypatch.setattr(skim, "FEW_ROOTS", -1)
+    monkeypatch.setattr(relation_scan, "FEW_ROOTS", -1)
     at_once = {way: see(image) for way, see in WAYS.items()}
     monkeypatch.setattr(BatchDecoder, "add_roots", nothing_is_decoded)
-    monkeypatch.setattr(skim, "FEW_ROOTS", MANY)
+    monkeypatch.setattr(relation_scan, "FEW_ROOTS", MANY)
     assert {way: see(image) for way, see in WAYS.items()} == at_once
 
 
@@ -124,7 +123,7 @@ def test_what_is_named_twice_hides_no_parent(
     name: str, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The snapshot below a blob that does not open has a clone all the same."""
-    monkeypatch.setattr(skim, "FEW_ROOTS", few)
+    monkeypatch.setattr(relation_scan, "FEW_ROOTS", few)
     forge = Forge(md_len=40, cluster_count=300, cluster_size=4096)
     forge.root(3, flags(1, 1), runs((290, 1)))
     forge.root(5, TWICE[name] + table(2, (0, 1)))

@@ -31,9 +31,9 @@ from blobstore.format.descriptors import (
 )
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, MetadataPage
-from blobstore.metadata.load import load
+from blobstore.metadata.blob_reader import read_blob
+from blobstore.metadata.load_store import load
 from blobstore.metadata.page_reader import PageReader
-from blobstore.metadata.read import read_blob
 from blobstore.metadata.recovery import recover, scan_region
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.units import BlobId, PageIndex

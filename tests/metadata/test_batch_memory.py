@@ -10,7 +10,7 @@ import pytest
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.format.descriptors import HAS_EXTENT_TABLE
 from blobstore.fsck.examine import examine
-from blobstore.metadata.load import load
+from blobstore.metadata.load_store import load
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.units import MIB
 from tests.proof.forge import Forge, extents, flags, table
@@ -51,8 +51,8 @@ def open_dirty(device: SparseDevice) -> int:
 def check(device: SparseDevice) -> int:
     found = BlockingDriver(device).run(examine(DeviceTraits(device.size_bytes)))
     assert found.view is not None
-    assert found.view.plain is not None
-    return found.view.plain.clusters.count()
+    assert found.view.single_page is not None
+    return found.view.single_page.clusters.count()
 
 
 @pytest.mark.parametrize("way", [open_dirty, check])

@@ -12,6 +12,7 @@ from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import CorruptError
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.super_block import SuperBlock
+from blobstore.metadata.blob_reader import read_blob
 from blobstore.metadata.blob_state import (
     BlobState,
     SparsePages,
@@ -21,7 +22,6 @@ from blobstore.metadata.blob_state import (
     table_entries,
 )
 from blobstore.metadata.page_reader import PageReader
-from blobstore.metadata.read import read_blob
 from blobstore.units import PageIndex
 from tests.proof.forge import Forge, extents, flags, table
 

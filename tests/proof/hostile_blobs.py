@@ -17,7 +17,7 @@ from blobstore.format.descriptors import (
     XATTR,
 )
 from blobstore.format.page import BODY_SIZE
-from blobstore.metadata.read import MAX_CLUSTERS
+from blobstore.metadata.blob_reader import MAX_CLUSTERS
 from tests.proof.forge import (
     THIN_TABLE,
     Forge,

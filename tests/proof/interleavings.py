@@ -26,7 +26,7 @@ from blobstore.store.blobs import BlobOptions, create_blob
 from blobstore.store.delete import delete_blob
 from blobstore.store.inflate import decouple, inflate
 from blobstore.store.lifecycle import flush_store
-from blobstore.store.opening import close_blob, open_blob
+from blobstore.store.open_blobs import close_blob, open_blob
 from blobstore.store.snapshots import create_clone, create_snapshot
 from blobstore.testing.alone import run_alone
 from blobstore.testing.crash_states import apply, between_flushes, whole

@@ -9,7 +9,7 @@ from blobstore.api.blobstore import Blobstore
 from blobstore.api.check import check
 from blobstore.errors import BlobstoreError
 from blobstore.format.geometry import Geometry
-from blobstore.metadata.read import Revisits
+from blobstore.metadata.blob_reader import Revisits
 from blobstore.testing.internals import core_of
 from blobstore.units import BlobId
 from tests.proof.hostile import forged

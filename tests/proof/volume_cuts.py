@@ -16,12 +16,12 @@ from uuid import UUID
 from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.fsck.examine import examine
 from blobstore.fsck.finding import Severity
-from blobstore.metadata.load import load
+from blobstore.metadata.load_store import load
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.blobs import BlobOptions
 from blobstore.store.init import Clear, InitOptions, plan_empty, write_empty
 from blobstore.store.lifecycle import unload
-from blobstore.store.opening import close_blob, open_blob
+from blobstore.store.open_blobs import close_blob, open_blob
 from blobstore.testing.alone import run_alone
 from blobstore.testing.crash_states import Limits, crash_contents
 from blobstore.testing.simulated_disk import SimulatedDisk

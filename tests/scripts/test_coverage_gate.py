@@ -30,7 +30,7 @@ def complete_report() -> dict[str, Any]:
         "files": {
             "src/blobstore/alloc/pool.py": file_entry(lines=10, missing_lines=[], branches=4),
             "src/blobstore/format/page.py": file_entry(lines=10, missing_lines=[]),
-            "src/blobstore/metadata/load.py": file_entry(lines=95, missing_lines=[]),
+            "src/blobstore/metadata/load_store.py": file_entry(lines=95, missing_lines=[]),
             "src/blobstore/store/open.py": file_entry(lines=10, missing_lines=[1, 2, 3]),
         },
     }
@@ -79,7 +79,7 @@ def test_all_but_one_in_a_hundred_thousand_is_not_rounded_up_to_all() -> None:
 )
 def test_a_layer_passes_at_its_threshold_and_fails_below(missing_count: int, passes: bool) -> None:
     report = complete_report()
-    report["files"]["src/blobstore/metadata/load.py"] = file_entry(
+    report["files"]["src/blobstore/metadata/load_store.py"] = file_entry(
         lines=100, missing_lines=list(range(missing_count))
     )
     assert sum_layers(read_report(report))[2].passes is passes

@@ -14,14 +14,14 @@ from blobstore.blob.resize import resize
 from blobstore.blob.write import flush_blob, unmap, write, write_zeroes
 from blobstore.errors import NoSpaceError
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.load import load
+from blobstore.metadata.load_store import load
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.blobs import BlobOptions, ClearMethod, create_blob
 from blobstore.store.delete import delete_blob
 from blobstore.store.inflate import decouple, inflate
 from blobstore.store.init import Clear, InitOptions, init_store
 from blobstore.store.lifecycle import unload
-from blobstore.store.opening import close_blob, open_blob
+from blobstore.store.open_blobs import close_blob, open_blob
 from blobstore.store.snapshots import create_clone, create_snapshot
 from blobstore.testing.alone import run_alone
 from blobstore.testing.simulated_disk import GARBAGE, SimulatedDisk

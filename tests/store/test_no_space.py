@@ -20,7 +20,7 @@ from blobstore.blob.write import flush_blob, unmap, write, write_zeroes
 from blobstore.drivers.perform import perform
 from blobstore.errors import DeviceError, NoSpaceError
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.load import load
+from blobstore.metadata.load_store import load
 from blobstore.metadata.space import spare_pages
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Checkpoint, Core, Operation, Write
@@ -28,7 +28,7 @@ from blobstore.store.blobs import BlobOptions, create_blob
 from blobstore.store.delete import delete_blob
 from blobstore.store.init import InitOptions, init_store
 from blobstore.store.lifecycle import flush_store, unload
-from blobstore.store.opening import close_blob, open_blob
+from blobstore.store.open_blobs import close_blob, open_blob
 from blobstore.testing.alone import run_alone
 from blobstore.testing.crash_states import apply, whole
 from blobstore.testing.inspect_store import load_checked

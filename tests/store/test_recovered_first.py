@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from blobstore.metadata.load import load
+from blobstore.metadata.load_store import load
 from blobstore.store.lifecycle import unload
 from blobstore.testing.alone import run_alone
 from blobstore.testing.crash_states import (

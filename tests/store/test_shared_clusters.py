@@ -14,13 +14,13 @@ from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.descriptors import HAS_INTERNAL_XATTRS, THIN_PROV
 from blobstore.format.geometry import blob_id_of
+from blobstore.metadata.blob_reader import Revisits
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.load import load
+from blobstore.metadata.load_store import load
 from blobstore.metadata.page_reader import PageReader
-from blobstore.metadata.read import Revisits
 from blobstore.metadata.store_state import StoreState
-from blobstore.store import opening
-from blobstore.store.opening import close_blob, open_blob
+from blobstore.store import open_blobs
+from blobstore.store.open_blobs import close_blob, open_blob
 from blobstore.testing.internals import core_of
 from blobstore.units import MIB, BlobId, PageIndex
 from tests.proof.forge import Forge, flags, runs, xattr
@@ -236,7 +236,7 @@ def test_a_chain_of_blobs_that_share_clusters_with_ones_far_below_is_read_a_few_
     device = forge.device(read_only=True)
     with Blobstore.open(device, read_only=True) as store:
         walked: list[BlobId] = []
-        read_known = opening._read_known
+        read_known = open_blobs._read_known
 
         async def counting(
             state: StoreState, blob_id: BlobId, reader: PageReader, revisits: Revisits | None
@@ -245,7 +245,7 @@ def test_a_chain_of_blobs_that_share_clusters_with_ones_far_below_is_read_a_few_
             return await read_known(state, blob_id, reader, revisits)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(opening, "_read_known", counting)
+            patch.setattr(open_blobs, "_read_known", counting)
             assert len(listed(store)) == depth // 2
         assert len(walked) < 5 * depth
 

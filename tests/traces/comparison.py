@@ -497,7 +497,7 @@ class Comparison:
         if self.replay.store is None:
             return None
         store = core_of(self.replay.store)
-        returning = (store.pages if key == "used_md_pages" else store.clusters).returning_count
+        returning = (store.pages if key == "used_md_pages" else store.clusters).pending_count
         if more == returning:
             return "free-after-commit"
         if key == "used_cluster_bits" and more - returning == -self._more_free_now:

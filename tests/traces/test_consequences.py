@@ -30,8 +30,8 @@ def answers_to(script: Sequence[str]) -> list[Facts]:
         answers.append(replay.run(line))
         if "used_md_pages" in answers[-1]:
             core = core_of(replay.the_store())
-            answers[-1]["used_md_pages"] -= core.pages.returning_count
-            answers[-1]["used_cluster_bits"] -= core.clusters.returning_count
+            answers[-1]["used_md_pages"] -= core.pages.pending_count
+            answers[-1]["used_cluster_bits"] -= core.clusters.pending_count
     return answers
 
 

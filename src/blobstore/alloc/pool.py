@@ -1,6 +1,6 @@
 """A pool of numbered things: metadata pages, clusters, blob ids.
 
-A number is free, in use, or returning: given up by a commit, but not to be
+A number is free, in use, or pending free: released by a commit, but not to be
 used again before a flush. Numbers are claimed lowest first, as the original does.
 """
 
@@ -20,7 +20,7 @@ class Pool:
     def __init__(self, used: bitarray, *, name: str, errno: int, first: int = 0) -> None:
         self.used = used
         self.name = name
-        self.returning_count = 0
+        self.pending_count = 0
         self.free_count = len(used) - first - used.count(1, first)
         self._errno = errno
         self._first = first
@@ -29,13 +29,13 @@ class Pool:
     @property
     def available(self) -> int:
         """How many are free or will be after a flush."""
-        return self.free_count + self.returning_count
+        return self.free_count + self.pending_count
 
     def claim(self) -> int:
         """Take the lowest free number.
 
         Raises:
-            NoSpaceError: Nothing is free; what is returning does not count.
+            NoSpaceError: Nothing is free; what is pending does not count.
         """
         index = self.used.find(0, self._low)
         if index == _NONE:
@@ -68,18 +68,18 @@ class Pool:
             index = self.used.find(0, index + 1)
         return found
 
-    def retire(self, count: int) -> None:
-        """Count so many as returning: they stay taken until `free_returning`."""
-        self.returning_count += count
+    def mark_pending(self, count: int) -> None:
+        """Count so many as pending free: they stay taken until `free_pending`."""
+        self.pending_count += count
 
-    def free_returning(self, indices: Sequence[int]) -> None:
-        """Make numbers claimable that were retired."""
-        self.returning_count -= len(indices)
+    def free_pending(self, indices: Sequence[int]) -> None:
+        """Make numbers claimable that were pending."""
+        self.pending_count -= len(indices)
         self.free(indices)
 
-    def free_returning_runs(self, runs: Sequence[tuple[int, int]]) -> None:
-        """Make numbers claimable that were retired: (first, count)."""
-        self.returning_count -= sum(count for _first, count in runs)
+    def free_pending_runs(self, runs: Sequence[tuple[int, int]]) -> None:
+        """Make numbers claimable that were pending: (first, count)."""
+        self.pending_count -= sum(count for _first, count in runs)
         self._free_runs(runs)
 
     def free(self, indices: Sequence[int]) -> None:

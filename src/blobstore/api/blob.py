@@ -35,7 +35,7 @@ from blobstore.operations import Buffer, Core
 from blobstore.store.describe import BlobInfo, describe_blob
 from blobstore.store.inflate import decouple, inflate
 from blobstore.store.names import name_in
-from blobstore.store.opening import close_blob
+from blobstore.store.open_blobs import close_blob
 from blobstore.store.relations import set_external_parent, set_parent
 from blobstore.store.shallow_copy import shallow_copy
 from blobstore.store.snapshots import create_open_clone, create_open_snapshot

@@ -34,7 +34,7 @@ from blobstore.store.init import (
     padded_type,
 )
 from blobstore.store.names import find_blob, open_named_blob
-from blobstore.store.opening import open_blob
+from blobstore.store.open_blobs import open_blob
 from blobstore.units import BlobId, ceil_div
 
 

@@ -32,7 +32,7 @@ from blobstore.device.base import Device
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, PoisonedError
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.load import known_ids, load
+from blobstore.metadata.load_store import known_ids, load
 from blobstore.metadata.store_state import StoreState
 from blobstore.store import lifecycle
 from blobstore.store.describe import BlobInfo, StoreInfo, describe_store

@@ -35,7 +35,7 @@ from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Buffer
 from blobstore.store.blobs import BlobOptions, ClearMethod
 from blobstore.store.init import Clear, InitOptions
-from blobstore.store.opening import open_blob
+from blobstore.store.open_blobs import open_blob
 from blobstore.units import MIB, BlobId, ceil_div
 from blobstore.volumes import change
 from blobstore.volumes.identity import RESERVED, VOLUME_STORE_TYPE, check_name, encode_uuid

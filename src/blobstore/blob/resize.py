@@ -6,11 +6,11 @@ from blobstore.alloc.leaves import LEAF_SHIFT, LEAF_SIZE
 from blobstore.blob.attributes import check_metadata_writable
 from blobstore.blob.exclusive import refuse_busy
 from blobstore.errors import InvalidArgumentError
+from blobstore.metadata.blob_reader import MAX_CLUSTERS
 from blobstore.metadata.blob_state import ABSENT_PAGE, BlobState, Cost, extent_table_of
 from blobstore.metadata.host_space import with_space
-from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for
-from blobstore.metadata.read import MAX_CLUSTERS
+from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.space import claim_zeroed_clusters, rereserve, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.units import ceil_div

@@ -15,8 +15,8 @@ from blobstore.errors import InvalidArgumentError, NoSpaceError, ReadOnlyError
 from blobstore.locks import fire_all, park
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.host_space import HostSpaceNeededError, give_space, with_space
-from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for, persist
+from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.space import mark_owned, rereserve, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Batch, Buffer, Operation, Write, WriteZeroes
@@ -133,7 +133,7 @@ async def allocate_clusters(store: StoreState, blob: BlobState, indices: Sequenc
 
 async def _make_room(store: StoreState, count: int) -> None:
     async with store.mutex:
-        if store.outcome or store.unmapped_count:
+        if store.recovery_plan or store.unmapped_count:
             await begin_change(store)
         await free_clusters_for(store, count)
 
@@ -317,8 +317,8 @@ def _give_up(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> N
 def _return_cluster(store: StoreState, cluster: ClusterIndex) -> None:
     """Give back a cluster that no map ever named; a flush parts its old writes from new ones."""
     store.zeroed_clusters[cluster] = False
-    store.clusters.retire(1)
-    store.ride([], lambda: store.clusters.free_returning([cluster]))
+    store.clusters.mark_pending(1)
+    store.defer([], lambda: store.clusters.free_pending([cluster]))
 
 
 def _wake(store: StoreState, blob: BlobState, index: int) -> None:

@@ -1,6 +1,6 @@
 """Looking at everything a store says of itself, and never giving up (CRASH-SAFETY 4, 5).
 
-Nothing is written. The metadata region is read once, in large pieces; plain
+Nothing is written. The metadata region is read once, in large pieces; single-page
 blobs are looked at all at once, as recovery does; every other one is walked.
 What is healthy takes as long as a recovery, and as much memory.
 """
@@ -29,9 +29,9 @@ from blobstore.fsck.spans import touching
 from blobstore.fsck.super_block_checks import examine_super_block
 from blobstore.fsck.walk import walk_blob
 from blobstore.metadata.batch_decoding import SinglePageBlobs
-from blobstore.metadata.read import Revisits
+from blobstore.metadata.blob_reader import Revisits
 from blobstore.metadata.recovery import Scan, restore_torn_roots, scan_region
-from blobstore.metadata.store_state import DeviceTraits, Outcome
+from blobstore.metadata.store_state import DeviceTraits, RecoveryPlan
 from blobstore.operations import Read
 from blobstore.units import BlobId, PageIndex
 
@@ -58,7 +58,7 @@ class Examination:
 class RegionView:
     """The metadata region as it was seen.
 
-    `relations` are of all blobs but plain ones without relations; `broken` are those
+    `relations` are of all blobs but single-page ones without relations; `broken` are those
     of which something is wrong, without their content; `newer` those that a newer version wrote;
     `orphans` are sound pages that nothing leads to, with the blob they name;
     `strange` keeps pages that only following a blob led to.
@@ -69,9 +69,9 @@ class RegionView:
     version: int
     is_clean: bool
     scan: Scan
-    torn: Outcome
+    torn: RecoveryPlan
     ownership: Ownership
-    plain: SinglePageBlobs | None = None
+    single_page: SinglePageBlobs | None = None
     masks: Masks | None = None
     roots: list[PageIndex] = field(default_factory=list)
     relations: dict[BlobId, RelationInfo] = field(default_factory=dict)
@@ -176,7 +176,7 @@ async def view_region(
     """Read the region, and tell which pages are roots."""
     reader = TolerantReader(geometry, traits)
     scan = await scan_region(geometry, reader.read_region)
-    torn = Outcome()
+    torn = RecoveryPlan()
     is_clean = super_block.clean and geometry.used_blob_ids.length > 0
     if not is_clean:
         restore_torn_roots(scan, torn)
@@ -188,7 +188,7 @@ async def view_region(
         scan=scan,
         torn=torn,
         ownership=Ownership(geometry),
-        plain=scan.decoder.single_page_blobs(geometry),
+        single_page=scan.decoder.single_page_blobs(geometry),
     )
     if is_clean:
         view.masks = await read_masks(geometry, findings)
@@ -258,21 +258,21 @@ async def _is_half_deleted(view: RegionView, data: bytes) -> bool:
 
 
 async def _walk_all(view: RegionView, findings: Findings) -> None:
-    """Take the plain blobs at once, unless something is contested; walk all others."""
-    await _take_all(view, findings, view.plain)
-    if view.plain is not None and view.ownership.is_contested:
-        view.plain = None
+    """Take the single-page blobs at once, unless something is contested; walk all others."""
+    await _take_all(view, findings, view.single_page)
+    if view.single_page is not None and view.ownership.is_contested:
+        view.single_page = None
         view.ownership = Ownership(view.geometry)
         await _take_all(view, findings, None, is_again=True)
 
 
 async def _take_all(
-    view: RegionView, findings: Findings, plain: SinglePageBlobs | None, *, is_again: bool = False
+    view: RegionView, findings: Findings, blobs: SinglePageBlobs | None, *, is_again: bool = False
 ) -> None:
     taken: set[int] = set()
-    if plain is not None:
-        view.ownership.take_plain(plain)
-        taken = set(plain.roots.tolist())
+    if blobs is not None:
+        view.ownership.take_single_page(blobs)
+        taken = set(blobs.roots.tolist())
     revisits = Revisits(view.geometry)
     for root in view.roots:
         if root in taken:
@@ -291,11 +291,11 @@ async def _take_all(
             _take(view, blob)
         if is_broken and blob.is_root_sound:
             blob.forget_content()
-    if plain is not None:
+    if blobs is not None:
         named = [info.parent_id or 0 for info in view.relations.values()]
         named += [info.marker[1] for info in view.relations.values() if info.marker]
-        for blob_id, found in plain.related(np.array(named, dtype=np.uint64)):
-            view.relations[blob_id] = RelationInfo.of_plain(blob_id, found)
+        for blob_id, found in blobs.related(np.array(named, dtype=np.uint64)):
+            view.relations[blob_id] = RelationInfo.of_summary(blob_id, found)
 
 
 def _take(view: RegionView, blob: ParsedBlob) -> None:

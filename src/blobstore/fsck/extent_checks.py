@@ -17,9 +17,9 @@ from blobstore.format.geometry import Geometry
 from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.fsck.segments import PIECE, Places, Segments, name_run
+from blobstore.metadata.blob_reader import MAX_CLUSTERS, Revisits
 from blobstore.metadata.blob_state import ABSENT_PAGE
 from blobstore.metadata.page_arrays import Flagged, Numbers
-from blobstore.metadata.read import MAX_CLUSTERS, Revisits
 from blobstore.operations import Buffer
 from blobstore.units import PageIndex
 

@@ -16,7 +16,7 @@ from blobstore.format.geometry import Geometry
 from blobstore.format.page import BODY_SIZE, HEAD
 from blobstore.fsck.extent_checks import add_entries
 from blobstore.fsck.parsed_blob import ParsedBlob
-from blobstore.metadata.read import MAX_CLUSTERS
+from blobstore.metadata.blob_reader import MAX_CLUSTERS
 
 
 def adopt_orphan_pages(geometry: Geometry, blob: ParsedBlob, pages: Iterable[bytes]) -> int:

@@ -31,11 +31,11 @@ class Ownership:
         self.contested_pages = bitarray(geometry.md_len, endian="little")
         self.contested_clusters = bitarray(geometry.total_clusters, endian="little")
 
-    def take_plain(self, plain: SinglePageBlobs) -> None:
-        """Take plain blobs; none of them shares anything with another."""
-        for at in range(0, len(plain.pages), PIECE):
-            self.pages[plain.pages[at : at + PIECE].tolist()] = True
-        self.clusters |= plain.clusters
+    def take_single_page(self, blobs: SinglePageBlobs) -> None:
+        """Take single-page blobs; none of them shares anything with another."""
+        for at in range(0, len(blobs.pages), PIECE):
+            self.pages[blobs.pages[at : at + PIECE].tolist()] = True
+        self.clusters |= blobs.clusters
 
     def take_pages(self, pages: Iterable[PageIndex]) -> None:
         """Take a blob's pages, its root among them."""

@@ -42,12 +42,12 @@ class RelationInfo:
         )
 
     @classmethod
-    def of_plain(cls, blob_id: BlobId, plain: RootSummary) -> "RelationInfo":
+    def of_summary(cls, blob_id: BlobId, summary: RootSummary) -> "RelationInfo":
         """Take them from a blob that was looked at together with others."""
         return cls(
             blob_id=blob_id,
-            parent_id=plain.parent_id,
-            is_thin=bool(plain.flags.invalid & THIN_PROV),
-            is_read_only=bool(plain.flags.data_ro & READ_ONLY),
-            cluster_count=plain.cluster_count,
+            parent_id=summary.parent_id,
+            is_thin=bool(summary.flags.invalid & THIN_PROV),
+            is_read_only=bool(summary.flags.data_ro & READ_ONLY),
+            cluster_count=summary.cluster_count,
         )

@@ -23,7 +23,7 @@ from blobstore.fsck.relation_checks import STALE_PARENT
 from blobstore.fsck.rewrite import zero_pages
 from blobstore.fsck.salvage import salvage
 from blobstore.fsck.super_block_checks import CUT_OFF
-from blobstore.metadata.load import load
+from blobstore.metadata.load_store import load
 from blobstore.metadata.masks import mask_writes
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.operations import Read, Write

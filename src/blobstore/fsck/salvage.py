@@ -34,13 +34,13 @@ from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.fsck.relation_checks import Mend, Problem, snapshot_stands
 from blobstore.fsck.rewrite import copy_cluster, rewrite_blob, zero_pages
 from blobstore.fsck.segments import Segments, runs_of, without_shared
+from blobstore.metadata.blob_reader import Revisits
 from blobstore.metadata.blob_state import (
     EXTERNAL,
     SNAP,
     SNAPSHOT_IN_PROGRESS,
     SNAPSHOT_REMOVAL,
 )
-from blobstore.metadata.read import Revisits
 from blobstore.units import BlobId, PageIndex
 
 SALVAGED: Final = "salvaged"
@@ -142,14 +142,14 @@ async def _claim_sound(
     view: RegionView, ownership: Ownership, suspects: set[BlobId]
 ) -> list[BlobId]:
     """Let sound blobs own what is theirs; return those that find some of it taken."""
-    plain: set[int] = set()
-    if view.plain is not None:
+    single: set[int] = set()
+    if view.single_page is not None:
         reserved = ownership.pages.copy()
-        ownership.take_plain(view.plain)
+        ownership.take_single_page(view.single_page)
         ownership.pages |= reserved
-        plain = set(view.plain.roots.tolist())
+        single = set(view.single_page.roots.tolist())
         for blob_id in suspects:
-            if root_of(blob_id) in plain:  # what is its own is not another's
+            if root_of(blob_id) in single:  # what is its own is not another's
                 suspect = await view.walk(blob_id)
                 ownership.pages[suspect.metadata_pages] = False
                 ownership.release_clusters(suspect.segments)
@@ -158,7 +158,7 @@ async def _claim_sound(
     revisits = Revisits(view.geometry)
     for root in view.roots:
         blob_id = blob_id_of(root)
-        if root in plain or blob_id in suspects:
+        if root in single or blob_id in suspects:
             continue
         blob = await view.walk(blob_id, revisits)
         if blob.marker is not None:

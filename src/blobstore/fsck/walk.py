@@ -1,6 +1,6 @@
 """Walking a blob's pages, and going on after whatever is broken (CRASH-SAFETY 5: 16 to 38).
 
-`metadata.read` refuses a blob at the first thing that is wrong. Here everything
+`metadata.blob_reader` refuses a blob at the first thing that is wrong. Here everything
 wrong is recorded, and all that is sound is kept. Nothing is trusted: every index
 is checked, every loop is bounded by the region or by the pages read.
 """
@@ -39,8 +39,8 @@ from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has
 from blobstore.fsck.extent_checks import read_runs, read_table
 from blobstore.fsck.finding import Findings, Severity
 from blobstore.fsck.parsed_blob import ParsedBlob
+from blobstore.metadata.blob_reader import MAX_CLUSTERS, Revisits
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL
-from blobstore.metadata.read import MAX_CLUSTERS, Revisits
 from blobstore.units import BlobId, PageIndex
 
 TolerantFetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes | None]]

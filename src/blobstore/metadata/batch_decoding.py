@@ -40,6 +40,7 @@ from blobstore.format.descriptors import (
 from blobstore.format.geometry import BLOB_ID_BASE, Geometry
 from blobstore.format.page import HEAD, PAGE_SIZE
 from blobstore.format.root import TAIL_OFFSET, encode_sector_head
+from blobstore.metadata.blob_reader import MAX_CLUSTERS
 from blobstore.metadata.blob_state import ABSENT_PAGE, SNAP
 from blobstore.metadata.extent_page_arrays import ExtentPages
 from blobstore.metadata.page_arrays import (
@@ -55,7 +56,6 @@ from blobstore.metadata.page_arrays import (
     has_repeats,
     records_at,
 )
-from blobstore.metadata.read import MAX_CLUSTERS
 from blobstore.units import BlobId
 
 _FLAGS: Final = np.dtype(

@@ -1,4 +1,8 @@
-"""The super block in place: the store is marked dirty before anything else changes."""
+"""The dirty flag in the super block: it is set, durably, before anything else changes.
+
+The masks of a clean store are believed. A change makes them wrong at once, and they are written
+again only when the store is unloaded. So no other write may reach the medium before the flag.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

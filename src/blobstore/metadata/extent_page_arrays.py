@@ -1,4 +1,4 @@
-"""Extent pages, many at once: those that can be a plain blob's only one (FORMAT 4).
+"""Extent pages, many at once: those that can be a single-page blob's only one (FORMAT 4).
 
 Their entries stay as narrow as on the device. Whoever goes through all of them
 does so in pieces: in columns of wider numbers they would take several times the
@@ -65,27 +65,27 @@ class ExtentPages:
     _firsts: list[int] = field(default_factory=list)
 
     def add(self, chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
-        """Take those with right checksums that can be a plain blob's only one; tell which."""
+        """Take those with right checksums that can be a single-page blob's only one; tell which."""
         if not len(rows):
             return np.zeros(0, dtype=np.bool_)
         heads = as_records(chunk[rows, :_ENTRIES_AT], _EXTENT_HEAD)
         length = heads["length"].astype(np.int64)
-        is_plain: Flagged = (
+        is_usable: Flagged = (
             are_last(chunk, rows)
             & (heads["first"] == 0)
             & (length % _ENTRY_SIZE == 0)
             & (length > _ENTRY_SIZE)
             & (length <= _ENTRY_SIZE * (LEAF_SIZE + 1))
         )
-        ends = _ENTRIES_AT + np.where(is_plain, length - _ENTRY_SIZE, 0)
-        is_plain &= ~bytes_at(chunk, rows, ends, HEADER.size).any(axis=1)
-        rows, counts = rows[is_plain], (ends[is_plain] - _ENTRIES_AT) // _ENTRY_SIZE
+        ends = _ENTRIES_AT + np.where(is_usable, length - _ENTRY_SIZE, 0)
+        is_usable &= ~bytes_at(chunk, rows, ends, HEADER.size).any(axis=1)
+        rows, counts = rows[is_usable], (ends[is_usable] - _ENTRIES_AT) // _ENTRY_SIZE
         if len(rows):
             entries = _entries(chunk, rows, counts)
             numbers = rows + first
-            self._parts.append(_Part(numbers, heads[is_plain], counts, np.cumsum(counts), entries))
+            self._parts.append(_Part(numbers, heads[is_usable], counts, np.cumsum(counts), entries))
             self._firsts.append(int(numbers[0]))
-        return is_plain
+        return is_usable
 
     def numbers(self) -> Numbers:
         """Return which pages were taken."""

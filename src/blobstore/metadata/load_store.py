@@ -8,13 +8,13 @@ from blobstore.errors import BlobstoreError, WrongTypeError
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
+from blobstore.metadata.blob_reader import read_blob
 from blobstore.metadata.clones import Clones
 from blobstore.metadata.markers import resolve_markers
 from blobstore.metadata.masks import read_mask
 from blobstore.metadata.page_reader import PageReader
-from blobstore.metadata.read import read_blob
 from blobstore.metadata.recovered import Recovered
-from blobstore.metadata.skim import skim_relations
+from blobstore.metadata.relation_scan import scan_relations
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.operations import Read
 from blobstore.units import BlobId, PageIndex
@@ -45,7 +45,7 @@ async def load(
     geometry = Geometry.of(super_block, device_size=traits.size_bytes)
     is_clean = super_block.clean and bool(super_block.used_blob_ids.length) and not force_recovery
     found = await (_believe_masks(geometry) if is_clean else _recovered(geometry))
-    fetch = PageReader(geometry, found.outcome.restored).fetch
+    fetch = PageReader(geometry, found.plan.restored).fetch
     await resolve_markers(geometry, found, fetch, are_masks_clean=is_clean)
     store = StoreState(
         traits=traits,
@@ -86,10 +86,10 @@ async def read_super_block(traits: DeviceTraits) -> SuperBlock:
 
 
 def _adopt(store: StoreState, found: Recovered) -> None:
-    """Take over relations, errors and the outcome."""
+    """Take over relations, errors and the plan."""
     store.clones = Clones(found.parents)
     store.errors = found.errors
-    store.outcome = found.outcome
+    store.recovery_plan = found.plan
     for blob_id, error in found.errors.items():
         store.refuse_changes(f"blob {blob_id:#x} is in quarantine: {error.message}")
 
@@ -113,7 +113,7 @@ async def _believe_masks(geometry: Geometry) -> Recovered:
             geometry, geometry.used_blob_ids, kind=MASK_BLOB_IDS, bit_count=geometry.md_len
         ),
     )
-    relations = await skim_relations(geometry, found.used_ids)
+    relations = await scan_relations(geometry, found.used_ids)
     found.parents, found.marked = relations.parents, relations.marked
     fetch = PageReader(geometry).fetch
     for blob_id in relations.unclear:

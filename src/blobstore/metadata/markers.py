@@ -2,20 +2,20 @@
 
 A blob marked SNAPTMP or SNAPRM names its partner. If the partner's parent is
 this blob, the snapshot stands; otherwise it is removed. Either way the
-decision is made in memory and put into the outcome.
+decision is made in memory and put into the plan.
 """
 
 from blobstore.alloc.extent_map import common_spans, drop_all, mark_all
 from blobstore.errors import BlobstoreError
 from blobstore.format.descriptors import READ_ONLY, Flags
 from blobstore.format.geometry import Geometry
+from blobstore.metadata.blob_reader import read_blob
 from blobstore.metadata.blob_state import (
     SNAPSHOT_IN_PROGRESS,
     SNAPSHOT_REMOVAL,
     BlobState,
 )
 from blobstore.metadata.page_reader import Fetch
-from blobstore.metadata.read import read_blob
 from blobstore.metadata.recovered import Recovered, take_clusters, take_pages
 from blobstore.units import BlobId
 
@@ -26,7 +26,7 @@ async def resolve_markers(
     """Decide about every marked blob, in the order of their ids."""
     for blob_id in sorted(found.marked):
         try:
-            changed = found.outcome.changed.get(blob_id)
+            changed = found.plan.changed.get(blob_id)
             state = changed or await read_blob(geometry, blob_id, fetch)
             await _resolve(geometry, found, state, fetch, are_masks_clean=are_masks_clean)
         except BlobstoreError as error:
@@ -51,7 +51,7 @@ async def _read_partner(
     geometry: Geometry, found: Recovered, partner_id: BlobId, fetch: Fetch
 ) -> BlobState | None:
     """Return the partner as loading knows it, or None when it cannot be opened."""
-    changed = found.outcome.changed.get(partner_id)
+    changed = found.plan.changed.get(partner_id)
     if changed is not None:
         return changed
     if partner_id in found.errors or not geometry.names_root(partner_id):
@@ -80,7 +80,7 @@ def _keep(found: Recovered, state: BlobState, partner: BlobState, *, are_masks_c
     state.flags = Flags(flags.invalid, flags.data_ro | READ_ONLY, flags.md_ro)
     state.apply_read_only_flags(state.flags)
     state.touch_attributes()
-    found.outcome.changed[state.blob_id] = state
+    found.plan.changed[state.blob_id] = state
 
 
 def _disown(found: Recovered, state: BlobState, partner: BlobState) -> None:
@@ -90,7 +90,7 @@ def _disown(found: Recovered, state: BlobState, partner: BlobState) -> None:
         partner.clusters.set_run(index, 0, count)
         found.used_clusters[first : first + count] = False
     if shared:
-        found.outcome.changed[partner.blob_id] = partner
+        found.plan.changed[partner.blob_id] = partner
 
 
 def _remove(
@@ -105,4 +105,4 @@ def _remove(
     found.used_pages[state.root] = False
     found.used_ids[state.root] = False
     found.parents.pop(state.blob_id, None)
-    found.outcome.deleted.append(state.root)
+    found.plan.deleted.append(state.root)

@@ -1,9 +1,27 @@
 """Bringing a blob's metadata to the device (CRASH-SAFETY 2, 3).
 
-New chain and extent pages go to new places; a flush; then one write of the
-root publishes them all; a flush; only then are the old places given back.
-A blob with more changed extent pages than there is room for copies is
-persisted in rounds, each of which is a state of its own.
+The root is the only page of a blob that is written in place, and one atomic write of it moves the
+blob from one state to the next. All other pages are copied on write. So a round is:
+
+    claim places    reserved before, so this never fails for want of space
+    write           chain and extent pages, to these places
+    F               now whatever the root will name is durable
+    write           the root: before it the old state, after it the new one
+    F               the commit: the caller may be told, memory may follow
+    release         the places that the old state named
+
+Without the first flush a power failure could leave a root that names pages of garbage. Without the
+second, pages could be released and written again while the medium still has the old root, which
+names them.
+
+What a round says is fixed before it waits for anything: flags, pages and runs are encoded, and the
+leaves are marked clean. Data requests go on meanwhile. What they change becomes dirty again, and is
+the next round's. If there is room for few copies only, a round takes some of the changed extent
+pages. Every round leaves a valid state: extent pages are independent of each other, but the pages
+at the old and at the new end of the blob change together with its size.
+
+In the original's layout a root fills its page, and a device that tears at 512 bytes could leave a
+page that is neither old nor new. Such a root is converted once, when it first changes.
 """
 
 from collections.abc import Sequence
@@ -27,19 +45,19 @@ from blobstore.format.root import (
     encode_sector_tail,
     rewritten_from_copy,
 )
-from blobstore.metadata.begin import mark_dirty, poisoning
 from blobstore.metadata.blob_state import (
     ABSENT_PAGE,
     BlobState,
     extent_table_of,
     table_entries,
 )
+from blobstore.metadata.dirty_flag import mark_dirty, poisoning
 from blobstore.metadata.space import (
     claim_chain_pages,
-    free_retired,
+    clear_and_free,
+    mark_clusters_pending,
     release_pages,
     rereserve,
-    retire_clusters,
     settle_clusters,
     spare_pages,
 )
@@ -93,16 +111,16 @@ async def persist(store: StoreState, blob: BlobState, *, at_once: bool = False) 
     await mark_dirty(store)
     with poisoning(store):
         await _convert_in_place(store, blob)
-        retired = await _persist_in_rounds(store, blob, at_once=at_once)
-    for runs in retired:
-        await free_retired(store, runs, clear_method=blob.clear_method)
+        released = await _persist_in_rounds(store, blob, at_once=at_once)
+    for runs in released:
+        await clear_and_free(store, runs, clear_method=blob.clear_method)
 
 
 async def _persist_in_rounds(
     store: StoreState, blob: BlobState, *, at_once: bool
 ) -> list[Sequence[tuple[int, int]]]:
-    """Commit round after round; return the clusters that these retired."""
-    retired: list[Sequence[tuple[int, int]]] = []
+    """Commit round after round; return the clusters that these released."""
+    released: list[Sequence[tuple[int, int]]] = []
     while blob.is_dirty:
         if _one_page_decides(store, blob):
             this = await _rewrite_extent_page(store, blob)
@@ -111,8 +129,8 @@ async def _persist_in_rounds(
             await _finish_round(store, blob, this)
         runs = _commit(store, blob, this)
         if runs:
-            retired.append(runs)
-    return retired
+            released.append(runs)
+    return released
 
 
 async def persist_new(store: StoreState, blob: BlobState) -> None:
@@ -135,9 +153,11 @@ async def _finish_round(store: StoreState, blob: BlobState, this: Round) -> None
     await _place(store, blob, this)
     if this.writes:
         await Batch(this.writes)
+    # Clusters count as well: a map must not be durable before what was written to them.
     if this.writes or this.leaves:
         await store.flush_device()
     await write_root(store, blob, this.bodies[0], next_page=_first(this.chain), copy=this.copy)
+    # Until this flush has ended the old root can come back: what it names is not released yet.
     await store.flush_device()
 
 
@@ -158,7 +178,7 @@ async def _rewrite_extent_page(store: StoreState, blob: BlobState) -> Round:
     this = _begin_round(store, blob)
     (leaf,) = this.leaves
     write = _write_page(store, PageIndex(_page_at(blob, leaf)), _encode_extents(blob, leaf))
-    await store.flush_device()
+    await store.flush_device()  # the clusters that the page is about to name
     await write
     await store.flush_device()
     this.chain = blob.chain
@@ -179,6 +199,7 @@ def _begin_round(store: StoreState, blob: BlobState, *, at_once: bool = False) -
         this.released += blob.cut_runs
         blob.cut_runs = ()
         this.unmapped = store.unmapped.pop(blob.blob_id, [])
+    # Clean from now on, and not from the commit: a write in between makes a leaf dirty again.
     blob.clusters.clean(leaves)
     blob.leaves_in_round = leaves
     blob.is_root_dirty = False
@@ -228,7 +249,7 @@ async def _place(store: StoreState, blob: BlobState, this: Round) -> None:
 
 
 def _bound_pairs(store: StoreState, blob: BlobState, this: Round, runs: PackedPairs | None) -> None:
-    """Begin to count anew from what this round writes, and from writes in flight."""
+    """Count again from what this round writes, and from writes in flight."""
     pair_count = len(runs or ())
     if this.extent_pages is not None:
         pages = {**this.extent_pages, **dict.fromkeys(_leaves_with_page(blob, this), NO_PAGE)}
@@ -347,7 +368,7 @@ def _first(chain: Sequence[PageIndex]) -> PageIndex:
 
 
 def _commit(store: StoreState, blob: BlobState, this: Round) -> Sequence[tuple[int, int]]:
-    """Note that the round is durable, and release what it replaced; return retired clusters."""
+    """Note that the round is durable, and release what it replaced; return released clusters."""
     release_pages(store, this.replaced + [page for page in blob.chain if page not in this.chain])
     blob.chain = this.chain or ()
     if this.extent_pages is not None:
@@ -359,7 +380,7 @@ def _commit(store: StoreState, blob: BlobState, this: Round) -> Sequence[tuple[i
     rereserve(store, blob)
     store.unmapped_count -= len(this.unmapped)
     released = this.released + [(cluster, 1) for cluster in this.unmapped]
-    return retire_clusters(store, released) if released else ()
+    return mark_clusters_pending(store, released) if released else ()
 
 
 async def _convert_in_place(store: StoreState, blob: BlobState) -> None:
@@ -374,9 +395,11 @@ async def _convert_in_place(store: StoreState, blob: BlobState) -> None:
     offset = store.geometry.page_offset(blob.root)
     page = await Read(offset, PAGE_SIZE)
     length = descriptors_length(page)
+    # No reader looks at the last sector yet: the page still reads as before.
     tail = convert_step_one(page, page[HEAD.size : HEAD.size + length])
     await Write(offset + TAIL_OFFSET, tail)
     await store.flush_device()
+    # From this sector on every reader skips to the last one, which says the same.
     first = convert_step_two(page)
     await Write(offset, first)
     await store.flush_device()

@@ -11,7 +11,7 @@ from bitarray import bitarray
 from blobstore.alloc.extent_map import take_all
 from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.store_state import Outcome
+from blobstore.metadata.store_state import RecoveryPlan
 from blobstore.units import BlobId
 
 _EINVAL: Final = 22
@@ -27,7 +27,7 @@ class Recovered:
     used_pages: bitarray
     used_clusters: bitarray
     used_ids: bitarray
-    outcome: Outcome = field(default_factory=Outcome)
+    plan: RecoveryPlan = field(default_factory=RecoveryPlan)
     parents: dict[BlobId, BlobId] = field(default_factory=dict)
     marked: set[BlobId] = field(default_factory=set)
     errors: dict[BlobId, BlobstoreError] = field(default_factory=dict)

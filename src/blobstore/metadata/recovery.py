@@ -1,8 +1,19 @@
 """Recovery: what a store that was not unloaded holds (CRASH-SAFETY 4, FORMAT 6).
 
-The metadata region is read once, in large pieces. Whatever can be a page of a
-blob is kept; then every root is followed. Nothing is written: what must change
-on the device is put down in the store's `Outcome`.
+A store that was not unloaded has masks that nobody may believe. The roots tell all: whatever is
+named by a root, through its chain and its extent pages, is in use, and nothing else is. So the
+region is read once, in large pieces; pages that name a place in it are kept, and every root is
+followed. Single-page blobs, nearly all, are decoded in batches.
+
+A page with a wrong checksum can be a root that was never completed, one that was deleted on
+purpose, or one that is lost. The first two own nothing. The last is **quarantined**: which clusters
+it owns cannot be known, so its id and page stay taken, and the store takes no changes. The same
+holds for every root that cannot be followed to its end. If two blobs claim one place, the one that
+comes first keeps it. The order of roots decides, so then nothing decoded in batches counts.
+
+Nothing is written. What must change on the device is collected in a `RecoveryPlan`, which the
+first change carries out before anything else: a store that is only read stays as it is, and a
+second power failure finds what the first one left.
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,6 +29,7 @@ from blobstore.format.geometry import BLOB_ID_BASE, Geometry, blob_id_of
 from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.format.root import is_tombstone, is_torn_conversion, is_uncommitted
 from blobstore.metadata.batch_decoding import BatchDecoder, SinglePageBlobs
+from blobstore.metadata.blob_reader import Revisits, read_blob
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.page_arrays import (
     Chunk,
@@ -27,9 +39,8 @@ from blobstore.metadata.page_arrays import (
     have_right_checksums,
 )
 from blobstore.metadata.page_reader import Fetch, PageReader
-from blobstore.metadata.read import Revisits, read_blob
 from blobstore.metadata.recovered import Recovered, take_clusters, take_pages
-from blobstore.metadata.store_state import Outcome
+from blobstore.metadata.store_state import RecoveryPlan
 from blobstore.operations import NextData, ReadInto
 from blobstore.units import BlobId, PageIndex
 
@@ -113,7 +124,7 @@ async def recover(geometry: Geometry) -> Recovered:
     them is the bad one depends on their order.
     """
     scan = await scan_region(geometry)
-    torn = Outcome()
+    torn = RecoveryPlan()
     copies = restore_torn_roots(scan, torn)
     decoded = scan.decoder.single_page_blobs(geometry)
     found = await _follow_roots(geometry, scan, torn, decoded)
@@ -121,12 +132,12 @@ async def recover(geometry: Geometry) -> Recovered:
         found = await _follow_roots(geometry, scan, torn, None)
     for stranger in scan.strangers:
         if not found.used_pages[stranger] and stranger not in copies:
-            found.outcome.copies.append(stranger)
+            found.plan.copies.append(stranger)
     return found
 
 
 async def _follow_roots(
-    geometry: Geometry, scan: Scan, torn: Outcome, decoded: SinglePageBlobs | None
+    geometry: Geometry, scan: Scan, torn: RecoveryPlan, decoded: SinglePageBlobs | None
 ) -> Recovered:
     """Take the single-page blobs that were decoded, and follow every other root."""
     found = Recovered(
@@ -135,7 +146,7 @@ async def _follow_roots(
         used_ids=_zeroes(geometry.md_len),
     )
     found.used_clusters[: geometry.md_clusters] = True
-    found.outcome = Outcome(copies=list(torn.copies), restored=dict(torn.restored))
+    found.plan = RecoveryPlan(copies=list(torn.copies), restored=dict(torn.restored))
     taken: set[int] = set()
     if decoded is not None:
         found.used_ids |= _bits(decoded.roots, geometry.md_len)
@@ -169,7 +180,7 @@ def _bits(numbers: Numbers, count: int) -> bitarray:
     return bits
 
 
-def restore_torn_roots(scan: Scan, outcome: Outcome) -> set[PageIndex]:
+def restore_torn_roots(scan: Scan, plan: RecoveryPlan) -> set[PageIndex]:
     """Put copies in the place of roots that a conversion left torn.
 
     A copy is used only where its root is broken and could have come from it;
@@ -185,8 +196,8 @@ def restore_torn_roots(scan: Scan, outcome: Outcome) -> set[PageIndex]:
             continue
         if not is_tombstone(torn) and is_torn_conversion(torn, copy):
             scan.pages[root] = copy
-            outcome.restored[root] = copy
-            outcome.copies.append(stranger)
+            plan.restored[root] = copy
+            plan.copies.append(stranger)
             used.add(stranger)
     return used
 
@@ -200,12 +211,12 @@ async def _recover_root(
         if is_uncommitted(data):
             return
         if is_tombstone(data):
-            found.outcome.deleted.append(root)
+            found.plan.deleted.append(root)
             return
         _quarantine(found, blob_id, CorruptError(f"page {root}: a root with a wrong crc", errno=22))
         return
     if await is_half_deleted(geometry, data, fetch):
-        found.outcome.deleted.append(root)
+        found.plan.deleted.append(root)
         return
     try:
         state = await read_blob(geometry, blob_id, fetch, revisits)

@@ -1,8 +1,9 @@
-"""Skimming the roots of a clean store for relations: parents and unfinished snapshots.
+"""The relation scan: which blobs of a clean store have parents or are unfinished snapshots.
 
-The roots are read in large pieces. Those of a piece are looked at all at once, so that
-a store of many thousand blobs opens about as fast as it can be read; a few are
-looked at one by one.
+Masks say nothing of relations, and deleting a snapshot must know its clones. The roots are read in
+large pieces. Those of a piece are looked at all at once, so that a store of many thousand blobs
+opens about as fast as it can be read; a few are looked at one by one. A blob that does not open
+still counts as a clone, so this scan is more tolerant than `read_blob`.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ FEW_ROOTS: Final = 64
 """Up to so many roots cost less one by one than to import NumPy."""
 
 
-async def skim_relations(geometry: Geometry, used_ids: bitarray) -> Relations:
+async def scan_relations(geometry: Geometry, used_ids: bitarray) -> Relations:
     """Return the relations of all blobs that have some."""
     buffer = memoryview(bytearray(max(_WINDOW_BYTES, geometry.page_size)))
     found = Relations()

@@ -1,8 +1,21 @@
-"""Space for metadata and data: claiming, promising and giving back (CRASH-SAFETY 1, 2).
+"""Space for metadata and data: reserving, claiming and releasing it (CRASH-SAFETY 1, 2).
 
-What a commit releases can be claimed, for whatever use, only after a flush
-that follows it. Pages are claimed with their first and last sector durably
-zero, so that no torn write makes an old root of them.
+Three invariants hold here.
+
+**A flush never fails for space.** Whoever claims a cluster first reserves the metadata pages that
+making it durable can take. `spare_pages` are those that are reserved for nobody, and no claim but
+one that was reserved for goes below.
+
+**Free after commit.** The medium can bring back the state before a commit until a flush follows
+it. What the commit released is still owned in that state. So released pages and clusters are
+*pending free*: out of every map, but not to be claimed. The flush that makes them free is the
+next one that happens anyway; a claim that finds only pending ones causes it.
+
+**A claimed page has a durably zero first and last sector.** A free page can hold anything, for
+instance a root that was deleted. Were another page written over it and torn, the two could
+together look like a root that was lost, or like the old one. With both ends zero no mixture
+does. Released pages are zeroed by a write that is deferred to the next flush; of other free pages
+nothing is known after loading, so they are read, and erased where they need it, some at a time.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -123,7 +136,7 @@ async def claim_root(store: StoreState) -> PageIndex:
 async def _claim(store: StoreState, count: int, *, start: int) -> list[PageIndex]:
     if count == 0:
         return []
-    while len(store.pages.lowest_free(count, start=start)) < count and store.pages.returning_count:
+    while len(store.pages.lowest_free(count, start=start)) < count and store.pages.pending_count:
         await store.flush_device()
     wanted = store.pages.lowest_free(count, start=start)
     if wanted:
@@ -135,7 +148,7 @@ async def _claim(store: StoreState, count: int, *, start: int) -> list[PageIndex
 
 async def settle_clusters(store: StoreState, count: int) -> None:
     """Flush until `count` clusters are free, or none is on its way back any more."""
-    while store.clusters.free_count < count and store.clusters.returning_count:
+    while store.clusters.free_count < count and store.clusters.pending_count:
         await store.flush_device()
 
 
@@ -160,6 +173,7 @@ async def _prepare(store: StoreState, pages: Sequence[int]) -> None:
             heads.append(page)
         elif data[:SECTOR_SIZE] != _ZERO_SECTOR:
             writes.append(_zero_first_sector(store, page))
+    # The last sector first: a root without it was never completed, one without the first is lost.
     await _write_and_flush(store, writes)
     await _write_and_flush(store, [_zero_first_sector(store, page) for page in heads])
     for page in unknown:
@@ -193,8 +207,8 @@ def zero_page(store: StoreState, page: PageIndex) -> WriteZeroes:
 def release_pages(store: StoreState, pages: Sequence[PageIndex]) -> None:
     """Give back chain and extent pages after the commit that stopped naming them."""
     if pages:
-        store.pages.retire(len(pages))
-        store.ride([zero_page(store, page) for page in pages], lambda: _free_pages(store, pages))
+        store.pages.mark_pending(len(pages))
+        store.defer([zero_page(store, page) for page in pages], lambda: _free_pages(store, pages))
 
 
 def release_root(store: StoreState, root: PageIndex) -> None:
@@ -203,19 +217,19 @@ def release_root(store: StoreState, root: PageIndex) -> None:
     Its last sector is zeroed first, the rest after a further flush: in
     between, no torn write looks like a root that was lost.
     """
-    store.pages.retire(1)
+    store.pages.mark_pending(1)
     if store.layout is Layout.COMPACT:
-        store.ride([zero_page(store, root)], lambda: _free_pages(store, [root]))
+        store.defer([zero_page(store, root)], lambda: _free_pages(store, [root]))
         return
 
     def erase_rest() -> None:
-        store.ride([zero_page(store, root)], lambda: _free_pages(store, [root]))
+        store.defer([zero_page(store, root)], lambda: _free_pages(store, [root]))
 
-    store.ride([_zero_last_sector(store, root)], erase_rest)
+    store.defer([_zero_last_sector(store, root)], erase_rest)
 
 
 def _free_pages(store: StoreState, pages: Sequence[PageIndex]) -> None:
-    store.pages.free_returning(pages)
+    store.pages.free_pending(pages)
     for page in pages:
         store.prepared_pages[page] = True
 
@@ -227,27 +241,27 @@ async def release_clusters(
 
     The caller holds the mutex, and may stop while they are cleared.
     """
-    await free_retired(store, retire_clusters(store, released), clear_method=clear_method)
+    await clear_and_free(store, mark_clusters_pending(store, released), clear_method=clear_method)
 
 
-def retire_clusters(
+def mark_clusters_pending(
     store: StoreState, released: Iterable[tuple[int, int]]
 ) -> Sequence[tuple[int, int]]:
     """Note that nobody owns these clusters any more, and return them as merged runs.
 
-    They count as free, but stay unclaimable until `free_retired` and a flush.
+    They count as free, but stay unclaimable until `clear_and_free` and a flush.
     """
     runs = merged_runs(released)
-    store.clusters.retire(sum(count for _first, count in runs))
+    store.clusters.mark_pending(sum(count for _first, count in runs))
     for first, count in runs:
         store.owned_clusters[first : first + count] = False
     return runs
 
 
-async def free_retired(
+async def clear_and_free(
     store: StoreState, runs: Sequence[tuple[int, int]], *, clear_method: int
 ) -> None:
-    """Free retired clusters, with the next flush.
+    """Free pending clusters, with the next flush.
 
     Waits for every request that could still touch them, and clears them as the blob asks.
     """
@@ -256,7 +270,7 @@ async def free_retired(
     is_zeroed = False
 
     def free() -> None:
-        store.clusters.free_returning_runs(runs)
+        store.clusters.free_pending_runs(runs)
         if is_zeroed:
             for first, count in runs:
                 store.zeroed_clusters[first : first + count] = True
@@ -265,7 +279,7 @@ async def free_retired(
     try:
         is_zeroed = await _clear(store, runs, clear_method)
     finally:  # also when the caller stops: what is not cleared is free all the same
-        store.ride([], free)
+        store.defer([], free)
 
 
 async def _clear(store: StoreState, runs: Sequence[tuple[int, int]], clear_method: int) -> bool:

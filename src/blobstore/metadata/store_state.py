@@ -28,8 +28,8 @@ _KEPT_BUFFER_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Rider:
-    """Writes that ride on the next flush, and what holds once it is done."""
+class Deferred:
+    """Writes that are deferred to the next flush, and what to do when it is done."""
 
     operations: Sequence[Operation[Any]]
     then: Callable[[], None]
@@ -58,7 +58,7 @@ class DeviceTraits:
 
 
 @dataclass(slots=True, eq=False)
-class Outcome:
+class RecoveryPlan:
     """What loading decided and the device does not say yet.
 
     `changed` are blobs to rewrite, `deleted` are half-made or half-deleted
@@ -84,7 +84,8 @@ class StoreState:
     that blobs gave up by unmaps and no commit has said so yet; `thawing` are
     writers that wait for a frozen blob, `allocating` those that wait for a cluster
     that another one is just making, by blob and place. `circular` are blobs that
-    were found to be their own ancestors. Metadata before `backed_pages` has its space on
+    were found to be their own ancestors. `page_reader` keeps metadata pages from one opening to
+    the next, until something changes. Metadata before `backed_pages` has its space on
     the host, super block and masks included; None is not even those.
     """
 
@@ -123,7 +124,7 @@ class StoreState:
         self.is_changed = False
         self.change_depth = 0
         self.change_count = 0
-        self.outcome = Outcome()
+        self.recovery_plan = RecoveryPlan()
 
         self.open_blobs: dict[BlobId, BlobState] = {}
         self.exclusive: dict[BlobId, str] = {}
@@ -143,7 +144,7 @@ class StoreState:
         self.mutex = Mutex()
         self.epochs = Epochs()
         self.page_reader: PageReader | None = None
-        self.riders: deque[Rider] = deque()
+        self.deferred: deque[Deferred] = deque()
         self.flush_device = SharedFlush(self._flush_once)
 
     @property
@@ -224,14 +225,14 @@ class StoreState:
         room = max(1, _KEPT_BUFFER_BYTES // self.geometry.cluster_size) - len(self._buffers)
         self._buffers += buffers[: max(0, room)]
 
-    def ride(self, operations: Sequence[Operation[Any]], then: Callable[[], None]) -> None:
+    def defer(self, operations: Sequence[Operation[Any]], then: Callable[[], None]) -> None:
         """Let the operations happen before the next flush, and `then` after it."""
-        self.riders.append(Rider(operations, then))
+        self.deferred.append(Deferred(operations, then))
 
     async def _flush_once(self) -> None:
         self.check_writable()
-        riders, self.riders = self.riders, deque()
-        operations = [operation for rider in riders for operation in rider.operations]
+        deferred, self.deferred = self.deferred, deque()
+        operations = [operation for each in deferred for operation in each.operations]
         try:
             if operations:
                 await Batch(operations)
@@ -239,5 +240,5 @@ class StoreState:
         except BaseException as error:
             self.mark_unusable(error)
             raise
-        for rider in riders:
-            rider.then()
+        for each in deferred:
+            each.then()

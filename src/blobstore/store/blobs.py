@@ -15,11 +15,11 @@ from blobstore.format.root import Layout, RootState
 from blobstore.format.super_block import NO_BLOB
 from blobstore.metadata.blob_state import BlobState, SparsePages
 from blobstore.metadata.host_space import give_space
-from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import free_clusters_for, persist_new
+from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.space import claim_root, claim_zeroed_clusters, spare_pages
 from blobstore.metadata.store_state import StoreState
-from blobstore.store.opening import let_go, link
+from blobstore.store.open_blobs import let_go, link
 from blobstore.units import BlobId, PageIndex, ceil_div
 
 
@@ -165,7 +165,7 @@ async def _check_pages(store: StoreState, blob: BlobState, claimed: int) -> None
     if wanted <= spare_pages(store):
         return
     if wanted - 1 <= spare_pages(store) and not store.used_ids[0]:
-        while store.pages.used[0] and store.pages.returning_count:
+        while store.pages.used[0] and store.pages.pending_count:
             await store.flush_device()
         if not store.pages.used[0]:
             return

@@ -13,10 +13,10 @@ from blobstore.format.page import PAGE_SIZE
 from blobstore.format.pairs import PackedPairs
 from blobstore.format.root import TAIL_OFFSET, Layout, encode_tombstone_tail
 from blobstore.format.super_block import NO_BLOB
-from blobstore.metadata.begin import poisoning, write_super_block
 from blobstore.metadata.blob_state import SNAPSHOT_REMOVAL, BlobState, extent_table_of
-from blobstore.metadata.outcome import begin_change
+from blobstore.metadata.dirty_flag import poisoning, write_super_block
 from blobstore.metadata.persist import persist
+from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.space import (
     release_clusters,
     release_pages,
@@ -28,7 +28,7 @@ from blobstore.metadata.space import (
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Read, Write
 from blobstore.store.inflate import keep_what_is_hidden
-from blobstore.store.opening import close_blob, let_go, open_blob, open_chain, read_checked
+from blobstore.store.open_blobs import close_blob, let_go, open_blob, open_chain, read_checked
 from blobstore.store.relations import change_parent
 from blobstore.units import BlobId, PageIndex
 

@@ -3,10 +3,10 @@
 from blobstore.errors import BlobstoreError
 from blobstore.format.geometry import Geometry
 from blobstore.format.mask import MASK_CLUSTERS
-from blobstore.metadata.begin import place_super_block, poisoning, write_super_block
-from blobstore.metadata.load import read_super_block
+from blobstore.metadata.dirty_flag import place_super_block, poisoning, write_super_block
+from blobstore.metadata.load_store import read_super_block
 from blobstore.metadata.masks import mask_writes, read_mask
-from blobstore.metadata.outcome import begin_change
+from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.operations import Flush
 

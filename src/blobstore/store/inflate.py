@@ -14,8 +14,8 @@ from blobstore.blob.write import allocate_clusters
 from blobstore.errors import InvalidArgumentError
 from blobstore.format.descriptors import THIN_PROV, Flags
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist
+from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.space import require_pages, require_room_for_root, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.relations import change_parent

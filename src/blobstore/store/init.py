@@ -16,7 +16,7 @@ from blobstore.format.super_block import (
     TYPE_SIZE,
     SuperBlock,
 )
-from blobstore.metadata.begin import poisoning
+from blobstore.metadata.dirty_flag import poisoning
 from blobstore.metadata.host_space import give_space
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.operations import Batch, Flush, Operation, Unmap, Write, WriteZeroes

@@ -7,10 +7,10 @@ from bitarray.util import intervals
 from blobstore.errors import BusyError, InvalidArgumentError, NotFoundError
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE
-from blobstore.metadata.begin import poisoning, write_super_block
+from blobstore.metadata.dirty_flag import poisoning, write_super_block
 from blobstore.metadata.masks import mask_writes
-from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist
+from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Flush, Operation, WriteZeroes
 from blobstore.store.init import padded_type
@@ -94,12 +94,12 @@ async def _end(store: StoreState) -> None:
 
 
 async def _write_clean(store: StoreState) -> None:
-    if not (store.is_marked_dirty or store.outcome or _has_news(store)):
+    if not (store.is_marked_dirty or store.recovery_plan or _has_news(store)):
         await store.flush_device()  # clusters may have been written to all the same
         return
     await begin_change(store)
     with poisoning(store):
-        while store.riders:
+        while store.deferred:
             await store.flush_device()
         for write in _mask_writes(store):
             await write

@@ -7,11 +7,11 @@ from bitarray import bitarray
 from blobstore.alloc.extent_map import take_all
 from blobstore.errors import BlobstoreError
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.load import known_ids
+from blobstore.metadata.load_store import known_ids
 from blobstore.metadata.page_reader import PageReader
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.describe import BlobInfo, describe_blob
-from blobstore.store.opening import (
+from blobstore.store.open_blobs import (
     WRONG_CLUSTER,
     OpenCache,
     distrusted,

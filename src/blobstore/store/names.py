@@ -17,13 +17,13 @@ from blobstore.errors import CorruptError, InvalidArgumentError, NotFoundError
 from blobstore.format.descriptors import decode_name, encode_name
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.metadata.blob_reader import read_content
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.page_reader import Fetch, PageReader
-from blobstore.metadata.read import read_content
-from blobstore.metadata.skim import root_windows
+from blobstore.metadata.relation_scan import root_windows
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import ReadInto
-from blobstore.store.opening import open_blob_locked
+from blobstore.store.open_blobs import open_blob_locked
 from blobstore.units import BlobId, PageIndex
 
 NAME: Final = "name"
@@ -75,7 +75,7 @@ async def blobs_named_locked(store: StoreState, name: str) -> list[BlobId]:
     """
     store.check_open()
     wanted = encode_name(name)
-    fetch = PageReader(store.geometry, store.outcome.restored).fetch
+    fetch = PageReader(store.geometry, store.recovery_plan.restored).fetch
     found: list[BlobId] = []
     for blob_id in await _candidates(store, wanted):
         if await _stored_name(store, blob_id, fetch) == wanted:
@@ -96,7 +96,7 @@ async def _candidates(store: StoreState, wanted: bytes) -> list[BlobId]:
             if (
                 following != NO_PAGE
                 or window.find(wanted, at, at + PAGE_SIZE) >= 0
-                or root in store.outcome.restored
+                or root in store.recovery_plan.restored
                 or _in_memory(store, blob_id) is not None
             ):
                 found.append(blob_id)
@@ -110,7 +110,7 @@ async def stored_xattrs_locked(
 
     A blob whose metadata cannot be read is left out.
     """
-    fetch = PageReader(store.geometry, store.outcome.restored).fetch
+    fetch = PageReader(store.geometry, store.recovery_plan.restored).fetch
     found = [(blob_id, await _stored_xattrs(store, blob_id, fetch)) for blob_id in blob_ids]
     return [(blob_id, xattrs) for blob_id, xattrs in found if xattrs is not None]
 
@@ -134,7 +134,7 @@ async def _stored_name(store: StoreState, blob_id: BlobId, fetch: Fetch) -> byte
 
 
 def _in_memory(store: StoreState, blob_id: BlobId) -> BlobState | None:
-    return store.open_blobs.get(blob_id) or store.outcome.changed.get(blob_id)
+    return store.open_blobs.get(blob_id) or store.recovery_plan.changed.get(blob_id)
 
 
 def name_in(xattrs: Mapping[str, bytes]) -> str | None:

@@ -22,11 +22,11 @@ from blobstore.alloc.extent_map import drop_all, mark_all, take_all
 from blobstore.errors import BlobstoreError, CorruptError, DeviceError, NotFoundError
 from blobstore.format.descriptors import HAS_INTERNAL_XATTRS, KNOWN_INVALID
 from blobstore.format.geometry import BLOB_ID_BASE, Geometry
+from blobstore.metadata.blob_reader import Revisits, check_flags, read_blob
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.page_reader import KEPT_WINDOW_BYTES, PageReader
 from blobstore.metadata.persist import persist
-from blobstore.metadata.read import Revisits, check_flags, read_blob
+from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.store_state import StoreState
 from blobstore.units import BlobId
 
@@ -84,7 +84,7 @@ class OpenCache:
 
 def reader_of(store: StoreState) -> PageReader:
     """Return a reader that is good for as long as the caller holds the mutex."""
-    return PageReader(store.geometry, store.outcome.restored)
+    return PageReader(store.geometry, store.recovery_plan.restored)
 
 
 def kept_reader_of(store: StoreState) -> PageReader:
@@ -95,7 +95,7 @@ def kept_reader_of(store: StoreState) -> PageReader:
     """
     reader = store.page_reader
     if reader is None:
-        restored = store.outcome.restored
+        restored = store.recovery_plan.restored
         reader = PageReader(store.geometry, restored, window_bytes=KEPT_WINDOW_BYTES)
         store.page_reader = reader
     return reader
@@ -250,8 +250,8 @@ async def _read_known(
     geometry = store.geometry
     if not (geometry.names_root(blob_id) and store.used_ids[blob_id - BLOB_ID_BASE]):
         raise NotFoundError(f"blob {blob_id:#x}: no such blob")
-    if blob_id in store.outcome.changed:
-        return store.outcome.changed[blob_id]
+    if blob_id in store.recovery_plan.changed:
+        return store.recovery_plan.changed[blob_id]
     blob = await read_blob(geometry, blob_id, reader.fetch, revisits)
     if blob.flags.invalid & ~KNOWN_INVALID:
         check_flags(blob)

@@ -3,12 +3,12 @@
 from blobstore.blob.exclusive import exclusive, frozen
 from blobstore.errors import ExistsError, InvalidArgumentError, NotFoundError
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist
+from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.space import require_room_for_root, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import ExternalSource
-from blobstore.store.opening import close_blob, let_go, open_blob
+from blobstore.store.open_blobs import close_blob, let_go, open_blob
 from blobstore.units import BlobId
 
 

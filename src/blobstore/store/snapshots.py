@@ -12,14 +12,14 @@ from blobstore.errors import InvalidArgumentError
 from blobstore.format.descriptors import READ_ONLY, THIN_PROV, Flags
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.root import Layout, RootState
-from blobstore.metadata.begin import poisoning
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, BlobState, SparsePages
-from blobstore.metadata.outcome import begin_change
+from blobstore.metadata.dirty_flag import poisoning
 from blobstore.metadata.persist import persist, persist_new
+from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.space import claim_root, require_pages
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.blobs import BlobOptions, check_xattrs, create_blob_locked
-from blobstore.store.opening import close_clean, open_blob_locked
+from blobstore.store.open_blobs import close_clean, open_blob_locked
 from blobstore.units import BlobId, PageIndex
 
 

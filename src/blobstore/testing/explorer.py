@@ -180,7 +180,7 @@ def judge(disk: SimulatedDisk, expected: Expectation) -> str | None:
         if loaded is None:
             return None if expected.may_be_missing else "there is no store"
         store, found = loaded
-        excused = [blob_id_of(root) for root in store.outcome.restored]
+        excused = [blob_id_of(root) for root in store.recovery_plan.restored]
         problem = expected.problem(found) or original_problem(image, found, excused=excused)
         if problem is not None:
             return problem

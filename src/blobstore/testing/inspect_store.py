@@ -6,9 +6,9 @@ from blobstore.blob.read import read_into
 from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.super_block import NO_BLOB
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.load import known_ids, load
+from blobstore.metadata.load_store import known_ids, load
 from blobstore.metadata.store_state import StoreState
-from blobstore.store.opening import close_blob, open_blob
+from blobstore.store.open_blobs import close_blob, open_blob
 from blobstore.testing.alone import run_alone
 from blobstore.testing.expectation import FoundBlob, FoundStore, Meta
 from blobstore.testing.simulated_disk import SimulatedDisk

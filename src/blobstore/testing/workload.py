@@ -12,7 +12,7 @@ from blobstore.blob import attributes, resize
 from blobstore.blob import write as blob_write
 from blobstore.errors import NoSpaceError
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.load import load
+from blobstore.metadata.load_store import load
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.blobs import BlobOptions, create_blob
 from blobstore.store.delete import delete_blob
@@ -20,7 +20,7 @@ from blobstore.store.grow import grow_closed, grow_open
 from blobstore.store.inflate import decouple, inflate
 from blobstore.store.init import Clear, InitOptions, init_store
 from blobstore.store.lifecycle import flush_store, set_super_blob, unload
-from blobstore.store.opening import close_blob, open_blob
+from blobstore.store.open_blobs import close_blob, open_blob
 from blobstore.store.relations import set_parent
 from blobstore.store.snapshots import create_clone, create_snapshot
 from blobstore.testing.alone import run_alone

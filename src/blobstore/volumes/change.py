@@ -11,11 +11,11 @@ from uuid import UUID
 from blobstore.blob.attributes import check_metadata_writable, overwrite_xattr_locked
 from blobstore.errors import InvalidArgumentError
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.outcome import begin_change
 from blobstore.metadata.persist import persist
+from blobstore.metadata.recovery_plan import begin_change
 from blobstore.store.blobs import BlobOptions, create_blob_locked
 from blobstore.store.delete import delete_blob
-from blobstore.store.opening import close_clean, open_blob_locked
+from blobstore.store.open_blobs import close_clean, open_blob_locked
 from blobstore.store.snapshots import create_clone_locked, create_snapshot_locked
 from blobstore.units import BlobId
 from blobstore.volumes.identity import (

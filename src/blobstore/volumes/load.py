@@ -10,11 +10,11 @@ from uuid import UUID
 
 from blobstore.errors import NotFoundError
 from blobstore.format.super_block import NO_BLOB
-from blobstore.metadata.load import known_ids
+from blobstore.metadata.load_store import known_ids
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.blobs import BlobOptions, create_blob_locked
 from blobstore.store.names import stored_xattrs_locked
-from blobstore.store.opening import close_clean
+from blobstore.store.open_blobs import close_clean
 from blobstore.units import BlobId
 from blobstore.volumes.identity import (
     UUID_NAME,
