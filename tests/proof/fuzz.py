@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Search for so many seconds; the exit code is 1 if something was found, 2 without atheris."""
     parser = argparse.ArgumentParser(prog="python -m tests.proof.fuzz")
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--runs", type=int, default=-1, help="end after so many inputs, too")
     parser.add_argument("--corpus", type=Path, help="inputs are read from here, and kept here")
     parser.add_argument("--found", type=Path, default=Path("fuzz-found"), help="what does harm")
     parser.add_argument("--seed", type=int, default=0, help="0: another one each time")
@@ -59,7 +60,7 @@ def _search_in_child(options: argparse.Namespace) -> int:
         corpus = options.corpus or Path(scratch)
         command = [sys.executable, "-m", "tests.proof.fuzz", "--in-this-process"]
         command += [f"--seconds={options.seconds}", f"--corpus={corpus}"]
-        command += [f"--found={options.found}", f"--seed={options.seed}"]
+        command += [f"--found={options.found}", f"--seed={options.seed}", f"--runs={options.runs}"]
         ended = subprocess.run(command, check=False).returncode
     found = sorted(set(options.found.glob("found-*")) - before)
     print(f"{len(found)} found, the search ended with {ended}")
@@ -84,6 +85,7 @@ def _search(options: argparse.Namespace) -> None:
 
     flags = [
         f"-max_total_time={options.seconds}",
+        f"-runs={options.runs}",
         f"-max_len={mutate.LARGEST_INPUT}",
         f"-seed={options.seed}",
         f"-rss_limit_mb={_MEGABYTES}",

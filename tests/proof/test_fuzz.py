@@ -75,7 +75,13 @@ def test_a_short_search_runs_to_its_end_and_keeps_what_reaches_something_new(
     tmp_path: Path,
 ) -> None:
     corpus = tmp_path / "corpus"
-    options = ["--seconds=15", f"--corpus={corpus}", f"--found={tmp_path / 'found'}", "--seed=7"]
+    options = [
+        "--seconds=500",
+        "--runs=600",
+        f"--corpus={corpus}",
+        f"--found={tmp_path / 'found'}",
+        "--seed=7",
+    ]
     ended = subprocess.run([*FUZZ, *options], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr[-2000:]
     assert "0 found" in ended.stdout
