@@ -110,16 +110,16 @@ MEASURED_TESTS  := $(addprefix tests/,format alloc metadata store golden)
 QUICK_TESTS     := $(addprefix tests/,format alloc metadata store drivers api device cli suite)
 
 quick: $(STAMP)  ## The tests to run on every save: under a minute
-	@$(BIN)/python -m pytest -n $(JOBS) -m "not slow" --hypothesis-profile=quick $(QUICK_TESTS) $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" --hypothesis-profile=quick $(QUICK_TESTS) $(ARGS)
 
 test: $(STAMP) system-packages  ## All tests; the 25 slowest are named
-	@$(BIN)/python -m pytest -n $(JOBS) --durations=25 $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=25 $(ARGS)
 
 check: static test coverage  ## Everything a change must pass
 
 coverage: $(STAMP)  ## Lines and branches of the layers with a threshold, and what was missed
 	@mkdir -p $(dir $(RESULTS)) && rm -f $(RESULTS)
-	@$(BIN)/python -m pytest -n $(JOBS) -q --hypothesis-profile=ci \
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q --hypothesis-profile=ci \
 	    $(addprefix --cov=blobstore.,$(MEASURED_LAYERS)) --cov-report=json:$(RESULTS) $(MEASURED_TESTS)
 	@$(BIN)/python scripts/coverage_gate.py $(RESULTS)
 
