@@ -22,7 +22,7 @@ promise that, and are not supported.
 
 Requests of the full path are counted, inside steps of the core. A thread on the fast path
 cannot take part in steps. It has a `Pin` of its own, which it *assigns* (an increment would be
-two steps). Nobody is told when such a pin is released: telling would cost every request more
+two steps). No waiter is told when such a pin is released: telling would cost every request more
 than looking again costs the few that free clusters. So the core awaits a `GracePeriod`.
 """
 

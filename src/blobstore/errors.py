@@ -59,7 +59,7 @@ class BlobstoreError(OSError):
     def at(self, *, store: str | None = None, blob: int | None = None) -> Self:
         """Name the store and the blob, where they are not known yet; return the error itself.
 
-        The first one who names a store is right: an error of another store's blob,
+        The first caller that names a store is right: an error of another store's blob,
         which a clone reads, stays that store's.
         """
         if store is not None and self.filename is None:
@@ -139,7 +139,7 @@ class ReadOnlyError(BlobstoreError, PermissionError):
 
 
 class BusyError(BlobstoreError):
-    """In use: open, locked by somebody else, under another operation, or with clones."""
+    """In use: open, locked by another user, under another operation, or with clones."""
 
     default_errno = _errno.EBUSY
 

@@ -5,14 +5,14 @@ a leaf that is absent holds nothing. **Runs**: other blobs with run-length exten
 because the runs of one page can name far more leaves than there is memory for. Their leaves are
 made when the core is asked for a cluster, and `runs` says what an absent one holds.
 
-Either way `leaves` decides where a leaf is there. So a change makes the leaf first, as an
-array, and the runs are never changed. Whoever reads outside the core indexes `leaves` without a
-lock, and asks the core where a cluster is 0; a leaf is put there whole, or one entry changes at a
-time. `leaves` stays the same object as long as the map lives, whatever it holds.
+In both forms a leaf that is present in `leaves` takes precedence. So a change makes the leaf
+first, as an array, and the runs are never changed. A reader outside the core indexes `leaves`
+without a lock, and asks the core if a cluster is 0. A leaf is stored as a whole, or one entry
+changes at a time. `leaves` stays the same object as long as the map lives, whatever it holds.
 
-Memory stays in proportion to the metadata: leaves that were made only because somebody read
-them are kept up to `_KEPT_BYTES` for each map and `_KEPT_BYTES_PER_RUN` for each run. Beyond that
-every question is answered from the runs.
+Memory stays in proportion to the metadata. Leaves that were made only for a read are kept up to
+`_KEPT_BYTES` for each map and `_KEPT_BYTES_PER_RUN` for each run. Beyond that limit every lookup
+is answered from the runs.
 """
 
 from array import array
@@ -69,7 +69,7 @@ class ExtentMap:
     leaves: Leaves
 
     def __init__(self, count: int = 0, runs: "MappedRuns | None" = None) -> None:
-        """Make a map of so many places: all unallocated, or as `runs` say."""
+        """Make a map of `count` places: all unallocated, or as `runs` say."""
         self.count = count
         self.allocated_count = 0
         self.dirty_leaves = _NONE_DIRTY
@@ -161,7 +161,7 @@ class ExtentMap:
         self._mark_dirty(index >> LEAF_SHIFT)
 
     def set_run(self, index: int, first: int, count: int) -> None:
-        """Put neighbouring clusters (or 0: none) into so many places of the blob."""
+        """Put neighbouring clusters (or 0: none) into `count` places of the blob."""
         for at, number, part in _split_at_leaves(index, count):
             leaf, size = self._own_leaf(number), part.stop - part.start
             owned = size - leaf[part].count(UNALLOCATED)
@@ -171,7 +171,7 @@ class ExtentMap:
             self._mark_dirty(number)
 
     def fill_run(self, index: int, first: int, count: int) -> None:
-        """Put neighbouring clusters into those of so many places that have none."""
+        """Put neighbouring clusters into those of `count` places that have none."""
         for at, number, part in _split_at_leaves(index, count):
             there, start = self._leaf(number)[part], first + at - index
             if not any(there):
@@ -440,7 +440,7 @@ def drop_all(bits: bitarray, clusters: ExtentMap) -> None:
 
 
 def _split_at_leaves(index: int, count: int) -> Iterator[tuple[int, int, slice]]:
-    """Yield (index, number of the leaf, part of the leaf) of so many places."""
+    """Yield (index, number of the leaf, part of the leaf) of `count` places."""
     end = index + count
     while index < end:
         start = index & LEAF_MASK

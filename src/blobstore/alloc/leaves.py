@@ -1,7 +1,7 @@
 """Leaves: up to 512 neighbouring places of a blob, and the cluster in each of them.
 
 A leaf without clusters is one shared, unchangeable run of zeroes. Neighbouring clusters
-that nobody changes are a `range`; any other leaf is an array. Readers outside the core index
+that are never changed are a `range`; any other leaf is an array. Readers outside the core index
 leaves directly: no leaf is longer than its part of the blob, unless it is absent.
 """
 
@@ -21,7 +21,7 @@ Piece: TypeAlias = list[int] | slice
 """Clusters, each once: in any order, or neighbours."""
 
 ABSENT: Final = bytes(LEAF_SIZE)
-"""A leaf without clusters, or one that is not made yet; bytes, because nobody can change them."""
+"""A leaf without clusters, or one that is not made yet; bytes, because they are immutable."""
 
 _LARGEST_LIST: Final = 1024
 """The most leaves that are kept in a list: of more, those that are there are looked for."""
@@ -49,7 +49,7 @@ def absent_leaves(cluster_count: int) -> Leaves:
 
 
 def leaves_for(cluster_count: int) -> int:
-    """Return how many leaves a map of so many clusters has."""
+    """Return how many leaves a map of `cluster_count` clusters has."""
     return -(-cluster_count // LEAF_SIZE)
 
 

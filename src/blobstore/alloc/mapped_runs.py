@@ -16,7 +16,7 @@ from blobstore.alloc.leaves import ABSENT, LEAF_SHIFT, LEAF_SIZE, UNALLOCATED, L
 from blobstore.format.pairs import PackedPairs
 
 _SHORT: Final = 64
-"""Runs of so many clusters are better taken together, longer ones one by one."""
+"""Runs of up to this many clusters are faster handled together, longer ones one by one."""
 
 _Numbers: TypeAlias = npt.NDArray[np.int64]
 

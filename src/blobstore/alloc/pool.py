@@ -69,7 +69,7 @@ class Pool:
         return found
 
     def mark_pending(self, count: int) -> None:
-        """Count so many as pending free: they stay taken until `free_pending`."""
+        """Count `count` numbers as pending free: they stay taken until `free_pending`."""
         self.pending_count += count
 
     def free_pending(self, indices: Sequence[int]) -> None:

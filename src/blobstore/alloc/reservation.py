@@ -27,7 +27,7 @@ class Reservations:
 
     @property
     def total(self) -> int:
-        """Pages that nobody else may claim."""
+        """The number of pages that are reserved."""
         return self._lasting + self._passing
 
     def total_with(self, blob_id: int, need: Need) -> int:

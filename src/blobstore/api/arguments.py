@@ -3,7 +3,7 @@
 A wrong type is a `TypeError`, a value that can never be right an `InvalidArgumentError`.
 Both name the argument and what was expected: ``size: expected int or str, got float``. They
 are raised before anything begins: an untyped exception inside the core would make the store
-unusable, because nobody knows how far the core came. A slip of the caller must not do that.
+unusable, because the progress of the core is unknown. A mistake of the caller must not do that.
 """
 
 import os

@@ -80,7 +80,7 @@ class Blobstore(OpenStore):
             ExistsError: The device holds something, and `overwrite` was not given.
             InvalidArgumentError: Sizes that do not fit each other.
             NoSpaceError: The device is too small, or for its metadata (ENOMEM).
-            BusyError: Somebody else has it open, or it is mounted or part of something else.
+            BusyError: The device is open elsewhere, is mounted, or is part of something else.
             UnsupportedError: There is no direct I/O there.
         """
         options = InitOptions(
@@ -129,7 +129,7 @@ class Blobstore(OpenStore):
         Raises:
             CorruptError: There is no store, or one that makes no sense (EILSEQ).
             WrongTypeError: It is of another type (ENXIO).
-            BusyError: Somebody else has it open, or it is mounted or part of something else.
+            BusyError: The device is open elsewhere, is mounted, or is part of something else.
             UnsupportedError: There is no direct I/O there.
         """
         check_callback("on_blob", on_blob)

@@ -1,7 +1,7 @@
 """Checking a store, repairing it, and undoing a repair.
 
-A repair is made on an overlay in memory and looked at there; only then the
-device changes (`blobstore.api.undo_log`). Unlike `Blobstore.open` these functions
+A repair is made on an overlay in memory and checked there. Only then the device
+changes (`blobstore.api.undo_log`). Unlike `Blobstore.open` these functions
 leave a device that they were given open.
 """
 

@@ -4,7 +4,7 @@ Nearly all requests touch a single cluster that the blob owns. For these the ful
 coroutine, the driver, the store's lock) would cost several times the system call. The fast
 path checks the bounds, looks the cluster up in the blob's map, and calls `preadv` or `pwrite`.
 Everything else takes the full path: holes, ranges over several clusters, copy-on-write, and
-whatever is wrong, because the full path says what. A property test shows the two equal.
+every error, because the full path reports it. A property test shows that both paths are equal.
 
 The danger is that a cluster is freed, and becomes another blob's, between the lookup and the
 system call. Epoch-based reclamation (`blobstore.epochs`) rules that out. A request pins the

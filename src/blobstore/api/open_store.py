@@ -1,4 +1,4 @@
-"""What every open store can do, whether its blobs have names or not; and how one is opened."""
+"""The operations of every open store, with or without named blobs, and how a store is opened."""
 
 import os
 from collections.abc import Awaitable, Callable, Iterator

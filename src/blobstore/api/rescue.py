@@ -1,6 +1,6 @@
-"""Rescue: reading what can be read of a store that does not open, or of a blob in it.
+"""Rescue: reads whatever is readable of a store that does not open, or of a blob in the store.
 
-The device is only ever read. What replaces a broken super block is kept in memory.
+The device is only ever read. The replacement of a broken super block is kept in memory.
 """
 
 from collections.abc import Iterator

@@ -130,8 +130,9 @@ class Session:
             device.close()
 
 
-# Forking. In a child the descriptors are closed, and their numbers may be anybody's. The
-# threads that could end what they had in flight are not there either: nothing may wait for them.
+# Forking. In a child the descriptors are closed, and other files may have got their
+# numbers. The threads that could complete requests in flight do not exist in the child either:
+# nothing may wait for them.
 
 _sessions: Final["weakref.WeakSet[Session]"] = weakref.WeakSet()
 

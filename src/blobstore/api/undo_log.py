@@ -1,7 +1,8 @@
 """The undo log: how a repair reaches a device, and how it is undone.
 
 A repair is ready in memory, as an overlay, before a byte of the device changes.
-What it replaces goes to the undo file. Then, with a flush after each:
+The content that the repair replaces goes to the undo file. Then these follow, with a
+flush after each:
 
     1. the last sector of page 0: the mark, which nothing opens (`format.repair_mark`)
     2. what is added: clusters that are copied, and metadata where there was none

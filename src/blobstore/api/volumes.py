@@ -1,7 +1,7 @@
 """Volume stores and volumes, for programs that block.
 
-A volume is a blob with a name and a uuid: it is read and written by the code that reads
-and writes blobs, and costs nothing more.
+A volume is a blob with a name and a uuid. The code that reads and writes blobs also reads
+and writes volumes, at no extra cost.
 """
 
 import uuid as uuids
@@ -62,7 +62,7 @@ class VolumeInfo:
 
 
 class _Identified(Blob):
-    """An open blob of a volume store: nobody sets its name and uuid as attributes."""
+    """An open blob of a volume store: its name and uuid cannot be set as attributes."""
 
     __slots__ = ()
 

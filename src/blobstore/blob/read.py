@@ -10,7 +10,7 @@ from blobstore.operations import Batch, Operation, ReadExternal, ReadInto
 from blobstore.units import ClusterIndex
 
 AT_ONCE: Final = 8 << 20
-"""A request is read or written in parts of so many bytes: after each one the caller may stop."""
+"""A request is read or written in parts of this many bytes. After each the caller may stop."""
 
 
 async def read_into(store: StoreState, blob: BlobState, view: memoryview, offset: int) -> None:
@@ -71,7 +71,7 @@ def _read_outside(clone: BlobState | None, part: memoryview, offset: int) -> lis
     """Fill what no cluster of the store holds: zeroes, or an external snapshot's bytes.
 
     Raises:
-        UnsupportedError: Nobody has said what the external snapshot is.
+        UnsupportedError: The caller has not registered the external snapshot.
     """
     if clone is None:
         part[:] = bytes(len(part))

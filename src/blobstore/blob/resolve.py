@@ -25,7 +25,7 @@ def check_open(blob: BlobState) -> None:
     From then on the blob's clusters may become another's, and its map stays as it was.
 
     Raises:
-        ClosedError: Nobody has the blob open.
+        ClosedError: No caller has the blob open.
     """
     if not blob.open_count:
         raise ClosedError(f"blob {blob.blob_id:#x}: closed")

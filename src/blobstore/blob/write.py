@@ -1,7 +1,7 @@
 """Writing a blob: owned clusters in place, unallocated ones made whole before they are published.
 
-Nobody ever reads bytes that were not written to the blob: a new cluster holds
-the parent's content or zeroes, merged with the new data, before the map names it.
+No reader ever gets bytes that were not written to the blob: a new cluster holds the parent's
+content or zeroes, merged with the new data, before the map names the cluster.
 """
 
 from collections import deque
@@ -164,7 +164,7 @@ async def _write_pieces(
 
 
 def _parts(pieces: Sequence[Piece], size: int) -> list[Sequence[Piece]]:
-    """Cut pieces into parts of about so many bytes, at the borders of clusters."""
+    """Cut pieces into parts of about `size` bytes, at the borders of clusters."""
     if not pieces or pieces[-1].at + pieces[-1].length - pieces[0].at <= size:
         return [pieces]
     parts: list[Sequence[Piece]] = []
@@ -306,7 +306,7 @@ def _publish(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> l
 
 
 def _give_up(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> None:
-    """Take back what was claimed and promised for a write that failed."""
+    """Release everything that was claimed and reserved for a write that failed."""
     blob.pair_bound -= blob.allocation_cost([allocation.piece.index for allocation in new]).pairs
     for allocation in new:
         _return_cluster(store, allocation.cluster)
@@ -315,7 +315,7 @@ def _give_up(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> N
 
 
 def _return_cluster(store: StoreState, cluster: ClusterIndex) -> None:
-    """Give back a cluster that no map ever named; a flush parts its old writes from new ones."""
+    """Release a cluster that no map ever named; a flush separates old writes from new ones."""
     store.zeroed_clusters[cluster] = False
     store.clusters.mark_pending(1)
     store.defer([], lambda: store.clusters.free_pending([cluster]))

@@ -1,6 +1,6 @@
-"""A blob's content, read the usual way as long as that works, and by rescue from then on.
+"""A blob's content, which is read normally until an error occurs, and by rescue from then on.
 
-What cannot be read at all is an error, or zeroes where the caller was told so.
+Content that cannot be read at all is an error, or reads as zeroes if the caller was told so.
 """
 
 import functools

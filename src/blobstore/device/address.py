@@ -36,7 +36,7 @@ def open_device(
             has no direct I/O.
         InvalidArgumentError: The address or a size is malformed.
         NotFoundError: No such file.
-        BusyError: Somebody has it open, and one of both for writing; or the block
+        BusyError: It is open elsewhere, and one of both for writing; or the block
             device is mounted or part of something else.
         DeviceError: The host refused.
     """

@@ -1,4 +1,4 @@
-"""What every device has in common: its measures, its bounds and its end.
+"""The common part of all devices: size and units, bounds checks, and closing.
 
 A device is a `Medium` with a size. Requests may come from several threads at
 once; `close` and `resize` may not run beside requests, which the store sees to.

@@ -89,8 +89,8 @@ class BlockDevice(DescriptorDevice):
 
         Raises:
             NotFoundError: No such device.
-            BusyError: It is mounted, part of something else, or somebody has it
-                open, and one of both for writing.
+            BusyError: The device is mounted, part of something else, or open
+                elsewhere, and one of both for writing.
             InvalidArgumentError: Not a block device, or a bad block size.
             UnsupportedError: It has no direct I/O.
             DeviceError: The host refused.
@@ -176,7 +176,7 @@ def is_block_device(path: Path) -> bool:
 
 
 def _open_claimed(path: Path, flags: int) -> int:
-    """Open as `open_locked`, and say who uses what cannot be claimed."""
+    """Open as `open_locked`, and name the users of a device that cannot be claimed."""
     try:
         return open_locked(path, flags, _check_is_block_device, patience_s=_LOCK_PATIENCE_S)
     except BusyError as error:

@@ -1,6 +1,6 @@
 """What files and block devices share: one open, locked descriptor (CRASH-SAFETY 3, "In Python").
 
-Owns the descriptor and its lock. Requests go through the page cache; `flush` is
+The device owns the descriptor and its lock. Requests go through the page cache; `flush` is
 `fdatasync`. Nothing here changes the size: bounds are checked before each write.
 """
 
@@ -245,7 +245,7 @@ class DescriptorDevice(Device):
     def _unlock(self) -> None:
         """Unlock before closing: a child between fork and exec has a copy that would stay locked.
 
-        Not in a forked child: it shares the lock with its parent, to whom it belongs.
+        A forked child does not unlock: the child shares the lock, which belongs to its parent.
         """
         if os.getpid() == self._owner:
             with contextlib.suppress(OSError):  # closing unlocks as well

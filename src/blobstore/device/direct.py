@@ -1,10 +1,10 @@
 """Direct I/O: requests that go past the page cache, whatever their offset, length and memory.
 
 A request of whole blocks in aligned memory is one system call on that memory.
-All others are copied through aligned memory, in pieces. Where a write covers a
-block in part, the block is read first, and nobody else may change it meanwhile
-(`ranges`); so a sector that was not asked for is only ever rewritten as it is,
-and a power cut cannot change it.
+All others are copied through aligned memory, in pieces. If a write covers a
+block in part, the block is read first, and no other request may change the
+block meanwhile (`ranges`). So a sector outside the request is only ever
+rewritten as it is, and a power cut cannot change that sector.
 
 Writes past the page cache are in the device's own cache: `flush` is as necessary
 as ever. The page cache and direct I/O are never mixed on one device.
@@ -26,8 +26,8 @@ from blobstore.device.ranges import BlockRanges
 from blobstore.errors import InvalidArgumentError, UnsupportedError
 from blobstore.operations import Buffer
 
-# Memory counts as aligned until the host refuses some; then so many addresses are
-# looked at first. Looking costs every request what a refusal costs one.
+# Memory counts as aligned until the host refuses some. Then this many addresses are
+# checked first. The check costs every request what a refusal costs one.
 _SUSPICION: Final = 1000
 
 _address: Final = ctypes.addressof
@@ -37,8 +37,8 @@ _from_buffer: Final = ctypes.c_char.from_buffer
 class DirectRequests(DescriptorDevice):
     """Put before another class of descriptor device, makes its requests direct.
 
-    There is no fast descriptor: who writes with it would not know which blocks
-    are being changed, nor could it use any memory.
+    There is no fast descriptor: a writer that used one would not know which blocks
+    are being changed, and could not use memory that is not aligned.
     """
 
     def _start_direct(self, descriptor: int, name: str) -> None:

@@ -61,7 +61,7 @@ class FileDevice(DescriptorDevice):
 
         Raises:
             NotFoundError: No such file.
-            BusyError: Somebody has it open, and one of both for writing.
+            BusyError: The file is open elsewhere, and one of both for writing.
             InvalidArgumentError: Not a file, a bad block size, or a size that direct
                 I/O cannot reach the end of.
             UnsupportedError: The file system has no direct I/O.
@@ -98,7 +98,7 @@ class FileDevice(DescriptorDevice):
 
         Raises:
             ExistsError: It exists, and `exclusive` was asked for.
-            BusyError: It exists, and somebody has it open.
+            BusyError: The file exists and is open elsewhere.
             InvalidArgumentError: The size is negative, or what exists is no file.
             UnsupportedError: The file system has no direct I/O.
             DeviceError: The host refused.

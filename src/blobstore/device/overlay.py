@@ -47,8 +47,8 @@ class _Span:
 class OverlayDevice(Device):
     """A writable device over another one, whose content stays as it is.
 
-    The base may be read-only, and stays open when this is closed. As long as
-    this is in use nobody may write to the base.
+    The base may be read-only, and stays open when the overlay is closed. While
+    the overlay is in use, nothing else may write to the base.
     """
 
     def __init__(self, base: Device) -> None:

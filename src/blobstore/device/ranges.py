@@ -1,8 +1,8 @@
-"""Which blocks are being changed, so that a read-modify-write loses nobody's update.
+"""Which blocks are being changed, so that a read-modify-write loses no update.
 
 Writes of whole blocks run beside each other, as on any disk. A block of which
-only a part is written is read, changed and written back: while that goes on
-nobody else may change it. Requests that exclude each other run in the order in
+only a part is written is read, changed and written back. Meanwhile no other
+request may change the block. Requests that exclude each other run in the order in
 which they came, so none of them starves.
 
 A write of whole blocks takes no lock: it makes itself known, *then* looks whether

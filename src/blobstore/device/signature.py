@@ -1,7 +1,7 @@
-"""What somebody else's content looks like: the magic numbers of what disks are used for.
+"""The signatures of foreign content: the magic numbers of common disk formats.
 
-Pure: whoever calls supplies the reading. Nothing is proved by finding no
-signature; finding one is reason enough to keep away.
+Pure: the caller supplies the reading. The absence of a signature proves nothing.
+A signature that is found is reason enough to leave the device alone.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Read: TypeAlias = Callable[[int, int], bytes]
 BLOBSTORE: Final = "a blobstore"
 
 SIGNATURES_SPAN: Final = MIB
-"""All signatures lie in the first or the last so many bytes."""
+"""All signatures lie in the first or the last bytes of a device, this many at each end."""
 
 
 @dataclass(frozen=True, slots=True)

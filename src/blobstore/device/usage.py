@@ -1,4 +1,4 @@
-"""Who uses a block device: for the message that says why it cannot be had.
+"""The users of a block device, for the message that says why the device is not available.
 
 The kernel's answer to a claim is what counts; this only looks for the reason,
 and may not find it (another mount namespace).

@@ -229,7 +229,7 @@ class ChainSize:
         return ChainSize(page_count, room)
 
     def pages_with_pairs(self, pair_count: int, *, head_size: int) -> int:
-        """Return how many pages the chain has with so many runs or table entries at its end."""
+        """Return how many pages the chain has with `pair_count` runs or entries at its end."""
         here = max(0, self.room - head_size) // PAIR_SIZE
         if pair_count <= here:
             return self.page_count

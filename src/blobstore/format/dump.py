@@ -126,8 +126,8 @@ class DumpPlan:
     def mask_range(self, region: MaskRegion, *, device_size: int) -> tuple[int, int]:
         """Return offset and length in bytes of a mask: what is on the device and can be meant.
 
-        No mask of so many metadata pages is longer. The length is 0 where
-        nothing of it is on the device; `dump_mask` takes that, too.
+        No mask of `md_len` metadata pages is longer. The length is 0 if no part of the mask
+        is on the device; `dump_mask` accepts that, too.
         """
         pages_needed = -(-(MASK_HEAD_SIZE + -(-self.md_len // 8)) // self.page_size)
         pages_there = max(0, device_size // self.page_size - region.start)

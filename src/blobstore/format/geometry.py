@@ -1,6 +1,6 @@
 """Geometry: where everything lies on the device, and conversions between its units (FORMAT 1, 2).
 
-An index, a count and bytes never mix elsewhere: they are converted here.
+Indices, counts and bytes are converted only here; elsewhere they are never mixed.
 """
 
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ LARGEST_PAGE_SIZE: Final = 1 << 24
 DEFAULT_IO_UNIT_SIZE: Final = 4096
 BLOB_ID_BASE: Final = 0x1_0000_0000
 MAX_CLUSTERS: Final = 0xFFFF_FFFE
-"""More could not be counted in 32 bits, nor a metadata page be given to each."""
+"""A larger number does not fit into 32 bits, and not every cluster could have a metadata page."""
 
 _ENOMEM: Final = 12
 _METADATA_SHARE: Final = 4
-"""Unless the original's default is that large, metadata takes one part in so many of the device."""
+"""Unless the original's default is larger, metadata takes at most one part in this many."""
 _EXPECTED_PAGE_SIZE: Final = f"expected a power of two from {DEFAULT_PAGE_SIZE} up"
 
 
@@ -101,7 +101,7 @@ class Geometry:
         return bare._with_pages(md_pages, bit_count)._that_fits()
 
     def _with_pages(self, md_len: int, bit_count: int) -> Self:
-        """Lay out so many metadata pages, and masks that have room for so many clusters."""
+        """Lay out `md_len` metadata pages, and masks that have room for `bit_count` clusters."""
         page_mask = mask_pages(max(md_len, bit_count), self.page_size)
         cluster_mask = mask_pages(self.total_clusters, self.page_size)
         cluster_start = 1 + page_mask
@@ -116,11 +116,11 @@ class Geometry:
         )
 
     def _with_default_pages(self, bit_count: int) -> Self:
-        """Lay out as many metadata pages as a store has that nobody has told how many.
+        """Lay out the default number of metadata pages.
 
-        That is one for each cluster that it can ever have, as long as these take no more than a
-        quarter of the device. Otherwise it is as many as that, or the original's default, if that
-        fits.
+        That is one page for each cluster that the store can ever have, as long as these pages take
+        no more than a quarter of the device. Otherwise the number is what fits into a quarter, or
+        the original's default, if that is larger and fits.
         """
         original = self._with_pages(self.total_clusters, bit_count)
         wanted = self._with_pages(max(self.total_clusters, bit_count), bit_count)
@@ -231,7 +231,7 @@ class Geometry:
 
         Raises:
             CorruptError: The device is smaller than the store (EILSEQ).
-            NoSpaceError: The cluster mask has no room for so many clusters (ENOSPC).
+            NoSpaceError: The cluster mask has no room for all clusters (ENOSPC).
         """
         if size_bytes < self.size_bytes:
             raise CorruptError(f"device: {size_bytes} bytes, but the store has {self.size_bytes}")
@@ -261,7 +261,7 @@ class Geometry:
     def broken_rules(self, device_size: int) -> Iterator[tuple[int, str]]:
         """Yield what cannot be: the number of the invariant (3 to 7), and how it is broken.
 
-        What is counted in a broken unit is not looked at.
+        Fields that are counted in a broken unit are not checked.
         """
         is_page_right = _can_be_page_size(self.page_size)
         if not is_page_right:

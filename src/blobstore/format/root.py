@@ -1,7 +1,7 @@
 """The root page of a blob in its two layouts (FORMAT 4, CRASH-SAFETY 2).
 
 *Compact* is the original's: descriptors start at byte 16, the page is written
-whole. *Sector* keeps the descriptors in the last 512 bytes, behind one padding
+whole. *Sector* keeps the descriptors in the last 512 bytes, after one padding
 descriptor, so that one write of one sector changes the blob from one state to
 the next. Any reader of the format skips the padding.
 """
@@ -87,7 +87,7 @@ def root_state_of(page: Buffer, *, length: int | None = None) -> RootState:
 
 
 def compact_state(length: int) -> RootState:
-    """Return the state of a root in the compact layout whose descriptors are so many bytes."""
+    """Return the state of a root in the compact layout whose descriptors take `length` bytes."""
     return _LONG if length > SECTOR_CAPACITY else _SHORT
 
 

@@ -33,7 +33,7 @@ class MaskRegion:
 
 @dataclass(frozen=True, slots=True)
 class SuperBlock:
-    """One decoded super block; `reserved` keeps the bytes that nobody names."""
+    """One decoded super block; `reserved` keeps the bytes that belong to no field."""
 
     version: int
     clean: bool

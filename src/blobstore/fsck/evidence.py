@@ -1,4 +1,4 @@
-"""What a device says of itself beside its super block, and whether the two agree (FORMAT 3, 4).
+"""Evidence of the layout on a device, and if the super block agrees with it (FORMAT 3, 4).
 
 Masks carry their type and length, root pages name their own place, and
 metadata pages name pages and clusters that must be there.

@@ -1,8 +1,8 @@
-"""Looking at everything a store says of itself, and never giving up (CRASH-SAFETY 4, 5).
+"""Examination of all metadata of a store, which no damage stops (CRASH-SAFETY 4, 5).
 
-Nothing is written. The metadata region is read once, in large pieces; single-page
-blobs are looked at all at once, as recovery does; every other one is walked.
-What is healthy takes as long as a recovery, and as much memory.
+Nothing is written. The metadata region is read once, in large pieces. Single-page
+blobs are checked all at once, as in recovery; every other blob is walked. The
+examination of a healthy store takes as long as a recovery, and as much memory.
 """
 
 from dataclasses import dataclass, field
@@ -324,7 +324,7 @@ async def _resolve_marked(view: RegionView, findings: Findings) -> None:
 
 
 async def _name_owners(view: RegionView, findings: Findings) -> None:
-    """Look again at all blobs, and say who shares what."""
+    """Examine all blobs again, and report which blobs share which places."""
     claims = Claims(view.ownership)
     revisits = Revisits(view.geometry)
     for root in view.roots:
@@ -384,7 +384,7 @@ def _compare_masks(view: RegionView, masks: Masks, findings: Findings) -> None:
 
 
 def _find_orphans(view: RegionView, findings: Findings) -> None:
-    """Put down sound pages of blobs that no chain leads to.
+    """Record sound pages of blobs that no chain leads to.
 
     In free pages they do no harm; one that the mask says is used is a leak.
     """

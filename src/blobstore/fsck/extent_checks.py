@@ -1,4 +1,4 @@
-"""Following a blob's extents, and going on after what is broken (CRASH-SAFETY 5: 29 to 34, 38)."""
+"""Checks of a blob's extents that continue after every error (CRASH-SAFETY 5: 29 to 34, 38)."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
@@ -27,7 +27,7 @@ Fetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes | None]]
 Entries: TypeAlias = npt.NDArray[np.uint32]
 
 _REPORTED_RUNS: Final = 8
-"""Of the places that are wrong in one extent page, so many are named."""
+"""This many of the wrong places in one extent page are named."""
 
 
 def read_runs(geometry: Geometry, blob: ParsedBlob, runs: Buffer) -> None:
@@ -134,7 +134,7 @@ def _note_odd(
 def _lose(
     lost: Places, places: Numbers, clusters: Numbers, firsts: Numbers, stops: Numbers, ends: Numbers
 ) -> None:
-    """Put down the places of runs that have no cluster: all of one, or its ends."""
+    """Record the places of runs that have no cluster: a whole run, or its ends."""
     are_inside = firsts < stops
     before = np.where(are_inside, firsts - clusters, ends - clusters)
     after = np.where(are_inside, ends - stops, 0)

@@ -18,10 +18,10 @@ class FreePages:
         self.taken = taken
 
     def take(self, count: int) -> list[PageIndex]:
-        """Claim so many pages.
+        """Claim `count` pages.
 
         Raises:
-            NoSpaceError: There are not as many (ENOMEM); none was claimed.
+            NoSpaceError: There are fewer free pages (ENOMEM); none was claimed.
         """
         found: list[PageIndex] = []
         for page in self.taken.search(False, _FIRST_CHAIN_PAGE):

@@ -1,9 +1,10 @@
-"""Searching for a store's layout where no super block tells it: for reading only (FORMAT 2). Pure.
+"""The search for a store's layout without a super block: for reading only (FORMAT 2). Pure.
 
-Root pages say where the metadata begins. The number of metadata pages stands in
-the masks; where there are none yet, it is one for each cluster, the default, as long
-as the lowest cluster in use lies after them. Each power of two is tried as the cluster
-size. One that alone has the best signs is taken. Otherwise the caller must say it.
+Root pages say where the metadata begins. The masks say how many metadata pages there
+are. If there are no masks yet, the number is the default, one for each cluster, as long
+as the lowest cluster in use lies after these pages. Each power of two is tried as the
+cluster size. A size that alone has the best signs is taken. Otherwise the caller must
+give the size.
 """
 
 from collections.abc import Iterable, Iterator

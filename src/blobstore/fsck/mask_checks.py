@@ -77,7 +77,7 @@ async def _read_mask(
 def compare_mask(
     kind: int, mask: bitarray, truth: bitarray, findings: Findings, *, is_truth_whole: bool
 ) -> None:
-    """Put down every run of differences.
+    """Record every run of differences.
 
     Where a blob could not be read, what is marked and has no owner may be its:
     then that is a note, not a leak.
@@ -92,7 +92,7 @@ def compare_mask(
 def _report(
     kind: int, bits: bitarray, findings: Findings, severity: Severity, many: str, one: str
 ) -> None:
-    """Put down the runs of these bits; those that would not be kept are only counted."""
+    """Record the runs of these bits; runs that would not be kept are only counted."""
     invariant = _INVARIANT_OF_KIND[kind]
     for firsts, counts in spans_of(bits):
         room = findings.room_for(invariant, severity)

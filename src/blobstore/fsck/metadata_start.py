@@ -48,7 +48,7 @@ NO_HINTS: Final = LayoutHints()
 
 @dataclass(frozen=True, slots=True)
 class MetadataStart:
-    """Where root pages say that the metadata begins, in pages of so many bytes."""
+    """Where root pages say that the metadata begins, in pages of `page_size` bytes."""
 
     page_size: int
     md_start: int

@@ -1,4 +1,4 @@
-"""Who owns which metadata page and which cluster, and what has two owners (34 to 36)."""
+"""The owners of metadata pages and clusters, and places with two owners (34 to 36)."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ from blobstore.metadata.page_arrays import Numbers
 from blobstore.units import BlobId, PageIndex
 
 _FEW_SEGMENTS: Final = 16
-"""So many are taken sooner one after the other than at once."""
+"""Up to this many are taken faster one after the other than at once."""
 
 
 class Ownership:
@@ -74,7 +74,7 @@ class Ownership:
             self._take_span(first, count)
 
     def release_clusters(self, segments: Segments) -> None:
-        """Take back what a blob claimed."""
+        """Withdraw the claims of a blob."""
         for _index, first, count in segments:
             self.clusters[first : first + count] = False
 
@@ -89,9 +89,9 @@ _NAMED_OWNERS: Final = 8
 
 
 class Claims:
-    """Who claims what is contested: for the second look, once it is known that something is.
+    """The claims to contested places, for the second pass, once a contested place is known.
 
-    A bounded number of claims is kept; more of them would tell nothing new.
+    A bounded number of claims is kept; more claims would add no information.
     """
 
     def __init__(self, ownership: Ownership) -> None:
@@ -134,7 +134,7 @@ class Claims:
         yield from (run for run in chain((run,), runs) if known.find(1, *run) >= 0)
 
     def findings(self) -> Iterator[Finding]:
-        """Say who shares what, one finding for each run of places with the same owners."""
+        """Report shared places, one finding for each run of places with the same owners."""
         for page, owners in sorted(self._pages.items()):
             message = f"page {page} belongs to {_names(owners)}"
             yield Finding(36, Severity.ERROR, message, blob=owners[-1], page=PageIndex(page))

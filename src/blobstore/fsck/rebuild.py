@@ -1,9 +1,9 @@
 """Rebuilding a super block from what lies on the device, for repair by name only (CRASH-SAFETY 5).
 
-Evidence is what describes itself: masks carry their type and length, root
-pages name their own place, and page 0 may still be right in most fields. Super
-blocks that evidence suggests are tried against all of it. The one that replaces
-the fewest fields is taken; where two remain the result is none, as repair never guesses.
+Evidence is metadata that describes itself: masks carry their type and length, root
+pages name their own place, and page 0 may still be right in most fields. Super blocks
+that the evidence suggests are compared with all evidence. The one that replaces the
+fewest fields is taken. If two remain, there is no result, because repair never guesses.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -178,10 +178,10 @@ def _suggested_cluster_sizes(
 
 
 def cluster_sizes_for(size: int, count: int, page_size: int) -> list[int]:
-    """Return the cluster size that divides a device into so many clusters, as far as it is sure.
+    """Return the cluster size that divides a device into `count` clusters, if that is certain.
 
-    A power of two is what everybody uses; any other multiple of the page size
-    only when it is the only one.
+    A power of two is the usual size. Any other multiple of the page size counts
+    only if it is the only one.
     """
     if not 0 < count <= size // page_size:
         return []
@@ -193,7 +193,7 @@ def cluster_sizes_for(size: int, count: int, page_size: int) -> list[int]:
 
 
 def smaller_cluster_sizes_for(size: int, count: int, page_size: int) -> list[int]:
-    """Return the powers of two of which so many clusters fit into a device, which then has grown.
+    """Return the powers of two of which `count` clusters fit into a device that has grown.
 
     None where the device could be full of clusters of more than one size.
     """
@@ -204,7 +204,7 @@ def smaller_cluster_sizes_for(size: int, count: int, page_size: int) -> list[int
 
 
 def _multiples(size: int, count: int, page_size: int) -> range:
-    """Return the cluster sizes that divide a device into exactly so many clusters."""
+    """Return the cluster sizes that divide a device into exactly `count` clusters."""
     first = -(-(size // (count + 1) + 1) // page_size) * page_size
     return range(first, size // count + 1, page_size)
 

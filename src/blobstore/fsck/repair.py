@@ -1,8 +1,8 @@
-"""Repairing a store (CRASH-SAFETY 5, the end): leaks, what is safe, or all of it.
+"""Repair of a store (CRASH-SAFETY 5, the end): only leaks, all that is safe, or everything.
 
-Runs on a medium that is not the device yet: the caller looks at the result
-before any of it is applied. Order does not matter here, and nothing is flushed
-for its own sake.
+The repair runs on a medium that is not the device yet: the caller checks the
+result before any change is applied. So the order of writes does not matter here,
+and no flush is made for its own sake.
 """
 
 from collections.abc import Iterator
@@ -88,7 +88,7 @@ async def _repair_once(traits: DeviceTraits, seen: Examination, mode: RepairMode
 
 
 async def _drop_stale_parents(traits: DeviceTraits, seen: Examination) -> list[str]:
-    """Remove names of old parents from clones of external snapshots, where nobody reads them.
+    """Remove names of old parents from clones of external snapshots, which do not use them.
 
     Nothing but these attributes changes, as no blob is bad.
     """

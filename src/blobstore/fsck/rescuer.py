@@ -1,7 +1,7 @@
-"""Rescue: finding every blob that can be read at all, whatever else is broken (CRASH-SAFETY 5).
+"""Rescue: the search for every blob that can be read, whatever else is broken (CRASH-SAFETY 5).
 
-Nothing is decided and nothing is repaired. What is not known is said to be
-unreadable; what is only likely is named in a blob's findings.
+Rescue decides nothing and repairs nothing. Unknown content is reported as
+unreadable. Content that is only likely is named in a blob's findings.
 """
 
 from bisect import bisect_left

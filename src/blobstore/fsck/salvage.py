@@ -1,9 +1,10 @@
-"""Salvage: of a bad blob what is sound is kept, and the rest is said to be missing.
+"""Salvage: the sound parts of a bad blob are kept, and the rest is reported as missing.
 
-A blob that is broken, or that shares something with another, is rewritten at
-its own place and under its own id: read-only, with an attribute `salvaged` that
-says why. A cluster that belongs to another blob already is copied to a free
-one, so that both keep what they read; what is not known becomes a hole.
+A blob that is broken, or that shares a place with another blob, is rewritten at
+its own place and under its own id. The blob is then read-only, and its attribute
+`salvaged` gives the reason. A cluster that belongs to another blob already is
+copied to a free one, so that both blobs keep what they read. Unknown content
+becomes a hole.
 """
 
 from collections import defaultdict

@@ -10,7 +10,7 @@ import numpy as np
 from blobstore.metadata.page_arrays import Numbers
 
 PIECE: Final = 1 << 14
-"""So many rows are looked at together; more of them would take memory, and no less time."""
+"""This many rows are checked together; more rows would take memory, and save no time."""
 
 
 def _u64() -> "array[int]":

@@ -9,7 +9,7 @@ from bitarray import bitarray
 from blobstore.metadata.page_arrays import Chunk, Flagged, Numbers
 
 SHORT: Final = 64
-"""Spans of so many bits are better looked at together, longer ones one by one."""
+"""Spans of up to this many bits are faster checked together, longer ones one by one."""
 
 _CHUNK_BITS: Final = 1 << 19
 _FROM: Final = np.array([0xFF << bit & 0xFF for bit in range(8)], dtype=np.uint8)

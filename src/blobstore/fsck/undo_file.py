@@ -33,9 +33,10 @@ records, and an end:
              checksum of all bytes of the file before this field, 4 bytes
 
 A power failure while a repair is applied, or undone, leaves any of a range's
-sectors new and the others old. Hence a sum for each sector: what is neither was
-written by another program. What the repair left alone is the same before and after
-it. Hence the sums at the end: where one differs, the metadata was changed since.
+sectors new and the others old. So the file has a sum for each sector: a sector that
+is neither was written by another program. Metadata that the repair did not change is
+the same before and after the repair. So the file has the sums at the end: if one
+differs, the metadata was changed since.
 """
 
 import struct
@@ -67,7 +68,7 @@ assert _HEADER.size + _CRC.size == 64
 assert _RECORD.size == _END.size == 20
 
 Take: TypeAlias = Callable[[int], bytes]
-"""Gives the next so many bytes of the file, fewer only at its end."""
+"""Return the requested number of next bytes of the file, fewer only at its end."""
 
 Range: TypeAlias = tuple[int, int]
 """Offset and length in bytes."""

@@ -1,8 +1,8 @@
-"""Walking a blob's pages, and going on after whatever is broken (CRASH-SAFETY 5: 16 to 38).
+"""A walk through a blob's pages that continues after every error (CRASH-SAFETY 5: 16 to 38).
 
-`metadata.blob_reader` refuses a blob at the first thing that is wrong. Here everything
-wrong is recorded, and all that is sound is kept. Nothing is trusted: every index
-is checked, every loop is bounded by the region or by the pages read.
+`metadata.blob_reader` refuses a blob at the first error. The walk records every error
+and keeps everything that is sound. Nothing is trusted: every index is checked, and
+every loop is bounded by the region or by the pages read.
 """
 
 import struct
@@ -93,8 +93,8 @@ async def walk_blob(
     """Read all that can be read of the blob whose root the id names.
 
     The caller has checked that the id names a page of the region. `version` is
-    the store's: the oldest have no flags. Who walks all blobs bounds the `revisits`,
-    and has no use for more findings than there is room for after the `earlier` ones.
+    the store's: the oldest have no flags. A caller that walks all blobs bounds the `revisits`.
+    Such a caller needs no more findings than there is room for after the `earlier` ones.
     """
     blob = ParsedBlob(blob_id, root_of(blob_id))
     if earlier is not None:
@@ -120,7 +120,7 @@ async def walk_blob(
 
 
 def _check_thickness(blob: ParsedBlob) -> None:
-    """Put down holes of a thick blob, those left out whose clusters are only not known."""
+    """Record holes of a thick blob, except those whose clusters are only unknown."""
     holes = blob.cluster_count - blob.segments.cluster_count - blob.lost.place_count
     if blob.is_root_sound and holes > 0 and not blob.is_thin:
         blob.add(37, f"a thick blob with {holes} of {blob.cluster_count} clusters missing")

@@ -1,14 +1,15 @@
-"""Batch decoding: what thousands of roots say, with a few array operations (FORMAT 4).
+"""Batch decoding: thousands of roots are decoded with a few array operations (FORMAT 4).
 
-Recovery needs it: a region of 100,000 pages must be read about as fast as the device gives it,
-and `read_blob` takes longer for one root than the device for ten. It understands *single-page*
-blobs: their root says flags, a few attributes, perhaps a parent, and an extent table that names
-one page, or absent ones, or none. Nearly all blobs are so, snapshots and clones too.
+Recovery needs this speed. A region of 100,000 pages must be read about as fast as the device
+delivers it, and `read_blob` takes longer for one root than the device for ten. Batch decoding
+handles *single-page* blobs: their root holds flags, a few attributes, perhaps a parent, and an
+extent table that names one page, or absent ones, or none. Nearly all blobs have this form,
+snapshots and clones too.
 
-It never says that something is wrong. Whatever is not exactly so, and everything as soon as two
-blobs share a place, is left to `read_blob`, the one reader, which says what is wrong and with
-which blob. So the worst that a mistake here could do is to know less than is known; a test
-compares both on thousands of damaged stores.
+Batch decoding never reports an error. Every blob of another form is left to `read_blob`, and as
+soon as two blobs share a place, all blobs are. `read_blob` is the one reader that reports errors
+and the blobs that have them. So a mistake here could at worst decode less than is possible. A test
+compares both readers on thousands of damaged stores.
 """
 
 from collections.abc import Iterator

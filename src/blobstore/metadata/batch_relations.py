@@ -1,7 +1,8 @@
 """The relations of many roots at once, which are read in one piece.
 
-All are looked at together for the flag that announces internal attributes. Of
-those that have it only these attributes are taken, of plain ones all at once.
+All roots are checked together for the flag that announces internal attributes.
+From the roots that have the flag only these attributes are read. Plain roots
+are read all at once.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """Reading a blob: from its root page to its state in memory (FORMAT 4).
 
-Nothing here trusts the device: every index is checked before it is used, every
-loop is bounded by the region, and what does not add up ends as a typed error
-that names the place.
+Nothing here trusts the device. Every index is checked before it is used, and
+every loop is bounded by the region. An inconsistency raises a typed error that
+names the place.
 """
 
 from array import array
@@ -102,7 +102,7 @@ class Revisits:
         self._left = max(geometry.md_len, _REVISITS_MIN)
 
     def may_read(self, page: int, blob_id: BlobId) -> bool:
-        """Note who reads a page of the region; False when too many read what others had read."""
+        """Note which blob reads a page; return False after too many reads of other blobs' pages."""
         if self._readers[page] == blob_id:
             return True
         is_again = self._readers[page] != _NOBODY
@@ -145,7 +145,7 @@ async def read_blob(
 ) -> BlobState:
     """Read all of a blob's metadata, and check what can be checked without the store.
 
-    Unknown flags are the caller's business. Who reads all blobs bounds the `revisits`.
+    The caller handles unknown flags. A caller that reads all blobs bounds the `revisits`.
 
     Raises:
         NotFoundError: There is no such blob (ENOENT).
@@ -273,7 +273,7 @@ class _TableReader:
         present = next(reversed(pages)) + 1 if pages else 0
         if present < length:
             count = min(count, max(cluster_count, present * LEAF_SIZE))
-            length = ceil_div(count, LEAF_SIZE)  # behind the present pages, the table says it
+            length = ceil_div(count, LEAF_SIZE)  # after the present pages, the table says it
         clusters = ExtentMap(count)
         for number, entries in zip(pages, leaves, strict=True):
             clusters.fill_leaf(number, entries)

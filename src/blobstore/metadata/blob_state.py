@@ -1,4 +1,4 @@
-"""One blob in memory: what its metadata says, and what of it is not on disk yet."""
+"""One blob in memory: the content of its metadata, and which part is not on disk yet."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,8 +34,8 @@ ABSENT_PAGE: Final = 0
 
 _LARGEST_FULL: Final = 64
 _SPARSE_SHARE: Final = 16
-"""A table is sparse if it is longer, and at most one page in so many is there: a page by its
-number takes as much memory as a dozen in a row."""
+"""A longer table is sparse if fewer than one page in this many is there. A page that is kept by
+its number takes as much memory as a dozen pages in a row."""
 
 _NO_PAGES: Final[Mapping[int, int]] = MappingProxyType({})
 
@@ -120,7 +120,7 @@ class Cost(NamedTuple):
     """What a change adds to a blob's metadata at most.
 
     Runs or table entries, extent pages that are new, and extent pages that are
-    there and have to be written anew.
+    there and have to be written again.
     """
 
     pairs: int = 0
@@ -140,8 +140,8 @@ class BlobState:
 
     `root`, `chain`, `extent_pages` and `disk_count` (of clusters) say what is
     on disk; everything else is what should be, dirty or not. `extent_pages` is
-    None for a blob with run-length extents, never changed in place, and long: who
-    wants the pages that are there asks for `present_pages`.
+    None for a blob with run-length extents, never changed in place, and long: a
+    caller that needs the pages that are there uses `present_pages`.
     `pin_count` counts open clones; `owner_cache` knows clusters of ancestors by
     place; `frozen_count` operations that writers wait for. `external` is what an
     external snapshot's id stands for, if the caller has said so.
@@ -197,7 +197,7 @@ class BlobState:
 
     @property
     def is_degraded(self) -> bool:
-        """Tell whether something that the blob reads is an external snapshot that nobody knows."""
+        """Tell whether the blob reads from an external snapshot that is not known."""
         blob: BlobState | None = self
         while blob is not None:
             if blob.has_external_parent and blob.external is None:
@@ -318,9 +318,9 @@ class BlobState:
         self.internal_xattrs = left or NO_ATTRIBUTES
 
     def set_parent(self, parent_id: BlobId | None, external_id: bytes | None = None) -> None:
-        """Say whose clone this blob is: a snapshot's, something's outside, or nobody's.
+        """Set the parent of this blob: a snapshot, an external snapshot, or none.
 
-        The attribute keeps its place where there was one.
+        An attribute that exists already keeps its place.
         """
         if parent_id is None:
             self.drop_internal(SNAP)
@@ -341,7 +341,7 @@ class BlobState:
         return self.internal_xattrs.get(EXTERNAL) if self.has_external_parent else None
 
     def chain_pages_bound(self, layout: Layout, pair_count: int) -> int:
-        """Return how many pages a chain with so many runs or table entries takes, at most."""
+        """Return how many pages a chain with `pair_count` runs or table entries takes, at most."""
         size = self.size_before_extents
         if size is None:
             size = self._size_of_xattrs(layout).with_more(self._internal_attributes())

@@ -1,4 +1,4 @@
-"""Who is a clone of which snapshot."""
+"""The relation between snapshots and their clones."""
 
 from collections.abc import Iterator, Mapping
 

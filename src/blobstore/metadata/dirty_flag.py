@@ -59,9 +59,10 @@ async def mark_dirty(store: StoreState) -> None:
 
 @contextmanager
 def poisoning(store: StoreState) -> Iterator[None]:
-    """Within it every failure leaves the device in doubt: afterwards only reads go on.
+    """Make a failure inside the block poison the store: afterwards only reads go on.
 
-    So nobody may stop within it: there are no checkpoints.
+    Such a failure leaves the state of the device unknown. So the block must not be interrupted:
+    it has no checkpoints.
     """
     store.change_depth += 1
     try:

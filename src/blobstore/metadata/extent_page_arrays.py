@@ -39,7 +39,7 @@ _EXTENT_HEAD: Final = np.dtype(
 _ENTRY_SIZE: Final = ENTRY.itemsize
 _ENTRIES_AT: Final = _EXTENT_HEAD.itemsize
 _PIECE: Final = 1 << 16
-"""Pages are looked at together until they have so many entries."""
+"""Pages are checked together until they have this many entries."""
 
 assert _ENTRIES_AT == HEAD.size + HEADER.size + _ENTRY_SIZE
 

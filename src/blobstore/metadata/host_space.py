@@ -37,7 +37,7 @@ class HostSpaceNeededError(NoSpaceError):
 
 
 def has_space(store: StoreState, page_count: int) -> bool:
-    """Tell whether so many free pages, those promised included, have their space on the host."""
+    """Tell whether `page_count` free pages, reserved ones included, have space on the host."""
     end = store.backed_pages
     if end is None:
         return False
@@ -48,7 +48,7 @@ def has_space(store: StoreState, page_count: int) -> bool:
 
 
 async def give_space(store: StoreState, page_count: int) -> None:
-    """Have the host give space to so many free pages, and to super block and masks.
+    """Make the host allocate space for `page_count` free pages, the super block and the masks.
 
     Raises:
         NoSpaceError: The host has no space; nothing changed.
@@ -59,7 +59,7 @@ async def give_space(store: StoreState, page_count: int) -> None:
 
 
 def _end_of(store: StoreState, page_count: int) -> PageIndex:
-    """Return the end of the metadata that has so many free pages, or of all where it has fewer."""
+    """Return the end of the first `page_count` free pages; of all pages if fewer are free."""
     if not page_count:
         return PageIndex(0)
     wanted = page_count + (0 if store.used_ids[0] else 1)

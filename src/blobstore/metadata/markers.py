@@ -1,8 +1,8 @@
-"""Unfinished snapshot operations: which of them stand (FORMAT 6, CRASH-SAFETY 4).
+"""Unfinished snapshot operations: which of them are kept (FORMAT 6, CRASH-SAFETY 4).
 
 A blob marked SNAPTMP or SNAPRM names its partner. If the partner's parent is
-this blob, the snapshot stands; otherwise it is removed. Either way the
-decision is made in memory and put into the plan.
+this blob, the snapshot is kept; otherwise the snapshot is removed. In both
+cases the decision is made in memory and put into the plan.
 """
 
 from blobstore.alloc.extent_map import common_spans, drop_all, mark_all

@@ -15,7 +15,7 @@ from blobstore.units import ceil_div
 def bytes_used(geometry: Geometry, region: MaskRegion, bit_count: int) -> int:
     """Return how much of its region a mask takes, in whole pages of 4096 bytes.
 
-    A region may be far larger than its mask; nobody needs the rest of it.
+    A region may be far larger than its mask. The rest of the region is not needed.
     """
     wanted = ceil_div(mask_bytes(bit_count), PAGE_SIZE) * PAGE_SIZE
     return min(wanted, geometry.region_bytes(region))
@@ -37,7 +37,7 @@ async def read_mask(
 def mask_writes(
     geometry: Geometry, region: MaskRegion, *, kind: int, bits: bitarray
 ) -> list[Operation[Any]]:
-    """Return the writes that make a region hold a mask, and zeroes behind it."""
+    """Return the writes that make a region hold a mask, and zeroes after the mask."""
     offset, size = geometry.region_offset(region), geometry.region_bytes(region)
     used = bytes_used(geometry, region, len(bits))
     writes: list[Operation[Any]] = [Write(offset, encode_mask(kind, bits, used))]

@@ -62,7 +62,7 @@ def _word(chunk: Chunk, rows: Numbers, number: int) -> Records:
 
 
 def bytes_at(chunk: Chunk, rows: Numbers, places: Numbers, count: int) -> Chunk:
-    """Return so many bytes of each of these pages, from a place in it on."""
+    """Return `count` bytes of each page in `rows`, starting at its place in `places`."""
     found = _values_at(chunk, rows, places, np.dtype((np.void, count)))
     bytes_found: Chunk = found.view(np.uint8).reshape(len(rows), count)
     return bytes_found

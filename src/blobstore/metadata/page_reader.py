@@ -18,8 +18,8 @@ Fetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes]]
 """Gives the 4096 bytes of a metadata page that lies in the region."""
 
 _NEAR: Final = 16
-"""Pages with no more than so many between them are near each other: what a wrong guess costs
-stays in proportion to what was asked for."""
+"""A page at most this many pages away from a window is near the window. So the cost of a wrong
+guess stays in proportion to the request."""
 LARGEST_WINDOW_BYTES: Final = 1 << 20
 KEPT_WINDOW_BYTES: Final = 1 << 15
 """How large the windows of a reader are that is kept for the next opening."""
@@ -98,7 +98,7 @@ class PageReader:
         return await self._read(page, 1, before)
 
     async def _read(self, page: PageIndex, count: int, before: _Window) -> bytes:
-        """Read the window of so many pages that has the page; it takes another's place."""
+        """Read the window of `count` pages that has the page; the window replaces another one."""
         geometry = self._geometry
         first = PageIndex(page - page % count)
         end = min(first + count, geometry.md_len)

@@ -14,11 +14,12 @@ Without the first flush a power failure could leave a root that names pages of g
 second, pages could be released and written again while the medium still has the old root, which
 names them.
 
-What a round says is fixed before it waits for anything: flags, pages and runs are encoded, and the
-leaves are marked clean. Data requests go on meanwhile. What they change becomes dirty again, and is
-the next round's. If there is room for few copies only, a round takes some of the changed extent
-pages. Every round leaves a valid state: extent pages are independent of each other, but the pages
-at the old and at the new end of the blob change together with its size.
+The content of a round is fixed before the round waits for anything: flags, pages and runs are
+encoded, and the leaves are marked clean. Data requests continue meanwhile. Whatever they change
+becomes dirty again, and belongs to the next round. If there is room for few copies only, a round
+takes some of the changed extent pages. Every round leaves a valid state: extent pages are
+independent of each other, but the pages at the old and at the new end of the blob change together
+with its size.
 
 In the original's layout a root fills its page, and a device that tears at 512 bytes could leave a
 page that is neither old nor new. Such a root is converted once, when it first changes.

@@ -1,9 +1,9 @@
 """Recovery: what a store that was not unloaded holds (CRASH-SAFETY 4, FORMAT 6).
 
-A store that was not unloaded has masks that nobody may believe. The roots tell all: whatever is
-named by a root, through its chain and its extent pages, is in use, and nothing else is. So the
-region is read once, in large pieces; pages that name a place in it are kept, and every root is
-followed. Single-page blobs, nearly all, are decoded in batches.
+The masks of a store that was not unloaded cannot be trusted. The roots say what is in use:
+whatever a root names, through its chain and its extent pages, is in use, and nothing else is. So
+the region is read once, in large pieces. Pages that name a place in the region are kept, and every
+root is followed. Nearly all blobs have a single page; these are decoded in batches.
 
 A page with a wrong checksum can be a root that was never completed, one that was deleted on
 purpose, or one that is lost. The first two own nothing. The last is **quarantined**: which clusters

@@ -1,9 +1,9 @@
 """The relation scan: which blobs of a clean store have parents or are unfinished snapshots.
 
-Masks say nothing of relations, and deleting a snapshot must know its clones. The roots are read in
-large pieces. Those of a piece are looked at all at once, so that a store of many thousand blobs
-opens about as fast as it can be read; a few are looked at one by one. A blob that does not open
-still counts as a clone, so this scan is more tolerant than `read_blob`.
+Masks do not record relations, and the deletion of a snapshot must know its clones. The roots are
+read in large pieces. The roots of a piece are decoded all at once, so that a store of many thousand
+blobs opens about as fast as it can be read. A few roots are decoded one by one. A blob that does
+not open still counts as a clone, so this scan is more tolerant than `read_blob`.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from blobstore.units import PageIndex
 _WINDOW_BYTES: Final = 1 << 22
 _GAP_PAGES: Final = 16
 FEW_ROOTS: Final = 64
-"""Up to so many roots cost less one by one than to import NumPy."""
+"""Decoding up to this many roots one by one costs less than importing NumPy."""
 
 
 async def scan_relations(geometry: Geometry, used_ids: bitarray) -> Relations:

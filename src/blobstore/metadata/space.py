@@ -3,19 +3,20 @@
 Three invariants hold here.
 
 **A flush never fails for space.** Whoever claims a cluster first reserves the metadata pages that
-making it durable can take. `spare_pages` are those that are reserved for nobody, and no claim but
-one that was reserved for goes below.
+making it durable can take. `spare_pages` counts the pages without a reservation. Only a claim with
+a reservation may take more pages than that.
 
-**Free after commit.** The medium can bring back the state before a commit until a flush follows
-it. What the commit released is still owned in that state. So released pages and clusters are
-*pending free*: out of every map, but not to be claimed. The flush that makes them free is the
-next one that happens anyway; a claim that finds only pending ones causes it.
+**Free after commit.** Until a flush follows a commit, a crash can restore the state before the
+commit. In that state the pages and clusters that the commit released still have an owner. So they
+are *pending free*: no map names them, but they cannot be claimed. The next flush that happens for
+any reason makes them free. A claim that finds only pending ones causes that flush.
 
 **A claimed page has a durably zero first and last sector.** A free page can hold anything, for
-instance a root that was deleted. Were another page written over it and torn, the two could
-together look like a root that was lost, or like the old one. With both ends zero no mixture
-does. Released pages are zeroed by a write that is deferred to the next flush; of other free pages
-nothing is known after loading, so they are read, and erased where they need it, some at a time.
+instance a root that was deleted. If another page were written over that root and torn, the
+mixture could look like a root that was lost, or like the old root. If both ends are zero, no
+mixture does. Released pages are zeroed by a write that is deferred to the next flush. The content
+of other free pages is unknown after loading. So these pages are read, and erased if necessary,
+some at a time.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +43,7 @@ _ZERO_SECTOR: Final = bytes(SECTOR_SIZE)
 _PREPARE_AHEAD: Final = 32
 _CLEARED_AT_ONCE: Final = 1 << 12
 _CLEARED_BYTES: Final = 64 << 20
-"""After so many runs or bytes were cleared the caller may stop."""
+"""The caller may stop each time this many runs or bytes were cleared."""
 _CLEAR_NONE: Final = 1
 _CLEAR_ZEROES: Final = 3
 _FIRST_CHAIN_PAGE: Final = 1
@@ -50,7 +51,7 @@ _FIRST_CHAIN_PAGE: Final = 1
 
 
 def spare_pages(store: StoreState) -> int:
-    """Return how many pages nobody was promised."""
+    """Return how many claimable pages are not reserved."""
     return _claimable_pages(store) - store.reservations.total
 
 
@@ -97,7 +98,7 @@ async def require_pages(store: StoreState, wanted: int) -> None:
 
 
 async def require_room_for_root(store: StoreState, blob: BlobState) -> None:
-    """Refuse a change of attributes for which the chain could not be written anew.
+    """Refuse a change of attributes if the chain could not be written again.
 
     Raises:
         NoSpaceError: As `require_pages`.
@@ -205,14 +206,14 @@ def zero_page(store: StoreState, page: PageIndex) -> WriteZeroes:
 
 
 def release_pages(store: StoreState, pages: Sequence[PageIndex]) -> None:
-    """Give back chain and extent pages after the commit that stopped naming them."""
+    """Release chain and extent pages after the commit that stopped naming them."""
     if pages:
         store.pages.mark_pending(len(pages))
         store.defer([zero_page(store, page) for page in pages], lambda: _free_pages(store, pages))
 
 
 def release_root(store: StoreState, root: PageIndex) -> None:
-    """Give back the page of a root whose tombstone is durable.
+    """Release the page of a root whose tombstone is durable.
 
     Its last sector is zeroed first, the rest after a further flush: in
     between, no torn write looks like a root that was lost.
@@ -247,9 +248,9 @@ async def release_clusters(
 def mark_clusters_pending(
     store: StoreState, released: Iterable[tuple[int, int]]
 ) -> Sequence[tuple[int, int]]:
-    """Note that nobody owns these clusters any more, and return them as merged runs.
+    """Note that no blob owns these clusters any more, and return them as merged runs.
 
-    They count as free, but stay unclaimable until `clear_and_free` and a flush.
+    The clusters count as free, but stay unclaimable until `clear_and_free` and a flush.
     """
     runs = merged_runs(released)
     store.clusters.mark_pending(sum(count for _first, count in runs))
@@ -283,10 +284,10 @@ async def clear_and_free(
 
 
 async def _clear(store: StoreState, runs: Sequence[tuple[int, int]], clear_method: int) -> bool:
-    """Clear clusters that nobody owns; return whether they are sure to be zero.
+    """Clear clusters that no blob owns; return whether they are sure to be zero.
 
-    That they are free is durable already. A device that cannot clear them
-    loses nothing: they are zeroed when they are claimed.
+    That the clusters are free is durable already. Nothing is lost if the device
+    cannot clear them: the clusters are zeroed when they are claimed.
     """
     if clear_method == _CLEAR_NONE:
         return False

@@ -197,8 +197,8 @@ class StoreState:
     def verifies_ownership(self) -> bool:
         """Tell whether a blob is refused that owns what it cannot.
 
-        On a poisoned store memory lags behind the device, and who forced a store open
-        was told.
+        No blob is refused on a poisoned store, where memory can be older than the device. Nor on
+        a store that was forced open, because the caller was warned.
         """
         return self.poison is None and not self.forced
 
@@ -208,7 +208,7 @@ class StoreState:
             self.read_only_reason = reason
 
     def forget_owners(self) -> None:
-        """Let every open clone look again for who owns what it reads: a relation has changed."""
+        """Make open clones look up the owners of what they read again: a relation has changed."""
         for blob in self.open_blobs.values():
             blob.owner_cache = None
 
@@ -221,7 +221,7 @@ class StoreState:
         return self._buffers.pop() if self._buffers else bytearray(self.geometry.cluster_size)
 
     def keep_buffers(self, buffers: Sequence[bytearray]) -> None:
-        """Keep a few buffers that nobody uses any more."""
+        """Keep a few buffers that are no longer in use."""
         room = max(1, _KEPT_BUFFER_BYTES // self.geometry.cluster_size) - len(self._buffers)
         self._buffers += buffers[: max(0, room)]
 

@@ -4,8 +4,8 @@ The states are those of the fixed newstyle handshake:
 
     greeting sent -> client flags -> options ... -> transmission, or the end
 
-Whoever has the socket passes on received bytes, asks for the next event, and answers
-it with a method that returns the bytes to send. Nothing a peer sends makes this module
+The owner of the socket passes on received bytes, asks for the next event, and answers
+the event with a method that returns the bytes to send. Nothing a peer sends makes this module
 keep more than one option, of at most 64 KiB.
 
 A client that must encrypt gets one answer to every other option: TLS_REQUIRED. After

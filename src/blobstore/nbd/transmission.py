@@ -71,7 +71,7 @@ class RequestStream:
 
     @property
     def missing(self) -> int:
-        """At least so many bytes more are needed for the next request."""
+        """The minimum number of further bytes that the next request needs."""
         rest, head = self._rest, self._head
         if self._skip:
             return self._skip

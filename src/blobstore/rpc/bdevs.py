@@ -1,8 +1,8 @@
 """The table of block devices: names, aliases and claims.
 
 All names and aliases lie in one table, case sensitive; a second entry of the same text is
-refused. A claim says who uses a device: a store takes its base device for itself; clones
-share the device that is their external snapshot, which then nobody writes to.
+refused. A claim names the user of a device. A store claims its base device exclusively. Clones
+share the device that is their external snapshot, and that device is then not written to.
 """
 
 import errno
@@ -34,8 +34,9 @@ _NO_LIMITS: Final = {
 class Bdev(ABC):
     """One block device.
 
-    `claim` is None while nobody uses the device. `writers` counts those that have it open for
-    writing beside the claim, such as an export; `readers` the clones that share it.
+    `claim` is None while no user has claimed the device. `writers` counts the users beside the
+    claim that have the device open for writing, such as an export. `readers` counts the clones
+    that share the device.
     """
 
     product_name: str
@@ -83,7 +84,7 @@ class Bdev(ABC):
         """Take the device for a store, or share it as an external snapshot.
 
         Raises:
-            RpcError: Somebody has it (EPERM).
+            RpcError: The device is in use (EPERM).
         """
         if self.claim is not None and not kind == self.claim == WRITE_NONE:
             raise refused(errno.EPERM)
@@ -126,7 +127,7 @@ class Bdev(ABC):
 
 
 class BaseBdev(Bdev):
-    """A block device that a device of this package stands behind."""
+    """A block device that is backed by a device of this package."""
 
     def __init__(self, name: str, uuid: UUID | None, device: Device, block_size: int) -> None:
         super().__init__(name, uuid)

@@ -1,7 +1,7 @@
 """The methods of volume stores and volumes: `bdev_lvol_...`.
 
-Whether an error is given at once or later is the wire's, not this server's: scripts tell the
-two apart by the code.
+The protocol, not this server, decides whether an error is returned at once or later: scripts
+tell the two apart by the code.
 """
 
 import errno

@@ -229,7 +229,7 @@ def _send(connection: socket.socket, answer: str) -> None:
 
 
 def _locked(path: str) -> int:
-    """Take the lock that says who serves a socket.
+    """Take the lock that marks a socket as served by this process.
 
     Raises:
         BusyError: Another process has it.

@@ -1,9 +1,9 @@
 """Volume stores that the server has loaded, and the block devices of their volumes.
 
-A store is loaded when a block device that carries one appears: nobody has to ask for it.
-Every volume is kept open. Each that is whole gets a block device; one whose external
-snapshot is missing is *degraded*: it is listed, can be deleted, and gets its device when
-the external snapshot appears. A volume's device is examined like any other, so stores
+A store is loaded when a block device that carries one appears: no request is needed.
+Every volume is kept open. Each complete volume gets a block device. A volume whose external
+snapshot is missing is *degraded*: the volume is listed, can be deleted, and gets its device
+when the external snapshot appears. A volume's device is examined like any other, so stores
 inside volumes work.
 
 Nothing here locks: the caller holds the lock of the server's tables.
@@ -147,7 +147,7 @@ class Stores:
         self._notify("bdev_register", bdev.name)
 
     def examine(self, bdev: Bdev) -> None:
-        """Load the store that a device carries, if it carries one and nobody has the device."""
+        """Load the store that a device carries, if it carries one and the device is not in use."""
         if bdev.claim is not None or bdev.writers:
             return
         device = bdev.open_device()
@@ -195,7 +195,7 @@ class Stores:
         return bdev
 
     def _serve_external(self, store: LoadedStore, volume: Volume) -> None:
-        """Let a clone read its external snapshot, if that is there and nobody writes to it."""
+        """Let a clone read its external snapshot, if that is there and has no writers."""
         external_id = volume.info.external_snapshot
         if external_id is None or external_id in store.served:
             return

@@ -1,8 +1,8 @@
-"""The state of a server behind its methods: devices, stores, jobs, options.
+"""The state of a server, which its methods share: devices, stores, jobs, options.
 
-One lock guards the tables. A method holds it from its look at a name to the end of what it
-does. What takes long, such as inflating a volume, and what waits, gives the lock back while it
-does so.
+One lock guards the tables. A method holds the lock from the lookup of a name to the end of the
+method. A long operation, such as inflating a volume, releases the lock while the operation runs.
+So does a method that waits.
 """
 
 import logging

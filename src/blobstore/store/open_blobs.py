@@ -1,17 +1,18 @@
-"""Opening blobs with the snapshots below them, and letting go of them.
+"""Opening and closing of blobs, together with the snapshots below them.
 
-A blob is opened with all its ancestors: an error of one of them is an error of opening, never of
-a read that comes later. The chain is read from the top down, and nothing of it becomes visible
-before all of it is known to be right.
+A blob is opened with all its ancestors. An error in an ancestor is an error of opening, never of
+a later read. The chain is read from the top down, and no part of the chain becomes visible before
+the whole chain is known to be right.
 
 On a clean store the masks alone say that every cluster has one owner, and they do not say which.
-So each blob that is read is compared with them, and with all that is open: what it owns must be
-marked used, and nobody else's. `owned_clusters` has a bit for every cluster of an open blob.
-Where something does not fit, one blob is refused and the store takes no more changes, since
-an allocation might hand out what the masks do not know of. Which one is refused is decided from
-the bottom up: of two in a chain that own one cluster the upper one, because a clone owns what it
-does not read from below, and the lower may be somebody else's snapshot too. For that the
-chain is read a second time; until then no more maps are held than own different clusters.
+So each blob that is read is compared with the masks and with all open blobs. Each place that the
+blob owns must be marked used, and no other open blob may own it. `owned_clusters` has a bit for
+every cluster of an open blob. After a conflict one blob is refused and the store takes no more
+changes, since an allocation might hand out a cluster that the masks do not know of. The refused
+blob is chosen from the bottom up: if two blobs of a chain own one cluster, the upper one is
+refused. The reason is that a clone owns what it does not read from below, and the lower blob may
+be the snapshot of another blob too. For that choice the chain is read a second time. Until then
+no more maps are held than own different clusters.
 """
 
 from collections.abc import Iterable
@@ -272,8 +273,8 @@ def _check_relations(store: StoreState, blob: BlobState) -> None:
 def _own(store: StoreState, blob: BlobState) -> str:
     """Note that an open blob owns the clusters, or return why it cannot.
 
-    On a poisoned store memory lags behind the device, and nothing is allocated anyway;
-    whoever forced a store open was told.
+    On a poisoned store memory can be older than the device, and nothing is allocated anyway.
+    Whoever forced a store open was warned.
     """
     if not store.verifies_ownership:
         mark_all(store.owned_clusters, blob.clusters)
@@ -331,7 +332,7 @@ def close_clean(store: StoreState, blob: BlobState) -> None:
 
 
 def let_go(store: StoreState, blob: BlobState) -> None:
-    """Drop a blob that nobody has open, and its ancestors with it."""
+    """Drop a blob that no caller has open, and its ancestors with it."""
     child: BlobState | None = blob
     while child is not None and child.open_count == 0 and child.pin_count == 0:
         drop_all(store.owned_clusters, child.clusters)

@@ -105,7 +105,7 @@ async def _hand_over(store: StoreState, blob: BlobState, xattrs: Mapping[str, by
 def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
     """Return the state of the new root: the blob's own map, parent and kind, half-made.
 
-    A stale `SNAP` beside an external parent stays behind: it names nobody's parent.
+    A stale `SNAP` beside an external parent is left out: `SNAP` then names no parent.
     """
     marker = {SNAPSHOT_IN_PROGRESS: blob.blob_id.to_bytes(8, "little")}
     kept = {

@@ -18,7 +18,7 @@ def run_alone(core: Core[T], disk: SimulatedDisk) -> T:
     """Run the coroutine to its end; an operation's failure is raised inside it.
 
     Raises:
-        DeadlockError: It waits for something that nobody will do.
+        DeadlockError: The coroutine waits for something that never happens.
     """
     value: object = None
     failure: BaseException | None = None
@@ -50,7 +50,7 @@ _PLUMBING = frozenset({"SharedFlush", "StoreState", "Flush", "Operation", "Batch
 def site_of(core: Core[Any]) -> str:
     """Return the place in the core that waits: the innermost function that asked for it.
 
-    How a flush is shared is plumbing; who needs it is above that.
+    The functions that share a flush are left out; their caller is the one that needs the flush.
     """
     site = "?"
     awaiting: object = core

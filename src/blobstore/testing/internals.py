@@ -1,4 +1,4 @@
-"""Behind the public face: for tests that must look at, or reach into, what programs do not see."""
+"""Access to internals below the public API, for tests that must inspect or change them."""
 
 from blobstore.api.blob import Blob
 from blobstore.api.blobstore import Blobstore

@@ -1,4 +1,4 @@
-"""The simulated disk as a device, for those who want the public face on top of it."""
+"""The simulated disk as a device, for tests that need the public API on top of the disk."""
 
 from collections.abc import Sequence
 

@@ -35,7 +35,7 @@ class Unmapped:
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """All that was before is durable; `site` says who asked for it."""
+    """All that was before is durable; `site` names the function that asked for the flush."""
 
     site: str
 

@@ -322,7 +322,7 @@ class Workload:
 
 
 def new_disk(*, sector: bool, fill: int = 0xDD, unmap_zeroes: bool = False) -> SimulatedDisk:
-    """Return a disk for a tiny store, full of bytes that nobody may ever read."""
+    """Return a disk for a tiny store, full of bytes that no reader may ever get."""
     return SimulatedDisk(
         bytes([fill]) * DISK_SIZE,
         atomic_write_size=512 if sector else 4096,

@@ -1,7 +1,7 @@
 """Changes of a volume store: each is one step from one set of names to the next.
 
-Every function holds the store's mutex from its look at the names to its last flush.
-Uuids are passed in: the core knows no chance.
+Every function holds the store's mutex from its lookup of the names to its last flush.
+Uuids are passed in: the core generates no random values.
 """
 
 from collections.abc import Mapping

@@ -2,8 +2,8 @@
 
 The index of names lives in memory. It is made when the store is loaded, from the
 attributes of every blob, and it changes in the step in which a change of the device is
-acknowledged. Every change of a name holds the store's mutex from the look at the index to
-the last flush: so "is the name free" and "create" are one step, and no list of pending
+acknowledged. Every change of a name holds the store's mutex from the lookup in the index to
+the last flush. So "is the name free" and "create" are one step, and no list of pending
 names is needed.
 """
 
