@@ -164,3 +164,11 @@ def test_a_map_that_names_a_cluster_twice_takes_none() -> None:
     bits = bitarray(50_000, endian="little")
     assert not take_all(bits, clusters)
     assert not bits.any()
+
+
+def test_a_leaf_that_was_read_and_holds_nothing_stays_absent() -> None:
+    clusters = ExtentMap(600)
+    clusters.fill_leaf(0, array("I", bytes(4 * LEAF_SIZE)))
+    clusters.fill_leaf(1, array("I", [7] + [0] * 87))
+    assert clusters.present_numbers() == [1]
+    assert clusters.allocated() == [7]

@@ -115,6 +115,11 @@ CALLS: Final[dict[str, Call]] = {
         p.volumes.register_external,
         {"external_id": b"golden", "what": ZeroesDevice(SIZE)},
     ),
+    "VolumeStore.open_blob": lambda p: (p.volumes.open_blob, {"blob_id": p.volume.id}),
+    "VolumeStore.iter_blobs": lambda p: (
+        lambda **given: list(p.volumes.iter_blobs(**given)),
+        {},
+    ),
     "VolumeStore.rename": lambda p: (p.volumes.rename, {"name": "new"}),
     "VolumeStore.reid": lambda p: (p.volumes.reid, {}),
     "VolumeStore.volume_info": lambda p: (p.volumes.volume_info, {"key": "db"}),
