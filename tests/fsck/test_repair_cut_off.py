@@ -1,6 +1,7 @@
 """What a repair or an undo that was cut off once lost, or called clean."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import pytest
 from blobstore import Blobstore, FileDevice, Rescue, check, repair, undo
 from blobstore.errors import CorruptError
 from blobstore.format.super_block import SuperBlock
+from blobstore.operations import Buffer
 from blobstore.testing.simulated_device import SimulatedDevice
 from blobstore.testing.simulated_disk import Event, SimulatedDisk, Written
 from blobstore.units import MIB
@@ -129,3 +131,44 @@ def test_the_metadata_of_a_large_store_is_not_read_where_it_is_a_hole(tmp_path: 
         assert report.undo is not None
         assert undo(device, report.undo) == 4096
         assert 0 < sum(Counting.counts) < 16 * MIB
+
+
+class InterruptedDevice(SimulatedDevice):
+    """Sends this process SIGINT at its second write, `times` times."""
+
+    times = 1
+    write_count = 0
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        super().write(offset, buffers)
+        self.write_count += 1
+        if self.write_count == 2:
+            for _time in range(self.times):
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_once_left_a_repair_and_an_undo_half_done(tmp_path: Path) -> None:
+    image = damaged("root-with-a-wrong-crc")
+    wanted, _events = events_of_repair(image, tmp_path / "wanted")
+    disk = SimulatedDisk(image)
+    with pytest.raises(KeyboardInterrupt):
+        repair(InterruptedDevice(disk), "all", undo=tmp_path / "undo")
+    assert bytes(disk.content) == wanted
+    with pytest.raises(KeyboardInterrupt):
+        undo(InterruptedDevice(disk), tmp_path / "undo")
+    assert bytes(disk.content) == image
+
+
+def test_a_second_ctrl_c_ends_a_repair_at_once_and_undo_brings_back_every_byte(
+    tmp_path: Path,
+) -> None:
+    image = damaged("root-with-a-wrong-crc")
+    disk = SimulatedDisk(image)
+    device = InterruptedDevice(disk)
+    device.times = 2
+    with pytest.raises(KeyboardInterrupt):
+        repair(device, "all", undo=tmp_path / "undo")
+    with pytest.raises(CorruptError, match="a repair was cut off"):
+        Blobstore.open(SimulatedDevice(disk))
+    undo(SimulatedDevice(disk), tmp_path / "undo")
+    assert bytes(disk.content) == image

@@ -25,6 +25,7 @@ from blobstore.api.undo_path import (
 )
 from blobstore.device.base import Device
 from blobstore.device.overlay import OverlayDevice
+from blobstore.drivers import interrupts
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import CorruptError, ReadOnlyError, naming
 from blobstore.fsck.examine import Examination, examine
@@ -96,6 +97,9 @@ def repair(
     none unless told where. A dry run writes nothing at all. A repair or an undo
     that was cut off is undone first, with its undo file: `undo`, or one beside the image.
 
+    Ctrl-C while the device is written is raised when the repair is complete. A second one
+    ends the repair at once, and `undo` brings the store back.
+
     Durability: on return. After a power failure `undo` brings the store back.
 
     Raises:
@@ -133,7 +137,7 @@ def undo(
 
 
 def _undo_changes(device: Device, name: str) -> int:
-    with open_undo_file(name) as file:
+    with open_undo_file(name) as file, interrupts.Held():
         return undo_changes(device, file, shown_name(device, name))
 
 
@@ -212,10 +216,12 @@ def _carry_out(device: Device, changes: Changes, undo: Path | None) -> str | Non
     """Write the undo file, then make the changes; return the file's name."""
     made = make_undo_file(device, undo)
     if made is None:
-        apply(device, changes, changes.mark(NO_UNDO_ID, b""), None)
+        with interrupts.Held():
+            apply(device, changes, changes.mark(NO_UNDO_ID, b""), None)
         return None
     name, file = made
     undo_id = os.urandom(len(NO_UNDO_ID))
     write_undo_file(name, file, changes.undo_file(device, undo_id))
-    apply(device, changes, changes.mark(undo_id, shown_name(device, name)), name)
+    with interrupts.Held():  # between the mark and its end nothing opens the store
+        apply(device, changes, changes.mark(undo_id, shown_name(device, name)), name)
     return name
