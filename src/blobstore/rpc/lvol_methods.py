@@ -6,7 +6,7 @@ tell the two apart by the code.
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -354,24 +354,22 @@ def set_read_only(target: Target, given: p.Named) -> bool:
 @method("bdev_lvol_inflate", p.Named)
 def inflate(target: Target, given: p.Named) -> bool:
     """Give a volume every cluster of its own."""
-    with target.lock:
-        bdev = _volume_of(target, given.name)
-        external = bdev.volume.info.external_snapshot
-    with _answering():
-        bdev.volume.inflate()
-    with target.lock:
-        target.stores.release_external(bdev.store, external)
-    return True
+    return _copied_from_parents(target, given.name, Volume.inflate)
 
 
 @method("bdev_lvol_decouple_parent", p.Named)
 def decouple(target: Target, given: p.Named) -> bool:
     """Copy what a volume reads from its parent."""
+    return _copied_from_parents(target, given.name, Volume.decouple)
+
+
+def _copied_from_parents(target: Target, name: str, copy: Callable[[Volume], None]) -> bool:
+    """Let a volume copy what it reads from others, without the lock: that can take long."""
     with target.lock:
-        bdev = _volume_of(target, given.name)
+        bdev = _volume_of(target, name)
         external = bdev.volume.info.external_snapshot
     with _answering():
-        bdev.volume.decouple()
+        copy(bdev.volume)
     with target.lock:
         target.stores.release_external(bdev.store, external)
     return True
@@ -441,7 +439,7 @@ def delete(target: Target, given: p.Named) -> bool:
         store, volume = _deleted_of(target, given.name)
         if store.is_going:
             raise failed(errno.ENODEV, code=INTERNAL_ERROR)
-        if len(store.clones_of(volume)) > 1:
+        if len(volume.info.clones) > 1:
             raise failed(errno.EPERM, code=INTERNAL_ERROR)
         bdev = store.bdevs.get(volume.id)
         if bdev is not None and bdev.claim == WRITE_NONE:
@@ -507,7 +505,7 @@ def _described(store: LoadedStore, volume: Volume) -> dict[str, object]:
         "is_snapshot": info.snapshot,
         "is_clone": info.parent is not None,
         "is_esnap_clone": info.external_snapshot is not None,
-        "is_degraded": store.is_degraded(volume),
+        "is_degraded": volume.degraded,
         "num_allocated_clusters": info.allocated_clusters,
         "lvs": {"name": store.volumes.name, "uuid": str(store.volumes.uuid)},
     }

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 from typing import Final
 from uuid import UUID
 
+from blobstore import BlobId
 from blobstore.api.volumes import Volume, VolumeStore
 from blobstore.device.base import Device
 from blobstore.errors import BlobstoreError
 from blobstore.rpc.bdevs import WRITE_NONE, WRITE_ONE, Bdev, BdevTable, VolumeDevice
 from blobstore.rpc.counting import CountingDevice
 from blobstore.rpc.failures import refused
-from blobstore.units import BlobId
 
 _LOG: Final = logging.getLogger("blobstore.rpc")
 _UUID_SIZE: Final = 37
@@ -99,18 +99,6 @@ class LoadedStore:
         """Return the name of a volume of this store, without the store's."""
         return self.open[blob_id].name if blob_id in self.open else f"{blob_id:#x}"
 
-    def is_degraded(self, volume: Volume) -> bool:
-        """Tell whether the volume, or one that it reads from, lacks its external snapshot."""
-        info = volume.info
-        if info.external_snapshot is not None:
-            return info.external_snapshot not in self.served
-        parent = None if info.parent is None else self.open.get(info.parent)
-        return parent is not None and self.is_degraded(parent)
-
-    def clones_of(self, volume: Volume) -> list[BlobId]:
-        """Return the ids of the volume's direct clones."""
-        return volume.info.clones
-
 
 class Stores:
     """All loaded stores, in the order of loading, and how they come and go."""
@@ -184,7 +172,7 @@ class Stores:
         """Register the device of an open volume; None where it is degraded."""
         store.open[volume.id] = volume
         self._serve_external(store, volume)
-        if store.is_degraded(volume) or volume.id in store.bdevs:
+        if volume.degraded or volume.id in store.bdevs:
             return store.bdevs.get(volume.id)
         bdev = VolumeBdev(store, volume)
         if any(self._table.find(name) for name in (bdev.name, *bdev.aliases)):

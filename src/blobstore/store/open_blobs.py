@@ -220,7 +220,7 @@ class _Chain:
             if problem:
                 raise distrusted(self._store, self.at, problem)
             self.blobs.append(blob)
-        raise AssertionError("a conflict that nobody is part of")
+        raise AssertionError("a conflict without a blob that is part of it")
 
 
 def _without_ancestor(blob_id: BlobId, error: NotFoundError) -> NotFoundError:

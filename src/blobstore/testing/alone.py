@@ -30,9 +30,9 @@ def run_alone(core: Core[T], disk: SimulatedDisk) -> T:
             return result
         value, failure = None, None
         if isinstance(operation, Park) and not operation.wakeup.fired:
-            raise DeadlockError("parked, and nobody is there to fire")
+            raise DeadlockError("parked, and no other task is there to wake it")
         if isinstance(operation, GracePeriod) and not operation.is_over():
-            raise DeadlockError("waits for a pin that nobody releases")
+            raise DeadlockError("waits for a pin that no task releases")
         if isinstance(operation, Flush):
             disk.site = lambda: site_of(core)
         if isinstance(operation, Checkpoint):
