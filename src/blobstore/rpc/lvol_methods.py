@@ -1,4 +1,4 @@
-"""The methods of volume stores and volumes: `bdev_lvol_...`.
+"""The methods of volumes: `bdev_lvol_...`.
 
 The protocol, not this server, decides whether an error is returned at once or later: scripts
 tell the two apart by the code.
@@ -6,17 +6,17 @@ tell the two apart by the code.
 
 import errno
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
-from blobstore import Clear, ClearMethod
-from blobstore.api.volumes import Volume, VolumeStore
+from blobstore import ClearMethod
+from blobstore.api.volumes import Volume
 from blobstore.device.base import Device
 from blobstore.errors import BlobstoreError
 from blobstore.rpc import parameters as p
 from blobstore.rpc.bdevs import WRITE_NONE, WRITE_ONE, Bdev
-from blobstore.rpc.failures import failed, number_of, refused
+from blobstore.rpc.failures import failed, refused
+from blobstore.rpc.lvol_lookup import answering, is_name, store_of, volume_of
 from blobstore.rpc.methods import method
 from blobstore.rpc.parameters import text_or_none
 from blobstore.rpc.protocol import INTERNAL_ERROR, INVALID_PARAMS, RpcError
@@ -24,169 +24,15 @@ from blobstore.rpc.stores import LoadedStore, VolumeBdev
 from blobstore.rpc.target import Target
 
 _LOG: Final = logging.getLogger("blobstore.rpc")
-_NAME_MAX: Final = 63
 _XATTR_NAME_MAX: Final = 4058
-_CLUSTER_UNIT: Final = 4096
-_DEFAULT_CLUSTER_SIZE: Final = 4 << 20
-_PAGE_SIZES: Final = frozenset(1 << bits for bits in range(12, 17))
 _MIB: Final = 1 << 20
 _NIL: Final = "00000000-0000-0000-0000-000000000000"
-_CLEAR: Final = {"unmap": Clear.UNMAP, "write_zeroes": Clear.ZEROES, "none": Clear.NONE}
 _CLEAR_METHODS: Final = {
     "default": ClearMethod.DEFAULT,
     "none": ClearMethod.NONE,
     "unmap": ClearMethod.UNMAP,
     "write_zeroes": ClearMethod.ZEROES,
 }
-
-
-@contextmanager
-def _answering(code: int = INVALID_PARAMS) -> Iterator[None]:
-    """Answer an error of the library with its errno, as one that was found later."""
-    try:
-        yield
-    except BlobstoreError as error:
-        raise failed(number_of(error), code=code) from error
-
-
-def _is_name(name: str) -> bool:
-    return 0 < len(name.encode()) <= _NAME_MAX
-
-
-def _store_of(target: Target, uuid: str | None, name: str | None) -> LoadedStore:
-    """Return the store that is given by its uuid or its name.
-
-    Raises:
-        RpcError: Both or neither are given (EINVAL), or there is none (ENODEV).
-    """
-    if (uuid is None) == (name is None):
-        raise refused(errno.EINVAL)
-    found = target.stores.of_uuid(uuid) if uuid is not None else target.stores.named(name or "")
-    if found is None or found.is_going:
-        raise refused(errno.ENODEV)
-    return found
-
-
-def _volume_of(target: Target, name: str) -> VolumeBdev:
-    """Return the device of a volume by any of its names.
-
-    Raises:
-        RpcError: There is none, or it is degraded (ENODEV).
-    """
-    found = target.volume_of(name)
-    if found is None:
-        raise refused(errno.ENODEV)
-    return found
-
-
-# Stores
-
-
-@method("bdev_lvol_create_lvstore", p.CreateStore)
-def create_store(target: Target, given: p.CreateStore) -> str:
-    """Make a store on a block device."""
-    if not _is_name(given.lvs_name) or (
-        given.md_page_size and given.md_page_size not in _PAGE_SIZES
-    ):
-        raise refused(errno.EINVAL)
-    with target.lock:
-        bdev = target.table.find(given.bdev_name)
-        if bdev is None or bdev.is_going:
-            raise refused(errno.ENODEV)
-        if bdev.claim is not None:
-            raise refused(errno.EPERM)
-        cluster_size = given.cluster_sz or _DEFAULT_CLUSTER_SIZE
-        if cluster_size % bdev.block_size or cluster_size < bdev.block_size:
-            raise refused(errno.EINVAL)
-        if target.stores.named(given.lvs_name) is not None:
-            raise refused(errno.EEXIST)
-        if cluster_size % _CLUSTER_UNIT or cluster_size < given.md_page_size:
-            raise failed(errno.EINVAL)
-        bdev.claim_for(WRITE_ONE)
-        try:
-            with _answering():
-                volumes = _made_store(bdev, given, cluster_size)
-        except BaseException:
-            bdev.release()
-            raise
-        return str(target.stores.adopt(volumes, bdev).volumes.uuid)
-
-
-def _made_store(bdev: Bdev, given: p.CreateStore, cluster_size: int) -> VolumeStore:
-    return VolumeStore.create(
-        bdev.open_device(),
-        name=given.lvs_name,
-        cluster_size=cluster_size,
-        md_pages_per_cluster_ratio=given.num_md_pages_per_cluster_ratio or 100,
-        md_page_size=given.md_page_size or None,
-        clear=_CLEAR[given.clear_method],
-        overwrite=True,
-    )
-
-
-@method("bdev_lvol_delete_lvstore", p.StoreByUuidOrName)
-def delete_store(target: Target, given: p.StoreByUuidOrName) -> bool:
-    """Delete a store with all of its volumes."""
-    with target.lock:
-        store = _store_of(target, text_or_none(given.uuid), text_or_none(given.lvs_name))
-        with _answering():
-            target.stores.destroy(store)
-    return True
-
-
-@method("bdev_lvol_get_lvstores", p.StoreByUuidOrName, optional=True)
-def get_stores(target: Target, given: p.StoreByUuidOrName | None) -> list[object]:
-    """Return one store, or all in the order of loading."""
-    with target.lock:
-        if given is None:
-            return [_described_store(store) for store in target.stores]
-        store = _store_of(target, text_or_none(given.uuid), text_or_none(given.lvs_name))
-        return [_described_store(store)]
-
-
-def _described_store(store: LoadedStore) -> dict[str, object]:
-    info = store.volumes.info
-    return {
-        "uuid": str(store.volumes.uuid),
-        "name": store.volumes.name,
-        "base_bdev": store.base.name,
-        "total_data_clusters": info.data_clusters,
-        "free_clusters": info.free_clusters,
-        "block_size": info.io_unit_size,
-        "cluster_size": info.cluster_size,
-        "max_growable_size": info.max_growable_size,
-    }
-
-
-@method("bdev_lvol_rename_lvstore", p.Rename)
-def rename_store(target: Target, given: p.Rename) -> bool:
-    """Give a store another name, and its volumes other aliases."""
-    with target.lock:
-        store = target.stores.named(given.old_name)
-        if store is None:
-            raise refused(errno.ENOENT, f"Lvol store {given.old_name} not found")
-        name = given.new_name.encode()[:_NAME_MAX].decode(errors="ignore")
-        if name == given.old_name:
-            return True
-        if not name or target.stores.named(name) is not None:
-            raise failed(errno.EEXIST)
-        before = {bdev: bdev.volume.alias for bdev in store.bdevs.values()}
-        if any(target.table.find(f"{name}/{bdev.volume.name}") for bdev in before):
-            raise failed(errno.EEXIST)
-        with _answering():
-            store.volumes.rename(name)
-        for bdev, alias in before.items():
-            target.table.replace_alias(bdev, alias, bdev.volume.alias)
-    return True
-
-
-@method("bdev_lvol_grow_lvstore", p.StoreByUuidOrName)
-def grow_store(target: Target, given: p.StoreByUuidOrName) -> bool:
-    """Use all of a device that has grown."""
-    with target.lock, _answering():
-        store = _store_of(target, text_or_none(given.uuid), text_or_none(given.lvs_name))
-        store.volumes.grow()
-    return True
 
 
 # Volumes come
@@ -196,13 +42,13 @@ def grow_store(target: Target, given: p.StoreByUuidOrName) -> bool:
 def create_volume(target: Target, given: p.CreateVolume) -> str:
     """Make a volume."""
     with target.lock:
-        store = _store_of(target, text_or_none(given.uuid), text_or_none(given.lvs_name))
-        if not _is_name(given.lvol_name):
+        store = store_of(target, text_or_none(given.uuid), text_or_none(given.lvs_name))
+        if not is_name(given.lvol_name):
             raise refused(errno.EINVAL)
         if _has_name(store, given.lvol_name):
             raise refused(errno.EEXIST)
         _check_alias(target, store, given.lvol_name)
-        with _answering():
+        with answering():
             volume = store.volumes.create_volume(
                 given.lvol_name,
                 given.size_in_mib * _MIB % (1 << 64),
@@ -235,13 +81,13 @@ def _registered(target: Target, store: LoadedStore, volume: Volume) -> str:
 def snapshot(target: Target, given: p.Snapshot) -> str:
     """Make a snapshot of a volume."""
     with target.lock:
-        source = _volume_of(target, given.lvol_name)
-        if not _is_name(given.snapshot_name):
+        source = volume_of(target, given.lvol_name)
+        if not is_name(given.snapshot_name):
             raise failed(errno.EINVAL)
         if _has_name(source.store, given.snapshot_name):
             raise failed(errno.EEXIST)
         _check_alias(target, source.store, given.snapshot_name)
-        with _answering():
+        with answering():
             made = source.volume.snapshot(given.snapshot_name)
         return _registered(target, source.store, made)
 
@@ -250,13 +96,13 @@ def snapshot(target: Target, given: p.Snapshot) -> str:
 def clone(target: Target, given: p.Clone) -> str:
     """Make a clone of a snapshot or a read-only volume."""
     with target.lock:
-        source = _volume_of(target, given.snapshot_name)
-        if not _is_name(given.clone_name):
+        source = volume_of(target, given.snapshot_name)
+        if not is_name(given.clone_name):
             raise failed(errno.EINVAL)
         if _has_name(source.store, given.clone_name):
             raise failed(errno.EEXIST)
         _check_alias(target, source.store, given.clone_name)
-        with _answering():
+        with answering():
             made = source.volume.clone(given.clone_name)
         return _registered(target, source.store, made)
 
@@ -276,7 +122,7 @@ def clone_bdev(target: Target, given: p.CloneDevice) -> str:
             raise RpcError(INVALID_PARAMS, text)
         _check_external(store, bdev, given.clone_name)
         _check_alias(target, store, given.clone_name)
-        with _answering():
+        with answering():
             volume = store.volumes.create_volume(
                 given.clone_name, bdev.size_bytes, external_snapshot=bdev.uuid
             )
@@ -287,7 +133,7 @@ def clone_bdev(target: Target, given: p.CloneDevice) -> str:
 
 def _check_external(store: LoadedStore, bdev: Bdev, clone_name: str) -> None:
     is_wrong = (
-        not _is_name(clone_name)
+        not is_name(clone_name)
         or bdev.size_bytes % store.volumes.cluster_size
         or store.block_size % bdev.block_size
     )
@@ -306,7 +152,7 @@ def _check_external(store: LoadedStore, bdev: Bdev, clone_name: str) -> None:
 def rename(target: Target, given: p.Rename) -> bool:
     """Give a volume another name; its alias changes with it, or neither does."""
     with target.lock:
-        bdev = _volume_of(target, given.old_name)
+        bdev = volume_of(target, given.old_name)
         volume, before = bdev.volume, bdev.volume.alias
         if len(given.new_name.encode()) > _XATTR_NAME_MAX:
             raise failed(errno.ENOMEM)
@@ -316,7 +162,7 @@ def rename(target: Target, given: p.Rename) -> bool:
             raise failed(errno.EINVAL)
         if volume.info.read_only:
             raise failed(errno.EPERM)
-        with _answering():
+        with answering():
             volume.rename(given.new_name)
         target.table.replace_alias(bdev, before, volume.alias)
     return True
@@ -326,14 +172,14 @@ def rename(target: Target, given: p.Rename) -> bool:
 def resize(target: Target, given: p.Resize) -> bool:
     """Give a volume another size."""
     with target.lock:
-        bdev = _volume_of(target, given.name)
+        bdev = volume_of(target, given.name)
         size = given.size_in_mib * _MIB % (1 << 64)
         if bdev.volume.info.read_only:
             raise failed(errno.EPERM)
         is_used = bdev.writers or bdev.claim is not None
         if is_used and size < bdev.volume.size:
             raise failed(errno.EBUSY)
-        with _answering():
+        with answering():
             bdev.volume.resize(size)
             bdev.volume.sync_md()
         target.notify("bdev_resize", bdev.name)
@@ -343,8 +189,8 @@ def resize(target: Target, given: p.Resize) -> bool:
 @method("bdev_lvol_set_read_only", p.Named)
 def set_read_only(target: Target, given: p.Named) -> bool:
     """Make a volume read-only for good."""
-    with target.lock, _answering():
-        volume = _volume_of(target, given.name).volume
+    with target.lock, answering():
+        volume = volume_of(target, given.name).volume
         if not volume.info.read_only:
             volume.set_read_only()
             volume.sync_md()
@@ -366,9 +212,9 @@ def decouple(target: Target, given: p.Named) -> bool:
 def _copied_from_parents(target: Target, name: str, copy: Callable[[Volume], None]) -> bool:
     """Let a volume copy what it reads from others, without the lock: that can take long."""
     with target.lock:
-        bdev = _volume_of(target, name)
+        bdev = volume_of(target, name)
         external = bdev.volume.info.external_snapshot
-    with _answering():
+    with answering():
         copy(bdev.volume)
     with target.lock:
         target.stores.release_external(bdev.store, external)
@@ -379,12 +225,12 @@ def _copied_from_parents(target: Target, name: str, copy: Callable[[Volume], Non
 def set_parent(target: Target, given: p.SetParent) -> bool:
     """Make a volume a clone of a snapshot of its store."""
     with target.lock:
-        bdev = _volume_of(target, given.lvol_name)
-        parent = _volume_of(target, given.parent_name)
+        bdev = volume_of(target, given.lvol_name)
+        parent = volume_of(target, given.parent_name)
         if parent.store is not bdev.store:
             raise failed(errno.EINVAL)
         external = bdev.volume.info.external_snapshot
-        with _answering():
+        with answering():
             bdev.volume.set_parent(parent.volume.id)
         target.stores.release_external(bdev.store, external)
     return True
@@ -394,7 +240,7 @@ def set_parent(target: Target, given: p.SetParent) -> bool:
 def set_parent_bdev(target: Target, given: p.SetParent) -> bool:
     """Make a volume a clone of any block device outside its store."""
     with target.lock:
-        bdev = _volume_of(target, given.lvol_name)
+        bdev = volume_of(target, given.lvol_name)
         parent = target.table.find(given.parent_name)
         if parent is None or parent.is_going:
             raise failed(errno.ENODEV)
@@ -413,7 +259,7 @@ def set_parent_bdev(target: Target, given: p.SetParent) -> bool:
         if is_wrong:
             raise failed(errno.EINVAL)
         is_new = external_id not in store.served
-        with _answering():
+        with answering():
             if is_new:
                 store.volumes.register_external(external_id, parent.open_device())
             try:
@@ -458,7 +304,7 @@ def _delete_volume(target: Target, store: LoadedStore, volume: Volume) -> None:
     store.open.pop(blob_id, None)
     volume.close()
     try:
-        with _answering(INTERNAL_ERROR):
+        with answering(INTERNAL_ERROR):
             store.volumes.delete_volume(blob_id)
     except RpcError:
         target.stores.add_volume(store, store.volumes.open_volume(blob_id))
@@ -491,7 +337,7 @@ def get_volumes(target: Target, given: p.VolumesOfStore | None) -> list[object]:
         stores = list(target.stores)
         if given is not None:
             uuid, name = text_or_none(given.lvs_uuid), text_or_none(given.lvs_name)
-            stores = [_store_of(target, uuid, name)]
+            stores = [store_of(target, uuid, name)]
         return [_described(store, volume) for store in stores for volume in store.open.values()]
 
 
@@ -518,7 +364,7 @@ def _described(store: LoadedStore, volume: Volume) -> dict[str, object]:
 def start_shallow_copy(target: Target, given: p.StartShallowCopy) -> dict[str, int]:
     """Begin to copy a volume's own clusters to another device."""
     with target.lock:
-        source = _volume_of(target, given.src_lvol_name)
+        source = volume_of(target, given.src_lvol_name)
         number = target.copies.take_number()
         bdev = target.table.find(given.dst_bdev_name)
         if bdev is None or bdev.is_going:

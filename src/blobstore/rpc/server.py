@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from blobstore.errors import BlobstoreError, BusyError
-from blobstore.rpc import bdev_methods, framework_methods, lvol_methods
+from blobstore.rpc import bdev_methods, framework_methods, lvol_methods, lvstore_methods
 from blobstore.rpc.configuration import apply_configuration, read_configuration
 from blobstore.rpc.failures import number_of
 from blobstore.rpc.json_stream import InvalidJsonError, JsonStream
@@ -44,7 +44,7 @@ _RECEIVED_AT_ONCE: Final = 64 * 1024
 _ANSWER_TIMEOUT_S: Final = 60
 _BLOCK_SIZE: Final = 512
 
-FAMILIES: Final = (bdev_methods, framework_methods, lvol_methods)
+FAMILIES: Final = (bdev_methods, framework_methods, lvstore_methods, lvol_methods)
 """The modules with the methods: importing one enters its methods into the table."""
 assert METHODS
 
