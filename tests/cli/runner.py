@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,8 @@ _TIMEOUT_S: Final = 60
 _ANSWER_S: Final = 20
 _PRESSES: Final = 20
 _PATIENCE_S: Final = 1.0
+_SIGNALS: Final = 3
+_CLOSING_S: Final = 15
 
 
 @dataclass(frozen=True)
@@ -168,10 +171,6 @@ class Terminal:
         shown, found, self._unread = self._unread.partition(until.encode())
         return (shown + found).decode()
 
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to the command alone."""
-        self._process.send_signal(number)
-
     def interrupt(self, *, until: str) -> str:
         """Press control-C as people do: again, if nothing happens. Readline misses one at times."""
         for _press in range(_PRESSES):
@@ -179,6 +178,19 @@ class Terminal:
             if select.select([self._ours], [], [], _PATIENCE_S)[0]:
                 break
         return self.type("", until=until)
+
+    def end_by(self, number: signal.Signals) -> int:
+        """Send a signal that ends the command, again if nothing happens; return the exit status.
+
+        Python's readline handles a signal that comes between the prompt and its wait for a key
+        only with the next key or signal. Closing the store is given its time: a second signal
+        would end it at once.
+        """
+        for _signal in range(_SIGNALS):
+            self._process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                return self._process.wait(_CLOSING_S)
+        return self._process.wait(_TIMEOUT_S)
 
     def end(self, keys: str = "") -> tuple[int, str]:
         """Type, and wait for the end; return the exit status and what was shown."""

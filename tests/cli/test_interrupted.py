@@ -104,8 +104,7 @@ def test_a_signal_ends_a_shell_at_its_prompt_and_leaves_the_store_clean(
     with Terminal("shell", image.path, environment={"XDG_STATE_HOME": str(tmp_path)}) as terminal:
         terminal.type("", until="disk.img> ")
         terminal.type("create new --size 64K\n", until="disk.img> ")
-        terminal.send(number)
-        assert terminal.end()[0] == status
+        assert terminal.end_by(number) == status
     assert run_here("info", image.path, "--json").json["clean"]
 
 
