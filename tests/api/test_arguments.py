@@ -65,6 +65,7 @@ WRONG_TYPES: Final[dict[str, Slip]] = {
     "a snapshot with text": lambda store, blob: blob.snapshot(xattrs={"name": "text"}),
     "a clone with a number": lambda store, blob: blob.clone(xattrs={1: b""}),
     "a parent that is a blob": lambda store, blob: blob.set_parent(blob),
+    "a rollback to a handle": lambda store, blob: blob.rollback(blob),
     "no parent": lambda store, blob: blob.set_parent(None),
     "an external parent of text": lambda store, blob: blob.set_external_parent("golden"),
     "a shallow copy to a path": lambda store, blob: blob.shallow_copy("copy.img"),

@@ -100,6 +100,7 @@ OF_A_BLOB: Final[dict[str, Callable[[Blobstore, Blob], object]]] = {
     "decoupling without a parent": lambda _, blob: blob.decouple(),
     "inflating without clusters": lambda _, blob: full(blob).inflate(),
     "a parent that is not there": lambda _, blob: blob.set_parent(MISSING),
+    "a rollback to what is no snapshot": lambda _, blob: blob.rollback(MISSING),
     "an external parent that is not there": lambda _, blob: blob.set_external_parent(b"golden"),
     "copying a writable blob": lambda _, blob: blob.shallow_copy(MemoryDevice(SIZE)),
     "deleting an open blob": lambda store, blob: store.delete_blob(blob.id),

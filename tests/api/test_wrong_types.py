@@ -99,6 +99,7 @@ CALLS: Final[dict[str, Call]] = {
     "Blob.snapshot": lambda p: (p.blob.snapshot, {}),
     "Blob.clone": lambda p: (p.snapshot.clone, {}),
     "Blob.set_parent": lambda p: (p.blob.set_parent, {"parent_id": p.snapshot.id}),
+    "Blob.rollback": lambda p: (p.blob.rollback, {"snapshot_id": p.snapshot.id}),
     "Blob.set_external_parent": lambda p: (p.blob.set_external_parent, {"external_id": b"golden"}),
     "Blob.shallow_copy": lambda p: (p.snapshot.shallow_copy, {"target": MemoryDevice(SIZE)}),
     "Blob.next_allocated": lambda p: (p.blob.next_allocated, {"offset": 0}),

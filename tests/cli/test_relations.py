@@ -147,3 +147,30 @@ def test_a_shallow_copy_of_what_can_be_written_to_is_refused(image: Image, tmp_p
     (tmp_path / "target").write_bytes(bytes(16 * CLUSTER))
     done = run_here("shallow-copy", image.path, str(image.thin), tmp_path / "target", "--json")
     assert done.error["errno"] == "EPERM"
+
+
+def test_rollback_makes_a_blob_read_as_a_snapshot_again(image: Image) -> None:
+    before = run_here("read", image.path, "beta").stdout
+    run_here("snapshot", image.path, "beta", "monday")
+    run_here("write", image.path, "beta", stdin=b"tuesday")
+    run_here("snapshot", image.path, "beta", "tuesday")
+    run_here("write", image.path, "beta", stdin=b"wednesday")
+    done = run("rollback", image.path, "beta", "monday", "--yes", "--json")
+    assert conforms(done.json, PARENT)
+    monday = show(image.path, done.json["parent"])
+    assert (monday.name, done.json["allocated_clusters"]) == ("monday", 0)
+    assert run_here("read", image.path, "beta").stdout == before
+    assert run_here("read", image.path, "tuesday", "--length", "7").stdout == b"tuesday"
+
+
+def test_rollback_asks_where_the_blob_has_written_since(image: Image) -> None:
+    run_here("snapshot", image.path, "beta", "monday")
+    assert run_here("rollback", image.path, "beta", "monday").status == 0
+    run_here("write", image.path, "beta", stdin=b"tuesday")
+    same = unchanged(image.path)
+    assert run_here("rollback", image.path, "beta", "monday", "--json").error["errno"] == "EPERM"
+    assert same()
+    asked = run_on_terminal("rollback", image.path, "beta", "monday", typed="y\n")
+    assert (asked.status, "roll it back" in asked.stderr) == (0, True)
+    error = run_here("rollback", image.path, "beta", "alpha", "--yes", "--json").error
+    assert error["errno"] == "EINVAL"

@@ -341,6 +341,21 @@ def set_parent(worker: Worker, store: Blobstore) -> Made:
     return lambda: blob.set_parent(parent.id), change
 
 
+def rollback(worker: Worker, _store: Blobstore) -> Made:
+    blob = worker.blob(lambda info: _is_writable(info) and info.parent is not None)
+    if blob is None:
+        return None
+    parent = blob.info.parent
+    assert parent is not None
+    if parent not in worker.models:
+        return None
+
+    def change(models: Models) -> None:
+        models[blob.id].clusters = list(models[parent].clusters)
+
+    return lambda: blob.rollback(parent), change
+
+
 def inflate_blob(worker: Worker, _store: Blobstore) -> Made:
     blob = worker.blob(_is_writable)
     return None if blob is None else (blob.inflate, nothing)
@@ -398,6 +413,7 @@ CALLS: Final[tuple[Maker, ...]] = (
     snapshot,
     clone,
     set_parent,
+    rollback,
     inflate_blob,
     decouple,
     shallow_copy,

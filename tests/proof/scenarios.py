@@ -64,6 +64,9 @@ SNAPSHOT_OPERATIONS: Final[dict[str, list[Step]]] = {
     "decouple": [("decouple", "a")],
     "set parent": [("set_parent", "e", "s0")],
     "move": [("set_parent", "c", "s1")],
+    "rollback": [("rollback", "a", "s1")],
+    "rollback far": [("resize", "a", 3), ("write", "a", 12, 9), ("rollback", "a", "s0")],
+    "rollback runs": [("xattr", "t", "k", 900), ("rollback", "t", "t0")],
     "grow clone": [("resize", "a", 6), ("write", "a", 42, 3), ("sync", "a")],
     "shrink clone": [("resize", "t", 1), ("sync", "t")],
     "unmap clone": [("unmap", "a", 0, 16), ("sync", "a")],
@@ -290,7 +293,7 @@ def is_possible(workload: Workload, step: Step) -> bool:
     if step[1] not in workload.ids:
         return False
     expected = workload.expected.blobs[workload.ids[step[1]]]
-    if name in ("snapshot", "clone", "set_parent", "decouple", "delete"):
+    if name in ("snapshot", "clone", "set_parent", "decouple", "delete", "rollback"):
         return _is_relation_possible(workload, step, expected)
     if expected.meta.read_only and name in (
         "write", "zero", "unmap", "resize", "xattr", "read_only"
@@ -312,11 +315,24 @@ def _is_relation_possible(workload: Workload, step: Step, expected: ExpectedBlob
         return len(clones) <= 1
     if name == "decouple":
         return expected.meta.parent is not None
+    if name == "rollback":
+        return not expected.meta.read_only and step[2] in _ancestors(workload, expected)
     parent_id = workload.ids.get(step[2])
     if parent_id is None or parent_id in (blob_id, expected.meta.parent):
         return False
     parent = workload.expected.blobs[parent_id]
     return _is_sealed(parent) and parent.meta.cluster_count == expected.meta.cluster_count
+
+
+def _ancestors(workload: Workload, expected: ExpectedBlob) -> set[str]:
+    """Return the names of the blobs below this one."""
+    names = {blob_id: name for name, blob_id in workload.ids.items()}
+    found: set[str] = set()
+    parent = expected.meta.parent
+    while parent is not None:
+        found.add(names[BlobId(parent)])
+        parent = workload.expected.blobs[parent].meta.parent
+    return found
 
 
 def _is_sealed(expected: ExpectedBlob) -> bool:

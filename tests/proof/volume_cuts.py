@@ -22,6 +22,7 @@ from blobstore.store.blobs import BlobOptions
 from blobstore.store.init import Clear, InitOptions, plan_empty, write_empty
 from blobstore.store.lifecycle import unload
 from blobstore.store.open_blobs import close_blob, open_blob
+from blobstore.store.rollback import roll_back
 from blobstore.testing.alone import run_alone
 from blobstore.testing.crash_states import Limits, crash_contents
 from blobstore.testing.simulated_disk import SimulatedDisk
@@ -103,6 +104,11 @@ class Shop:
     def delete(self, name: str) -> None:
         self.run(change.delete_volume(self.volumes, self.id_of(name)))
 
+    def rollback(self, name: str, snapshot: str) -> None:
+        blob = self.run(open_blob(self.volumes.core, self.id_of(name)))
+        self.run(roll_back(self.volumes.core, blob, self.id_of(snapshot)))
+        self._close(blob)
+
     def rename(self, name: str, new: str) -> None:
         record = self.volumes.named(name)
         assert record is not None
@@ -128,6 +134,7 @@ OPERATIONS: Final[dict[str, Callable[[Shop], None]]] = {
     "create": lambda shop: shop.create("d"),
     "snapshot": lambda shop: shop.snapshot("a", "d"),
     "clone": lambda shop: shop.clone("s", "d"),
+    "rollback": lambda shop: shop.rollback("c", "s"),
     "rename": lambda shop: shop.rename("b", "d"),
     "rename, longer": lambda shop: shop.rename("a", "d" * 63),
     "rename of the store": lambda shop: shop.rename_store("other"),

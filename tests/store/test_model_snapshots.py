@@ -123,6 +123,21 @@ class SnapshotModel(Model):
                 expected.write(block, value)
         self.move(expected, parent.id)
 
+    @precondition(has_blobs)
+    @rule(at=PICK, to=PICK)
+    def rollback(self, at: int, to: int) -> None:
+        handle, expected = self.pick(at)
+        snapshot, source = self.pick(to)
+        result = attempt(lambda: handle.rollback(snapshot.id))
+        if isinstance(result, BlobstoreError):
+            assert handle.read(handle.size) == self.content(expected)
+            return
+        assert source.meta.read_only
+        self.change_meta(expected, cluster_count=source.meta.cluster_count, parent=snapshot.id)
+        for block, value in enumerate(source.current):
+            expected.write(block, value)
+        expected.flushed()
+
     @staticmethod
     def owns(handle: Blob, index: int) -> bool:
         return handle.next_allocated(index * CLUSTER) == index * CLUSTER

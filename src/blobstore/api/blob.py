@@ -37,6 +37,7 @@ from blobstore.store.inflate import decouple, inflate
 from blobstore.store.names import name_in
 from blobstore.store.open_blobs import close_blob
 from blobstore.store.relations import set_external_parent, set_parent
+from blobstore.store.rollback import roll_back
 from blobstore.store.shallow_copy import shallow_copy
 from blobstore.store.snapshots import create_open_clone, create_open_snapshot
 from blobstore.units import BlobId, ceil_div
@@ -441,6 +442,23 @@ class Blob(FastPath):
             ExistsError: It is its parent already.
         """
         self._run(set_parent(self._core, self._state, id_of(parent_id, "parent_id")))
+
+    def rollback(self, snapshot_id: int) -> None:
+        """Let the blob read as one of its snapshots again: its parent, or any other ancestor.
+
+        What was written since is lost, unless a later snapshot has it: such snapshots stay, as a
+        branch of their own. The blob gets the snapshot's size, and keeps its id, its attributes
+        and its open handles.
+
+        Durability: on return. A crash leaves the blob as it was, or as the snapshot is.
+
+        Raises:
+            InvalidArgumentError: The snapshot is no ancestor of the blob.
+            ReadOnlyError: The blob or the store is read-only.
+            NoSpaceError: No metadata page is left to write the blob's again; nothing changed.
+            BusyError: One of the two is under another such operation.
+        """
+        self._run(roll_back(self._core, self._state, id_of(snapshot_id, "snapshot_id")))
 
     def set_external_parent(self, external_id: bytes) -> None:
         """Make this thin blob a clone of an external snapshot that the store knows.

@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "inflate": "Give a blob every cluster of its own.",
     "decouple": "Copy what a blob reads from its parent.",
     "set-parent": "Make a blob a clone of another snapshot.",
+    "rollback": "Let a blob read as one of its snapshots again.",
     "shallow-copy": "Copy a read-only blob's own clusters to a device.",
     "map": "Draw which blob owns which cluster.",
     "dump": "Print the metadata as text.",

@@ -22,6 +22,7 @@ from blobstore.store.init import Clear, InitOptions, init_store
 from blobstore.store.lifecycle import flush_store, set_super_blob, unload
 from blobstore.store.open_blobs import close_blob, open_blob
 from blobstore.store.relations import set_parent
+from blobstore.store.rollback import roll_back
 from blobstore.store.snapshots import create_clone, create_snapshot
 from blobstore.testing.alone import run_alone
 from blobstore.testing.expectation import (
@@ -277,6 +278,15 @@ class Workload:
             if not owned[at // BLOCKS_PER_CLUSTER]:
                 expected.write(at, block)
         self._new_parent(name, parent_id)
+
+    def _do_rollback(self, name: str, snapshot: str) -> None:
+        blob, snapshot_id = self._blob(name), self.ids[snapshot]
+        run_alone(roll_back(self._loaded, blob, snapshot_id), self.disk)
+        source, expected = self.expected.blobs[snapshot_id], self.expected.blobs[blob.blob_id]
+        self._change_meta(name, cluster_count=source.meta.cluster_count, parent=snapshot_id)
+        for at, block in enumerate(source.current):
+            expected.write(at, block)
+        expected.flushed()
 
     def _new_parent(self, name: str, parent: int | None) -> None:
         expected = self.expected.blobs[self.ids[name]]
