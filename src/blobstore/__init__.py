@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from blobstore.api.check import CheckReport, RepairReport, check, repair, undo
     from blobstore.api.file import BlobFile
     from blobstore.api.rescue import Rescue, RescuedBlob
-    from blobstore.api.volumes import Volume, VolumeInfo, VolumeStore
+    from blobstore.api.volume_handles import VolumeInfo
+    from blobstore.api.volumes import Volume, VolumeStore
     from blobstore.api.xattrs import Xattrs
     from blobstore.device.base import Device
     from blobstore.device.block import BlockDevice
@@ -107,7 +108,8 @@ _HOMES = {
     "api.check": ("CheckReport", "RepairReport", "check", "repair", "undo"),
     "api.file": ("BlobFile",),
     "api.rescue": ("Rescue", "RescuedBlob"),
-    "api.volumes": ("Volume", "VolumeInfo", "VolumeStore"),
+    "api.volumes": ("Volume", "VolumeStore"),
+    "api.volume_handles": ("VolumeInfo",),
     "api.xattrs": ("Xattrs",),
     "device.base": ("Device",),
     "device.block": ("BlockDevice",),

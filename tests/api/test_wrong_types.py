@@ -125,6 +125,7 @@ CALLS: Final[dict[str, Call]] = {
     "VolumeStore.reid": lambda p: (p.volumes.reid, {}),
     "VolumeStore.volume_info": lambda p: (p.volumes.volume_info, {"key": "db"}),
     "VolumeStore.open_volume": lambda p: (p.volumes.open_volume, {"key": "db"}),
+    "VolumeStore.volume": lambda p: (p.volumes.volume, {"key": "db"}),
     "VolumeStore.create_volume": lambda p: (p.volumes.create_volume, {"name": "new"}),
     "VolumeStore.delete_volume": lambda p: (p.volumes.delete_volume, {"key": "db"}),
     "Volume.rename": lambda p: (p.volume.rename, {"name": "new"}),

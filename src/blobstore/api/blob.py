@@ -3,50 +3,30 @@
 from collections.abc import Callable, Mapping, Sequence
 from io import BufferedRandom, BufferedReader
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
-from blobstore.api.arguments import (
-    buffers_of,
-    bytes_of,
-    check_callback,
-    id_of,
-    integer_of,
-    named_xattrs_of,
-    size_of,
-    text_of,
-    value_of,
-    writable_bytes_of,
-    wrong_type,
-)
-from blobstore.api.external import ReadableBlob, registered
+from blobstore.api import core_calls
+from blobstore.api.arguments import buffers_of, bytes_of, integer_of, writable_bytes_of
+from blobstore.api.blob_handle import BlobHandle
 from blobstore.api.fast_path import FastPath
 from blobstore.api.file import BlobFile, FileObject, ReadMode, UpdateMode, open_file
 from blobstore.api.session import Session
 from blobstore.api.xattrs import Xattrs
-from blobstore.blob import attributes, seek
+from blobstore.blob import attributes
 from blobstore.blob import read as blob_read
-from blobstore.blob import resize as blob_resize
 from blobstore.blob import write as blob_write
 from blobstore.device.base import Device
 from blobstore.drivers import interrupts
-from blobstore.errors import BlobstoreError, ClosedError, InvalidArgumentError, naming
+from blobstore.errors import naming
 from blobstore.metadata.blob_state import BlobState
 from blobstore.operations import Buffer, Core
-from blobstore.store.describe import BlobInfo, describe_blob
 from blobstore.store.inflate import decouple, inflate
-from blobstore.store.names import name_in
 from blobstore.store.open_blobs import close_blob
-from blobstore.store.relations import set_external_parent, set_parent
-from blobstore.store.rollback import roll_back
-from blobstore.store.shallow_copy import shallow_copy
-from blobstore.store.snapshots import create_open_clone, create_open_snapshot
-from blobstore.units import BlobId, ceil_div
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Blob(FastPath):
+class Blob(BlobHandle, FastPath):
     """An open blob. Offsets, lengths and sizes are bytes.
 
     Any number of threads may use it at once. Written data is durable after
@@ -55,159 +35,18 @@ class Blob(FastPath):
 
     __slots__ = ("__weakref__", "_open", "_session")
 
+    _session: Session
+
     def __init__(self, session: Session, state: BlobState) -> None:
         super().__init__(session, state)
         self._session = session
         self._open = True
         session.handles.add(self)
 
-    # What it is
-
-    @property
-    def id(self) -> BlobId:
-        """The blob's id in its store."""
-        return self._state.blob_id
-
-    @property
-    def size(self) -> int:
-        """The size in bytes, a multiple of the cluster size."""
-        return self._state.clusters.count * self._cluster_size
-
-    @property
-    def closed(self) -> bool:
-        """Whether this handle was closed."""
-        return not self._open
-
-    @property
-    def name(self) -> str | None:
-        """The attribute ``name`` as text, without padding; None if there is none.
-
-        Raises:
-            ClosedError: The blob or the store was closed.
-        """
-        return self._call(lambda: name_in(self._state.xattrs))
-
-    @property
-    def read_only(self) -> bool:
-        """Whether the data or the metadata may not be changed; `data_read_only` tells which.
-
-        Raises:
-            ClosedError: The blob or the store was closed.
-        """
-        return self._call(lambda: self._state.md_read_only)  # so it is where the data is
-
-    @property
-    def data_read_only(self) -> bool:
-        """Whether the data may not be changed, and so the metadata neither.
-
-        Raises:
-            ClosedError: The blob or the store was closed.
-        """
-        return self._call(lambda: self._state.data_read_only)
-
-    @property
-    def degraded(self) -> bool:
-        """Whether an external snapshot that the blob can read from is not registered.
-
-        Reading what it does not hold itself fails then, with ENOTSUP.
-
-        Raises:
-            ClosedError: The blob or the store was closed.
-        """
-        return self._call(lambda: self._state.is_degraded)
-
-    @property
-    def external(self) -> "Device | ReadableBlob | None":
-        """What is registered for the external snapshot that this blob is a clone of, or None.
-
-        For a path it is the device that the store has opened.
-
-        Raises:
-            ClosedError: The blob or the store was closed.
-        """
-        return registered(self._call(lambda: self._state.external))
-
     @property
     def xattrs(self) -> Xattrs:
         """The extended attributes, as a mapping."""
         return Xattrs(self)
-
-    @property
-    def info(self) -> BlobInfo:
-        """What the blob is now, with changes that are not durable yet.
-
-        Raises:
-            ClosedError: The blob or the store was closed.
-        """
-        return self._call(describe_blob, self._core, self._state)
-
-    def extents(self) -> list[tuple[int, int, bool]]:
-        """Return (offset, length, allocated) of the blob's parts in bytes, in order.
-
-        Unallocated parts read as the parent, or as zeroes.
-
-        Raises:
-            ClosedError: The blob or the store was closed.
-        """
-        parts: list[tuple[int, int, bool]] = []
-        at = 0
-        for first, count in self.info.extents:
-            length = count * self._cluster_size
-            allocated = first != 0
-            if parts and parts[-1][2] == allocated:
-                parts[-1] = (parts[-1][0], parts[-1][1] + length, allocated)
-            else:
-                parts.append((at, length, allocated))
-            at += length
-        return parts
-
-    def next_allocated(self, offset: int) -> int | None:
-        """Return the first byte from `offset` on that the blob itself holds, or None.
-
-        Raises:
-            InvalidArgumentError: The offset is negative.
-            ClosedError: The blob or the store was closed.
-        """
-        size, start = self._cluster_size, integer_of(offset, "offset")
-        return self._call(seek.next_boundary, self._state, size, start, allocated=True)
-
-    def next_unallocated(self, offset: int) -> int | None:
-        """Return the first byte from `offset` on that the blob itself does not hold, or None.
-
-        Raises:
-            As `next_allocated`.
-        """
-        size, start = self._cluster_size, integer_of(offset, "offset")
-        return self._call(seek.next_boundary, self._state, size, start, allocated=False)
-
-    def next_data(self, offset: int) -> int | None:
-        """Return the first byte from `offset` on that the blob or a parent holds, or None.
-
-        An external snapshot may have data anywhere.
-
-        Raises:
-            As `next_allocated`.
-        """
-        start = self._cluster_at(offset)
-        index = self._call(seek.next_data, self._state, start)
-        return None if index is None else max(offset, index * self._cluster_size)
-
-    def next_hole(self, offset: int) -> int:
-        """Return the first byte from `offset` on that neither the blob nor a parent holds.
-
-        Such bytes read as zeroes. The end of the blob counts as a hole.
-
-        Raises:
-            As `next_allocated`.
-        """
-        start = self._cluster_at(offset)
-        index = self._call(seek.next_hole, self._state, start)
-        return min(max(offset, index * self._cluster_size), self.size)
-
-    def _cluster_at(self, offset: int) -> int:
-        if integer_of(offset, "offset") < 0:
-            raise self._named(InvalidArgumentError(f"offset {offset}: negative"))
-        return offset // self._cluster_size
 
     # Data
 
@@ -246,8 +85,7 @@ class Blob(FastPath):
         Raises:
             As `write`.
         """
-        start, count = integer_of(offset, "offset"), integer_of(length, "length")
-        self._run(blob_write.write_zeroes(self._core, self._state, start, count))
+        self._run(core_calls.write_zeroes(self._core, self._state, offset, length))
 
     def unmap(self, offset: int, length: int) -> None:
         """Deallocate `length` bytes at `offset`; what was allocated there reads as zeroes.
@@ -261,8 +99,7 @@ class Blob(FastPath):
         Raises:
             As `write`.
         """
-        start, count = integer_of(offset, "offset"), integer_of(length, "length")
-        self._run(blob_write.unmap(self._core, self._state, start, count))
+        self._run(core_calls.unmap(self._core, self._state, offset, length))
 
     def flush(self) -> None:
         """Make all that was written to the blob durable, data and metadata.
@@ -326,17 +163,7 @@ class Blob(FastPath):
             NoSpaceError: Not enough clusters or metadata pages; nothing changed.
             ReadOnlyError: The blob's metadata is read-only.
         """
-        count = ceil_div(size_of(size), self._cluster_size)
-        self._run(blob_resize.resize(self._core, self._state, count))
-
-    def get_xattr(self, name: str) -> bytes:
-        """Return an attribute's value.
-
-        Raises:
-            NotFoundError: There is no such attribute.
-        """
-        key = text_of(name, "name")
-        return self._call(attributes.get_xattr, self._state, key)
+        self._run(core_calls.resize(self._core, self._state, size))
 
     def set_xattr(self, name: str, value: Buffer) -> None:
         """Set an attribute.
@@ -347,8 +174,7 @@ class Blob(FastPath):
             NoSpaceError: It does not fit into a page, or no page is left (ENOMEM).
             ReadOnlyError: The blob's metadata is read-only.
         """
-        key, content = text_of(name, "name"), value_of(value)
-        self._run(attributes.set_xattr(self._core, self._state, key, content))
+        self._run(core_calls.set_xattr(self._core, self._state, name, value))
 
     def remove_xattr(self, name: str) -> None:
         """Remove an attribute.
@@ -359,8 +185,7 @@ class Blob(FastPath):
             NotFoundError: There is no such attribute.
             ReadOnlyError: The blob's metadata is read-only.
         """
-        key = text_of(name, "name")
-        self._run(attributes.remove_xattr(self._core, self._state, key))
+        self._run(core_calls.remove_xattr(self._core, self._state, name))
 
     def set_read_only(self) -> None:
         """Make the blob read-only for good; this takes effect with the next `sync_md`.
@@ -390,7 +215,7 @@ class Blob(FastPath):
             NoSpaceError: Not enough metadata pages; nothing changed.
             BusyError: The blob is under another such operation.
         """
-        core = create_open_snapshot(self._core, self._state, named_xattrs_of(name, xattrs))
+        core = core_calls.snapshot(self._core, self._state, name, xattrs)
         return Blob(self._session, self._run(core))
 
     def clone(
@@ -406,7 +231,7 @@ class Blob(FastPath):
             InvalidArgumentError: The blob can be written to: snapshot it first.
             NoSpaceError: No metadata page is left.
         """
-        core = create_open_clone(self._core, self.id, named_xattrs_of(name, xattrs))
+        core = core_calls.clone(self._core, self._state, name, xattrs)
         return Blob(self._session, self._run(core))
 
     def inflate(self) -> None:
@@ -441,7 +266,7 @@ class Blob(FastPath):
             InvalidArgumentError: The two do not fit.
             ExistsError: It is its parent already.
         """
-        self._run(set_parent(self._core, self._state, id_of(parent_id, "parent_id")))
+        self._run(core_calls.set_parent(self._core, self._state, parent_id))
 
     def rollback(self, snapshot_id: int) -> None:
         """Let the blob read as one of its snapshots again: its parent, or any other ancestor.
@@ -458,7 +283,7 @@ class Blob(FastPath):
             NoSpaceError: No metadata page is left to write the blob's again; nothing changed.
             BusyError: One of the two is under another such operation.
         """
-        self._run(roll_back(self._core, self._state, id_of(snapshot_id, "snapshot_id")))
+        self._run(core_calls.rollback(self._core, self._state, snapshot_id))
 
     def set_external_parent(self, external_id: bytes) -> None:
         """Make this thin blob a clone of an external snapshot that the store knows.
@@ -470,8 +295,7 @@ class Blob(FastPath):
             InvalidArgumentError: The two do not fit.
             ExistsError: It is its parent already.
         """
-        wanted = value_of(external_id, "external_id")
-        self._run(set_external_parent(self._core, self._state, wanted))
+        self._run(core_calls.set_external_parent(self._core, self._state, external_id))
 
     def shallow_copy(
         self, target: Device, progress: Callable[[int, int], None] | None = None
@@ -486,10 +310,7 @@ class Blob(FastPath):
             InvalidArgumentError: The target is smaller, or its block does not fit.
             DeviceError: One of the two devices failed.
         """
-        if not isinstance(target, Device):
-            raise wrong_type("target", target, expected="a Device")
-        check_callback("progress", progress)
-        return self._run(shallow_copy(self._core, self._state, target, progress))
+        return self._run(core_calls.shallow_copy(self._core, self._state, target, progress))
 
     # The end
 
@@ -523,30 +344,11 @@ class Blob(FastPath):
     ) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        state = f"{self.size} bytes" if self._open else "closed"
-        return f"<Blob {self.id:#x} {state}>"
-
-    def _named(self, error: BlobstoreError) -> BlobstoreError:
-        return error.at(store=self._session.device.name, blob=self.id)
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise self._named(ClosedError("closed"))
-
     def _run(self, core: Core[T]) -> T:
         if not self._open:
             core.close()
         self._check_open()
         return self._session.run(core, self.id)
-
-    def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        self._check_open()
-        try:
-            return self._session.call(function, *args, **kwargs)
-        except BlobstoreError as error:
-            error.at(blob=self.id)
-            raise
 
     def _clear(self, offset: int, length: int) -> None:
         self._run(blob_write.clear(self._core, self._state, offset, length))

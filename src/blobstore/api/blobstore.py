@@ -3,39 +3,19 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Self, overload
 
-from blobstore.api.arguments import (
-    blob_name_of,
-    check_callback,
-    check_flags,
-    id_of,
-    integer_of,
-    member_of,
-    named_xattrs_of,
-    optional,
-    size_of,
-    value_of,
-)
+from blobstore.api import core_calls
+from blobstore.api.arguments import blob_name_of, check_callback, id_of, optional, value_of
 from blobstore.api.blob import Blob
-from blobstore.api.open_store import OpenStore, create_session, load_session
-from blobstore.api.source import (
-    Source,
-    open_source,
-    traits_of,
-)
+from blobstore.api.open_store import OpenStore
+from blobstore.api.session import Session
+from blobstore.api.source import Source, open_source, traits_of
+from blobstore.api.store_opening import create_store, load_store, new_store_options
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.store import lifecycle
-from blobstore.store.blobs import BlobOptions, ClearMethod, create_open_blob
-from blobstore.store.delete import delete_blob
+from blobstore.store.blobs import ClearMethod
 from blobstore.store.grow import grow_closed
-from blobstore.store.init import (
-    DEFAULT_CLUSTER_SIZE,
-    Clear,
-    InitOptions,
-    padded_type,
-)
-from blobstore.store.names import find_blob, open_named_blob
-from blobstore.store.open_blobs import open_blob
-from blobstore.units import BlobId, ceil_div
+from blobstore.store.init import DEFAULT_CLUSTER_SIZE, Clear
+from blobstore.store.names import find_blob
+from blobstore.units import BlobId
 
 
 class Blobstore(OpenStore):
@@ -83,26 +63,25 @@ class Blobstore(OpenStore):
             BusyError: The device is open elsewhere, is mounted, or is part of something else.
             UnsupportedError: There is no direct I/O there.
         """
-        options = InitOptions(
-            cluster_size=size_of(cluster_size, "cluster_size"),
-            max_size=optional(size_of, max_size, "max_size"),
-            md_pages=optional(integer_of, md_pages, "md_pages"),
-            md_page_size=optional(size_of, md_page_size, "md_page_size"),
-            bstype=padded_type(value_of(bstype, "bstype")),
-            clear=member_of(Clear, clear, argument="clear"),
+        options = new_store_options(
+            cluster_size=cluster_size,
+            max_size=max_size,
+            md_pages=md_pages,
+            md_page_size=md_page_size,
+            bstype=bstype,
+            clear=clear,
         )
-        return cls(
-            create_session(
-                source,
-                options,
-                size=size,
-                block_size=block_size,
-                overwrite=overwrite,
-                atomic_write_size=atomic_write_size,
-                direct=direct,
-                write_through=write_through,
-            )
+        loaded = create_store(
+            source,
+            options,
+            size=size,
+            block_size=block_size,
+            overwrite=overwrite,
+            atomic_write_size=atomic_write_size,
+            direct=direct,
+            write_through=write_through,
         )
+        return cls(Session(*loaded))
 
     @classmethod
     def open(
@@ -133,18 +112,17 @@ class Blobstore(OpenStore):
             UnsupportedError: There is no direct I/O there.
         """
         check_callback("on_blob", on_blob)
-        store = cls(
-            load_session(
-                source,
-                bstype=optional(value_of, bstype, "bstype"),
-                read_only=read_only,
-                force_recovery=force_recovery,
-                force=force,
-                atomic_write_size=atomic_write_size,
-                direct=direct,
-                write_through=write_through,
-            )
+        loaded = load_store(
+            source,
+            bstype=optional(value_of, bstype, "bstype"),
+            read_only=read_only,
+            force_recovery=force_recovery,
+            force=force,
+            atomic_write_size=atomic_write_size,
+            direct=direct,
+            write_through=write_through,
         )
+        store = cls(Session(*loaded))
         if on_blob is not None:
             store._call_with_each(on_blob)
         return store
@@ -179,16 +157,17 @@ class Blobstore(OpenStore):
         Raises:
             NoSpaceError: No metadata page (ENOMEM), or not enough clusters (ENOSPC).
         """
-        check_flags(thin=thin, extent_table=extent_table)
-        options = BlobOptions(
-            cluster_count=ceil_div(size_of(size), self.cluster_size),
-            thin=thin or external_snapshot is not None,
+        core = core_calls.create_blob(
+            self._core,
+            size,
+            thin=thin,
             extent_table=extent_table,
-            clear_method=member_of(ClearMethod, clear_method, argument="clear_method"),
-            xattrs=named_xattrs_of(name, xattrs),
-            external_id=optional(value_of, external_snapshot, "external_snapshot"),
+            clear_method=clear_method,
+            name=name,
+            xattrs=xattrs,
+            external_snapshot=external_snapshot,
         )
-        return Blob(self._session, self._session.run(create_open_blob(self._core, options)))
+        return Blob(self._session, self._session.run(core))
 
     def find(self, name: str) -> BlobId:
         """Return the id of the one blob whose attribute ``name`` is this.
@@ -216,14 +195,8 @@ class Blobstore(OpenStore):
             InvalidArgumentError: Several blobs have the name (ENOTUNIQ).
             CorruptError: It cannot be read.
         """
-        if name is None:
-            wanted = id_of(blob_id)
-            state = self._session.run(open_blob(self._core, wanted), wanted)
-        elif blob_id is None:
-            state = self._session.run(open_named_blob(self._core, blob_name_of(name)))
-        else:
-            raise TypeError("open_blob: expected a blob's id or its name, got both")
-        return Blob(self._session, state)
+        core = core_calls.open_blob(self._core, blob_id, name)
+        return Blob(self._session, self._session.run(core, optional(id_of, blob_id, "blob_id")))
 
     def delete_blob(self, blob_id: int) -> None:
         """Delete a blob that is not open; a snapshot with one clone is merged into it.
@@ -234,8 +207,7 @@ class Blobstore(OpenStore):
             NotFoundError: There is no such blob.
             BusyError: It is open, or has several clones.
         """
-        wanted = id_of(blob_id)
-        self._session.run(delete_blob(self._core, wanted), wanted)
+        self._session.run(core_calls.delete_blob(self._core, blob_id), id_of(blob_id))
 
     # The whole
 
@@ -248,8 +220,7 @@ class Blobstore(OpenStore):
             ReadOnlyError: The store is read-only.
             DeviceError: The device failed; the store is poisoned.
         """
-        wanted = optional(id_of, blob_id, "blob_id")
-        self._session.run(lifecycle.set_super_blob(self._core, wanted))
+        self._session.run(core_calls.set_super_blob(self._core, blob_id))
 
     def set_type(self, bstype: bytes) -> None:
         """Change the store's type, at most 16 bytes.
@@ -260,7 +231,7 @@ class Blobstore(OpenStore):
             InvalidArgumentError: It is longer than 16 bytes.
             ReadOnlyError: The store is read-only.
         """
-        self._session.run(lifecycle.set_type(self._core, value_of(bstype, "bstype")))
+        self._session.run(core_calls.set_type(self._core, bstype))
 
 
 def grow(source: Source, *, atomic_write_size: int | None = None) -> int:

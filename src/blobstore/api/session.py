@@ -1,4 +1,4 @@
-"""One open store: what `Blobstore` and its blobs share."""
+"""One open store: what it and its blobs share."""
 
 import os
 import weakref
@@ -27,31 +27,29 @@ class Handle(Protocol):
         """Refuse requests from now on; the core is not told."""
 
 
-class Session:
-    """The store's state in the core, the driver that steps it, and what ends with the store.
+class StepDriver(Protocol):
+    """What every driver offers; it runs coroutines besides, each in its own way."""
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function of the core in one step, beside no other."""
+
+
+class OpenSession:
+    """The store's state in the core, and what ends with the store: the same for every driver.
 
     `handles` are the open blobs, `listings` those under way, `externals` the devices that
     were opened for external snapshots.
     """
 
-    def __init__(self, device: Device, driver: BlockingDriver, core: StoreState) -> None:
+    _driver: StepDriver
+
+    def __init__(self, device: Device, core: StoreState) -> None:
         self.device = device
         self.core = core
-        self.pins = ThreadPins(core.epochs.pins)
         self.handles: set[Handle] = set()
         self.listings: set[Listing] = set()
         self.externals: list[Device] = []
-        self._driver = driver
-        driver.protect(core.mark_unusable)
         _sessions.add(self)
-
-    def run(self, core: Core[T], blob_id: BlobId | None = None) -> T:
-        """Run a coroutine of the core to its end; an error names the blob that is given."""
-        try:
-            return self._driver.run(core)
-        except BlobstoreError as error:
-            error.at(blob=blob_id)
-            raise
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function of the core in one step: the core does nothing else meanwhile.
@@ -75,7 +73,40 @@ class Session:
             return False
         return True
 
-    # The end
+    def abandon(self) -> None:
+        """Be closed, with all blobs, without touching the device: it is another process's."""
+        self.core.mark_closed()
+        self._detach_all()
+
+    def _detach_all(self) -> None:
+        self.listings.clear()
+        for handle in list(self.handles):
+            handle.detach()
+        self.handles.clear()
+
+    def _close_devices(self) -> None:
+        for device in (self.device, *self.externals):
+            device.close()
+
+
+class Session(OpenSession):
+    """One open store under the blocking driver: what `Blobstore` and its blobs share."""
+
+    _driver: BlockingDriver
+
+    def __init__(self, device: Device, core: StoreState) -> None:
+        super().__init__(device, core)
+        self.pins = ThreadPins(core.epochs.pins)
+        self._driver = BlockingDriver(device)
+        self._driver.protect(core.mark_unusable)
+
+    def run(self, core: Core[T], blob_id: BlobId | None = None) -> T:
+        """Run a coroutine of the core to its end; an error names the blob that is given."""
+        try:
+            return self._driver.run(core)
+        except BlobstoreError as error:
+            error.at(blob=blob_id)
+            raise
 
     def unload(self) -> None:
         """Unload the store, unless a blob is open.
@@ -114,27 +145,12 @@ class Session:
             self.run(lifecycle.destroy(self.core))
             self._close_devices()
 
-    def abandon(self) -> None:
-        """Be closed, with all blobs, without touching the device: it is another process's."""
-        self.core.mark_closed()
-        self._detach_all()
-
-    def _detach_all(self) -> None:
-        self.listings.clear()
-        for handle in list(self.handles):
-            handle.detach()
-        self.handles.clear()
-
-    def _close_devices(self) -> None:
-        for device in (self.device, *self.externals):
-            device.close()
-
 
 # Forking. In a child the descriptors are closed, and other files may have got their
 # numbers. The threads that could complete requests in flight do not exist in the child either:
 # nothing may wait for them.
 
-_sessions: Final["weakref.WeakSet[Session]"] = weakref.WeakSet()
+_sessions: Final["weakref.WeakSet[OpenSession]"] = weakref.WeakSet()
 
 
 def _abandon_all() -> None:

@@ -4,61 +4,41 @@ A volume is a blob with a name and a uuid. The code that reads and writes blobs 
 and writes volumes, at no extra cost.
 """
 
-import uuid as uuids
-import weakref
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final, Self
+from collections.abc import Mapping
+from typing import Self
 from uuid import UUID
 
-from blobstore.api.arguments import (
-    check_flags,
-    id_of,
-    integer_of,
-    member_of,
-    optional,
-    size_of,
-    text_of,
-    value_of,
-    wrong_type,
-    xattrs_of,
-)
+from blobstore.api import core_calls
+from blobstore.api.arguments import id_of, text_of
 from blobstore.api.blob import Blob
 from blobstore.api.blobstore import Blobstore
 from blobstore.api.external import External
-from blobstore.api.open_store import OpenStore, create_session, load_session
+from blobstore.api.open_store import OpenStore
 from blobstore.api.session import Session
 from blobstore.api.source import Source
-from blobstore.errors import CorruptError, ExistsError, InvalidArgumentError, NotFoundError
+from blobstore.api.store_opening import (
+    DEFAULT_RATIO,
+    DEFAULT_VOLUME_CLUSTER_SIZE,
+    create_volume_store,
+    load_store,
+)
+from blobstore.api.volume_handles import (
+    VolumeHandle,
+    VolumeStoreHandle,
+    refuse_copy,
+    refuse_reserved,
+)
+from blobstore.errors import CorruptError, NotFoundError
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Buffer
-from blobstore.store.blobs import BlobOptions, ClearMethod
-from blobstore.store.init import Clear, InitOptions
+from blobstore.store.blobs import ClearMethod
+from blobstore.store.init import Clear
 from blobstore.store.open_blobs import open_blob
-from blobstore.units import MIB, BlobId, ceil_div
+from blobstore.units import BlobId
 from blobstore.volumes import change
-from blobstore.volumes.identity import RESERVED, VOLUME_STORE_TYPE, check_name, encode_uuid
-from blobstore.volumes.load import create_super_blob, load_volume_store
+from blobstore.volumes.identity import VOLUME_STORE_TYPE
+from blobstore.volumes.load import load_volume_store
 from blobstore.volumes.volume_store import VolumeRecord, VolumeStoreState
-
-DEFAULT_VOLUME_CLUSTER_SIZE: Final = 4 * MIB
-DEFAULT_RATIO: Final = 100
-"""Metadata pages for each hundred clusters."""
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeInfo:
-    """What is known of a volume without opening it.
-
-    `uuid` is None where it is missing or damaged. `unique_id` names the volume all the same.
-    """
-
-    id: BlobId
-    name: str
-    uuid: UUID | None
-    unique_id: str
-    alias: str
 
 
 class _Identified(Blob):
@@ -74,7 +54,7 @@ class _Identified(Blob):
         Raises:
             InvalidArgumentError: It is one of those two. Else as `Blob.set_xattr`.
         """
-        _refuse_reserved(text_of(name, "name"))
+        refuse_reserved(text_of(name, "name"))
         super().set_xattr(name, value)
 
     def remove_xattr(self, name: str) -> None:
@@ -85,11 +65,11 @@ class _Identified(Blob):
         Raises:
             InvalidArgumentError: It is one of those two. Else as `Blob.remove_xattr`.
         """
-        _refuse_reserved(text_of(name, "name"))
+        refuse_reserved(text_of(name, "name"))
         super().remove_xattr(name)
 
 
-class Volume(_Identified):
+class Volume(VolumeHandle, _Identified):
     """An open volume: a blob with a name and a uuid."""
 
     __slots__ = ("_record", "_volumes")
@@ -101,26 +81,6 @@ class Volume(_Identified):
         self._volumes = volumes
         self._record = record
 
-    @property
-    def name(self) -> str:
-        """The volume's name; empty where it is missing."""
-        return self._record.name
-
-    @property
-    def uuid(self) -> UUID | None:
-        """The volume's uuid; None where it is missing or damaged."""
-        return self._record.uuid
-
-    @property
-    def unique_id(self) -> str:
-        """The text that names the volume among those of all stores: its uuid, if it has one."""
-        return self._volumes.unique_id(self._record)
-
-    @property
-    def alias(self) -> str:
-        """The volume's name with that of its store: ``store/volume``."""
-        return self._volumes.alias(self._record)
-
     def rename(self, name: str) -> None:
         """Give the volume another name of 1 to 63 bytes.
 
@@ -131,8 +91,7 @@ class Volume(_Identified):
             ExistsError: Another volume of the store has it.
             ReadOnlyError: The volume is a snapshot or read-only.
         """
-        wanted = text_of(name, "name")
-        self._run(change.rename_volume(self._volumes, self._record, wanted))
+        self._run(core_calls.rename_volume(self._volumes, self._record, name))
 
     def snapshot(
         self, name: str | None = None, *, xattrs: Mapping[str, bytes] | None = None
@@ -149,10 +108,7 @@ class Volume(_Identified):
             NoSpaceError: Not enough metadata pages; nothing changed.
             BusyError: The volume is under another such operation.
         """
-        wanted, uuid, more = _name_of_new(name), uuids.uuid4(), xattrs_of(xattrs)
-        core = change.snapshot_volume(
-            self._volumes, self._state, name=wanted, uuid=uuid, xattrs=more
-        )
+        core = core_calls.snapshot_volume(self._volumes, self._state, name, xattrs)
         return self._opened(self._run(core))
 
     def clone(
@@ -167,20 +123,15 @@ class Volume(_Identified):
             ExistsError: The name is taken.
             NoSpaceError: No metadata page is left.
         """
-        wanted, uuid, more = _name_of_new(name), uuids.uuid4(), xattrs_of(xattrs)
-        core = change.clone_volume(self._volumes, self.id, name=wanted, uuid=uuid, xattrs=more)
+        core = core_calls.clone_volume(self._volumes, self.id, name, xattrs)
         return self._opened(self._run(core))
 
     def _opened(self, state: BlobState) -> "Volume":
         record = self._volumes.records[state.blob_id]
         return Volume(self._session, state, self._volumes, record)
 
-    def __repr__(self) -> str:
-        state = f"{self.size} bytes" if not self.closed else "closed"
-        return f"<Volume {self.alias!r} {state}>"
 
-
-class VolumeStore(OpenStore):
+class VolumeStore(VolumeStoreHandle, OpenStore):
     """An open store of volumes. Leaving its `with` closes all volumes and unloads it clean.
 
     `store["name"]` is the open volume of that name, uuid or alias; the store keeps it open,
@@ -191,10 +142,8 @@ class VolumeStore(OpenStore):
     """
 
     def __init__(self, session: Session, volumes: VolumeStoreState) -> None:
-        super().__init__(session)
-        self._volumes = volumes
+        super().__init__(session, volumes)
         self._kept: dict[BlobId, Volume] = {}
-        _open_stores.add(self)
 
     @classmethod
     def create(
@@ -225,31 +174,22 @@ class VolumeStore(OpenStore):
             InvalidArgumentError: A name that cannot be, or sizes that do not fit each other.
             ExistsError, NoSpaceError, BusyError, UnsupportedError: As `Blobstore.create`.
         """
-        wanted, uuid = text_of(name, "name"), uuids.uuid4()
-        check_name(wanted)
-        options = InitOptions(
-            cluster_size=size_of(cluster_size, "cluster_size"),
-            max_size=optional(size_of, max_size, "max_size"),
-            md_ratio=_ratio_of(md_pages_per_cluster_ratio),
-            md_page_size=optional(size_of, md_page_size, "md_page_size"),
-            bstype=VOLUME_STORE_TYPE,
-            clear=member_of(Clear, clear, argument="clear"),
-        )
-
-        async def make_super_blob(core: StoreState) -> BlobId:
-            return await create_super_blob(core, name=wanted, uuid=uuid)
-
-        session = create_session(
+        loaded = create_volume_store(
             source,
-            options,
+            name=name,
             size=size,
+            cluster_size=cluster_size,
+            max_size=max_size,
+            md_pages_per_cluster_ratio=md_pages_per_cluster_ratio,
             block_size=block_size,
+            md_page_size=md_page_size,
+            clear=clear,
             overwrite=overwrite,
             atomic_write_size=atomic_write_size,
             direct=direct,
             write_through=write_through,
-            make_super_blob=make_super_blob,
         )
+        session = Session(*loaded)
         return cls(session, session.run(load_volume_store(session.core)))
 
     @classmethod
@@ -276,7 +216,7 @@ class VolumeStore(OpenStore):
             ExistsError: A store of the same uuid is open in this process: one is a copy.
             BusyError, UnsupportedError: As `Blobstore.open`.
         """
-        session = load_session(
+        loaded = load_store(
             source,
             bstype=VOLUME_STORE_TYPE,
             read_only=read_only,
@@ -286,6 +226,7 @@ class VolumeStore(OpenStore):
             direct=direct,
             write_through=write_through,
         )
+        session = Session(*loaded)
         try:
             return cls._of(session)
         except BaseException:
@@ -296,20 +237,8 @@ class VolumeStore(OpenStore):
     def _of(cls, session: Session) -> Self:
         """Find out which volumes an open store has; the caller closes it if that fails."""
         volumes = session.run(load_volume_store(session.core))
-        _refuse_copy(session.device.name, volumes)
+        refuse_copy(session.device.name, volumes)
         return cls(session, volumes)
-
-    # What it is
-
-    @property
-    def name(self) -> str:
-        """The store's name."""
-        return self._volumes.name
-
-    @property
-    def uuid(self) -> UUID:
-        """The store's uuid."""
-        return self._volumes.uuid
 
     def rename(self, name: str) -> None:
         """Give the store another name of 1 to 63 bytes.
@@ -319,7 +248,7 @@ class VolumeStore(OpenStore):
         Raises:
             InvalidArgumentError: A name that cannot be.
         """
-        self._session.run(change.rename_store(self._volumes, text_of(name, "name")))
+        self._session.run(core_calls.rename_store(self._volumes, name))
 
     def reid(self, *, name: str | None = None) -> None:
         """Give the store and all its volumes uuids of their own, and a name if one is given.
@@ -331,31 +260,17 @@ class VolumeStore(OpenStore):
         Raises:
             InvalidArgumentError: A name that cannot be.
         """
-        wanted = optional(text_of, name, "name")
-        fresh = {record.blob_id: uuids.uuid4() for record in self._volumes}
-        core = change.set_identity(self._volumes, uuid=uuids.uuid4(), name=wanted, uuids=fresh)
-        self._session.run(core)
+        self._session.run(core_calls.reid(self._volumes, name))
 
     # Volumes
 
-    def __iter__(self) -> Iterator[VolumeInfo]:
-        """Yield what is known of every volume."""
-        self._session.check_open()
-        for record in self._volumes:
-            yield self._info_of(record)
-
-    def __len__(self) -> int:
-        return len(self._volumes.records)
-
-    def __contains__(self, key: object) -> bool:
-        try:
-            self._find(key)
-        except (NotFoundError, TypeError):
-            return False
-        return True
-
     def __getitem__(self, key: "str | UUID | int") -> Volume:
+        return self.volume(key)
+
+    def volume(self, key: "str | UUID | int") -> Volume:
         """Return the open volume of a name, uuid, unique id, alias or id; the store keeps it open.
+
+        `store[key]` is the same.
 
         Raises:
             NotFoundError: There is no such volume; it is a KeyError's relative, a LookupError.
@@ -366,14 +281,6 @@ class VolumeStore(OpenStore):
         if kept is None or kept.closed:
             kept = self._kept[record.blob_id] = self._open(record)
         return kept
-
-    def volume_info(self, key: "str | UUID | int") -> VolumeInfo:
-        """Return what is known of a volume without opening it.
-
-        Raises:
-            NotFoundError: There is no such volume.
-        """
-        return self._info_of(self._find(key))
 
     def open_volume(self, key: "str | UUID | int") -> Volume:
         """Open the volume of a name, uuid, unique id, alias or id; the caller closes it.
@@ -415,16 +322,15 @@ class VolumeStore(OpenStore):
             ExistsError: The name is taken.
             NoSpaceError: No metadata page (ENOMEM), or not enough clusters (ENOSPC).
         """
-        check_flags(thin=thin)
-        options = BlobOptions(
-            cluster_count=ceil_div(size_of(size), self.cluster_size),
-            thin=thin or external_snapshot is not None,
-            clear_method=member_of(ClearMethod, clear_method, argument="clear_method"),
-            xattrs=xattrs_of(xattrs),
-            external_id=optional(_external_id_of, external_snapshot, "external_snapshot"),
+        core = core_calls.create_volume(
+            self._volumes,
+            name,
+            size,
+            thin=thin,
+            clear_method=clear_method,
+            xattrs=xattrs,
+            external_snapshot=external_snapshot,
         )
-        wanted = text_of(name, "name")
-        core = change.create_volume(self._volumes, options, name=wanted, uuid=uuids.uuid4())
         state = self._session.run(core)
         return Volume(self._session, state, self._volumes, self._volumes.records[state.blob_id])
 
@@ -451,22 +357,7 @@ class VolumeStore(OpenStore):
         Raises:
             InvalidArgumentError: It is read in larger blocks than the store.
         """
-        super().register_external(_external_id_of(external_id, "external_id"), what)
-
-    def _find(self, key: object) -> VolumeRecord:
-        self._session.check_open()
-        if isinstance(key, UUID):
-            found = self._volumes.of_uuid(key)
-        elif isinstance(key, int):
-            found = self._volumes.records.get(BlobId(key))
-        elif isinstance(key, str):
-            found = self._volumes.find(key)
-        else:
-            raise wrong_type("key", key, expected="a name, a uuid or an id")
-        if found is None:
-            shown = f"{key:#x}" if isinstance(key, int) else repr(str(key))
-            raise NotFoundError(f"no volume {shown}").at(store=self.device_name)
-        return found
+        super().register_external(core_calls.external_id_of(external_id, "external_id"), what)
 
     def _open(self, record: VolumeRecord) -> Volume:
         state = self._session.run(open_blob(self._core, record.blob_id), record.blob_id)
@@ -477,16 +368,6 @@ class VolumeStore(OpenStore):
         if record is None:
             return _Identified(self._session, state)
         return Volume(self._session, state, self._volumes, record)
-
-    def _info_of(self, record: VolumeRecord) -> VolumeInfo:
-        volumes = self._volumes
-        return VolumeInfo(
-            record.blob_id,
-            record.name,
-            record.uuid,
-            volumes.unique_id(record),
-            volumes.alias(record),
-        )
 
 
 def open_as_it_is(
@@ -505,7 +386,7 @@ def open_as_it_is(
     Raises:
         As `Blobstore.open`, and ExistsError as `VolumeStore.open`.
     """
-    session = load_session(
+    loaded = load_store(
         source,
         bstype=None,
         read_only=read_only,
@@ -515,6 +396,7 @@ def open_as_it_is(
         direct=direct,
         write_through=False,
     )
+    session = Session(*loaded)
     if session.core.super_block.bstype != VOLUME_STORE_TYPE:
         return Blobstore(session)
     try:
@@ -524,44 +406,3 @@ def open_as_it_is(
     except BaseException:
         session.close()
         raise
-
-
-_open_stores: Final["weakref.WeakSet[VolumeStore]"] = weakref.WeakSet()
-
-
-def _refuse_copy(device_name: str, volumes: VolumeStoreState) -> None:
-    """Refuse a store whose uuid an open store on another device has: one is a copy of the other.
-
-    Raises:
-        ExistsError: There is one.
-    """
-    for store in list(_open_stores):
-        is_other = not store.closed and store.device_name != device_name
-        if is_other and store.uuid == volumes.uuid:
-            raise ExistsError(
-                f"store {volumes.name!r} has the uuid {volumes.uuid} of {store.name!r} on "
-                f"{store.device_name}, which is open: one is a copy; give it uuids of its own "
-                "(reid) while the other is closed"
-            ).at(store=device_name)
-
-
-def _name_of_new(name: str | None) -> str:
-    if name is None:
-        raise InvalidArgumentError("name: expected 1 to 63 bytes, got none: every volume has one")
-    return text_of(name, "name")
-
-
-def _external_id_of(value: object, argument: str) -> bytes:
-    return encode_uuid(value) if isinstance(value, UUID) else value_of(value, argument)
-
-
-def _ratio_of(value: int) -> int:
-    ratio = integer_of(value, "md_pages_per_cluster_ratio")
-    if ratio <= 0:
-        raise InvalidArgumentError(f"md_pages_per_cluster_ratio: expected more than 0, got {ratio}")
-    return ratio
-
-
-def _refuse_reserved(name: str) -> None:
-    if name in RESERVED:
-        raise InvalidArgumentError(f"xattr {name!r}: belongs to the volume; use rename or reid")

@@ -125,7 +125,7 @@ class StoreOptions:
         """What the store is on, for what looks at it from below: of a kept one its device."""
         if self.kept_open is None:
             return self.address
-        from blobstore.api.open_store import device_below
+        from blobstore.api.store_handle import device_below
 
         return device_below(self.kept_open)
 

@@ -2,8 +2,8 @@
 
 from blobstore.api.blob import Blob
 from blobstore.api.blobstore import Blobstore
-from blobstore.api.open_store import device_below
 from blobstore.api.session import Session
+from blobstore.api.store_handle import device_below
 from blobstore.device.base import Device
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import StoreState
