@@ -40,7 +40,7 @@ from blobstore.metadata.store_state import DeviceTraits
 from blobstore.units import MIB
 from tests.proof.forge import Forge
 from tests.proof.hostile_blobs import HOSTILE_BLOBS
-from tests.proof.hostile_stores import HOSTILE_STORES, LARGE
+from tests.proof.hostile_stores import COSTLY, HOSTILE_STORES, LARGE
 from tests.proof.observe import LONGEST_S, HangError, observe, time_limit
 
 IMAGES: Final = HOSTILE_BLOBS | HOSTILE_STORES
@@ -293,14 +293,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.proof.hostile")
     parser.add_argument("--only", default="", help="only images with this in their name")
     parser.add_argument("--small", action="store_true", help="not the stores of 100,000 blobs")
+    parser.add_argument("--cheap", action="store_true", help="not what takes seconds each")
     parser.add_argument(
         "--limit", type=float, default=LONGEST_S, help="seconds for each step, and the pages beside"
     )
     parser.add_argument("--json", action="store_true", help="one object for each step")
     options = parser.parse_args(arguments)
     bad = again = 0
+    skipped = COSTLY if options.cheap else LARGE.keys() if options.small else set()
     for name in IMAGES:
-        if options.only not in name or (options.small and name in LARGE):
+        if options.only not in name or name in skipped:
             continue
         forge = forged(name, clean=True)
         for forge.clean in (True, False):

@@ -226,4 +226,18 @@ LARGE: Final[dict[str, Build]] = {
 }
 """Stores of many blobs. Most are sound: all of them opens, and nothing is an error."""
 
+COSTLY: Final = frozenset({
+    "1000 extent pages alike", "1000 marked roots with lying attributes",
+    "1000 roots full of attributes of no bytes", "1000 roots full of flags of no bytes",
+    "1000 roots full of the same attribute", "1000 roots full of unknown kinds",
+    "1000 roots with lying attributes and one cluster",
+    "1000 roots with overlapping runs", "1000 roots with the same 490 runs",
+    "1000 snapshots of runs far apart", "2000 snapshots full of attributes",
+    "5000 half-made snapshots", "64 blobs share 450 extent pages",
+    "a page in every huge table", "many empty tables", "many empty unknown descriptors",
+    "many tiny paddings", "many tiny runs", "reversed runs in 500 pages",
+    "runs far apart in 500 pages", *LARGE,
+})  # fmt: skip
+"""What takes seconds each; all others together take as many."""
+
 HOSTILE_STORES: Final = LIES | LARGE

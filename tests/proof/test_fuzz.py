@@ -77,7 +77,7 @@ def test_a_short_search_runs_to_its_end_and_keeps_what_reaches_something_new(
     corpus = tmp_path / "corpus"
     options = [
         "--seconds=500",
-        "--runs=600",
+        "--runs=350",
         f"--corpus={corpus}",
         f"--found={tmp_path / 'found'}",
         "--seed=7",

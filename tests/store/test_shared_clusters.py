@@ -26,7 +26,7 @@ from blobstore.units import MIB, BlobId, PageIndex
 from tests.proof.forge import Forge, flags, runs, xattr
 
 BOTTOM, MIDDLE, TOP = (blob_id_of(PageIndex(number)) for number in range(3))
-MANY: Final = 300
+MANY: Final = 100
 LARGE: Final = 600
 """A blob with so many clusters has more than one leaf."""
 
@@ -190,7 +190,7 @@ def sharing(forge: Forge, *, at: int, owner: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("at", "owner"), [(200, 199), (200, 3), (3, 200), (MANY - 1, 0)])
+@pytest.mark.parametrize(("at", "owner"), [(70, 69), (70, 3), (3, 70), (MANY - 1, 0)])
 def test_of_a_long_chain_only_what_shares_and_stands_on_that_is_refused(
     at: int, owner: int
 ) -> None:

@@ -42,7 +42,7 @@ from tests.proof.scenarios import (
 )
 
 SHORT: Final = Limits(subsets=4, samples=1, torn_masks=1)
-"""What `make crash` looks at in full; here every operation once, in a few states."""
+"""What `make crash` looks at in full; here every operation on one base, in a few states."""
 
 ENOUGH: Final = Limits(subsets=64, samples=8, torn_masks=16)
 """To find what is wrong on purpose."""
@@ -65,11 +65,11 @@ def explore(scenario: Scenario, limits: Limits = SHORT, second_crash: int = 0) -
 @pytest.mark.parametrize("sector", [True, False], ids=["sector", "compact"])
 def test_no_crash_during_any_single_operation_leaves_a_bad_state(sector: bool) -> None:
     total = Tally()
-    for scenario in chain(special_scenarios(), scenarios(1)):
+    for scenario in chain(special_scenarios(), scenarios(1, all_bases=False)):
         if scenario.sector is sector:
-            total.add(explore(scenario, second_crash=59 if sector else 13))
+            total.add(explore(scenario, second_crash=29 if sector else 13))
     assert total.findings == []
-    assert total.loaded > (1500 if sector else 600)
+    assert total.loaded > (500 if sector else 300)
     assert {model for model, _operation in total.states} == set("ABCDEF" if sector else "ABEF")
 
 
