@@ -102,6 +102,7 @@ CALLS: Final[dict[str, Call]] = {
     "Blob.rollback": lambda p: (p.blob.rollback, {"snapshot_id": p.snapshot.id}),
     "Blob.set_external_parent": lambda p: (p.blob.set_external_parent, {"external_id": b"golden"}),
     "Blob.shallow_copy": lambda p: (p.snapshot.shallow_copy, {"target": MemoryDevice(SIZE)}),
+    "Blob.changed_ranges": lambda p: (p.blob.changed_ranges, {"base": p.snapshot}),
     "Blob.next_allocated": lambda p: (p.blob.next_allocated, {"offset": 0}),
     "Blob.next_unallocated": lambda p: (p.blob.next_unallocated, {"offset": 0}),
     "Blob.next_data": lambda p: (p.blob.next_data, {"offset": 0}),

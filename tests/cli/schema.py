@@ -13,6 +13,13 @@ PARENT: Final = {
     "parent": OPTIONAL_ID,
     "external_snapshot": HEX_OR_NULL,
 }
+DIFF: Final = {"ranges": [[int]]}
+USAGE: Final = {
+    "blobs": [{
+        "id": ID, "name": (str, type(None)), "size": int, "refer": int, "own": int, "shared": int,
+        "freed": (int, type(None)), "by_snapshots": (int, type(None)),
+    }],
+}  # fmt: skip
 RANGE: Final = {"id": ID, "offset": int, "length": int}
 STORE: Final = {
     "version": int, "clean": bool, "size": int, "cluster_size": int, "page_size": int,

@@ -6,10 +6,11 @@ Nothing here waits for a device, so it reads alike in programs that block and un
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from blobstore.api.arguments import integer_of, text_of
+from blobstore.api.arguments import integer_of, text_of, wrong_type
 from blobstore.api.external import ReadableBlob, registered
 from blobstore.api.session import OpenSession
 from blobstore.blob import attributes, seek
+from blobstore.blob.changed_runs import changed_runs
 from blobstore.device.base import Device
 from blobstore.errors import BlobstoreError, ClosedError, InvalidArgumentError
 from blobstore.metadata.blob_state import BlobState
@@ -170,6 +171,33 @@ class BlobHandle:
         start = self._cluster_at(offset)
         index = self._call(seek.next_hole, self._state, start)
         return min(max(offset, index * self._cluster_size), self.size)
+
+    def changed_ranges(self, base: "BlobHandle | None" = None) -> list[tuple[int, int, bool]]:
+        """Return (offset, length, has_data) of the parts that can read differently from `base`.
+
+        `base` is another open blob of the store, most often an older snapshot; without it, all
+        zeroes. All are whole clusters, in order. A part without data reads as zeroes. The maps
+        are compared and nothing is read: parts that hold the same bytes in different clusters
+        count as different. Beyond the end of one of the two its part reads as zeroes.
+
+        Raises:
+            InvalidArgumentError: The other blob is one of another store.
+            ClosedError: One of the two blobs or the store was closed.
+        """
+        runs = self._call(changed_runs, self._state, self._state_of(base))
+        size = self._cluster_size
+        return [(run.first * size, run.place_count * size, run.has_data) for run in runs]
+
+    def _state_of(self, other: "BlobHandle | None") -> BlobState | None:
+        """Return what the core knows of another blob of the same store."""
+        if other is None:
+            return None
+        if not isinstance(other, BlobHandle):
+            raise wrong_type("base", other, expected="a Blob")
+        other._check_open()
+        if other._session is not self._session:
+            raise self._named(InvalidArgumentError("base: a blob of another store"))
+        return other._state
 
     def _cluster_at(self, offset: int) -> int:
         if integer_of(offset, "offset") < 0:

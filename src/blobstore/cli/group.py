@@ -44,6 +44,8 @@ COMMANDS: Final = {
     "decouple": "Copy what a blob reads from its parent.",
     "set-parent": "Make a blob a clone of another snapshot.",
     "rollback": "Let a blob read as one of its snapshots again.",
+    "diff": "List where two blobs of a store differ.",
+    "du": "Show what each blob uses, shares and would free.",
     "shallow-copy": "Copy a read-only blob's own clusters to a device.",
     "map": "Draw which blob owns which cluster.",
     "dump": "Print the metadata as text.",

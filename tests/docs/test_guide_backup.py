@@ -1,0 +1,42 @@
+"""What docs/guide-backup.md shows happens as it stands there; what is left out is not shown."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.shared import CHECKOUT
+
+GUIDE: Final = (CHECKOUT / "docs" / "guide-backup.md").read_text(encoding="utf-8")
+CONSOLE: Final = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_COMMAND: Final = re.compile(r"^\$ ", re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_commands_print_what_is_shown(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    program = programs / "blobstore"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m blobstore "$@"\n')
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "COLUMNS": "100"}
+    directory = tmp_path / "empty"
+    directory.mkdir()
+    for command in _COMMAND.split("".join(CONSOLE.findall(GUIDE)))[1:]:
+        line, _end, shown = command.partition("\n")
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line],
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), line
+        if shown:
+            assert done.stdout.strip("\n") == shown.strip("\n"), line
