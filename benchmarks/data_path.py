@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -59,6 +60,33 @@ def cached_rows(directory: Path, scale: Scale) -> Iterator[Row]:
         wanted = Requests("sequential 1 MiB", MIB, large, rounds, Goal(0.95, 1.1))
         yield from _read_rows(warm, wanted)
         yield from _write_rows(warm, wanted)
+
+
+def clone_rows(directory: Path, scale: Scale) -> Iterator[Row]:
+    """Random 4 KiB of what a clone inherits, touched before, beside reads of the ancestor."""
+    with _warm_blob(directory, direct=False) as warm, warm.blob.snapshot() as snapshot:
+        job = fio.Job(warm.path, "randread", _BLOCK, warm.start, _SIZE, scale.requests, False)
+        offsets = job.offsets()
+        buffer = bytearray(_BLOCK)
+        warm.blob.read(warm.blob.size)
+
+        def reads_of(blob: Blob) -> Taken:
+            read_into = blob.read_into
+            clock = Clock()
+            for offset in offsets:
+                read_into(buffer, offset)
+            return clock.per(len(offsets))
+
+        measures = [partial(reads_of, warm.blob), partial(reads_of, snapshot)]
+        ours, own = interleaved(scale.rounds, measures)
+        yield speed_row(
+            "random 4 KiB read_into, cached, in a clone: an ancestor's clusters, touched before",
+            "a cluster of its own",
+            ours=ours,
+            yardstick=own,
+            goal=Goal(0.8, 1.0),
+            per="each",
+        )
 
 
 def direct_rows(directory: Path, scale: Scale) -> Iterator[Row]:

@@ -14,6 +14,7 @@ Group: TypeAlias = Callable[[Path, Scale], Iterable[Row | Curve]]
 
 GROUPS: Final[dict[str, Group]] = {
     "cached": data_path.cached_rows,
+    "clone": data_path.clone_rows,
     "direct": data_path.direct_rows,
     "thin": data_path.thin_rows,
     "copy": snapshots.copy_rows,

@@ -245,7 +245,7 @@ def _reads(blob: Blob, forgetful: Blobstore | None = None) -> Measure:
 
     def measure() -> Taken:
         if forgetful is not None:
-            core_of(forgetful).forget_owners()
+            core_of(forgetful).forget_inherited()
         clock = Clock()
         for offset in offsets:
             blob.read_into(buffer, offset)

@@ -25,10 +25,12 @@ from blobstore import (
     PoisonedError,
     ReadOnlyError,
 )
+from blobstore.alloc.leaves import NO_LEAVES
 from blobstore.device.file import FileDevice
 from blobstore.drivers import blocking
 from blobstore.epochs import UNPINNED, Pin
-from blobstore.testing.internals import core_of, device_of, session_of
+from blobstore.metadata import store_state
+from blobstore.testing.internals import core_of, device_of, session_of, state_of, store_of
 from blobstore.units import KIB, MIB
 
 STALE: Final = 0xDD
@@ -95,6 +97,86 @@ def test_both_paths_give_the_same_answers(
         for call in calls:
             assert outcome_of(fast, *call) == outcome_of(full, *call)
         assert fast.read(fast.size) == full.read(full.size)
+
+
+class Tree:
+    """Some blobs of one store, all open, and what a script does to them."""
+
+    MOST: Final = 8
+
+    def __init__(self, path: Path) -> None:
+        self.store = stale_store(path, size=2 * MIB)
+        self.blobs = [self.store.create_blob(BLOB_CLUSTERS * CLUSTER, thin=True)]
+        self.value = 0
+        for call in [("write", 0, 0), ("snapshot", 0, 0), ("write", 0, 1), ("write", 0, 0)]:
+            self.do(*call)
+
+    def do(self, name: str, at: int, other: int) -> object:
+        """Do something to one of the blobs; return what a caller sees of it."""
+        blob, second = self.blobs[at % len(self.blobs)], self.blobs[other % len(self.blobs)]
+        try:
+            if name in ("set_parent", "rollback"):
+                getattr(blob, name)(second.id)
+            elif name in ("snapshot", "clone"):
+                if len(self.blobs) < self.MOST:
+                    self.blobs.append(getattr(blob, name)())
+            elif name == "write":
+                self.value += 1
+                blob.write(bytes([self.value]) * 700, other % BLOB_CLUSTERS * CLUSTER + 99)
+            elif name == "unmap":
+                blob.unmap(other % BLOB_CLUSTERS * CLUSTER, CLUSTER)
+            elif name == "resize":
+                blob.resize(other % (BLOB_CLUSTERS + 1) * CLUSTER)
+            elif name == "delete":
+                self.delete(blob)
+            else:
+                getattr(blob, name)()
+        except BlobstoreError as error:
+            return type(error), error.errno
+        return self.blobs[-1].id
+
+    def delete(self, blob: Blob) -> None:
+        if len(self.blobs) > 1:
+            blob.close()
+            self.blobs.remove(blob)
+            self.store.delete_blob(blob.id)
+
+
+def seen_by_cluster(blob: Blob) -> list[bytes]:
+    return [blob.read(CLUSTER, offset) for offset in range(0, blob.size, CLUSTER)]
+
+
+def seen_by_full_path(blob: Blob) -> list[bytes]:
+    """Read what the fast path has had no part in, and nothing that was remembered."""
+    blob._leave_fast_path()
+    state_of(blob).inherited = NO_LEAVES
+    return seen_by_cluster(blob)
+
+
+@settings(max_examples=80)
+@given(
+    script=st.lists(
+        st.tuples(
+            st.sampled_from(
+                ["snapshot", "clone", "set_parent", "rollback", "decouple", "inflate", "delete"]
+            )
+            | st.sampled_from(["write", "write", "unmap", "resize", "flush"]),
+            st.integers(0, Tree.MOST - 1),
+            st.integers(0, Tree.MOST - 1),
+        ),
+        max_size=30,
+    )
+)
+def test_both_paths_show_the_same_of_a_tree_of_clones_whatever_is_done_to_it(
+    script: list[tuple[str, int, int]],
+) -> None:
+    with TemporaryDirectory() as directory:
+        fast, full = (Tree(Path(directory, name)) for name in ("fast.img", "full.img"))
+        with fast.store, full.store:
+            for call in script:
+                assert fast.do(*call) == full.do(*call)
+                for mine, other in zip(fast.blobs, full.blobs, strict=True):
+                    assert seen_by_cluster(mine) == seen_by_full_path(other)
 
 
 # What the fast path must leave to the full path
@@ -447,3 +529,158 @@ def test_no_reader_ever_sees_what_was_not_written_to_its_blob(store: Blobstore) 
         sys.setswitchinterval(interval)
     assert crowd.seen_foreign == set()
     assert crowd.read_count > 0
+
+
+# What a clone reads from its ancestors
+
+
+@pytest.fixture
+def clone(store: Blobstore) -> Blob:
+    """A blob that has read all it inherits: A of its parent, B of the one above, and a hole."""
+    clone = store.create_blob(3 * CLUSTER, thin=True, clear_method=1)
+    for letter, place in ((b"B", 1), (b"A", 0)):
+        clone.write(letter * CLUSTER, place * CLUSTER)
+        clone.snapshot().close()
+    clone.read(clone.size)
+    return clone
+
+
+def test_an_ancestors_cluster_that_was_touched_is_read_by_the_fast_path(
+    clone: Blob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[int] = []
+    read_fully = Blob._read_fully
+
+    def noted(blob: Blob, view: memoryview, offset: int) -> None:
+        left.append(offset)
+        read_fully(blob, view, offset)
+
+    monkeypatch.setattr(Blob, "_read_fully", noted)
+    assert clone.read(CLUSTER) == b"A" * CLUSTER
+    assert clone.read(5, 2 * CLUSTER - 5) == b"BBBBB"
+    assert left == []
+    assert clone.read(1, 2 * CLUSTER) == b"\0"
+    assert left == [2 * CLUSTER]
+
+
+def test_a_write_does_not_go_to_an_ancestors_cluster(clone: Blob) -> None:
+    clone.write(b"C", 0)
+    assert clone.read(CLUSTER) == b"C" + b"A" * (CLUSTER - 1)
+    parent = clone.info.parent
+    assert parent is not None
+    with store_of(clone).open_blob(parent) as below:
+        assert below.read(CLUSTER) == b"A" * CLUSTER
+
+
+def overwritten(clone: Blob) -> None:
+    clone.write(b"C" * 3 * CLUSTER)
+
+
+def merged(clone: Blob) -> None:
+    overwritten(clone)
+    parent = clone.info.parent
+    assert parent is not None
+    store_of(clone).delete_blob(parent)
+
+
+def rolled_back(clone: Blob) -> None:
+    overwritten(clone)
+    parent = clone.info.parent
+    assert parent is not None
+    clone.rollback(parent)
+
+
+def shrunken(clone: Blob) -> None:
+    clone.resize(0)
+    with pytest.raises(InvalidArgumentError):
+        clone.read(1)
+    clone.resize(3 * CLUSTER)
+
+
+def given_another_parent(clone: Blob) -> None:
+    with store_of(clone).create_blob(3 * CLUSTER) as other:
+        other.write(b"O" * 3 * CLUSTER)
+        other.set_read_only()
+        other.sync_md()
+        clone.set_parent(other.id)
+
+
+def taken_a_snapshot(clone: Blob) -> None:
+    overwritten(clone)
+    clone.snapshot().close()
+
+
+AB0: Final = b"A" * CLUSTER + b"B" * CLUSTER + bytes(CLUSTER)
+
+
+@pytest.mark.parametrize(
+    ("change", "content"),
+    [
+        (overwritten, b"C" * 3 * CLUSTER),
+        (merged, b"C" * 3 * CLUSTER),
+        (rolled_back, AB0),
+        (shrunken, AB0),
+        (given_another_parent, b"O" * 3 * CLUSTER),
+        (taken_a_snapshot, b"C" * 3 * CLUSTER),
+        (Blob.decouple, AB0),
+        (Blob.inflate, AB0),
+    ],
+)
+def test_a_clone_reads_what_it_is_after(
+    change: Callable[[Blob], None], content: bytes, clone: Blob, store: Blobstore, filler: Blob
+) -> None:
+    change(clone)
+    store.flush()
+    fill_free_clusters(store, filler)
+    for _touch in range(2):
+        seen = [clone.read(CLUSTER, offset) for offset in range(0, clone.size, CLUSTER)]
+        assert b"".join(seen) == content == clone.read(clone.size)
+
+
+def test_a_blob_that_is_written_to_although_it_has_clones_is_read_by_them_as_it_is(
+    store: Blobstore, clone: Blob
+) -> None:
+    """The original refuses such a parent; a store that was forged can have one."""
+    parent = state_of(clone).parent
+    assert parent is not None
+    parent.data_read_only = parent.md_read_only = False
+    with store.open_blob(parent.blob_id) as below:
+        below.write(b"W" * CLUSTER)
+    assert clone.read(CLUSTER) == b"W" * CLUSTER == clone.read(clone.size)[:CLUSTER]
+
+
+def test_an_ancestors_cluster_is_not_freed_under_a_pinned_read_of_a_clone(
+    store: Blobstore, clone: Blob, filler: Blob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_waiting = threading.Event()
+    wait_until_quiet = blocking._wait_until_over
+
+    def noted(operation: Any) -> None:
+        is_waiting.set()
+        wait_until_quiet(operation)
+
+    read = Interrupted(monkeypatch, store, clone, pinned=True)
+    monkeypatch.setattr(blocking, "_wait_until_over", noted)
+    merging = in_thread(lambda: merged(clone))
+    assert is_waiting.wait(TIMEOUT)
+    fill_free_clusters(store, filler)
+    read.go_on()
+    merging.join()
+    assert read.buffer == b"A" * CLUSTER
+
+
+def test_what_all_clones_remember_is_bounded(
+    store: Blobstore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_state, "_MOST_INHERITED_LEAVES", 3)
+    with store.create_blob(5 * 512 * CLUSTER, thin=True) as origin:
+        for leaf in range(5):
+            origin.write(bytes([leaf + 1]) * CLUSTER, leaf * 512 * CLUSTER)
+        clones = [origin.snapshot(), origin]
+        for _touch in range(2):
+            for blob in clones:
+                for leaf in range(5):
+                    assert blob.read(1, leaf * 512 * CLUSTER) == bytes([leaf + 1])
+                    states = core_of(store).open_blobs.values()
+                    assert 0 <= sum(len(state.inherited) for state in states) <= 3
+        assert len(state_of(origin).inherited) > 0

@@ -56,6 +56,14 @@ def test_without_fio_the_bare_calls_are_still_measured(
     assert not list(tmp_path.iterdir())
 
 
+def test_reads_through_a_parent_are_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_path, "_SIZE", 4 << 20)
+    (row,) = data_path.clone_rows(tmp_path, _TINY)
+    assert row.goal is not None
+    assert row.ratio is not None
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_snapshot_and_a_copy_are_rows(tmp_path: Path) -> None:
     rows = [*snapshots.snapshot_rows(tmp_path, _TINY), *snapshots.copy_rows(tmp_path, _TINY)]
     assert [row.goal is not None and row.ratio is not None for row in rows] == [True, True]

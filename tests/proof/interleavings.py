@@ -19,9 +19,11 @@ from typing import Any, Final
 from blobstore.blob import resize
 from blobstore.blob import write as blob_write
 from blobstore.blob.read import read_into
+from blobstore.epochs import UNPINNED, Pin
 from blobstore.errors import BlobstoreError, BusyError, InvalidArgumentError, NoSpaceError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import StoreState
+from blobstore.operations import Checkpoint, ReadInto
 from blobstore.store.blobs import BlobOptions, create_blob
 from blobstore.store.delete import delete_blob
 from blobstore.store.inflate import decouple, inflate
@@ -34,6 +36,7 @@ from blobstore.testing.inspect_store import BrokenStoreError, load_checked
 from blobstore.testing.scheduler import Scheduler
 from blobstore.testing.simulated_disk import Flushed, SimulatedDisk
 from blobstore.testing.workload import CLUSTER, Workload, new_disk
+from blobstore.units import BlobId
 
 _ALLOWED: Final = (BusyError, NoSpaceError, InvalidArgumentError)
 _FOREIGN: Final = 0x80
@@ -82,6 +85,27 @@ class Arena:
         self.reads.append(buffer)
         return read_into(self.store, blob, memoryview(buffer), offset)
 
+    async def read_fast(self) -> None:
+        """Read a cluster of a as a thread on the fast path does; others run between its steps."""
+        buffer, index = bytearray(CLUSTER), self.rng.randrange(3)
+        self.reads.append(buffer)
+        pin = Pin()
+        self.store.epochs.pins.append(pin)
+        pin.epoch = self.store.epochs.current
+        await self.pause()
+        cluster = self.a.clusters.leaves[0][index]
+        await self.pause()
+        cluster = cluster or self.a.inherited[0][index]
+        if cluster:
+            await self.pause()
+            await ReadInto(cluster * CLUSTER, [memoryview(buffer)])
+        pin.epoch = UNPINNED
+
+    async def pause(self) -> None:
+        """Let the others take a few steps, or many."""
+        for _ in range(self.rng.choice([0, 2, 200])):
+            await Checkpoint()
+
     def write_somewhere(self) -> Act:
         """Write to a, mostly where nothing is allocated yet."""
         return self.write(self.a, self.rng.randrange(3 * CLUSTER), self.rng.randrange(1, CLUSTER))
@@ -119,6 +143,19 @@ class Arena:
         )
         await blob_write.write(self.store, other, memoryview(b"\xbb" * CLUSTER), 0)
         await close_blob(self.store, other)
+
+    async def merge_and_reuse(self, snapshot_id: BlobId) -> None:
+        """Write a over, delete its snapshot, and write another blob's bytes to what came free.
+
+        At last a new snapshot takes a's own clusters away, which hid what a had inherited.
+        """
+        await self.write(self.a, 0, 2 * CLUSTER)
+        await delete_blob(self.store, snapshot_id)
+        await flush_store(self.store)
+        other = await open_blob(self.store, await create_blob(self.store, BlobOptions(2)))
+        await blob_write.write(self.store, other, memoryview(b"\xbb" * (2 * CLUSTER)), 0)
+        await close_blob(self.store, other)
+        await create_snapshot(self.store, self.a, {})
 
     async def clone_of(self, snapshot_id: int) -> None:
         """Clone a snapshot and read the clone."""
@@ -177,6 +214,13 @@ def _merge_in_flight(arena: Arena) -> list[Act]:
     ]
 
 
+def _merge_with_reads(arena: Arena) -> list[Act]:
+    snapshot_id = arena._run(create_snapshot(arena.store, arena.a, {}))
+    arena._run(read_into(arena.store, arena.a, memoryview(bytearray(3 * CLUSTER)), 0))
+    reads = [arena.read_fast() for _ in range(6)]
+    return [arena.merge_and_reuse(snapshot_id), *reads, arena.read(arena.a)]
+
+
 def _inflate_in_flight(arena: Arena) -> list[Act]:
     arena._run(create_snapshot(arena.store, arena.a, {}))
     act = arena.rng.choice([inflate, decouple])(arena.store, arena.a)
@@ -193,6 +237,7 @@ SCRIPTS: Final[dict[str, Callable[[Arena], list[Act]]]] = {
     "reuse of a cluster with reads in flight": _reuse_with_reads,
     "clone while its parent is being deleted": _clone_while_deleting,
     "snapshot merged with writes in flight": _merge_in_flight,
+    "snapshot merged, what it alone had reused, with reads in flight": _merge_with_reads,
     "inflate with unmap in flight": _inflate_in_flight,
 }
 

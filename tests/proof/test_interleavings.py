@@ -1,13 +1,19 @@
 """Tasks against each other in seeded orders; the driver itself gives the same run twice."""
 
+from typing import Final
+
 import pytest
 
 from blobstore.epochs import Epochs
+from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Park, Wakeup
 from blobstore.testing.alone import DeadlockError
 from blobstore.testing.scheduler import Scheduler
 from blobstore.testing.simulated_disk import SimulatedDisk
 from tests.proof.interleavings import SCRIPTS, run_one
+
+REUSED: Final = "reuse of a cluster with reads in flight"
+MERGED: Final = "snapshot merged, what it alone had reused, with reads in flight"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -23,8 +29,15 @@ def test_who_does_not_wait_for_requests_in_flight_is_caught(
         pass
 
     monkeypatch.setattr(Epochs, "grace_period", wait_for_nothing)
-    script = "reuse of a cluster with reads in flight"
-    assert any(run_one(script, seed) for seed in range(400))
+    for script in (REUSED, MERGED):
+        assert any(run_one(script, seed) for seed in range(400))
+
+
+def test_a_clone_that_does_not_forget_its_ancestors_clusters_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(StoreState, "forget_inherited", lambda _store: None)
+    assert any(run_one(MERGED, seed) for seed in range(400))
 
 
 def test_tasks_that_wait_for_each_other_are_a_deadlock() -> None:

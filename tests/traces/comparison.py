@@ -257,7 +257,8 @@ class Comparison:
             return self._holes(line, blob)
 
     def _holes(self, line: Line, blob: Blob) -> list[int]:
-        state = core_of(self.replay.the_store()).open_blobs[blob.id]
+        core = core_of(self.replay.the_store())
+        state = core.open_blobs[blob.id]
         count = blob.info.cluster_count
         places = range(count)
         if line.command != "inflate":
@@ -265,7 +266,7 @@ class Comparison:
             places = range(units.start // per_cluster, -(-units.stop // per_cluster))
             if state.parent is not None:
                 places = range(0)  # a clone's new clusters are written whole
-        return [at for at in places if at < count and resolve_owner(state, at)[0] == 0]
+        return [at for at in places if at < count and resolve_owner(core, state, at)[0] == 0]
 
     def _mark_new(self, line: Line, new: list[int]) -> None:
         """Take note of such clusters, also for the clones that read them."""

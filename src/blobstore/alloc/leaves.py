@@ -39,6 +39,9 @@ class SparseLeaves(dict[int, "Leaf"]):
         return ABSENT
 
 
+NO_LEAVES: Final = SparseLeaves()
+"""Leaves of nothing, shared: they stay empty."""
+
 Leaves: TypeAlias = list[Leaf] | SparseLeaves
 
 

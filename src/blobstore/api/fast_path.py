@@ -1,10 +1,12 @@
-"""The fast path: reads and writes of one owned cluster, without a step of the core.
+"""The fast path: reads and writes of one known cluster, without a step of the core.
 
 Nearly all requests touch a single cluster that the blob owns. For these the full path (a
 coroutine, the driver, the store's lock) would cost several times the system call. The fast
 path checks the bounds, looks the cluster up in the blob's map, and calls `preadv` or `pwrite`.
-Everything else takes the full path: holes, ranges over several clusters, copy-on-write, and
-every error, because the full path reports it. A property test shows that both paths are equal.
+A read of a clone goes on to the clusters of ancestors that the clone has read before
+(`StoreState.remember_inherited`). Everything else takes the full path: holes, ranges over
+several clusters, copy-on-write, and every error, because the full path reports it. A property
+test shows that both paths are equal.
 
 The danger is that a cluster is freed, and becomes another blob's, between the lookup and the
 system call. Epoch-based reclamation (`blobstore.epochs`) rules that out. A request pins the
@@ -122,7 +124,7 @@ class FastPath(ABC):
         return length
 
     def _transfer(self, call: "Call", data: Any, length: int, offset: int, is_write: bool) -> Any:
-        """Make the call at the place of a range that lies in one owned cluster.
+        """Make the call at the place of a range that lies in one cluster.
 
         Returns what the call returns. None where the full path is needed: no such cluster, or
         the call failed.
@@ -147,6 +149,9 @@ class FastPath(ABC):
             # A negative index would find a leaf from the end.
             if index >= 0 and start + length <= size:
                 cluster = leaves[index >> LEAF_SHIFT][index & LEAF_MASK]
+                if not cluster and not is_write:
+                    # Second, never first: what was remembered ends before a map loses a place.
+                    cluster = self._state.inherited[index >> LEAF_SHIFT][index & LEAF_MASK]
                 if cluster:
                     return call(self._target, data, cluster * size + start)
         except (IndexError, OSError, TypeError, BufferError):

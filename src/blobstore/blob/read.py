@@ -52,7 +52,7 @@ def plan_read(
     reads: list[Operation[Any]] = []
     spans: list[tuple[int, int, int]] = []
     for piece in split(geometry.cluster_size, offset, len(view)):
-        cluster, clone = resolve_owner(blob, piece.index)
+        cluster, clone = resolve_owner(store, blob, piece.index)
         if not cluster:
             part = view[piece.at : piece.at + piece.length]
             place = piece.index * geometry.cluster_size + piece.start

@@ -108,6 +108,7 @@ def _has_page(blob: BlobState, leaf: int) -> bool:
 
 def _shrink(store: StoreState, blob: BlobState, cluster_count: int) -> None:
     _reserve_resize(store, blob, cluster_count)
+    store.forget_inherited()
     blob.cut_runs = [*blob.cut_runs, *_change_count(blob, cluster_count)]
 
 

@@ -1,9 +1,11 @@
-"""From a range of a blob to the places on the device that hold it. Pure."""
+"""From a range of a blob to the places on the device that hold it."""
 
 from dataclasses import dataclass
 
+from blobstore.alloc.leaves import LEAF_MASK, LEAF_SHIFT
 from blobstore.errors import ClosedError, InvalidArgumentError
 from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.store_state import StoreState
 
 
 @dataclass(slots=True)
@@ -59,31 +61,23 @@ def split(cluster_size: int, offset: int, length: int) -> list[Piece]:
     return pieces
 
 
-def resolve_owner(blob: BlobState, index: int) -> tuple[int, BlobState | None]:
+def resolve_owner(store: StoreState, blob: BlobState, index: int) -> tuple[int, BlobState | None]:
     """Find what a read of place `index` reads.
 
     A clone asks its parent, that one its own, and so on; beyond a parent's end
-    there are zeroes. A cluster that was found far up is remembered.
+    there are zeroes. An ancestor's cluster is remembered, for the fast path too.
 
     Returns:
         The cluster, or 0; then the clone whose external snapshot is read, or None for zeroes.
     """
-    cluster = blob.clusters.get(index)
-    if cluster:
-        return cluster, None
-    if blob.parent is None:
-        return 0, blob if blob.has_external_parent else None
-    cache = blob.owner_cache
-    if cache is None:
-        cache = blob.owner_cache = {}
-    known = cache.get(index)
-    if known is not None:
+    known = blob.clusters.get(index) or blob.inherited[index >> LEAF_SHIFT][index & LEAF_MASK]
+    if known:
         return known, None
-    owner: BlobState | None = blob.parent
+    owner: BlobState | None = blob
     while owner is not None and index < owner.clusters.count:
         cluster = owner.clusters.get(index)
         if cluster:
-            cache[index] = cluster
+            store.remember_inherited(blob, index, cluster)
             return cluster, None
         if owner.has_external_parent:
             return 0, owner

@@ -296,6 +296,8 @@ def _publish(store: StoreState, blob: BlobState, new: Sequence[Allocation]) -> l
         index = allocation.piece.index
         if index < blob.clusters.count and not blob.clusters.get(index):
             blob.clusters.set(index, allocation.cluster)
+            if blob.pin_count:
+                store.forget_inherited()  # clones of a blob that is not read-only see the change
             mark_owned(store, [allocation.cluster])
         else:
             _return_cluster(store, allocation.cluster)
@@ -392,6 +394,8 @@ def _make_hole(store: StoreState, blob: BlobState, piece: Piece) -> bool:
         reserve(store, blob, blob.allocation_cost([piece.index]), is_asked=False)
         store.unmapped[blob.blob_id].append(cluster)
         blob.clusters.set(piece.index, 0)
+        if blob.pin_count:
+            store.forget_inherited()
         store.unmapped_count += 1
     return True
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple, cast, overload
 
 from blobstore.alloc.extent_map import ExtentMap
-from blobstore.alloc.leaves import LEAF_SHIFT
+from blobstore.alloc.leaves import LEAF_SHIFT, NO_LEAVES, SparseLeaves
 from blobstore.alloc.reservation import Need
 from blobstore.format.attribute_pages import AttributePages
 from blobstore.format.chain import ChainSize
@@ -142,9 +142,10 @@ class BlobState:
     on disk; everything else is what should be, dirty or not. `extent_pages` is
     None for a blob with run-length extents, never changed in place, and long: a
     caller that needs the pages that are there uses `present_pages`.
-    `pin_count` counts open clones; `owner_cache` knows clusters of ancestors by
-    place; `frozen_count` operations that writers wait for. `external` is what an
-    external snapshot's id stands for, if the caller has said so.
+    `pin_count` counts open clones; `frozen_count` operations that writers wait for.
+    `inherited` are clusters of ancestors that the blob reads, as far as they were looked up
+    (`StoreState.remember_inherited`). `external` is what an external snapshot's id stands for,
+    if the caller has said so.
     `cut_runs` of clusters and `cut_extent_pages` were given up by a shrink, and wait for
     the commit that says so.
     `pair_bound` is at least the number of runs or table entries to write;
@@ -173,7 +174,7 @@ class BlobState:
     leaves_in_round: Collection[int] = ()
     cut_runs: Sequence[tuple[int, int]] = ()
     cut_extent_pages: Sequence[int] = ()
-    owner_cache: dict[int, int] | None = None
+    inherited: SparseLeaves = field(default_factory=lambda: NO_LEAVES)
     frozen_count: int = 0
     size_before_extents: ChainSize | None = None
     attribute_pages: AttributePages | None = None

@@ -1,12 +1,14 @@
 """One store in memory: its pools, its open blobs, and what waits for a flush."""
 
+from array import array
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from bitarray import bitarray
 
+from blobstore.alloc.leaves import LEAF_MASK, LEAF_SHIFT, LEAF_SIZE, NO_LEAVES, SparseLeaves
 from blobstore.alloc.pool import Pool
 from blobstore.alloc.reservation import Reservations
 from blobstore.epochs import Epochs
@@ -25,6 +27,8 @@ ENOMEM: Final = 12
 ENOSPC: Final = 28
 
 _KEPT_BUFFER_BYTES: Final = 4 << 20
+
+_MOST_INHERITED_LEAVES: Final = (32 << 20) // (4 * LEAF_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,7 @@ class StoreState:
         self.thawing: deque[Wakeup] = deque()
         self.allocating: dict[tuple[BlobId, int], deque[Wakeup]] = {}
 
+        self._inherited_leaf_count = 0
         self._buffers: list[bytearray] = []
         self.mutex = Mutex()
         self.epochs = Epochs()
@@ -207,10 +212,30 @@ class StoreState:
         if not self.forced and not self.read_only_reason:
             self.read_only_reason = reason
 
-    def forget_owners(self) -> None:
-        """Make open clones look up the owners of what they read again: a relation has changed."""
-        for blob in self.open_blobs.values():
-            blob.owner_cache = None
+    def remember_inherited(self, blob: BlobState, index: int, cluster: int) -> None:
+        """Let later reads of a clone's place find the ancestor's cluster that is read there.
+
+        The fast path looks into `inherited` without a lock, after a look into the clone's own
+        map. So whatever changes what a clone reads calls `forget_inherited` first, and frees
+        clusters after a grace period. All clones together remember a few thousand leaves.
+        """
+        number = index >> LEAF_SHIFT
+        if number not in blob.inherited:
+            if self._inherited_leaf_count >= _MOST_INHERITED_LEAVES:
+                self.forget_inherited()
+            self._inherited_leaf_count += 1
+            if blob.inherited is NO_LEAVES:
+                blob.inherited = SparseLeaves()
+            blob.inherited[number] = array("I", bytes(4 * LEAF_SIZE))
+        leaf = cast("array[int]", blob.inherited[number])
+        leaf[index & LEAF_MASK] = cluster
+
+    def forget_inherited(self) -> None:
+        """Make open clones look up again what they read from their ancestors."""
+        if self._inherited_leaf_count:
+            self._inherited_leaf_count = 0
+            for blob in self.open_blobs.values():
+                blob.inherited = NO_LEAVES
 
     def places_in_flight(self, blob: BlobState) -> list[int]:
         """Return the places of the blob for which a cluster is just being made."""

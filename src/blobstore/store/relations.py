@@ -28,7 +28,7 @@ def change_parent(
     if before is not None:
         before.pin_count -= 1
         let_go(store, before)
-    store.forget_owners()
+    store.forget_inherited()
 
 
 async def set_parent(store: StoreState, blob: BlobState, parent_id: BlobId) -> None:
@@ -146,4 +146,4 @@ def register_external(store: StoreState, external_id: bytes, source: ExternalSou
     for blob in store.open_blobs.values():
         if blob.external_id == external_id:
             blob.external = source
-    store.forget_owners()
+    store.forget_inherited()

@@ -40,6 +40,7 @@ async def roll_back(store: StoreState, blob: BlobState, snapshot_id: BlobId) -> 
             await begin_change(store)
             async with frozen(store, blob):
                 await require_pages(store, blob.chain_pages_bound(store.layout, 1) + 2)
+                store.forget_inherited()
                 _release_map(blob, snapshot.clusters.count)
                 change_parent(store, blob, snapshot, None)
                 reserve(store, blob)

@@ -149,7 +149,7 @@ def _relate(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
     snapshot.pin_count = 1
     store.open_blobs[snapshot.blob_id] = snapshot
     blob.parent, blob.external = snapshot, None
-    store.forget_owners()
+    store.forget_inherited()
 
 
 def _empty(blob: BlobState) -> None:
