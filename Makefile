@@ -86,8 +86,8 @@ demo: $(RUNTIME)  ## A store in an image file, a killed writer, a recovery, ever
 # --- gates ---------------------------------------------------------------------------------
 
 # Programs that tests ask for the truth: file systems, partition tables, images of other kinds.
-PROGRAMS := mke2fs sfdisk mkfs.xfs mkfs.btrfs pvcreate cryptsetup qemu-img strace
-PACKAGES := e2fsprogs fdisk xfsprogs btrfs-progs lvm2 cryptsetup-bin qemu-utils strace
+PROGRAMS := mke2fs sfdisk mkfs.xfs mkfs.btrfs pvcreate cryptsetup qemu-img strace chromium
+PACKAGES := e2fsprogs fdisk xfsprogs btrfs-progs lvm2 cryptsetup-bin qemu-utils strace chromium
 
 system-packages:
 	@missing=; for program in $(PROGRAMS); do \

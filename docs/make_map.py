@@ -1,5 +1,10 @@
-"""Makes docs/map.svg: a small store with a bit of everything, drawn by `blobstore map`."""
+"""Makes docs/map.svg and docs/map-page.png: a small store with a bit of everything.
 
+`python docs/make_map.py [FILE.svg | FILE.png]`: SVG by `blobstore map --svg`, PNG by
+`blobstore map --html`, looked at with Chromium.
+"""
+
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -41,9 +46,25 @@ def make_store(path: Path) -> None:
         fill(scratch, 15)
 
 
-if __name__ == "__main__":
-    target = sys.argv[1] if len(sys.argv) > 1 else str(Path(__file__).with_name("map.svg"))
+def photograph(page: Path, target: str) -> None:
+    """Save what Chromium shows of a page."""
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    size = "--window-size=1000,640"
+    command = ["chromium", *options, size, f"--screenshot={target}", page.as_uri()]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def make(target: str) -> None:
+    """Make the picture of the kind that the target's name tells."""
     with tempfile.TemporaryDirectory() as directory:
-        image = Path(directory, "disk.img")
+        image, page = Path(directory, "disk.img"), Path(directory, "map.html")
         make_store(image)
-        sys.exit(main(["map", str(image), "--svg", target]))
+        if target.endswith(".png"):
+            main(["map", str(image), "--html", str(page)])
+            photograph(page, target)
+        else:
+            main(["map", str(image), "--svg", target])
+
+
+if __name__ == "__main__":
+    make(sys.argv[1] if len(sys.argv) > 1 else str(Path(__file__).with_name("map.svg")))

@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from blobstore import Blobstore, BlobstoreError, VolumeStore
 from blobstore.rpc.server import RpcServer
 from blobstore.testing.power_cut import PowerCut
@@ -23,6 +25,7 @@ def test_a_server_and_a_store_are_there_for_a_test(
     assert "v" in volume_store
 
 
+@pytest.mark.slow
 def test_a_project_of_its_own_can_use_the_fixtures(tmp_path: Path) -> None:
     plugin = 'pytest_plugins = ["blobstore.testing.pytest_plugin"]\n'
     (tmp_path / "conftest.py").write_text(plugin)
@@ -68,6 +71,7 @@ def numbers_left(power_cut: PowerCut[int]) -> list[tuple[int, int]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_promise_that_was_flushed_survives_every_power_failure(power_cut: PowerCut[int]) -> None:
     run_counter(power_cut, flushing=True)
     found = numbers_left(power_cut)
@@ -75,11 +79,13 @@ def test_a_promise_that_was_flushed_survives_every_power_failure(power_cut: Powe
     assert {promised for promised, _number in found} == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_a_promise_without_a_flush_is_broken_by_a_power_failure(power_cut: PowerCut[int]) -> None:
     run_counter(power_cut, flushing=False)
     assert any(promised > number for promised, number in numbers_left(power_cut))
 
 
+@pytest.mark.slow
 def test_without_a_beginning_the_making_of_the_store_is_looked_at_as_well() -> None:
     power_cut = PowerCut[None]("256KiB", atomic_write_size=4096)
     Blobstore.create(

@@ -17,51 +17,66 @@ _LOOKED_AT: Final = 512
 
 
 @store_command("map")
+@click.option("--svg", type=click.Path(), metavar="FILE", help="Write SVG; - is standard output.")
 @click.option(
-    "--svg", "file", type=click.Path(), metavar="FILE", help="Write SVG; - is standard output."
+    "--html",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write a page to zoom and point into; - is standard output.",
 )
-def command(options: StoreOptions, *, file: str | None) -> None:
+def command(options: StoreOptions, *, svg: str | None, html: str | None) -> None:
     """Draw which blob owns which cluster, and the tree of snapshots; nothing changes.
 
     Each blob's line ends with what the blob shows from its start to its end, as
     letters of the blobs that hold it: its own, a parent's, ~ an external
-    snapshot, . a hole.
-    A FILE that exists is only replaced if it is SVG, too.
+    snapshot, . a hole. The page needs no network, and no other file.
+    A FILE that exists is only replaced if it is such a picture, too.
     """
-    if file == "-" and options.as_json:
-        raise click.UsageError("--svg - and --json both want standard output")
-    if file not in (None, "-"):
-        _refuse_other_content(file)
+    if (svg, html, options.as_json and "-").count("-") > 1:
+        raise click.UsageError("only one of --svg -, --html - and --json can be standard output")
+    _refuse_other_content(svg, b"<svg", "SVG")
+    _refuse_other_content(html, b"<!doctype html>", "page")
     with options.open(read_only=True) as store:
         ownership = map_store(store)
-    if file is not None:
-        _write_svg(ownership, file)
+    if svg is not None:
+        _write_svg(ownership, svg)
+    if html is not None:
+        _write_html(ownership, html)
     if options.as_json:
         print_json(map_fields(ownership))
-    elif file is None:
+    elif svg is None and html is None:
         _print(ownership)
 
 
-def _refuse_other_content(file: str) -> None:
+def _refuse_other_content(file: str | None, mark: bytes, kind: str) -> None:
     """Refuse to replace a file that holds anything but a picture: a store is one word away.
 
     Raises:
         ExistsError: It does.
     """
-    if not os.path.lexists(file):
+    if file in (None, "-") or not os.path.lexists(file):
         return
     if not os.path.isfile(file):
         raise ExistsError(f"{file}: is not a regular file")
     with open(file, "rb") as found:
         start = found.read(_LOOKED_AT)
-    if start and b"<svg" not in start:
-        raise ExistsError(f"{file}: exists and holds no SVG; it is kept")
+    if start and mark not in start:
+        raise ExistsError(f"{file}: exists and holds no {kind}; it is kept")
 
 
 def _write_svg(ownership: OwnershipMap, file: str) -> None:
     from blobstore.cli.picture.svg import render_svg
 
-    picture = render_svg(ownership)
+    _write(render_svg(ownership), file)
+
+
+def _write_html(ownership: OwnershipMap, file: str) -> None:
+    from blobstore.cli.picture.page import render_page
+
+    _write(render_page(ownership), file)
+
+
+def _write(picture: str, file: str) -> None:
     if file == "-":
         click.echo(picture, nl=False)
         return
