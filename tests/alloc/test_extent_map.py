@@ -172,3 +172,14 @@ def test_a_leaf_that_was_read_and_holds_nothing_stays_absent() -> None:
     clusters.fill_leaf(1, array("I", [7] + [0] * 87))
     assert clusters.present_numbers() == [1]
     assert clusters.allocated() == [7]
+
+
+@pytest.mark.parametrize("allocated", [True, False])
+def test_find_stops_before_an_end(allocated: bool) -> None:
+    clusters = ExtentMap(2000)
+    for index in range(0 if not allocated else 900, 900 if not allocated else 901):
+        clusters.set(index, 7)
+    assert clusters.find(0, allocated=allocated) == 900
+    assert clusters.find(0, allocated=allocated, end=901) == 900
+    assert clusters.find(0, allocated=allocated, end=900) is None
+    assert clusters.find(900, allocated=allocated, end=5000) == 900

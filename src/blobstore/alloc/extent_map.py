@@ -312,17 +312,18 @@ class ExtentMap:
             runs.append_run(UNALLOCATED, self.count - at)
         return runs
 
-    def find(self, start: int, *, allocated: bool) -> int | None:
-        """Return the first index from `start` on that is (or is not) allocated."""
+    def find(self, start: int, *, allocated: bool, end: int | None = None) -> int | None:
+        """Return the first index from `start` on, before `end`, that is (or is not) allocated."""
         index = start
-        while index < self.count:
+        limit = self.count if end is None else min(end, self.count)
+        while index < limit:
             number = index >> LEAF_SHIFT
             if self.leaves[number] is ABSENT:
-                end = min(self.count, self._next_leaf(number) << LEAF_SHIFT)
-                found = self._find_absent(index, end, allocated=allocated)
+                stop = min(limit, self._next_leaf(number) << LEAF_SHIFT)
+                found = self._find_absent(index, stop, allocated=allocated)
                 if found is not None:
                     return found
-                index = end
+                index = stop
             elif (self.get(index) != UNALLOCATED) == allocated:
                 return index
             else:

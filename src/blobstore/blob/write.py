@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from blobstore.blob.exclusive import wait_until_thawed
 from blobstore.blob.read import AT_ONCE, plan_read
 from blobstore.blob.resolve import Piece, check_open, check_range, has_backing, split
+from blobstore.blob.seek import NOT_HELD, depth_runs
 from blobstore.errors import InvalidArgumentError, NoSpaceError, ReadOnlyError
 from blobstore.locks import fire_all, park
 from blobstore.metadata.blob_state import BlobState
@@ -20,7 +21,7 @@ from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.space import mark_owned, rereserve, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Batch, Buffer, Operation, Write, WriteZeroes
-from blobstore.units import ClusterIndex
+from blobstore.units import ClusterIndex, ceil_div
 
 _INLINE_ZEROES: Final = 256 * 1024
 """Up to here zeroes around new data are written with it; beyond, asked of the device."""
@@ -330,13 +331,24 @@ def _wake(store: StoreState, blob: BlobState, index: int) -> None:
 async def clear(store: StoreState, blob: BlobState, offset: int, length: int) -> None:
     """Make the range read as zeroes; a hole stays one where nothing shows through it.
 
+    A snapshot can be made while the range is deallocated: holes show it then.
+
     Raises:
         As `write`.
     """
-    if has_backing(blob):
-        await write_zeroes(store, blob, offset, length)
-    else:
+    if not has_backing(blob):
         await unmap(store, blob, offset, length)
+    if not has_backing(blob):
+        return
+    check_data_writable(store, blob)
+    size = store.geometry.cluster_size
+    check_range(blob, size, offset, length)
+    at, end = offset, offset + length
+    for last, depth in list(depth_runs(blob, offset // size, ceil_div(end, size))):
+        stop = min(last * size, end)
+        if depth != NOT_HELD:
+            await write_zeroes(store, blob, at, stop - at)
+        at = stop
 
 
 async def unmap(store: StoreState, blob: BlobState, offset: int, length: int) -> None:

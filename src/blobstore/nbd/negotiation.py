@@ -15,7 +15,7 @@ byte that arrived before the encryption began.
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final, TypeAlias
 
@@ -277,6 +277,8 @@ class Negotiation:
 
     def accept(self, event: ExportRequested, export: Export) -> bytes:
         """Answer `ExportRequested`; if it was final, `agreement` is there afterwards."""
+        if not self._structured:  # a reply that is not structured is one piece in any case
+            export = replace(export, flags=export.flags & ~ExportFlag.SEND_DF)
         if event.is_final:
             self.agreement = self._agree(event.name, export)
         if event.option is Option.EXPORT_NAME:

@@ -1,8 +1,9 @@
 """Requests and replies of the transmission, without I/O.
 
-`RequestStream` cuts what arrives into requests: many can lie in one receive. Every
-length is checked before memory is taken for it. A write that is too long is not an
-error that ends the connection: its payload is skipped, and the request is refused.
+`RequestStream` cuts what arrives into requests: many can lie in one receive. Its buffer has a
+fixed size, whatever a peer asks for: a write that does not fit comes in parts. A write that is
+longer than is accepted is not an error that ends the connection: its payload is skipped, and
+the request is refused.
 
 Replies are values turned into bytes: simple, structured or with extended headers, as
 the two sides agreed. The head of a read's reply is separate from its data, so that a
@@ -41,12 +42,17 @@ _ERROR: Final = struct.Struct(">IH")
 _COUNT: Final = struct.Struct(">II")
 _EMPTY: Final = memoryview(b"")
 
+BUFFER_SIZE: Final = (1024 + 64) * 1024
+"""Bytes that a connection's requests take: a write of 1 MiB and many small requests."""
+
 
 @dataclass(slots=True)
 class Request:
-    """One request; `payload` is a write's data, and valid until the next `feed`.
+    """One request; `payload` is a write's data, and valid until the next `space`.
 
-    `too_long` tells that the payload was longer than is accepted, and was skipped.
+    A write that is longer than the buffer comes in parts, each with its own offset and length;
+    `is_last` tells which one is answered. `too_long` tells that the payload is longer than is
+    accepted, and is skipped.
     """
 
     command: int
@@ -54,70 +60,111 @@ class Request:
     cookie: int
     offset: int
     length: int
-    payload: memoryview
+    payload: memoryview = _EMPTY
     too_long: bool = False
+    is_last: bool = True
 
 
 class RequestStream:
-    """Cuts the bytes of one connection into requests."""
+    """Cuts the bytes of one connection into requests.
 
-    def __init__(self, *, extended: bool, payload_max: int = PAYLOAD_MAX) -> None:
+    The stream has the buffer: its owner receives into `space`, and tells `received` how much
+    that was. The buffer never grows.
+    """
+
+    def __init__(
+        self,
+        *,
+        extended: bool,
+        buffer_size: int = BUFFER_SIZE,
+        payload_max: int = PAYLOAD_MAX,
+    ) -> None:
         self._head = _EXTENDED_REQUEST if extended else _REQUEST
         self._magic = EXTENDED_REQUEST_MAGIC if extended else REQUEST_MAGIC
         self._extended = extended
         self._payload_max = payload_max
+        self._buffer = memoryview(bytearray(buffer_size))
+        self._begin = self._end = 0
         self._skip = 0
-        self._rest = b""
+        self._long: Request | None = None  # what is left of a write that comes in parts
 
-    @property
-    def missing(self) -> int:
-        """The minimum number of further bytes that the next request needs."""
-        rest, head = self._rest, self._head
-        if self._skip:
-            return self._skip
-        if len(rest) < head.size:
-            return head.size - len(rest)
-        return max(1, head.size + self._payload_length(*head.unpack_from(rest)) - len(rest))
+    def space(self) -> memoryview:
+        """Return where to receive next; it is never empty. Payloads are invalid from now on."""
+        begin, end = self._begin, self._end
+        if begin:
+            self._buffer[: end - begin] = self._buffer[begin:end]
+            self._begin, self._end = 0, end - begin
+        return self._buffer[self._end :]
 
-    def feed(self, data: bytes | memoryview) -> Iterator[Request]:
-        """Take received bytes, and yield the requests that are whole.
+    def received(self, count: int) -> Iterator[Request]:
+        """Take the `count` bytes that were received, and yield the requests that are whole.
 
         Raises:
             NbdProtocolError: The peer does not keep to the protocol.
         """
-        view = memoryview(self._rest + bytes(data) if self._rest else data)
-        self._rest = b""
-        head, at, end = self._head, 0, len(view)
+        self._end += count
+        head, size = self._head, self._head.size
         while True:
             if self._skip:
-                skipped = min(self._skip, end - at)
-                self._skip -= skipped
-                at += skipped
-            if end - at < head.size:
-                break
-            magic, flags, command, cookie, offset, length = head.unpack_from(view, at)
-            size = self._payload_length(magic, flags, command, cookie, offset, length)
-            if size > self._payload_max:
-                at += head.size
-                self._skip = size
-                yield Request(command, flags, cookie, offset, length, _EMPTY, too_long=True)
+                self._skip_payload()
+            if self._long is not None:
+                part = self._next_part(self._long)
+                if part is None:
+                    return
+                yield part
                 continue
-            if end - at < head.size + size:
-                break
-            at += head.size
-            payload = view[at : at + size]
-            at += size
-            yield Request(command, flags, cookie, offset, length, payload)
-        self._rest = bytes(view[at:])
+            at = self._begin
+            if self._end - at < size:
+                return
+            magic, flags, command, cookie, offset, length = head.unpack_from(self._buffer, at)
+            if magic != self._magic:
+                raise NbdProtocolError(f"request magic {magic:#x}, expected {self._magic:#x}")
+            if command == Command.WRITE or (self._extended and flags & CommandFlag.PAYLOAD_LEN):
+                request = self._with_payload(Request(command, flags, cookie, offset, length))
+                if request is None:
+                    return
+                if request is not self._long:
+                    yield request
+            else:
+                self._begin = at + size
+                yield Request(command, flags, cookie, offset, length)
 
-    def _payload_length(
-        self, magic: int, flags: int, command: int, _cookie: int, _offset: int, length: int
-    ) -> int:
-        if magic != self._magic:
-            raise NbdProtocolError(f"request magic {magic:#x}, expected {self._magic:#x}")
-        if command == Command.WRITE:
-            return length
-        return length if self._extended and flags & CommandFlag.PAYLOAD_LEN else 0
+    def _with_payload(self, request: Request) -> Request | None:
+        """Take a payload; None where it is not whole yet."""
+        at, length = self._begin + self._head.size, request.length
+        fits = self._head.size + length <= len(self._buffer)
+        if length > self._payload_max or not (fits or request.command == Command.WRITE):
+            self._begin, self._skip = at, length
+            request.too_long = True
+        elif not fits:
+            self._begin, self._long = at, request
+        elif self._end - at < length:
+            return None
+        else:
+            request.payload = self._buffer[at : at + length]
+            self._begin = at + length
+        return request
+
+    def _next_part(self, rest: Request) -> Request | None:
+        """Take the next part of a long write: a full buffer, or the last part; None for less."""
+        length = min(self._end - self._begin, rest.length)
+        is_last = length == rest.length
+        if not is_last and (self._begin or self._end < len(self._buffer)):
+            return None
+        payload = self._buffer[self._begin : self._begin + length]
+        part = Request(
+            rest.command, rest.flags, rest.cookie, rest.offset, length, payload, is_last=is_last
+        )
+        self._begin += length
+        rest.offset, rest.length = rest.offset + length, rest.length - length
+        if is_last:
+            self._long = None
+        return part
+
+    def _skip_payload(self) -> None:
+        skipped = min(self._skip, self._end - self._begin)
+        self._skip -= skipped
+        self._begin += skipped
 
 
 @dataclass(frozen=True, slots=True)

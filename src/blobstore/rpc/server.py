@@ -5,18 +5,15 @@ other. A peer that breaks a limit or sends no JSON is told so, and hung up on. R
 accepted are finished when the server stops.
 """
 
-import contextlib
-import fcntl
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from blobstore.errors import BlobstoreError, BusyError
+from blobstore.errors import BlobstoreError
 from blobstore.rpc import bdev_methods, framework_methods, lvol_methods, lvstore_methods
 from blobstore.rpc.configuration import apply_configuration, read_configuration
 from blobstore.rpc.failures import number_of
@@ -36,10 +33,10 @@ from blobstore.rpc.protocol import (
     encode_result,
 )
 from blobstore.rpc.target import Target
+from blobstore.serving import ConnectionThreads, UnixListener
 
 _LOG: Final = logging.getLogger("blobstore.rpc")
 _CONNECTIONS_MAX: Final = 64
-_BACKLOG: Final = 512
 _RECEIVED_AT_ONCE: Final = 64 * 1024
 _ANSWER_TIMEOUT_S: Final = 60
 _BLOCK_SIZE: Final = 512
@@ -73,20 +70,18 @@ class RpcServer:
         """
         self.path = os.fspath(path)
         self.target = Target(is_initialized=not (wait_for_rpc or configuration))
-        self._slots = threading.BoundedSemaphore(_CONNECTIONS_MAX)
-        self._connections: set[socket.socket] = set()
-        self._threads: set[threading.Thread] = set()
-        self._guard = threading.Lock()
-        self._lock_file = _locked(f"{self.path}.lock")
+        self._socket = UnixListener(self.path)
         try:
             self._load(configuration, stores, wait_for_rpc=wait_for_rpc)
-            self._listener = _listening(self.path)
+            listener = self._socket.listen()
         except BaseException:
             self.target.close()
-            self._unlock()
+            self._socket.remove()
             raise
-        self._acceptor = threading.Thread(target=self._accept, name="rpc accept", daemon=True)
-        self._acceptor.start()
+        self._threads = ConnectionThreads(
+            listener, self._converse, name="rpc", connections_max=_CONNECTIONS_MAX
+        )
+        self._threads.start()
 
     def _load(
         self,
@@ -109,33 +104,8 @@ class RpcServer:
 
     # Connections
 
-    def _accept(self) -> None:
-        while True:
-            self._slots.acquire()
-            try:
-                connection, _address = self._listener.accept()
-            except OSError:
-                return  # the server stops
-            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-            with self._guard:
-                self._connections.add(connection)
-                self._threads.add(thread)
-            thread.start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        try:
-            connection.settimeout(None)
-            self._converse(connection)
-        except OSError:
-            pass  # the peer is gone: what it asked for is done all the same
-        finally:
-            with self._guard:
-                self._connections.discard(connection)
-                self._threads.discard(threading.current_thread())
-            connection.close()
-            self._slots.release()
-
     def _converse(self, connection: socket.socket) -> None:
+        connection.settimeout(None)
         stream = JsonStream()
         while data := connection.recv(_RECEIVED_AT_ONCE):
             try:
@@ -192,26 +162,9 @@ class RpcServer:
             return
         self.target.stopping.set()
         self.target.initialized.set()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        with self._guard:
-            connections, threads = list(self._connections), list(self._threads)
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RD)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(_ANSWER_TIMEOUT_S)
+        self._threads.stop(_ANSWER_TIMEOUT_S)
         self.target.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-        self._unlock()
-
-    def _unlock(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{self.path}.lock")
-        os.close(self._lock_file)
+        self._socket.remove()
 
     def __enter__(self) -> Self:
         return self
@@ -227,35 +180,3 @@ class RpcServer:
 
 def _send(connection: socket.socket, answer: str) -> None:
     connection.sendall(answer.encode("ascii") + b"\n")
-
-
-def _locked(path: str) -> int:
-    """Take the lock that marks a socket as served by this process.
-
-    Raises:
-        BusyError: Another process has it.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise BusyError(f"{path}: another server has it") from error
-    return descriptor
-
-
-def _listening(path: str) -> socket.socket:
-    """Return a socket that listens at a path, for the owner alone."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        listener.bind(path)
-    except OSError:
-        listener.close()
-        raise
-    finally:
-        os.umask(before)
-    listener.listen(_BACKLOG)
-    return listener

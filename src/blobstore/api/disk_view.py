@@ -1,0 +1,105 @@
+"""What a server of disks asks of an open blob beside reading and writing it: who holds what.
+
+Ranges are (offset, length, value) in bytes, in order and without gaps from the offset that was
+asked for. One call looks at a limited number of clusters, so that it never holds the store's lock
+for long: the ranges can end before the end that was asked for, and the caller asks again.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Final, TypeAlias
+
+from blobstore.api.blob import Blob
+from blobstore.blob import seek
+from blobstore.errors import InvalidArgumentError
+from blobstore.metadata.blob_state import BlobState
+from blobstore.store.names import name_in
+from blobstore.units import BlobId, ceil_div
+
+NOT_HELD: Final = seek.NOT_HELD
+"""The depth of a range that reads as zeroes."""
+
+_CLUSTERS_MAX: Final = 1 << 15
+_RANGES_MAX: Final = 1024
+
+Ranges: TypeAlias = list[tuple[int, int, int]]
+
+
+def depths(blob: Blob, offset: int, length: int, *, limit: int = _RANGES_MAX) -> Ranges:
+    """Return how deep in the chain of parents each part of a range is held, at most `limit` parts.
+
+    1 is the blob itself, 2 its parent, and so on; `NOT_HELD` is zeroes. An external snapshot
+    counts as one more parent, which holds all of its range.
+
+    Raises:
+        InvalidArgumentError: The range reaches beyond the blob.
+        ClosedError: The blob or the store was closed.
+    """
+    return _ranges(blob, seek.depth_runs, offset, length, limit)
+
+
+def changes(
+    blob: Blob, ancestor: BlobId, offset: int, length: int, *, limit: int = _RANGES_MAX
+) -> Ranges:
+    """Return which parts of a range can differ from an ancestor (1) and which cannot (0).
+
+    The maps alone are looked at: a cluster that was written with what it held counts as changed.
+
+    Raises:
+        NotFoundError: No ancestor has the id.
+        InvalidArgumentError: The range reaches beyond the blob.
+        ClosedError: The blob or the store was closed.
+    """
+
+    def runs(state: BlobState, start: int, end: int) -> Iterator[seek.Run]:
+        return seek.changed_runs(state, ancestor, start, end)
+
+    return _ranges(blob, runs, offset, length, limit)
+
+
+def ancestors(blob: Blob) -> list[tuple[BlobId, str | None]]:
+    """Return the (id, name) of the blob's parent, of its parent, and so on.
+
+    Raises:
+        ClosedError: The blob or the store was closed.
+    """
+    return blob._call(_ancestors, blob._state)
+
+
+def _ancestors(state: BlobState) -> list[tuple[BlobId, str | None]]:
+    found: list[tuple[BlobId, str | None]] = []
+    owner = state.parent
+    while owner is not None:
+        found.append((owner.blob_id, name_in(owner.xattrs)))
+        owner = owner.parent
+    return found
+
+
+def clear(blob: Blob, offset: int, length: int) -> None:
+    """Make a range read as zeroes; holes stay, and become more, where nothing shows through.
+
+    Durability: with the blob's next `flush`.
+
+    Raises:
+        As `Blob.write_zeroes`.
+    """
+    blob._clear(offset, length)
+
+
+Runs: TypeAlias = Callable[[BlobState, int, int], Iterator[seek.Run]]
+
+
+def _ranges(blob: Blob, runs: Runs, offset: int, length: int, limit: int) -> Ranges:
+    if length <= 0 or not 0 <= offset <= blob.size - length:
+        raise InvalidArgumentError(f"{length} bytes at {offset}: outside of {blob.size} bytes")
+    size = blob._cluster_size
+    first, last = offset // size, ceil_div(offset + length, size)
+    last = min(last, first + _CLUSTERS_MAX)
+    found = blob._call(lambda: list(islice(runs(blob._state, first, last), limit)))
+    ranges: Ranges = []
+    at = offset
+    for index, value in found:
+        end = min(index * size, offset + length)
+        ranges.append((at, end - at, value))
+        at = end
+    return ranges

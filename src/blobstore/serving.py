@@ -1,0 +1,208 @@
+"""What servers share: sockets that listen, a thread for each connection, and a clean end.
+
+A server accepts as many connections as it has room for; further ones wait in the system's queue.
+The end comes in two steps. First the peers can send no more: requests that were received are
+finished and answered. Then, after a grace time, connections whose peers do not take their answers
+are cut.
+"""
+
+import contextlib
+import fcntl
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from blobstore.errors import BusyError
+
+_BACKLOG: Final = 512
+
+Serve = Callable[[socket.socket], None]
+
+
+class ConnectionThreads:
+    """Accepts connections on a socket, and serves each on a thread of its own.
+
+    `serve` is called with a connection, and returns when that ends. It may leave the socket open.
+    Nothing is accepted before `start`.
+    """
+
+    def __init__(
+        self, listener: socket.socket, serve: Serve, *, name: str, connections_max: int
+    ) -> None:
+        self._listener = listener
+        self._serve_connection = serve
+        self._name = name
+        self._slots = threading.Semaphore(connections_max)
+        self._guard = threading.Lock()
+        self._connections: set[socket.socket] = set()
+        self._threads: set[threading.Thread] = set()
+        self._stopping = False
+        self._acceptor = threading.Thread(target=self._accept, name=f"{name} accept", daemon=True)
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._acceptor.start()
+
+    def _accept(self) -> None:
+        while True:
+            self._slots.acquire()
+            try:
+                connection, _address = self._listener.accept()
+            except OSError:
+                if self._stopping:
+                    return
+                self._slots.release()  # the peer has gone already, or there are too many files
+                time.sleep(_PAUSE_S)
+                continue
+            thread = threading.Thread(
+                target=self._serve, args=(connection,), name=self._name, daemon=True
+            )
+            with self._guard:
+                self._threads.add(thread)
+            self.track(connection)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            self._serve_connection(connection)
+        except OSError:
+            pass  # the peer is gone: what it asked for is done all the same
+        finally:
+            self.forget(connection)
+            connection.close()
+            with self._guard:
+                self._threads.discard(threading.current_thread())
+            self._slots.release()
+
+    def track(self, connection: socket.socket) -> None:
+        """Have a connection ended with the server; a wrapper of one replaces it."""
+        with self._guard:
+            self._connections.add(connection)
+            is_late = self._stopping
+        if is_late:
+            _shut(connection, socket.SHUT_RD)
+
+    def forget(self, connection: socket.socket) -> None:
+        """Stop tracking a connection."""
+        with self._guard:
+            self._connections.discard(connection)
+
+    def stop(self, grace_s: float) -> None:
+        """Accept no more, finish what was received, and return when all connections have ended."""
+        self._stopping = True
+        _shut(self._listener, socket.SHUT_RDWR)
+        self._slots.release()  # the acceptor can be waiting for room
+        self._acceptor.join()
+        self._listener.close()
+        self._shut_all(socket.SHUT_RD)
+        if not self._join(grace_s):
+            self._shut_all(socket.SHUT_RDWR)
+            self._join(grace_s)
+
+    def _shut_all(self, how: int) -> None:
+        with self._guard:
+            connections = list(self._connections)
+        for connection in connections:
+            _shut(connection, how)
+
+    def _join(self, timeout_s: float) -> bool:
+        """Wait for the connections' threads; return whether all have ended."""
+        deadline = time.monotonic() + timeout_s
+        with self._guard:
+            threads = list(self._threads)
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+
+_PAUSE_S: Final = 0.05
+
+
+def _shut(connection: socket.socket, how: int) -> None:
+    """Shut a socket down. That of an encrypted connection must not begin to send in clear."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, how)
+
+
+class UnixListener:
+    """A Unix socket that belongs to the owner alone, and the lock that marks it as served."""
+
+    def __init__(self, path: str) -> None:
+        """Take the lock, then listen.
+
+        Raises:
+            BusyError: Another server has the socket.
+            OSError: The socket cannot be made.
+        """
+        self.path = path
+        self._lock_file = _locked(f"{path}.lock")
+        self._is_bound = False
+
+    def listen(self) -> socket.socket:
+        """Return a socket that listens at the path.
+
+        Raises:
+            OSError: The socket cannot be made.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            listener.bind(self.path)
+        except OSError:
+            listener.close()
+            raise
+        finally:
+            os.umask(before)
+        self._is_bound = True
+        listener.listen(_BACKLOG)
+        return listener
+
+    def remove(self) -> None:
+        """Remove the socket and the lock."""
+        if self._is_bound:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self.path}.lock")
+        os.close(self._lock_file)
+
+
+def _locked(path: str) -> int:
+    """Take the lock that marks a socket as served by this process.
+
+    Raises:
+        BusyError: Another process has it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise BusyError(f"{path}: another server has it") from error
+    return descriptor
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """Return a socket that listens at an address; port 0 is any free one.
+
+    Raises:
+        OSError: There is no such address, or it is taken.
+    """
+    family, kind, protocol, _name, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
