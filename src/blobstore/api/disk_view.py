@@ -5,13 +5,14 @@ asked for. One call looks at a limited number of clusters, so that it never hold
 for long: the ranges can end before the end that was asked for, and the caller asks again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from typing import Final, TypeAlias
 
 from blobstore.api.blob import Blob
 from blobstore.blob import seek
-from blobstore.errors import InvalidArgumentError
+from blobstore.blob.changed_runs import changed_runs
+from blobstore.errors import InvalidArgumentError, NotFoundError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.store.names import name_in
 from blobstore.units import BlobId, ceil_div
@@ -35,7 +36,11 @@ def depths(blob: Blob, offset: int, length: int, *, limit: int = _RANGES_MAX) ->
         InvalidArgumentError: The range reaches beyond the blob.
         ClosedError: The blob or the store was closed.
     """
-    return _ranges(blob, seek.depth_runs, offset, length, limit)
+
+    def runs(state: BlobState, places: range) -> list[tuple[int, int]]:
+        return list(islice(seek.depth_runs(state, places.start, places.stop), limit))
+
+    return _ranges(blob, runs, offset, length, limit)
 
 
 def changes(
@@ -51,10 +56,26 @@ def changes(
         ClosedError: The blob or the store was closed.
     """
 
-    def runs(state: BlobState, start: int, end: int) -> Iterator[seek.Run]:
-        return seek.changed_runs(state, ancestor, start, end)
+    def runs(state: BlobState, places: range) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        end = places.start
+        for run in changed_runs(state, _ancestor_of(state, ancestor), places):
+            if run.first > end:
+                found.append((run.first, 0))
+            end = max(end, run.first + run.place_count)
+            found.append((end, 1))
+        return [*found, (places.stop, 0)]
 
     return _ranges(blob, runs, offset, length, limit)
+
+
+def _ancestor_of(state: BlobState, wanted: BlobId) -> BlobState:
+    owner = state.parent
+    while owner is not None and owner.blob_id != wanted:
+        owner = owner.parent
+    if owner is None:
+        raise NotFoundError(f"blob {state.blob_id:#x}: {wanted:#x} is no ancestor of it")
+    return owner
 
 
 def ancestors(blob: Blob) -> list[tuple[BlobId, str | None]]:
@@ -86,20 +107,28 @@ def clear(blob: Blob, offset: int, length: int) -> None:
     blob._clear(offset, length)
 
 
-Runs: TypeAlias = Callable[[BlobState, int, int], Iterator[seek.Run]]
+Runs: TypeAlias = Callable[[BlobState, range], list[tuple[int, int]]]
+"""(the end of a run, what is said of its clusters), in order, for clusters of a blob."""
 
 
 def _ranges(blob: Blob, runs: Runs, offset: int, length: int, limit: int) -> Ranges:
+    """Turn what is said of clusters into ranges of bytes, neighbours with one value merged."""
     if length <= 0 or not 0 <= offset <= blob.size - length:
         raise InvalidArgumentError(f"{length} bytes at {offset}: outside of {blob.size} bytes")
     size = blob._cluster_size
     first, last = offset // size, ceil_div(offset + length, size)
     last = min(last, first + _CLUSTERS_MAX)
-    found = blob._call(lambda: list(islice(runs(blob._state, first, last), limit)))
     ranges: Ranges = []
     at = offset
-    for index, value in found:
-        end = min(index * size, offset + length)
-        ranges.append((at, end - at, value))
+    for index, value in blob._call(runs, blob._state, range(first, last)):
+        end = min(index * size, last * size, offset + length)
+        if end <= at:
+            continue
+        if ranges and ranges[-1][2] == value:
+            ranges[-1] = (ranges[-1][0], end - ranges[-1][0], value)
+        elif len(ranges) == limit:
+            break
+        else:
+            ranges.append((at, end - at, value))
         at = end
     return ranges

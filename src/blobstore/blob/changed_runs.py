@@ -34,16 +34,21 @@ class ChangedRun(NamedTuple):
     has_data: bool
 
 
-def changed_runs(blob: BlobState, base: BlobState | None) -> list[ChangedRun]:
+def changed_runs(
+    blob: BlobState, base: BlobState | None, places: range | None = None
+) -> list[ChangedRun]:
     """Return where a blob may read differently from another one, or from zeroes, in order.
 
-    What lies beyond the end of one of them reads as zeroes. Both are open.
+    What lies beyond the end of one of them reads as zeroes. Both are open. With `places` only
+    the leaves of these are looked at; the runs can reach beyond.
     """
     import numpy as np  # commands that compare nothing start without it
 
     outside_differs = base is not None and _outside_of(blob) != _outside_of(base)
     runs: list[ChangedRun] = []
     for number in _leaves_that_may_differ(blob, base):
+        if places is not None and not _meets(number, places):
+            continue
         new, old = _shown(blob, number), _shown(base, number)
         differs = new != old
         if outside_differs:
@@ -53,6 +58,11 @@ def changed_runs(blob: BlobState, base: BlobState | None) -> list[ChangedRun]:
             if kinds[first]:
                 _append(runs, (number << LEAF_SHIFT) + first, last - first, bool(kinds[first] == 2))
     return runs
+
+
+def _meets(number: int, places: range) -> bool:
+    """Tell whether a leaf has one of the places."""
+    return places.start >> LEAF_SHIFT <= number < leaves_for(places.stop)
 
 
 def _stretches(kinds: "npt.NDArray[np.int8]") -> Iterator[tuple[int, int]]:

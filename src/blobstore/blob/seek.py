@@ -1,17 +1,13 @@
 """Where a blob's data is: the next cluster that it, or one of its parents, holds or does not."""
 
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterator
+from typing import Final
 
-from blobstore.errors import InvalidArgumentError, NotFoundError
+from blobstore.errors import InvalidArgumentError
 from blobstore.metadata.blob_state import BlobState
-from blobstore.units import BlobId
 
-NOT_HELD = 0
+NOT_HELD: Final = 0
 """The depth of clusters that read as zeroes."""
-
-Run: TypeAlias = tuple[int, int]
-"""(the first cluster after the run, what is said of all its clusters)."""
 
 
 def next_boundary(
@@ -67,16 +63,24 @@ def _end_of_data(owner: BlobState, start: int) -> int:
     return owner.clusters.count if hole is None else hole
 
 
-def depth_runs(blob: BlobState, start: int, end: int) -> Iterator[Run]:
-    """Yield how deep in the chain of parents the clusters from `start` to `end` are held.
+def depth_runs(blob: BlobState, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield (end, depth) of runs: how deep in the chain of parents clusters are held.
 
-    1 is the blob itself, 2 its parent, and so on; `NOT_HELD` is zeroes. An external snapshot
-    counts as one more parent, which holds all of its range.
+    The runs go from `start` to `end`; each begins where the last one ended. 1 is the blob itself,
+    2 its parent, and so on; `NOT_HELD` is zeroes. An external snapshot counts as one more
+    parent, which holds all of its range.
     """
-    return _merged(lambda at, limit: _depth_run(blob, at, limit), start, end)
+    at, said = start, None
+    while at < end:
+        last, depth = _depth_run(blob, at, end)
+        if said is not None and depth != said:
+            yield at, said
+        at, said = last, depth
+    if said is not None:
+        yield at, said
 
 
-def _depth_run(blob: BlobState, at: int, limit: int) -> Run:
+def _depth_run(blob: BlobState, at: int, limit: int) -> tuple[int, int]:
     depth = 1
     owner: BlobState | None = blob
     while owner is not None and at < owner.clusters.count:
@@ -90,52 +94,7 @@ def _depth_run(blob: BlobState, at: int, limit: int) -> Run:
     return limit, NOT_HELD
 
 
-def changed_runs(blob: BlobState, base_id: BlobId, start: int, end: int) -> Iterator[Run]:
-    """Yield which clusters from `start` to `end` can differ from an ancestor: 1, or 0 if not.
-
-    A cluster can differ if the blob, or a parent between the two, holds it. Where one between
-    them is shorter than the ancestor, the blob reads zeroes, and not what the ancestor holds.
-
-    Raises:
-        NotFoundError: No ancestor has the id.
-    """
-    above: list[BlobState] = []
-    owner: BlobState | None = blob
-    while owner is not None and owner.blob_id != base_id:
-        above.append(owner)
-        owner = owner.parent
-    if owner is None or not above:
-        raise NotFoundError(f"blob {blob.blob_id:#x}: {base_id:#x} is no ancestor of it")
-    base = owner
-    return _merged(lambda at, limit: _changed_run(above, base, at, limit), start, end)
-
-
-def _changed_run(above: list[BlobState], base: BlobState, at: int, limit: int) -> Run:
-    for owner in above:
-        count = owner.clusters.count
-        if at >= count:
-            is_hidden = at < base.clusters.count
-            return min(limit, base.clusters.count) if is_hidden else limit, int(is_hidden)
-        limit = min(limit, count)
-        if owner.clusters.get(at):
-            return _boundary(owner, at, limit, allocated=False), 1
-        limit = _boundary(owner, at, limit, allocated=True)
-    return limit, 0
-
-
 def _boundary(owner: BlobState, start: int, limit: int, *, allocated: bool) -> int:
     """Return the first cluster that is (or is not) allocated, `limit` if there is none before."""
     found = owner.clusters.find(start, allocated=allocated, end=limit)
     return limit if found is None else found
-
-
-def _merged(next_run: Callable[[int, int], Run], start: int, end: int) -> Iterator[Run]:
-    """Yield runs until `end`, neighbours of which the same is said as one."""
-    at, said, last = start, None, start
-    while at < end:
-        last, value = next_run(at, end)
-        if said is not None and value != said:
-            yield at, said
-        at, said = last, value
-    if said is not None:
-        yield last, said
