@@ -2,12 +2,9 @@ import json
 import os
 import socket
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -22,6 +19,7 @@ from blobstore.rpc.json_stream import MAX_VALUE_BYTES
 from blobstore.rpc.methods import METHODS
 from blobstore.rpc.server import RpcServer
 from tests.rpc.client import Client
+from tests.rpc.command import running, stop
 
 KILLS: Final = int(os.environ.get("BLOBSTORE_RPC_KILLS", "5"))
 VERSION: Final = b'{"jsonrpc":"2.0","id":%d,"method":"spdk_get_version"}'
@@ -229,24 +227,6 @@ def test_methods_belong_to_a_state(tmp_path: Path) -> None:
         client.close()
 
 
-@contextmanager
-def running(directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
-    """Start the command; yield its process and a client of it."""
-    path = directory / "rpc.sock"
-    path.unlink(missing_ok=True)  # what was killed leaves it
-    command = [sys.executable, "-m", "blobstore", "rpc", "--quiet", "--socket", str(path)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        while not path.exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        client = Client(str(path))
-        try:
-            yield process, client
-        finally:
-            client.close()
-            process.kill()
-
-
 def with_store(client: Client, image: Path) -> None:
     """Make a store `lvs` on an image file."""
     image.touch()
@@ -316,7 +296,6 @@ def test_what_was_acknowledged_is_there_after_sigkill(tmp_path: Path, seed: int)
         there = {found["name"] for found in client("bdev_lvol_get_lvols", lvs_name="lvs")}
         for worker in workers:
             assert {name: name in there for name in worker.known} == worker.known
-        client("spdk_kill_instance", sig_name="SIGINT")
-        assert process.wait(20) == 0
+        stop(client, process)
     assert check(image).clean
     assert sum(len(worker.known) for worker in workers) > 0
