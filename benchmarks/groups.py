@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from benchmarks import data_path, databases, memory, metadata, opening, snapshots
+from benchmarks import data_path, databases, memory, metadata, opening, rpc, snapshots
 from benchmarks.curve import Curve
 from benchmarks.measure import Row
 from benchmarks.scale import Scale
@@ -24,6 +24,7 @@ GROUPS: Final[dict[str, Group]] = {
     "opening-uncached": opening.uncached_rows,
     "memory": memory.rows,
     "startup": metadata.startup_rows,
+    "rpc": rpc.rows,
     "databases": databases.rows,
     "opening-curves": opening.curves,
     "memory-curve": memory.curves,

@@ -59,7 +59,7 @@ def create_volume(target: Target, given: p.CreateVolume) -> str:
 
 
 def _has_name(store: LoadedStore, name: str) -> bool:
-    return any(info.name == name for info in store.volumes)
+    return name in store.volumes and store.volumes.volume_info(name).name == name
 
 
 def _check_alias(target: Target, store: LoadedStore, name: str) -> None:

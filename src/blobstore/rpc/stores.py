@@ -204,8 +204,10 @@ class Stores:
         for store in self:
             waiting = [
                 volume
-                for volume in store.open.values()
-                if volume.info.external_snapshot == external_id and external_id not in store.served
+                for blob_id, volume in store.open.items()
+                if blob_id not in store.bdevs
+                and external_id not in store.served
+                and volume.info.external_snapshot == external_id
             ]
             for volume in waiting:
                 self._serve_external(store, volume)

@@ -9,11 +9,14 @@ names is needed.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 from uuid import UUID
 
 from blobstore.errors import ExistsError
 from blobstore.metadata.store_state import StoreState
 from blobstore.units import BlobId
+
+_UUID_LENGTH: Final = 36
 
 
 @dataclass(slots=True, eq=False)
@@ -66,11 +69,15 @@ class VolumeStoreState:
         return self.named(key) or self._of_text(key)
 
     def _of_text(self, key: str) -> VolumeRecord | None:
+        prefix = f"{self.name}/"
+        if key.startswith(prefix):
+            return self.named(key[len(prefix) :])
         lowered = key.lower()
-        for record in self.records.values():
-            if lowered == self.unique_id(record) or key == self.alias(record):
-                return record
-        return None
+        uuid = _canonical_uuid(lowered)
+        if uuid is not None:
+            return self.of_uuid(uuid)
+        legacy = (record for record in self.records.values() if record.uuid is None)
+        return next((record for record in legacy if self.unique_id(record) == lowered), None)
 
     def check_free(self, name: str) -> None:
         """Refuse a name that a volume has.
@@ -89,3 +96,14 @@ class VolumeStoreState:
 
     def __iter__(self) -> Iterator[VolumeRecord]:
         return iter(list(self.records.values()))
+
+
+def _canonical_uuid(text: str) -> UUID | None:
+    """Return the uuid that a text is, if the text is how the uuid is written."""
+    if len(text) != _UUID_LENGTH:
+        return None
+    try:
+        uuid = UUID(text)
+    except ValueError:
+        return None
+    return uuid if str(uuid) == text else None
