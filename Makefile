@@ -86,8 +86,8 @@ demo: $(RUNTIME)  ## A store in an image file, a killed writer, a recovery, ever
 # --- gates ---------------------------------------------------------------------------------
 
 # Programs that tests ask for the truth: file systems, partition tables, images of other kinds.
-PROGRAMS := mke2fs sfdisk mkfs.xfs mkfs.btrfs pvcreate cryptsetup qemu-img strace chromium
-PACKAGES := e2fsprogs fdisk xfsprogs btrfs-progs lvm2 cryptsetup-bin qemu-utils strace chromium
+PROGRAMS := mke2fs sfdisk mkfs.xfs mkfs.btrfs pvcreate cryptsetup qemu-img strace fusermount3 chromium
+PACKAGES := e2fsprogs fdisk xfsprogs btrfs-progs lvm2 cryptsetup-bin qemu-utils strace fuse3 chromium
 
 system-packages:
 	@missing=; for program in $(PROGRAMS); do \

@@ -57,6 +57,7 @@ COMMANDS: Final = {
     "grow": "Use all of a device that has grown.",
     "destroy": "Remove a store and all its blobs from a device.",
     "shell": "Run commands on one open store, typed or from a script.",
+    "mount": "Show the blobs of a store as files in a directory.",
     "rpc": "Serve volume stores by SPDK's JSON-RPC.",
     "completion": "Print the completion script for bash, zsh or fish.",
     "demo": "Kill a writing process; nothing acknowledged is lost.",
