@@ -394,6 +394,8 @@ def test_a_store_whose_process_was_killed_recovers_on_a_block_device(
 # Somebody else's content
 
 
+_CHEAP_KEY = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]
+
 MAKERS = {
     "ext2, ext3 or ext4": ["mke2fs", "-q", "-F"],
     "swap space": ["mkswap"],
@@ -401,7 +403,7 @@ MAKERS = {
     "xfs": ["mkfs.xfs", "-q"],
     "btrfs": ["mkfs.btrfs", "-q"],
     "LVM": ["pvcreate", "-q"],
-    "LUKS": ["cryptsetup", "luksFormat", "-q"],
+    "LUKS": ["cryptsetup", "luksFormat", "-q", *_CHEAP_KEY],
 }
 LARGE = ("xfs", "btrfs")
 """These refuse to be small."""

@@ -92,14 +92,16 @@ class Arena:
         pin = Pin()
         self.store.epochs.pins.append(pin)
         pin.epoch = self.store.epochs.current
-        await self.pause()
-        cluster = self.a.clusters.leaves[0][index]
-        await self.pause()
-        cluster = cluster or self.a.inherited[0][index]
-        if cluster:
+        try:
             await self.pause()
-            await ReadInto(cluster * CLUSTER, [memoryview(buffer)])
-        pin.epoch = UNPINNED
+            cluster = self.a.clusters.leaves[0][index]
+            await self.pause()
+            cluster = cluster or self.a.inherited[0][index]
+            if cluster:
+                await self.pause()
+                await ReadInto(cluster * CLUSTER, [memoryview(buffer)])
+        finally:
+            pin.epoch = UNPINNED
 
     async def pause(self) -> None:
         """Let the others take a few steps, or many."""
