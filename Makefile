@@ -7,6 +7,7 @@ VENV    := .venv$(if $(PYTHON),$(or $(shell $(PYTHON) -c $(VERSION)),$(error PYT
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 RUNTIME := $(VENV)/.runtime
+SITE    := $(VENV)/.site
 CODE    := $(wildcard src tests benchmarks scripts)
 RESULTS := build/coverage.json
 
@@ -18,7 +19,7 @@ KILLS   ?= 200
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo quick test check static format format-check lint types layers coverage crash repairs \
-        syscalls sequences mutations races bytes corruptor hostile fuzz soak rpc-kills system-packages bench clean
+        syscalls sequences mutations races bytes corruptor hostile fuzz soak rpc-kills system-packages site bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
 
@@ -177,6 +178,15 @@ rpc-kills: $(STAMP)  ## An RPC server under eight clients killed with SIGKILL, K
 
 soak: $(STAMP)  ## A process under random load killed with SIGKILL, KILLS times
 	@$(BIN)/python -m tests.proof.soak --kills $(KILLS)
+
+# --- documents -----------------------------------------------------------------------------
+
+site: $(SITE)  ## The documents as a web site in build/site; a dead link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+$(SITE): $(STAMP)
+	@$(BIN)/python -m pip $(INSTALL) --editable '.[site]'
+	@touch $@
 
 # --- measurements --------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ class Blob(BlobHandle, FastPath):
         """Fill several writable buffers one after the other; return the number of bytes.
 
         Raises:
-            As `read`.
+            BlobstoreError: As `read`.
         """
         at = start = integer_of(offset, "offset")
         for view in buffers_of(buffers, writable_bytes_of):
@@ -73,7 +73,7 @@ class Blob(BlobHandle, FastPath):
         Durability: with the next `flush`, unless the store was opened with `write_through`.
 
         Raises:
-            As `write`.
+            BlobstoreError: As `write`.
         """
         return self.write(b"".join(buffers_of(buffers, bytes_of)), offset)
 
@@ -83,7 +83,7 @@ class Blob(BlobHandle, FastPath):
         Durability: with the next `flush`, unless the store was opened with `write_through`.
 
         Raises:
-            As `write`.
+            BlobstoreError: As `write`.
         """
         self._run(core_calls.write_zeroes(self._core, self._state, offset, length))
 
@@ -97,7 +97,7 @@ class Blob(BlobHandle, FastPath):
         Durability: with the blob's next flush.
 
         Raises:
-            As `write`.
+            BlobstoreError: As `write`.
         """
         self._run(core_calls.unmap(self._core, self._state, offset, length))
 
@@ -118,7 +118,7 @@ class Blob(BlobHandle, FastPath):
         Durability: on return.
 
         Raises:
-            As `flush`.
+            BlobstoreError: As `flush`.
         """
         self.flush()
 

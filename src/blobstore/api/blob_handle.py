@@ -143,7 +143,7 @@ class BlobHandle:
         """Return the first byte from `offset` on that the blob itself does not hold, or None.
 
         Raises:
-            As `next_allocated`.
+            BlobstoreError: As `next_allocated`.
         """
         size, start = self._cluster_size, integer_of(offset, "offset")
         return self._call(seek.next_boundary, self._state, size, start, allocated=False)
@@ -154,7 +154,7 @@ class BlobHandle:
         An external snapshot may have data anywhere.
 
         Raises:
-            As `next_allocated`.
+            BlobstoreError: As `next_allocated`.
         """
         start = self._cluster_at(offset)
         index = self._call(seek.next_data, self._state, start)
@@ -166,7 +166,7 @@ class BlobHandle:
         Such bytes read as zeroes. The end of the blob counts as a hole.
 
         Raises:
-            As `next_allocated`.
+            BlobstoreError: As `next_allocated`.
         """
         start = self._cluster_at(offset)
         index = self._call(seek.next_hole, self._state, start)

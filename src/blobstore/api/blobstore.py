@@ -251,7 +251,7 @@ def dump(source: Source) -> bytes:
     """Return a device's metadata as text, as the original prints it, whatever state it is in.
 
     Raises:
-        As `iter_dump`.
+        BlobstoreError: As `iter_dump`.
     """
     return b"".join(iter_dump(source))
 

@@ -173,7 +173,7 @@ def repair_device(
     """Carry out a plan on an overlay, and then, unless that changed nothing, on the device.
 
     Raises:
-        As `repair`.
+        BlobstoreError: As `repair`.
     """
     before = _examined(device, look)
     overlay = OverlayDevice(device)

@@ -102,7 +102,7 @@ def clear(blob: Blob, offset: int, length: int) -> None:
     Durability: with the blob's next `flush`.
 
     Raises:
-        As `Blob.write_zeroes`.
+        BlobstoreError: As `Blob.write_zeroes`.
     """
     blob._clear(offset, length)
 

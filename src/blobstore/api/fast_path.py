@@ -92,7 +92,7 @@ class FastPath(ABC):
         """Fill a writable, contiguous buffer from `offset`; return its length in bytes.
 
         Raises:
-            As `read`.
+            BlobstoreError: As `read`.
         """
         try:
             length = len(buffer) if buffer.__class__ is bytearray else memoryview(buffer).nbytes

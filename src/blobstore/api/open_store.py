@@ -135,7 +135,7 @@ class OpenStore(StoreHandle):
         """Return the metadata on the device as text, as the original prints it.
 
         Raises:
-            As `iter_dump`.
+            BlobstoreError: As `iter_dump`.
         """
         return b"".join(self.iter_dump())
 

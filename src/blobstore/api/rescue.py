@@ -282,7 +282,7 @@ class RescuedBlob:
         Where there is anything, and no `zero_fill`, this fails instead.
 
         Raises:
-            As `read`; the buffer then holds anything.
+            BlobstoreError: As `read`; the buffer then holds anything.
         """
         check_flags(zero_fill=zero_fill)
         view = writable_bytes_of(buffer)

@@ -384,7 +384,7 @@ def open_as_it_is(
     blobs: so the rest can be read, and repaired.
 
     Raises:
-        As `Blobstore.open`, and ExistsError as `VolumeStore.open`.
+        BlobstoreError: As `Blobstore.open`, and ExistsError as `VolumeStore.open`.
     """
     loaded = load_store(
         source,

@@ -61,7 +61,7 @@ async def write_zeroes(store: StoreState, blob: BlobState, offset: int, length: 
     """Make the range read as zeroes; it is allocated afterwards.
 
     Raises:
-        As `write`.
+        BlobstoreError: As `write`.
     """
     await _change(store, blob, offset, length, None)
 
@@ -334,7 +334,7 @@ async def clear(store: StoreState, blob: BlobState, offset: int, length: int) ->
     A snapshot can be made while the range is deallocated: holes show it then.
 
     Raises:
-        As `write`.
+        BlobstoreError: As `write`.
     """
     if not has_backing(blob):
         await unmap(store, blob, offset, length)

@@ -47,7 +47,7 @@ def open_blob(store: "AnyStore", which: str) -> "Blob":
     """Open the blob that BLOB means.
 
     Raises:
-        As `find_blob` and `Blobstore.open_blob`.
+        BlobstoreError: As `find_blob` and `Blobstore.open_blob`.
     """
     return store.open_blob(find_blob(store, which))
 
@@ -56,7 +56,7 @@ def delete_blob(store: "AnyStore", blob_id: BlobId) -> None:
     """Delete a blob or a volume.
 
     Raises:
-        As `Blobstore.delete_blob` and `VolumeStore.delete_volume`.
+        BlobstoreError: As `Blobstore.delete_blob` and `VolumeStore.delete_volume`.
     """
     from blobstore import Blobstore
 

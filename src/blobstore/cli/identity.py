@@ -54,7 +54,7 @@ def create_blob(
 
     Raises:
         InvalidArgumentError: A volume without a name, or with extents as runs.
-        As `Blobstore.create_blob` and `VolumeStore.create_volume`.
+        BlobstoreError: As `Blobstore.create_blob` and `VolumeStore.create_volume`.
     """
     if isinstance(store, Blobstore):
         return store.create_blob(
@@ -84,7 +84,7 @@ def snapshot(blob: Blob, name: str | None) -> Blob:
 
     Raises:
         InvalidArgumentError: A volume's would have no name.
-        As `Blob.snapshot` and `Volume.snapshot`.
+        BlobstoreError: As `Blob.snapshot` and `Volume.snapshot`.
     """
     if isinstance(blob, Volume):
         return blob.snapshot(_name_of_volume(name))
@@ -96,7 +96,7 @@ def clone(blob: Blob, name: str | None) -> Blob:
 
     Raises:
         InvalidArgumentError: A volume's would have no name.
-        As `Blob.clone` and `Volume.clone`.
+        BlobstoreError: As `Blob.clone` and `Volume.clone`.
     """
     if isinstance(blob, Volume):
         return blob.clone(_name_of_volume(name))
@@ -117,7 +117,7 @@ def register_external(store: AnyStore, identity: bytes, path: str) -> None:
     """Say what an external snapshot is.
 
     Raises:
-        As `Blobstore.register_external`.
+        BlobstoreError: As `Blobstore.register_external`.
     """
     store.register_external(external_id(store, identity), path)
 
@@ -126,7 +126,7 @@ def rename(blob: Blob, name: str) -> None:
     """Give a blob or a volume another name.
 
     Raises:
-        As `Volume.rename` and `Blob.set_xattr`.
+        BlobstoreError: As `Volume.rename` and `Blob.set_xattr`.
     """
     if isinstance(blob, Volume):
         blob.rename(name)

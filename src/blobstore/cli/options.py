@@ -133,7 +133,7 @@ class StoreOptions:
         """Open the store, of either kind, until the `with` ends; read-only no byte changes.
 
         Raises:
-            As `open_as_it_is` and `Blobstore.register_external`.
+            BlobstoreError: As `open_as_it_is` and `Blobstore.register_external`.
         """
         from blobstore.api.volumes import open_as_it_is
 
@@ -160,7 +160,7 @@ class StoreOptions:
         """Say what the external snapshots are.
 
         Raises:
-            As `Blobstore.register_external`.
+            BlobstoreError: As `Blobstore.register_external`.
         """
         from blobstore.cli.identity import register_external
 
@@ -171,7 +171,7 @@ class StoreOptions:
         """Open what the store is on, without looking into it.
 
         Raises:
-            As `blobstore.device.address.open_device`.
+            BlobstoreError: As `blobstore.device.address.open_device`.
         """
         from blobstore.device.address import open_device
 

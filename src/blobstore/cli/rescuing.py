@@ -238,7 +238,7 @@ def open_rescue(options: StoreOptions, hints: Hints = MappingProxyType({})) -> "
     """Open a store that need not be sound; a shell's is looked at as it is on the device.
 
     Raises:
-        As `Rescue.open`, and `Rescue.register_external`.
+        BlobstoreError: As `Rescue.open`, and `Rescue.register_external`.
     """
     from blobstore import Rescue
 

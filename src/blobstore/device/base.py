@@ -133,7 +133,7 @@ class Device(abc.ABC):
         """Fill the buffers, which are contiguous, one after the other.
 
         Raises:
-            As `read`.
+            BlobstoreError: As `read`.
         """
 
     @abc.abstractmethod
@@ -153,7 +153,7 @@ class Device(abc.ABC):
         Durability: with the next `flush`.
 
         Raises:
-            As `write`.
+            BlobstoreError: As `write`.
         """
 
     @abc.abstractmethod
@@ -161,7 +161,7 @@ class Device(abc.ABC):
         """Deallocate `length` bytes at `offset`; they read as zeroes where `unmap_zeroes` says so.
 
         Raises:
-            As `write`.
+            BlobstoreError: As `write`.
         """
 
     @abc.abstractmethod

@@ -79,7 +79,7 @@ class BlobstoreFileSystem(AbstractFileSystem):
         """Have the store open for as long as the body of a `with` runs.
 
         Raises:
-            As `VolumeStore.open`.
+            BlobstoreError: As `VolumeStore.open`.
         """
         return use_store(self.store, writable=writable or self.writable)
 
@@ -176,7 +176,7 @@ class BlobstoreFileSystem(AbstractFileSystem):
         """Return a range of each path; the store is opened once, and each volume once.
 
         Raises:
-            As `cat_file`, if `on_error` is not ``return``.
+            BlobstoreError: As `cat_file`, if `on_error` is not ``return``.
         """
         with self.use_store() as store, ExitStack() as stack:
             for name in {self._strip_protocol(path) for path in paths}:
@@ -193,7 +193,7 @@ class BlobstoreFileSystem(AbstractFileSystem):
 
         Raises:
             PathNotFoundError: There is no such volume.
-            As `Volume.snapshot`.
+            BlobstoreError: As `Volume.snapshot`.
         """
         with self.use_store(writable=True) as store, self.open_volume(store, path) as volume:
             length = encode_length(length_of(volume, store.cluster_size))
@@ -269,7 +269,7 @@ class BlobstoreFileSystem(AbstractFileSystem):
         Durability: on return.
 
         Raises:
-            As `rm`.
+            BlobstoreError: As `rm`.
         """
         self.rm(path)
 

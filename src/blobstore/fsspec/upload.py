@@ -26,7 +26,7 @@ class Upload:
         """Make an empty volume.
 
         Raises:
-            As `use_store` and `VolumeStore.create_volume`.
+            BlobstoreError: As `use_store` and `VolumeStore.create_volume`.
         """
         check_name(name)
         self._name = name

@@ -77,7 +77,7 @@ class VolumeWriter(AbstractBufferedFile):
         """Let the volume have its name.
 
         Raises:
-            As `Upload.commit`.
+            BlobstoreError: As `Upload.commit`.
         """
         upload, self._upload = self._upload, None
         if upload is not None:
