@@ -87,8 +87,10 @@ demo: $(RUNTIME)  ## A store in an image file, a killed writer, a recovery, ever
 # --- gates ---------------------------------------------------------------------------------
 
 # Programs that tests ask for the truth: file systems, partition tables, images of other kinds.
-PROGRAMS := mke2fs sfdisk mkfs.xfs mkfs.btrfs pvcreate cryptsetup qemu-img strace fusermount3 chromium
-PACKAGES := e2fsprogs fdisk xfsprogs btrfs-progs lvm2 cryptsetup-bin qemu-utils strace fuse3 chromium
+PROGRAMS := mke2fs sfdisk mkfs.xfs mkfs.btrfs pvcreate cryptsetup qemu-img strace fusermount3 chromium \
+            qemu-nbd nbdkit openssl
+PACKAGES := e2fsprogs fdisk xfsprogs btrfs-progs lvm2 cryptsetup-bin qemu-utils strace fuse3 chromium \
+            nbdkit openssl
 
 system-packages:
 	@missing=; for program in $(PROGRAMS); do \

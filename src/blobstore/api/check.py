@@ -103,7 +103,7 @@ def repair(
     Durability: on return. After a power failure `undo` brings the store back.
 
     Raises:
-        InvalidArgumentError: No such mode, or a block device and no `undo`.
+        InvalidArgumentError: No such mode; or no `undo`, where the store is in no directory.
         ExistsError: The undo file exists; nothing was changed.
         BusyError: The store is open, here or in another process.
         DeviceError: The device failed; the message names the undo file where there is one.

@@ -7,7 +7,6 @@ from itertools import count
 from typing import BinaryIO, TypeAlias
 
 from blobstore.device.base import Device
-from blobstore.device.block import BlockDevice
 from blobstore.device.file import FileDevice
 from blobstore.device.opening import failure, open_failure, sync_directory_of
 from blobstore.errors import BlobstoreError, ExistsError, InvalidArgumentError
@@ -21,14 +20,14 @@ def make_undo_file(device: Device, path: Path | None) -> tuple[str, BinaryIO] | 
 
     Raises:
         ExistsError: It exists.
-        InvalidArgumentError: A block device, and no name.
+        InvalidArgumentError: The device is in no directory, and there is no name.
         DeviceError: The host failed.
     """
     if path is not None:
         return os.fspath(path), _create(os.fspath(path))
-    if isinstance(device, BlockDevice):
+    if device.needs_undo_path:
         raise InvalidArgumentError(
-            f"{device.name}: a block device, which has no place for an undo file: name one"
+            f"{device.name}: it is in no directory that could have an undo file: name one"
         )
     if not isinstance(device, FileDevice):
         return None

@@ -1,8 +1,14 @@
-"""Addresses: from what a person writes to an open device."""
+"""Addresses: from what a person writes to an open device.
+
+Devices that reach over a network are in modules of their own, which `_KINDS` names. They are
+imported when an address needs one: they cost every other start nothing, and the NBD client can
+use layers that stand on devices.
+"""
 
 import os
 import re
-from typing import Final
+from importlib import import_module
+from typing import Final, Protocol
 
 from blobstore.device.base import SECTOR_SIZE, Device
 from blobstore.device.block import BlockDevice, is_block_device
@@ -11,8 +17,30 @@ from blobstore.device.memory import MemoryDevice
 from blobstore.errors import UnsupportedError
 from blobstore.units import MIB, parse_size
 
+_NBD: Final = "blobstore.nbd.client_device:open_nbd"
+_KINDS: Final = {
+    "memory": "blobstore.device.address:open_memory",
+    "nbd": _NBD,
+    "nbds": _NBD,
+    "nbd+unix": _NBD,
+    "nbds+unix": _NBD,
+}
+"""Which function of which module opens addresses that begin so."""
+
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _MEMORY_SIZE: Final = 64 * MIB
+
+
+class _Opener(Protocol):
+    def __call__(
+        self,
+        address: str,
+        *,
+        read_only: bool,
+        atomic_write_size: int | None,
+        block_size: int | None,
+        direct: bool,
+    ) -> Device: ...
 
 
 def open_device(
@@ -26,41 +54,67 @@ def open_device(
     """Open what `address` names.
 
     A path is a file or a block device; ``memory:`` and ``memory:64MiB`` are new
-    memory devices, 64 MiB where no size is given. A file with a colon in its
-    name is written ``./name`` or given as a `pathlib.Path`. Sizes that are not
-    given are the block device's own, and 512 for the rest. `direct` goes past
-    the page cache.
+    memory devices, 64 MiB where no size is given. ``nbd://host/export`` and
+    ``nbd+unix:///export?socket=path`` are exports of NBD servers, encrypted with
+    ``nbds``. A file with a colon in its name is written ``./name`` or given as a
+    `pathlib.Path`. Sizes that are not given are the device's own, and 512 where it
+    has none. `direct` goes past the page cache.
 
     Raises:
         UnsupportedError: The address is of a kind this build does not know, or
             has no direct I/O.
         InvalidArgumentError: The address or a size is malformed.
-        NotFoundError: No such file.
+        NotFoundError: No such file, or no such export.
+        ReadOnlyError: An export cannot be written to.
         BusyError: It is open elsewhere, and one of both for writing; or the block
             device is mounted or part of something else.
         DeviceError: The host refused.
     """
-    match = _SCHEME.fullmatch(address) if isinstance(address, str) else None
-    if match is None:
-        return _open_path(
+    if isinstance(address, str) and (match := _SCHEME.fullmatch(address)):
+        return _opener(address, match[1])(
             address,
             read_only=read_only,
             atomic_write_size=atomic_write_size,
             block_size=block_size,
             direct=direct,
         )
-    if match[1] != "memory":
+    return _open_path(
+        address,
+        read_only=read_only,
+        atomic_write_size=atomic_write_size,
+        block_size=block_size,
+        direct=direct,
+    )
+
+
+def _opener(address: str, kind: str) -> _Opener:
+    if kind not in _KINDS:
         raise UnsupportedError(
-            f"{address}: no devices of kind {match[1]!r} (a file of this name: ./{address})"
+            f"{address}: no devices of kind {kind!r} (a file of this name: ./{address})"
         )
+    module, _, name = _KINDS[kind].partition(":")
+    found: _Opener = getattr(import_module(module), name)
+    return found
+
+
+def open_memory(
+    address: str,
+    *,
+    read_only: bool,
+    atomic_write_size: int | None,
+    block_size: int | None,
+    direct: bool,
+) -> Device:
+    """Make a new memory device of the size that the address gives."""
     if direct:
         raise UnsupportedError(f"{address}: memory has no direct I/O")
+    size = address.partition(":")[2]
     return MemoryDevice(
-        parse_size(match[2]) if match[2] else _MEMORY_SIZE,
+        parse_size(size) if size else _MEMORY_SIZE,
         _or_sector(block_size),
         atomic_write_size=_or_sector(atomic_write_size),
         read_only=read_only,
-        name=str(address),
+        name=address,
     )
 
 

@@ -28,9 +28,12 @@ class Device(abc.ABC):
         read_only: Every change is refused.
         unmap_zeroes: An unmapped range is guaranteed to read as zeroes.
         is_sparse: Writing can need space that is not there: `allocate` asks for it beforehand.
+        needs_undo_path: The content outlives the process, and there is no directory beside it: a
+            repair must be told where its undo file goes.
     """
 
     is_sparse: ClassVar[bool] = False
+    needs_undo_path: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -15,8 +15,9 @@ import struct
 from typing import ClassVar, Final
 
 from blobstore.device.base import SECTOR_SIZE
-from blobstore.device.descriptor import DescriptorDevice, fork_lock
+from blobstore.device.descriptor import DescriptorDevice
 from blobstore.device.direct import DirectRequests
+from blobstore.device.forking import fork_lock
 from blobstore.device.opening import Path, failure, open_locked
 from blobstore.errors import BusyError, DeviceError, InvalidArgumentError
 
@@ -46,6 +47,7 @@ class BlockDevice(DescriptorDevice):
     devices promise zeroes.
     """
 
+    needs_undo_path: ClassVar[bool] = True
     _KIND: ClassVar[str] = "device"
 
     def __init__(

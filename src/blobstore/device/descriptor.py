@@ -7,14 +7,14 @@ The device owns the descriptor and its lock. Requests go through the page cache;
 import contextlib
 import fcntl
 import os
-import threading
 import warnings
-import weakref
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from blobstore.device.base import Device, buffer_length, byte_views
+from blobstore.device.forking import fork_lock, open_devices
 from blobstore.device.opening import failure
+from blobstore.device.ranges import whole_blocks
 from blobstore.errors import DeviceError
 from blobstore.operations import Buffer
 from blobstore.units import KIB, MIB
@@ -61,7 +61,7 @@ class DescriptorDevice(Device):
         self._descriptor = descriptor
         self._owner = os.getpid()
         self._zeroing_unit = zeroing_unit
-        _open_devices.add(self)
+        open_devices.add(self)
 
     # The measures
 
@@ -189,9 +189,7 @@ class DescriptorDevice(Device):
 
     def _whole_units(self, offset: int, length: int) -> tuple[int, int]:
         """Return where the whole units inside the range start and end."""
-        unit = self._zeroing_unit
-        start = -(-offset // unit) * unit
-        return start, max(start, (offset + length) // unit * unit)
+        return whole_blocks(offset, offset + length, self._zeroing_unit)
 
     def _ask_zeroes(self, offset: int, length: int) -> bool:
         """Zero whole units the host's way, or say that it has none."""
@@ -265,26 +263,3 @@ def _views_after(views: list[memoryview], done: int) -> list[memoryview]:
             rest.append(view[done:])
         done = max(0, done - len(view))
     return rest
-
-
-# Forking. A child's copy of a descriptor would write beside the parent, and keep
-# the file in use: the child closes it. No fork happens while a file is opened
-# and not yet known here, nor while it is half closed.
-
-_open_devices: Final[weakref.WeakSet[DescriptorDevice]] = weakref.WeakSet()
-fork_lock: Final = threading.RLock()
-
-
-def _close_in_child() -> None:
-    try:
-        for device in list(_open_devices):
-            device.close()
-    finally:
-        fork_lock.release()
-
-
-os.register_at_fork(
-    before=fork_lock.acquire,
-    after_in_parent=fork_lock.release,
-    after_in_child=_close_in_child,
-)

@@ -22,7 +22,7 @@ from blobstore.device.base import buffer_length, byte_views
 from blobstore.device.bounce import BOUNCE_SIZE, Bounce, Cursor
 from blobstore.device.descriptor import DescriptorDevice
 from blobstore.device.opening import failure
-from blobstore.device.ranges import BlockRanges
+from blobstore.device.ranges import BlockRanges, covering_blocks, partial_blocks
 from blobstore.errors import InvalidArgumentError, UnsupportedError
 from blobstore.operations import Buffer
 
@@ -211,18 +211,11 @@ class DirectRequests(DescriptorDevice):
 
     def _covering(self, start: int, end: int) -> tuple[int, int]:
         """Return where the blocks that the range touches start and end."""
-        mask = self._unit_mask
-        return start & ~mask, (end + mask) & ~mask
+        return covering_blocks(start, end, self._unit)
 
     def _edges(self, start: int, end: int) -> tuple[int, ...]:
         """Return the blocks that the range covers in part: none, one or two."""
-        mask = self._unit_mask
-        if not (start | end) & mask or start == end:
-            return ()
-        first, last = start & ~mask, end & ~mask
-        if first == last:
-            return (first,)
-        return ((first,) if start & mask else ()) + ((last,) if end & mask else ())
+        return partial_blocks(start, end, self._unit)
 
     def _pieces(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Cut the blocks that the range touches into pieces that the memory has room for."""

@@ -10,9 +10,10 @@ import stat
 from typing import ClassVar, Final
 
 from blobstore.device.base import SECTOR_SIZE, checked_size
-from blobstore.device.descriptor import DescriptorDevice, fork_lock
+from blobstore.device.descriptor import DescriptorDevice
 from blobstore.device.direct import DirectRequests
 from blobstore.device.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
+from blobstore.device.forking import fork_lock
 from blobstore.device.opening import Path, failure, open_locked, sync_directory_of
 from blobstore.errors import ExistsError, InvalidArgumentError
 

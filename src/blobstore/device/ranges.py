@@ -87,3 +87,24 @@ def excludes(one: BlockRange, other: BlockRange) -> bool:
     return any(other[0] <= edge < other[1] for edge in one[2]) or any(
         one[0] <= edge < one[1] for edge in other[2]
     )
+
+
+def covering_blocks(start: int, end: int, unit: int) -> tuple[int, int]:
+    """Return where the blocks that a range touches start and end."""
+    return start // unit * unit, -(-end // unit) * unit
+
+
+def partial_blocks(start: int, end: int, unit: int) -> tuple[int, ...]:
+    """Return where the blocks start that a range covers in part: none, one or two."""
+    if start == end:
+        return ()
+    first, last = start // unit * unit, end // unit * unit
+    if first == last:
+        return (first,)
+    return ((first,) if start != first else ()) + ((last,) if end != last else ())
+
+
+def whole_blocks(start: int, end: int, unit: int) -> tuple[int, int]:
+    """Return where the whole blocks inside a range start and end."""
+    first = -(-start // unit) * unit
+    return first, max(first, end // unit * unit)

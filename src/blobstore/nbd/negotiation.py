@@ -69,6 +69,7 @@ class Export:
     description: str = ""
     block_min_bytes: int = 1
     block_preferred_bytes: int = 4096
+    payload_max_bytes: int = PAYLOAD_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +359,7 @@ def _infos(export: Export) -> list[tuple[Info, bytes]]:
                 Info.BLOCK_SIZE,
                 export.block_min_bytes,
                 export.block_preferred_bytes,
-                PAYLOAD_MAX,
+                export.payload_max_bytes,
             ),
         ),
     ]
