@@ -184,7 +184,7 @@ soak: $(STAMP)  ## A process under random load killed with SIGKILL, KILLS times
 # --- documents -----------------------------------------------------------------------------
 
 site: $(SITE)  ## The documents as a web site in build/site; a dead link is an error
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 $(SITE): $(STAMP)
 	@$(BIN)/python -m pip $(INSTALL) --editable '.[site]'
