@@ -31,6 +31,7 @@ class BlobstoreError(OSError):
         filename: The store, by the name of its device, such as a path; or the other
             file that is to blame. None where there is none.
         blob: The id of the blob that this is about, or None.
+        request: The number of the request of a batch that this is about, or None.
     """
 
     default_errno: ClassVar[int] = _errno.EIO
@@ -39,6 +40,7 @@ class BlobstoreError(OSError):
     strerror: str
     filename: str | None
     blob: int | None = None
+    request: int | None = None
 
     def __init__(self, message: str, *, errno: int | None = None) -> None:
         super().__init__(self.default_errno if errno is None else errno, message)
@@ -49,6 +51,8 @@ class BlobstoreError(OSError):
         places = [] if self.filename is None else [self.filename]
         if self.blob is not None and not _names_blob(self.strerror, self.blob):
             places.append(f"blob {self.blob:#x}")
+        if self.request is not None:
+            places.append(f"request {self.request}")
         return ": ".join([*places, self.strerror])
 
     @property
@@ -56,8 +60,12 @@ class BlobstoreError(OSError):
         """The symbolic name of `errno`, such as ``ENOSPC``."""
         return _errno.errorcode.get(self.errno, str(self.errno))
 
-    def at(self, *, store: str | None = None, blob: int | None = None) -> Self:
-        """Name the store and the blob, where they are not known yet; return the error itself.
+    def at(
+        self, *, store: str | None = None, blob: int | None = None, request: int | None = None
+    ) -> Self:
+        """Name the store, the blob and the request of a batch, where they are not known yet.
+
+        Returns the error itself.
 
         The first caller that names a store is right: an error of another store's blob,
         which a clone reads, stays that store's.
@@ -67,12 +75,14 @@ class BlobstoreError(OSError):
             self.strerror = _without_store(self.strerror, store)
         if self.blob is None:
             self.blob = blob
+        if self.request is None:
+            self.request = request
         return self
 
     def without_traceback(self) -> Self:
         """Return the same error without the traceback and what that keeps alive."""
         again = _rebuild(type(self), self.errno, self.strerror, self.filename)
-        again.blob = self.blob
+        again.blob, again.request = self.blob, self.request
         return again
 
     def __str__(self) -> str:

@@ -75,6 +75,10 @@ CALLS: Final[dict[str, Call]] = {
     ),
     "Blobstore.delete_blob": lambda p: (p.store.delete_blob, {"blob_id": p.blob.id}),
     "Blobstore.iter_blobs": lambda p: (lambda **given: list(p.store.iter_blobs(**given)), {}),
+    "Blobstore.read_many": lambda p: (
+        p.store.read_many,
+        {"blobs": [p.blob], "offsets": [0], "length": 1},
+    ),
     "Blobstore.set_super_blob": lambda p: (p.store.set_super_blob, {"blob_id": p.blob.id}),
     "Blobstore.set_type": lambda p: (p.store.set_type, {"bstype": b"type"}),
     "grow": lambda p: (blobstore.grow, {"source": p.closed}),
@@ -89,6 +93,8 @@ CALLS: Final[dict[str, Call]] = {
     "Blob.readv": lambda p: (p.blob.readv, {"buffers": [bytearray(1)]}),
     "Blob.write": lambda p: (p.blob.write, {"data": b"text"}),
     "Blob.writev": lambda p: (p.blob.writev, {"buffers": [b"text"]}),
+    "Blob.read_many": lambda p: (p.blob.read_many, {"offsets": [0], "length": 1}),
+    "Blob.write_many": lambda p: (p.blob.write_many, {"offsets": [0], "data": b"x"}),
     "Blob.write_zeroes": lambda p: (p.blob.write_zeroes, {"offset": 0, "length": 1}),
     "Blob.unmap": lambda p: (p.blob.unmap, {"offset": 0, "length": 1}),
     "Blob.open": lambda p: (p.blob.open, {}),
@@ -121,6 +127,10 @@ CALLS: Final[dict[str, Call]] = {
     "VolumeStore.iter_blobs": lambda p: (
         lambda **given: list(p.volumes.iter_blobs(**given)),
         {},
+    ),
+    "VolumeStore.read_many": lambda p: (
+        p.volumes.read_many,
+        {"blobs": [p.volume], "offsets": [0], "length": 1},
     ),
     "VolumeStore.rename": lambda p: (p.volumes.rename, {"name": "new"}),
     "VolumeStore.reid": lambda p: (p.volumes.reid, {}),

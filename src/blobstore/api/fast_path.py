@@ -48,6 +48,7 @@ class FastPath(ABC):
     __slots__ = (
         "_cluster_size",
         "_core",
+        "_device",
         "_epochs",
         "_leaves",
         "_pins",
@@ -65,6 +66,7 @@ class FastPath(ABC):
         self._epochs = session.core.epochs
         self._pins = session.pins
         self._leaves = state.clusters.leaves
+        self._device = session.device
         descriptor = session.device.fast_descriptor
         self._target: Any = session.device if descriptor is None else descriptor
         self._pread: Call = _read if descriptor is None else os.pread
@@ -160,6 +162,12 @@ class FastPath(ABC):
             # An interrupt is raised after a call, so inside `try`: the pin is always released.
             pin.epoch = UNPINNED
         return None
+
+    def _takes_writes(self) -> bool:
+        """Tell whether writes may take the fast path now; `_transfer` spells this out."""
+        core, state = self._core, self._state
+        is_refused = core.poison is not None or core.read_only_reason or state.data_read_only
+        return not (is_refused or state.frozen_count)
 
     def _leave_fast_path(self) -> None:
         """Send every request that begins from now on to the full path."""

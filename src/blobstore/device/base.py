@@ -6,6 +6,7 @@ once; `close` and `resize` may not run beside requests, which the store sees to.
 
 import abc
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import ClassVar, Final, Self
 
@@ -75,6 +76,21 @@ class Device(abc.ABC):
         forgets the number when the device is closed or the process has forked.
         """
         return None
+
+    def ring_descriptor(
+        self, *, is_write: bool, offset_bits: int, address_bits: int, count: int
+    ) -> int | None:
+        """Return a descriptor for so many requests on an io_uring, or None: it does not pay.
+
+        `offset_bits` are the bits that are set in any offset or length, `address_bits` those
+        in any address of memory. Who uses the descriptor does as with `fast_descriptor`, and
+        keeps `hold_blocks` while the device is written.
+        """
+        return None
+
+    def hold_blocks(self, start: int, end: int) -> AbstractContextManager[None]:
+        """Let no other request change a block of the range in part, while the `with` lasts."""
+        return nullcontext()
 
     def refresh_size(self) -> int:
         """Ask for the size again, and return it.

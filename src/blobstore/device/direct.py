@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 from blobstore.device.alignment import Alignment, alignment_of
@@ -59,6 +60,16 @@ class DirectRequests(DescriptorDevice):
     @property
     def fast_descriptor(self) -> int | None:
         return None
+
+    def ring_descriptor(
+        self, *, is_write: bool, offset_bits: int, address_bits: int, count: int
+    ) -> int | None:
+        if offset_bits & self._unit_mask or address_bits & self._memory_mask or count == 1:
+            return None
+        return super().fast_descriptor
+
+    def hold_blocks(self, start: int, end: int) -> AbstractContextManager[None]:
+        return self._ranges.hold(start, end)
 
     def check_resize(self, size: int) -> None:
         super().check_resize(size)

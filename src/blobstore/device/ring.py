@@ -34,6 +34,9 @@ from typing import Any, Final, TypeAlias
 
 from blobstore.errors import DeviceError, UnsupportedError
 
+SWITCH: Final = "BLOBSTORE_RING"
+"""The environment variable that says "0" where no ring may be used."""
+
 READ: Final = 22
 WRITE: Final = 23
 FSYNC: Final = 3
@@ -114,12 +117,15 @@ class Ring:
 
         Raises:
             UnsupportedError: The kernel has no such ring, or this process may not have one:
-                Linux before 6.1, a sandbox, a limit of locked memory or of descriptors.
+                Linux before 6.1, a sandbox, a limit of locked memory or of descriptors. Or
+                the environment says that no ring may be used.
         """
         self._words: memoryview[int]
         self._descriptor = -1
         self._eventfd = -1
         self._backlog: deque[tuple[int, ...]] = deque()
+        if os.environ.get(SWITCH) == "0":
+            raise UnsupportedError(f"io_uring: switched off by {SWITCH}=0")
         parameters = bytearray(_PARAMETERS.size)
         flags = _TASKRUN_FLAG | _SINGLE_ISSUER | _DEFER_TASKRUN
         struct.pack_into("<I", parameters, 8, flags)

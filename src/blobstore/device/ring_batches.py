@@ -5,7 +5,6 @@ of Python instead of microseconds. A batch that fits into the queue is one syste
 one slides over the queue: while half of it is in flight, the other half is filled again.
 """
 
-import errno
 import threading
 from typing import Final, TypeAlias
 
@@ -16,7 +15,6 @@ from blobstore.device.ring import COMPLETION, ENTRY, Ring
 from blobstore.errors import UnsupportedError
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
-Results: TypeAlias = npt.NDArray[np.int64]
 
 _WORDS: Final = ENTRY.size // 8
 _HEAD, _OFFSET, _ADDRESS, _LENGTH, _TOKEN = range(5)
@@ -37,7 +35,9 @@ class BatchRing:
         """
         self.ring = Ring()
         self._entries = np.frombuffer(self.ring.entries, np.int64).reshape(-1, _WORDS)
-        self._completions = np.frombuffer(self.ring.completions, _COMPLETION)
+        completions = np.frombuffer(self.ring.completions, _COMPLETION)
+        self._tokens, self._results = completions["token"], completions["result"]
+        self._numbers = np.arange(self.ring.entry_count)
         self._memory: object = None
 
     def transfer(
@@ -46,15 +46,16 @@ class BatchRing:
         descriptor: int,
         offsets: Numbers,
         addresses: Numbers,
-        lengths: Numbers,
+        length: int,
         *,
         memory: object,
-    ) -> Results:
-        """Perform requests, in any order; return what each gave: bytes, or a negative errno.
+    ) -> Numbers:
+        """Perform requests of one length, in any order; return the numbers of those not done.
 
-        Short results are left as they are. `-EAGAIN` stands where a request was not tried.
-        `memory` is what the addresses point into. It is kept until nothing is in flight, even
-        if exceptions end this call and the wait for what it submitted.
+        A request is done when it has given `length` bytes. All others are for the caller to try
+        by another way: those that failed or were short, and those that the kernel had no memory
+        for. `memory` is what the addresses point into. It is kept until nothing is in flight,
+        even if exceptions end this call and the wait for what it submitted.
 
         Raises:
             DeviceError: The ring is broken.
@@ -62,68 +63,58 @@ class BatchRing:
         if self.ring.in_flight:
             self.ring.drain()
         self._memory = memory
-        results = np.full(len(offsets), -errno.EAGAIN, np.int64)
-        head = operation | descriptor << _DESCRIPTOR_SHIFT
+        self._entries[:, _HEAD] = operation | descriptor << _DESCRIPTOR_SHIFT
+        self._entries[:, _LENGTH] = length
+        if len(self._numbers) < len(offsets):
+            self._numbers = np.arange(2 * len(offsets))
         try:
-            self._slide(np.int64(head), offsets, addresses, lengths, results)
+            left = self._slide(offsets, addresses, length)
         finally:
-            self.ring.drain()
+            if self.ring.in_flight or self.ring.queued:
+                self.ring.drain()
         self._memory = None
-        return results
+        return left
 
-    def _slide(
-        self,
-        head: np.int64,
-        offsets: Numbers,
-        addresses: Numbers,
-        lengths: Numbers,
-        results: Results,
-    ) -> None:
+    def _slide(self, offsets: Numbers, addresses: Numbers, length: int) -> Numbers:
+        """Keep the queue filled until all is complete; return what is not done."""
         ring, count, at = self.ring, len(offsets), 0
-        while at < count or ring.in_flight or ring.queued:
-            stop = min(count, at + ring.entry_count - ring.in_flight - ring.queued)
-            part = slice(at, stop)
-            self._queue(head, offsets[part], addresses[part], lengths[part], first_token=at)
-            at = stop
-            pending = ring.in_flight + ring.queued
+        left: list[Numbers] = []
+        pending = 0
+        while at < count or pending:
+            stop = min(count, at + ring.entry_count - pending)
+            self._queue(offsets, addresses, at, stop)
+            pending, at = pending + stop - at, stop
             is_taken = ring.enter(pending if at == count else pending // 2)
-            self._collect(results)
+            pending -= self._collect(length, left)
             if not is_taken and not ring.in_flight:
-                return
+                left.append(self._numbers[at - ring.queued : count])
+                break
+        return np.concatenate(left) if left else self._numbers[:0]
 
-    def _queue(
-        self,
-        head: np.int64,
-        offsets: Numbers,
-        addresses: Numbers,
-        lengths: Numbers,
-        *,
-        first_token: int,
-    ) -> None:
-        """Write entries from the tail on; the queue's end may be among them."""
-        ring, count = self.ring, len(offsets)
-        tail = ring.tail
-        place = tail % ring.entry_count
-        first = min(count, ring.entry_count - place)
-        for start, part in ((place, slice(0, first)), (0, slice(first, count))):
-            rows = self._entries[start : start + part.stop - part.start]
-            rows[:, _HEAD] = head
-            rows[:, _OFFSET] = offsets[part]
-            rows[:, _ADDRESS] = addresses[part]
-            rows[:, _LENGTH] = lengths[part]
-            rows[:, _TOKEN] = np.arange(first_token + part.start, first_token + part.stop)
-        ring.tail = tail + count
+    def _queue(self, offsets: Numbers, addresses: Numbers, begin: int, end: int) -> None:
+        """Write the entries of some requests from the tail on, maybe beyond the queue's end."""
+        ring, tail = self.ring, self.ring.tail
+        while begin < end:
+            place = tail % ring.entry_count
+            stop = min(end, begin + ring.entry_count - place)
+            rows = self._entries[place : place + stop - begin]
+            rows[:, _OFFSET] = offsets[begin:stop]
+            rows[:, _ADDRESS] = addresses[begin:stop]
+            rows[:, _TOKEN] = self._numbers[begin:stop]
+            tail, begin = tail + stop - begin, stop
+        ring.tail = tail
 
-    def _collect(self, results: Results) -> None:
-        """Put what is complete into the results, by its token."""
+    def _collect(self, length: int, left: list[Numbers]) -> int:
+        """Note which of the complete requests are not done; return how many are complete."""
         ring = self.ring
         number, count = ring.collected()
-        place = number % ring.completion_count
-        first = min(count, ring.completion_count - place)
-        for start, size in ((place, first), (0, count - first)):
-            rows = self._completions[start : start + size]
-            results[rows["token"]] = rows["result"]
+        place, end = number % ring.completion_count, ring.completion_count
+        for part in (slice(place, place + count), slice(0, max(0, place + count - end))):
+            is_short = self._results[part] != length
+            if np.count_nonzero(is_short):
+                left.append(self._tokens[part][is_short])
         ring.release(count)
+        return count
 
 
 class _Kept(threading.local):
@@ -141,10 +132,10 @@ def transfer(
     descriptor: int,
     offsets: Numbers,
     addresses: Numbers,
-    lengths: Numbers,
+    length: int,
     *,
     memory: object,
-) -> Results | None:
+) -> Numbers | None:
     """Do as `BatchRing.transfer` on the calling thread's ring; None where it can have none.
 
     A batch that interrupts another one on the same thread (a finalizer) gets a ring of its own.
@@ -156,7 +147,7 @@ def transfer(
     if ring is None:
         return None
     try:
-        return ring.transfer(operation, descriptor, offsets, addresses, lengths, memory=memory)
+        return ring.transfer(operation, descriptor, offsets, addresses, length, memory=memory)
     finally:
         kept.ring = ring
 
