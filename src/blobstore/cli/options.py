@@ -87,7 +87,7 @@ external_snapshot_option: Final = click.option(
     "external_parent",
     metavar="ID",
     type=external_id,
-    help="What it reads where it holds nothing itself: text, or hex:...",
+    help="The external snapshot that unwritten clusters are read from: text, or hex:...",
 )
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 yes_option: Final = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -272,7 +272,7 @@ def _with_store_options(function: CommandFunction, shown: dict[str, bool]) -> Co
         type=external,
         multiple=True,
         hidden=not shown["externals"],
-        help="What an external snapshot is; ID is text or hex:...",
+        help="Read the external snapshot ID from PATH; ID is text, or hex:...",
     )
     direct = click.option("--direct", is_flag=True, help="Direct I/O, past the page cache.")
     atomic_write = click.option(
@@ -285,6 +285,6 @@ def _with_store_options(function: CommandFunction, shown: dict[str, bool]) -> Co
         "--force",
         is_flag=True,
         hidden=not shown["force"],
-        help="Open writable although a blob is quarantined.",
+        help="Open for writing although a blob is in quarantine.",
     )
     return externals(direct(atomic_write(force(json_option(function)))))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from blobstore import Rescue, RescuedBlob
 
 zero_fill_option: Final = click.option(
-    "--zero-fill", is_flag=True, help="Put zeroes in the place of what cannot be read."
+    "--zero-fill", is_flag=True, help="Write zeroes for what cannot be read."
 )
 
 Hints: TypeAlias = Mapping[str, int]
@@ -50,7 +50,7 @@ def layout_options(function: Callable[..., int | None]) -> Callable[..., int | N
         return function(*args, hints=hints, **given)
 
     cluster_size = click.option(
-        "--cluster-size", type=size, help="The store's, where its super block is lost."
+        "--cluster-size", type=size, help="The cluster size, if the super block is lost."
     )
     md_start = click.option(
         "--md-start", metavar="PAGE", type=click.IntRange(1), help="The first metadata page."

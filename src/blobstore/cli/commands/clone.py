@@ -18,8 +18,8 @@ from blobstore.cli.output import print_result
 def command(options: StoreOptions, *, which: str, name: str | None) -> None:
     """Make a thin, writable clone of a snapshot or read-only blob, and print its id.
 
-    No data are copied. NAME is kept as the clone's attribute `name`; a volume's
-    needs one, which no other volume has.
+    No data are copied. NAME becomes the clone's attribute `name`. A clone of a
+    volume needs a NAME that no other volume has.
     """
     with (
         making_blobs(options) as store,

@@ -12,7 +12,7 @@ from blobstore.cli.output import print_result
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @json_option
 def command(shell: str, as_json: bool) -> None:
-    """Print what SHELL must read to complete commands, options and blob ids.
+    """Print the script that makes SHELL complete commands, options and blob ids.
 
     For bash: eval "$(blobstore completion bash)". The guide has the rest.
     """

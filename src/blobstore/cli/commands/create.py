@@ -26,7 +26,7 @@ from blobstore.cli.values import parse_value
     "--clear",
     type=click.Choice([method.name.lower() for method in ClearMethod]),
     default="default",
-    help="What happens to clusters that it gives up.",
+    help="How clusters are cleared when the blob frees them.",
 )
 @click.option(
     "--xattr",
@@ -49,8 +49,9 @@ def command(
 ) -> None:
     """Create a blob, and print its id. NAME is kept as the attribute `name`.
 
-    A volume needs a NAME that no other has; its uuid is printed, too.
-    A clone of an external snapshot is thin; it is read with --external.
+    A volume needs a NAME that no other volume has; the command prints its uuid,
+    too. With --external-snapshot the blob is a thin clone, and reading it needs
+    --external.
     """
     xattrs = _xattrs_of(name, assignments)
     with (

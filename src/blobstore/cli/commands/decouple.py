@@ -10,7 +10,7 @@ from blobstore.cli.rendering import parent_fields
 @store_command("decouple", changes=True, reads_content=True)
 @blob_argument
 def command(options: StoreOptions, *, which: str) -> None:
-    """Copy what a blob reads from its parent; its grandparent, if any, is its parent then."""
+    """Copy what a blob reads from its parent, and make its grandparent its parent."""
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         with leaving(f"blob {blob.id:#x} reads as before: decouple it again to go on"):
             blob.decouple()

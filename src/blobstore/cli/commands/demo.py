@@ -25,9 +25,9 @@ from blobstore.cli.rendering import (
 def command(file: Path | None, as_json: bool) -> int:
     """Import FILE into a new store twice, the second time killed half-way; recover; verify.
 
-    Without FILE a tar of Python's own standard library is imported. All
-    happens in a temporary directory. The exit status is 0 only if no
-    acknowledged byte is lost.
+    Without FILE a tar of Python's own standard library is imported. Everything
+    happens in a temporary directory. The exit status is 0 only if no acknowledged
+    byte is lost.
     """
     if file is not None and not file.is_file():
         raise InvalidArgumentError(f"{file}: no file")

@@ -12,7 +12,7 @@ from blobstore.cli.output import print_json, unicode_text
 def command(options: StoreOptions) -> None:
     """Print a store's metadata as SPDK's dump does, whatever state it is in.
 
-    Text inside the store is printed as it is, bytes that are no text included.
+    Text in the store is printed as it is, also bytes that are not valid text.
     """
     if options.as_json:
         text = b"".join(_dump(options))

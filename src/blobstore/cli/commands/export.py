@@ -52,10 +52,10 @@ def command(
 ) -> int:
     """Copy a blob into FILE, where zeroes become holes; nothing of the store changes.
 
-    A FILE that exists is only overwritten after asking, or with --yes. A
-    symbolic link is refused. FILE gets its name when it is complete: an export
-    that fails leaves what was there. What is broken is read as far as possible;
-    where something is unreadable that is a failure, unless --zero-fill was given.
+    An existing FILE is only overwritten after asking, or with --yes. A symbolic
+    link is refused. FILE gets its name when it is complete: a failed export leaves
+    an old FILE as it was. A damaged blob is read as far as possible; an unreadable
+    part is an error, unless --zero-fill is given.
     """
     if file == "-":
         raise click.UsageError("FILE is a file with holes; `read` writes to standard output")

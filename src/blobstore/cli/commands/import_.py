@@ -51,9 +51,9 @@ def command(
 ) -> None:
     """Copy FILE into a new blob, or into BLOB, and print the id.
 
-    Zeroes and holes take no clusters of a thin blob. An import that fails
-    leaves no new blob. What BLOB holds is replaced, after asking; beyond the
-    end of FILE it holds zeroes.
+    Zeroes and holes take no clusters of a thin blob. An import that fails leaves no
+    new blob. The content of BLOB is replaced, after asking; beyond the end of FILE,
+    BLOB reads as zeroes.
     """
     if which is not None and (name is not None or thin):
         raise click.UsageError("--name and --thin are for a new blob")

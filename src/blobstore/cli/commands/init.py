@@ -30,9 +30,9 @@ from blobstore.cli.rendering import render_store, store_fields
 def command(options: StoreOptions, *, yes: bool, **layout: Any) -> None:
     """Make a store on STORE; with --size the file is made.
 
-    `grow` can use a device up to --max-size, or as far as `info` says.
-    What STORE holds is lost: unless --yes is given, a device that does not
-    begin with zeroes is only taken after asking.
+    --max-size lets `grow` use a larger device later; `info` shows the limit. The
+    content of STORE is lost. If a device does not begin with zeroes, the command
+    asks first, unless --yes is given.
     """
     if layout["volumes"] is not None and (layout["bstype"] or layout["md_pages"]):
         raise click.UsageError("--volumes decides on --type and --md-pages")

@@ -18,9 +18,7 @@ from blobstore.cli.rendering import (
 
 
 @store_command("list", reads_content=True)
-@click.option(
-    "--long", is_flag=True, help="Also where the clusters are; with --json the metadata, too."
-)
+@click.option("--long", is_flag=True, help="Show the clusters, too; with --json also the metadata.")
 @click.option("--sha256", is_flag=True, help="Also the hash of the whole content.")
 def command(options: StoreOptions, *, long: bool, sha256: bool) -> None:
     """List a store's blobs in the order of their ids; nothing of it changes."""

@@ -57,8 +57,8 @@ def command(
 ) -> int:
     """Write a part of a blob to standard output; nothing of the store changes.
 
-    What is broken is read as far as possible; where something is known to be
-    unreadable nothing is written, unless --zero-fill was given.
+    A damaged blob is read as far as possible. If a part is known to be unreadable,
+    the command writes nothing, unless --zero-fill is given.
     """
     content = Content(options, which, zero_fill=zero_fill, hints=hints)
     try:

@@ -31,9 +31,10 @@ _LINES_MAX: Final = 8
 def command(options: StoreOptions, *, hints: Hints) -> int:
     """List what can still be read of a store that does not open, and what is wrong with it.
 
-    The options say what a lost super block said, where it is not found out. `export` and
-    `read` take them as well. Nothing of the store changes. What the device itself fails
-    to read is only known when `export` or `read` come to it. Status 1: nothing can be read.
+    If the super block is lost, the command finds the layout by itself where it can;
+    the options give what it cannot find. `export` and `read` take them as well.
+    Nothing of the store changes. Sectors that the device cannot read show when
+    `export` or `read` reaches them. Status 1: nothing can be read.
     """
     with open_rescue(options, hints) as rescue:
         found = [_Row(blob, blob.unreadable()) for blob in rescue.blobs()]

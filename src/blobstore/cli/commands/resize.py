@@ -13,13 +13,15 @@ from blobstore.units import ceil_div
 @store_command("resize", changes=True)
 @blob_argument
 @click.argument("size_bytes", metavar="SIZE", type=size)
-@click.option("--shrink", is_flag=True, help="Do not ask before what lies beyond SIZE is lost.")
+@click.option(
+    "--shrink", is_flag=True, help="Shrink without asking; the content beyond SIZE is lost."
+)
 @yes_option
 def command(options: StoreOptions, *, which: str, size_bytes: int, shrink: bool, yes: bool) -> None:
     """Give a blob SIZE, rounded up to whole clusters.
 
-    What the blob holds beyond SIZE is lost, after asking. A clone that is made
-    smaller and larger again reads its parent there.
+    The content beyond SIZE is lost; the command asks first. A clone that shrinks
+    and grows again reads its parent there.
     """
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         _ask(blob, ceil_div(size_bytes, store.cluster_size) * store.cluster_size, yes or shrink)

@@ -14,8 +14,8 @@ from blobstore.cli.options import StoreOptions, store_command
 def command(options: StoreOptions, *, read_only: bool, keep_going: bool) -> int:
     """Run commands without STORE, one per line, on one store that stays open.
 
-    On a terminal there are a history and completion by TAB, and a line that
-    fails ends nothing. Otherwise standard input is a script, which ends at the
+    On a terminal the shell has a history, TAB completes, and a line that fails does
+    not end the shell. Otherwise standard input is a script, which ends at the
     first line that fails. Lines are split as a shell does; # begins a comment.
     """
     from blobstore.cli.shell.line_runner import LineRunner, run_script

@@ -18,8 +18,8 @@ from blobstore.cli.output import print_result
 def command(options: StoreOptions, *, which: str, name: str | None) -> None:
     """Make a read-only snapshot of a blob, which goes on as its clone, and print its id.
 
-    No data are copied. NAME is kept as the snapshot's attribute `name`; a volume's
-    needs one, which no other volume has.
+    No data are copied. NAME becomes the snapshot's attribute `name`. A snapshot of
+    a volume needs a NAME that no other volume has.
     """
     with (
         making_blobs(options) as store,

@@ -28,7 +28,7 @@ def get_super(options: StoreOptions) -> None:
 @store_command("set", changes=True)
 @blob_argument
 def set_super(options: StoreOptions, *, which: str) -> None:
-    """Set the super blob, which must be there; durable when done."""
+    """Set the super blob to a blob of the store; durable when done."""
     with options.open(read_only=False) as store:
         blob_id = find_blob(store, which)
         identity.blob_store(store, _REFUSED).set_super_blob(blob_id)
@@ -37,7 +37,7 @@ def set_super(options: StoreOptions, *, which: str) -> None:
 
 @store_command("clear", changes=True)
 def clear_super(options: StoreOptions) -> None:
-    """Have no super blob any more; durable when done."""
+    """Clear the super blob; durable when done."""
     with options.open(read_only=False) as store:
         identity.blob_store(store, _REFUSED).set_super_blob(None)
     print_result({"id": None}, "", as_json=options.as_json)

@@ -12,7 +12,8 @@ from blobstore.cli.output import print_result
 def command(options: StoreOptions, *, file: str) -> None:
     """Restore what a repair of STORE replaced; FILE is the undo file that it wrote.
 
-    Refused where the store was changed since. It may be run again.
+    The command refuses if the store was changed after the repair. An undo that was
+    interrupted can be run again.
     """
     restored = undo(
         options.address, file, atomic_write_size=options.atomic_write, direct=options.direct

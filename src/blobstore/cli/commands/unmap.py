@@ -16,9 +16,10 @@ from blobstore.cli.output import print_result
 @offset_option
 @length_option
 def command(options: StoreOptions, *, which: str, offset: int, length: int) -> None:
-    """Deallocate a range of a blob: it reads as zeroes, whole clusters of a thin blob are freed.
+    """Deallocate a range of a blob: it reads as zeroes, and a thin blob frees whole clusters.
 
-    A clone keeps its clusters, full of zeroes; where it has none, it goes on reading its parent.
+    A clone keeps its clusters, filled with zeroes. Where a clone has no cluster, it
+    still reads its parent.
     """
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.unmap(offset, length)
