@@ -7,6 +7,9 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # type checkers take it for typing's, which costs a third of the start
 if TYPE_CHECKING:
+    from blobstore.api.aio.async_blob import AsyncBlob
+    from blobstore.api.aio.async_store import AsyncBlobstore
+    from blobstore.api.aio.async_volumes import AsyncVolume, AsyncVolumeStore
     from blobstore.api.blob import Blob
     from blobstore.api.blobstore import Blobstore, dump, grow, iter_dump
     from blobstore.api.check import CheckReport, RepairReport, check, repair, undo
@@ -52,6 +55,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccessError",
+    "AsyncBlob",
+    "AsyncBlobstore",
+    "AsyncVolume",
+    "AsyncVolumeStore",
     "Blob",
     "BlobFile",
     "BlobId",
@@ -103,6 +110,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "api.aio.async_blob": ("AsyncBlob",),
+    "api.aio.async_store": ("AsyncBlobstore",),
+    "api.aio.async_volumes": ("AsyncVolume", "AsyncVolumeStore"),
     "api.blob": ("Blob",),
     "api.blobstore": ("Blobstore", "dump", "grow", "iter_dump"),
     "api.check": ("CheckReport", "RepairReport", "check", "repair", "undo"),

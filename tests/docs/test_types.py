@@ -9,7 +9,8 @@ import pytest
 from tests.docs.test_guides import script_of
 from tests.shared import CHECKOUT
 
-CHECKED = [CHECKOUT / "README.md", CHECKOUT / "docs" / "guide-python.md"]
+GUIDES = ("guide-python.md", "guide-asyncio.md")
+CHECKED = [CHECKOUT / "README.md", *(CHECKOUT / "docs" / name for name in GUIDES)]
 
 
 @pytest.fixture(scope="module")

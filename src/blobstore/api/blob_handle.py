@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from blobstore.api.arguments import integer_of, text_of, wrong_type
-from blobstore.api.external import ReadableBlob, registered
+from blobstore.api.external import AwaitableBlob, ReadableBlob, registered
 from blobstore.api.session import OpenSession
 from blobstore.blob import attributes, seek
 from blobstore.blob.changed_runs import changed_runs
@@ -90,7 +90,7 @@ class BlobHandle:
         return self._call(lambda: self._state.is_degraded)
 
     @property
-    def external(self) -> "Device | ReadableBlob | None":
+    def external(self) -> "Device | ReadableBlob | AwaitableBlob | None":
         """What is registered for the external snapshot that this blob is a clone of, or None.
 
         For a path it is the device that the store has opened.

@@ -46,9 +46,38 @@ class BlobSource:
         self.blob.readv(buffers, offset)
 
 
-def registered(source: ExternalSource | None) -> Device | ReadableBlob | None:
+class AwaitableBlob(Protocol):
+    """An open blob on an event loop, as far as it is an external snapshot of another store."""
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+
+    async def read_into(self, buffer: Any, offset: int = 0) -> int:
+        """Fill a buffer."""
+
+
+class AwaitedBlobSource:
+    """A blob of another store on the same event loop, as something to read."""
+
+    block_size = 1
+
+    def __init__(self, blob: AwaitableBlob) -> None:
+        self.blob = blob
+
+    @property
+    def size_bytes(self) -> int:
+        """The blob's size."""
+        return self.blob.size
+
+    async def read_awaited(self, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer."""
+        await self.blob.read_into(buffer, offset)
+
+
+def registered(source: ExternalSource | None) -> Device | ReadableBlob | AwaitableBlob | None:
     """Return what a program has registered, from the source that was made of it."""
-    if isinstance(source, BlobSource):
+    if isinstance(source, BlobSource | AwaitedBlobSource):
         return source.blob
     return source if isinstance(source, Device) else None
 
@@ -63,6 +92,6 @@ def open_external(what: External) -> tuple[ReadableSource, Device | None]:
     if isinstance(what, (str, os.PathLike)):
         device = open_device(what, read_only=True)
         return device, device
-    if not hasattr(what, "readv"):
+    if not hasattr(what, "readv") or hasattr(what, "__aenter__"):  # the latter needs its loop
         raise wrong_type("what", what, expected="a path, a Device or a Blob")
     return BlobSource(what), None

@@ -31,10 +31,12 @@ class Device(abc.ABC):
         is_sparse: Writing can need space that is not there: `allocate` asks for it beforehand.
         needs_undo_path: The content outlives the process, and there is no directory beside it: a
             repair must be told where its undo file goes.
+        never_waits: Every call only copies memory, so that an event loop may make it.
     """
 
     is_sparse: ClassVar[bool] = False
     needs_undo_path: ClassVar[bool] = False
+    never_waits: ClassVar[bool] = False
 
     def __init__(
         self,

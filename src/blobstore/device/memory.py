@@ -1,6 +1,7 @@
 """The memory device: a store that ends with the process."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from blobstore.device.base import SECTOR_SIZE, Device, byte_views
 from blobstore.errors import InvalidArgumentError
@@ -13,6 +14,8 @@ class MemoryDevice(Device):
     The content is only ever sliced, never exported, so that it can grow while
     other threads read and write it.
     """
+
+    never_waits: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """The zeroes device: reads as zeroes, is never written; a parent for blobs that have none."""
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from blobstore.device.base import Device, byte_views
 from blobstore.errors import ReadOnlyError
@@ -10,6 +10,8 @@ from blobstore.operations import Buffer
 
 class ZeroesDevice(Device):
     """As many zeroes as asked for."""
+
+    never_waits: ClassVar[bool] = True
 
     def __init__(self, size: int) -> None:
         super().__init__(name="zeroes", size_bytes=size, read_only=True, unmap_zeroes=True)

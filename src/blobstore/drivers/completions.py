@@ -1,0 +1,49 @@
+"""The result of something that is under way on an event loop."""
+
+import asyncio
+from typing import Any
+
+
+class Completion:
+    """What becomes of one request; one task at a time waits for it.
+
+    It is no future, because whoever cancels a task cancels the future that the task waits
+    for. A request that was handed over cannot be cancelled: it ends when it ends.
+    """
+
+    __slots__ = ("_failure", "_loop", "_value", "_waiter", "is_done")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.is_done = False
+        self._loop = loop
+        self._value: Any = None
+        self._failure: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def finish(self, value: Any = None) -> None:
+        """End with a result."""
+        self._value = value
+        self._end()
+
+    def fail(self, failure: BaseException) -> None:
+        """End with an exception."""
+        self._failure = failure
+        self._end()
+
+    def _end(self) -> None:
+        self.is_done = True
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def wait(self) -> "asyncio.Future[None]":
+        """Return a future that is done when this is."""
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
+
+    def result(self) -> Any:
+        """Return the result, or raise the exception that it ended with."""
+        if self._failure is not None:
+            failure, self._failure = self._failure, None  # a traceback holds its frames
+            raise failure
+        return self._value
