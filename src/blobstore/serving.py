@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -143,13 +144,14 @@ class UnixListener:
         self._is_bound = False
 
     def listen(self) -> socket.socket:
-        """Return a socket that listens at the path.
+        """Return a socket that listens at the path; a socket that no server has is replaced.
 
         Raises:
-            OSError: The socket cannot be made.
+            OSError: The socket cannot be made, or something else is at the path.
         """
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+            if stat.S_ISSOCK(os.lstat(self.path).st_mode):
+                os.unlink(self.path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)
         try:

@@ -1,32 +1,50 @@
-"""Certificates for tests: an authority, a server called localhost, and a client."""
+"""Certificates for tests: an authority, a server and a client of it, and a stranger's."""
 
 import subprocess
 from pathlib import Path
+from typing import Final
 
 from tests.nbd.servers import needed
 
-_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+_CONFIGURATION: Final = """
+[req]
+distinguished_name = name
+[name]
+[authority]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign, cRLSign
+[server]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature, keyEncipherment
+extendedKeyUsage = serverAuth
+subjectAltName = DNS:localhost, IP:127.0.0.1
+[client]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature, keyEncipherment
+extendedKeyUsage = clientAuth
+"""
 
 
-def make_certificates(directory: Path) -> None:
-    """Write files with the names that nbdkit, qemu and this client look for."""
-    _openssl(
-        directory, "req", "-x509", *_KEY, "-keyout", "ca-key.pem", "-out", "ca-cert.pem",
-        "-days", "2", "-subj", "/CN=authority", "-addext", "keyUsage=critical,keyCertSign",
-    )  # fmt: skip
-    for name, host in (("server", "localhost"), ("client", "client")):
-        (directory / "names").write_text(f"subjectAltName=DNS:{host}\n")
+def make_certificates(directory: Path) -> Path:
+    """Make a directory with `ca-cert.pem`, and `server-...` and `client-...` of both kinds."""
+    directory.mkdir(exist_ok=True)
+    (directory / "openssl.cnf").write_text(_CONFIGURATION)
+    _openssl(directory, "req -x509 -extensions authority -keyout ca-key.pem -out ca-cert.pem "
+             "-subj /CN=authority", *_KEY)  # fmt: skip
+    for kind in ("server", "client"):
+        signed = "-CA ca-cert.pem -CAkey ca-key.pem"
         _openssl(
-            directory, "req", *_KEY, "-keyout", f"{name}-key.pem", "-out", f"{name}.csr",
-            "-subj", f"/CN={host}",
-        )  # fmt: skip
-        _openssl(
-            directory, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca-cert.pem", "-CAkey",
-            "ca-key.pem", "-CAcreateserial", "-out", f"{name}-cert.pem", "-days", "2",
-            "-extfile", "names",
-        )  # fmt: skip
+            directory,
+            f"req -x509 -extensions {kind} -keyout {kind}-key.pem -out {kind}-cert.pem "
+            f"-subj /CN={kind} {signed}",
+            *_KEY,
+        )
+    return directory
 
 
-def _openssl(directory: Path, *arguments: str) -> None:
-    command = [needed("openssl"), *arguments]
-    subprocess.run(command, cwd=directory, check=True, capture_output=True)
+_KEY: Final = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "9")
+
+
+def _openssl(directory: Path, words: str, *more: str) -> None:
+    command = [needed("openssl"), *words.split(), *more, "-config", "openssl.cnf"]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=60)

@@ -6,7 +6,7 @@ import pytest
 from blobstore import VolumeStore
 from blobstore.nbd.exports import StoreExports
 from blobstore.nbd.nbd_server import NbdServer
-from tests.nbd.wire import short_directory
+from tests.nbd.servers import short_directory
 
 
 @pytest.fixture

@@ -2,11 +2,7 @@
 
 import socket
 import struct
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Self
 
 from blobstore.nbd.constants import (
@@ -25,13 +21,6 @@ from blobstore.nbd.constants import (
 )
 
 _TIMEOUT_S: Final = 60
-
-
-@contextmanager
-def short_directory() -> Iterator[Path]:
-    """A directory whose path is short enough for a socket's."""
-    with tempfile.TemporaryDirectory(prefix="nbd") as path:
-        yield Path(path)
 
 
 @dataclass(frozen=True)

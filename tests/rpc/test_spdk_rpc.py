@@ -44,6 +44,9 @@ LIFE: Final = [
     "bdev_lvol_rename_lvstore lvs vms",
     "bdev_lvol_grow_lvstore -l vms",
     "bdev_lvol_delete vms/e",
+    "nbd_start_disk vms/v {image}.nbd",
+    "nbd_get_disks",
+    "nbd_stop_disk {image}.nbd",
     "bdev_get_bdevs",
     "bdev_get_bdevs -b vms/v",
     "bdev_get_iostat",
@@ -64,7 +67,7 @@ LIFE: Final = [
     "bdev_malloc_delete m",
 ]
 ASKING: Final = ("_get_", "spdk_get_version")
-BY_OTHER_TESTS: Final = {"spdk_kill_instance"}
+BY_OTHER_TESTS: Final = {"spdk_kill_instance", "nbd_get_statistics"}
 TIMES: Final = ("tsc_rate", "ticks")
 
 

@@ -21,12 +21,13 @@ NOT_HELD: Final = seek.NOT_HELD
 """The depth of a range that reads as zeroes."""
 
 _CLUSTERS_MAX: Final = 1 << 15
-_RANGES_MAX: Final = 1024
+RANGES_MAX: Final = 1024
+"""How many ranges are returned at most, unless a lower limit is given."""
 
 Ranges: TypeAlias = list[tuple[int, int, int]]
 
 
-def depths(blob: Blob, offset: int, length: int, *, limit: int = _RANGES_MAX) -> Ranges:
+def depths(blob: Blob, offset: int, length: int, *, limit: int = RANGES_MAX) -> Ranges:
     """Return how deep in the chain of parents each part of a range is held, at most `limit` parts.
 
     1 is the blob itself, 2 its parent, and so on; `NOT_HELD` is zeroes. An external snapshot
@@ -44,7 +45,7 @@ def depths(blob: Blob, offset: int, length: int, *, limit: int = _RANGES_MAX) ->
 
 
 def changes(
-    blob: Blob, ancestor: BlobId, offset: int, length: int, *, limit: int = _RANGES_MAX
+    blob: Blob, ancestor: BlobId, offset: int, length: int, *, limit: int = RANGES_MAX
 ) -> Ranges:
     """Return which parts of a range can differ from an ancestor (1) and which cannot (0).
 

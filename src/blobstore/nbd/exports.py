@@ -6,12 +6,16 @@ client connects again. A connection holds its blob open: the blob cannot be dele
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from blobstore import Blob, BlobId, BlobInfo, Blobstore, NotFoundError, VolumeStore
+from blobstore.api import disk_view
+from blobstore.api.disk_view import RANGES_MAX, Ranges
 from blobstore.nbd.constants import STRING_MAX, ExportFlag
+from blobstore.operations import Buffer
 from blobstore.units import format_size
 
 AnyStore: TypeAlias = Blobstore | VolumeStore
@@ -48,14 +52,44 @@ class Exports(Protocol):
         """
 
 
-class OpenExport:
+class Disk(Protocol):
+    """What requests are carried out on; an open blob is one. Offsets and lengths are bytes."""
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+
+    def read_into(self, buffer: Any, offset: int = 0) -> int:
+        """Fill a buffer from `offset`."""
+
+    def write(self, data: Buffer, offset: int = 0) -> int:
+        """Write `data` at `offset`."""
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        """Make a range read as zeroes, without holes."""
+
+    def unmap(self, offset: int, length: int) -> None:
+        """Deallocate a range."""
+
+    def flush(self) -> None:
+        """Make all that was written durable."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class OpenExport(ABC):
     """An export that a connection has open."""
 
-    def __init__(self, name: str, blob: Blob, *, read_only: bool) -> None:
+    def __init__(self, name: str, disk: Disk, *, read_only: bool, description: str) -> None:
         self.name = name
-        self.blob = blob
-        self.read_only = read_only or blob.data_read_only
-        self.description = describe(blob.info)
+        self.disk = disk
+        self.read_only = read_only
+        self.description = description
 
     @property
     def flags(self) -> ExportFlag:
@@ -65,13 +99,60 @@ class OpenExport:
         """
         return _READ_FLAGS | (ExportFlag.READ_ONLY if self.read_only else _WRITE_FLAGS)
 
+    @abstractmethod
+    def depths(self, offset: int, length: int, limit: int = RANGES_MAX) -> Ranges:
+        """Return how deep in the chain of snapshots each part is held, as `disk_view.depths`."""
+
+    @abstractmethod
+    def changes(self, base: BlobId, offset: int, length: int, limit: int) -> Ranges:
+        """Return what can differ from a snapshot, as `disk_view.changes`."""
+
+    @abstractmethod
+    def bases(self) -> dict[str, BlobId]:
+        """Return the snapshots that the export is based on, by a name that is theirs alone."""
+
+    @abstractmethod
+    def clear(self, offset: int, length: int) -> None:
+        """Make a range read as zeroes; it may have holes afterwards."""
+
     def close(self) -> None:
-        """Close the blob.
+        """Close the disk.
 
         Raises:
             BlobstoreError: Its metadata could not be written.
         """
-        self.blob.close()
+        self.disk.close()
+
+
+class BlobExport(OpenExport):
+    """An open blob or volume as an export."""
+
+    def __init__(self, name: str, blob: Blob, *, read_only: bool) -> None:
+        super().__init__(
+            name,
+            blob,
+            read_only=read_only or blob.data_read_only,
+            description=describe(blob.info),
+        )
+        self.blob = blob
+
+    def depths(self, offset: int, length: int, limit: int = RANGES_MAX) -> Ranges:
+        return disk_view.depths(self.blob, offset, length, limit=limit)
+
+    def changes(self, base: BlobId, offset: int, length: int, limit: int) -> Ranges:
+        return disk_view.changes(self.blob, base, offset, length, limit=limit)
+
+    def bases(self) -> dict[str, BlobId]:
+        found = disk_view.ancestors(self.blob)
+        names = Counter(name for _id, name in found)
+        return {_base_name(name, blob_id, names): blob_id for blob_id, name in found}
+
+    def clear(self, offset: int, length: int) -> None:
+        disk_view.clear(self.blob, offset, length)
+
+
+def _base_name(name: str | None, blob_id: BlobId, names: Counter[str | None]) -> str:
+    return name if name and names[name] == 1 and _is_export_name(name) else f"{blob_id:#x}"
 
 
 class StoreExports:
@@ -96,6 +177,8 @@ class StoreExports:
 
     def listed(self) -> Iterator[tuple[str, str]]:
         store = self._store
+        if store.closed:
+            return
         infos = [info for info in store.list_blobs() if info.error is None]
         if isinstance(store, VolumeStore):
             names = {info.id: info.name or info.unique_id for info in store}
@@ -110,7 +193,7 @@ class StoreExports:
         others = [blob_id for blob_id in listed if blob_id not in first]
         yield from (listed[blob_id] for blob_id in first + (others if self._export_all else []))
 
-    def open(self, name: str) -> OpenExport:
+    def open(self, name: str) -> BlobExport:
         blob_id = self._find(name)
         if not (self._export_all or blob_id in self._first):
             raise NotFoundError(f"no export {name!r}")
@@ -119,7 +202,10 @@ class StoreExports:
             blob: Blob = store.open_volume(blob_id)
         else:
             blob = store.open_blob(blob_id)
-        return OpenExport(name, blob, read_only=self._read_only)
+        return self._opened(name, blob)
+
+    def _opened(self, name: str, blob: Blob) -> BlobExport:
+        return BlobExport(name, blob, read_only=self._read_only)
 
     def _find(self, name: str) -> BlobId:
         """Find a blob: by id, then by name. Volumes have names of their own, so these come first.

@@ -177,4 +177,4 @@ class Handshake:
 
 
 def _described(export: OpenExport) -> Export:
-    return Export(export.name, export.blob.size, export.flags, export.description)
+    return Export(export.name, export.disk.size, export.flags, export.description)

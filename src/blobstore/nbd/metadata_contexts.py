@@ -11,16 +11,13 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from blobstore import BlobId
-from blobstore.api.disk_view import NOT_HELD, ancestors, changes, depths
+from blobstore.api.disk_view import NOT_HELD
 from blobstore.nbd.constants import STATE_DIRTY, STATE_HOLE, STATE_ZERO
 from blobstore.nbd.exports import OpenExport
 
 ALLOCATION: Final = "base:allocation"
 DEPTH: Final = "qemu:allocation-depth"
 CHANGED: Final = "qemu:dirty-bitmap:"
-
-RANGES_MAX: Final = 1024
-"""How many ranges one reply has at most; the client asks again for what follows."""
 
 CONTEXTS_MAX: Final = 64
 """How many contexts a client can choose."""
@@ -36,7 +33,7 @@ Query: TypeAlias = Callable[[int, int, int], Ranges]
 
 def available(export: OpenExport) -> list[str]:
     """Return the names of all contexts of an export."""
-    return [ALLOCATION, DEPTH, *(CHANGED + name for name in _bases(export))]
+    return [ALLOCATION, DEPTH, *(CHANGED + name for name in export.bases())]
 
 
 def matching(export: OpenExport, queries: tuple[str, ...], *, is_choice: bool) -> list[str]:
@@ -64,23 +61,22 @@ def query_of(export: OpenExport, name: str) -> Query:
 
     Where the snapshot of a context is gone, the function raises `NotFoundError`.
     """
-    blob = export.blob
     if name.startswith(CHANGED):
-        base = _bases(export).get(name.removeprefix(CHANGED), _NO_BLOB)
+        base = export.bases().get(name.removeprefix(CHANGED), _NO_BLOB)
         return lambda offset, length, limit: [
             (size, STATE_DIRTY if changed else 0)
-            for _at, size, changed in changes(blob, base, offset, length, limit=limit)
+            for _at, size, changed in export.changes(base, offset, length, limit)
         ]
     if name == DEPTH:
         return lambda offset, length, limit: [
-            (size, depth) for _at, size, depth in depths(blob, offset, length, limit=limit)
+            (size, depth) for _at, size, depth in export.depths(offset, length, limit)
         ]
     return lambda offset, length, limit: _allocation(export, offset, length, limit)
 
 
 def _allocation(export: OpenExport, offset: int, length: int, limit: int) -> Ranges:
     ranges: Ranges = []
-    for _at, size, depth in depths(export.blob, offset, length):
+    for _at, size, depth in export.depths(offset, length):
         state = STATE_HOLE | STATE_ZERO if depth == NOT_HELD else 0
         if ranges and ranges[-1][1] == state:
             ranges[-1] = (ranges[-1][0] + size, state)
@@ -89,13 +85,3 @@ def _allocation(export: OpenExport, offset: int, length: int, limit: int) -> Ran
         else:
             ranges.append((size, state))
     return ranges
-
-
-def _bases(export: OpenExport) -> dict[str, BlobId]:
-    """Return the snapshots that the export is based on, by the names that its contexts have."""
-    found = ancestors(export.blob)
-    names = [name for _id, name in found]
-    return {
-        name if name and names.count(name) == 1 and name.isprintable() else f"{blob_id:#x}": blob_id
-        for blob_id, name in found
-    }

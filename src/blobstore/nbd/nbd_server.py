@@ -158,8 +158,8 @@ class NbdServer:
         finally:
             self._end(listed)
             try:
-                if transfer.has_written and not export.blob.closed:
-                    export.blob.flush()
+                if transfer.has_written and not export.disk.closed:
+                    export.disk.flush()
                 export.close()
             except BlobstoreError as error:
                 _LOG.error("export %r: %s", export.name, error)

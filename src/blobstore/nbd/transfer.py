@@ -21,11 +21,11 @@ from collections.abc import Callable
 from typing import Final
 
 from blobstore import BlobstoreError, InvalidArgumentError
-from blobstore.api.disk_view import NOT_HELD, clear, depths
+from blobstore.api.disk_view import NOT_HELD, RANGES_MAX
 from blobstore.nbd.activity import KINDS, Activity
 from blobstore.nbd.constants import PAYLOAD_MAX, Command, CommandFlag, WireError
 from blobstore.nbd.exports import OpenExport
-from blobstore.nbd.metadata_contexts import RANGES_MAX, query_of
+from blobstore.nbd.metadata_contexts import query_of
 from blobstore.nbd.negotiation import Agreement
 from blobstore.nbd.transmission import Replies, Request, RequestStream
 from blobstore.nbd.transport import Transport
@@ -76,7 +76,8 @@ class Transfer:
         transport: Transport,
         activity: Activity,
     ) -> None:
-        self._blob = export.blob
+        self._export = export
+        self._disk = export.disk
         self._read_only = export.read_only
         self._structured = agreement.structured
         self._stream = RequestStream(extended=agreement.extended)
@@ -178,7 +179,7 @@ class Transfer:
             self._send()
             used = 0
         view = self._buffer[used : used + length]
-        self._blob.read_into(view, request.offset)
+        self._disk.read_into(view, request.offset)
         self._used = used + length
         self._pieces.append(self._replies.data_head(request, request.offset, length))
         self._pieces.append(view)
@@ -197,7 +198,7 @@ class Transfer:
         """Answer with a chunk for each hole and each piece of data."""
         at, end = request.offset, request.offset + request.length
         while at < end:
-            for start, length, depth in depths(self._blob, at, end - at):
+            for start, length, depth in self._export.depths(at, end - at):
                 at = start + length
                 if depth == NOT_HELD:
                     hole = self._replies.hole(request, start, length, is_last=at == end)
@@ -228,7 +229,7 @@ class Transfer:
         if self._used + length > _BUFFER_SIZE:
             self._send()
         view = self._buffer[self._used : self._used + length]
-        self._blob.read_into(view, offset)
+        self._disk.read_into(view, offset)
         self._used += length
         return view
 
@@ -238,7 +239,7 @@ class Transfer:
         end = request.offset + min(request.length, PAYLOAD_MAX)
         self._send()
         for at in range(request.offset, end, _BUFFER_SIZE):
-            self._blob.read_into(self._buffer[: min(_BUFFER_SIZE, end - at)], at)
+            self._disk.read_into(self._buffer[: min(_BUFFER_SIZE, end - at)], at)
         self._done(request)
 
     # Writing
@@ -262,14 +263,14 @@ class Transfer:
     def _write_part(self, request: Request) -> None:
         try:
             if len(request.payload):
-                self._blob.write(request.payload, request.offset)
+                self._disk.write(request.payload, request.offset)
         except InvalidArgumentError as error:
             raise _RefusedError(WireError.NO_SPACE, error.message) from error
 
     def _trim(self, request: Request) -> None:
         self._check_writable()
         self._check_range(request, beyond=WireError.NO_SPACE)
-        self._blob.unmap(request.offset, request.length)
+        self._disk.unmap(request.offset, request.length)
         self._finish_change(request)
 
     def _write_zeroes(self, request: Request) -> None:
@@ -278,16 +279,16 @@ class Transfer:
         if request.flags & CommandFlag.FAST_ZERO and not self._is_fast_to_zero(request):
             raise _RefusedError(WireError.NOT_SUPPORTED, "a parent's clusters would be copied")
         if request.flags & CommandFlag.NO_HOLE:
-            self._blob.write_zeroes(request.offset, request.length)
+            self._disk.write_zeroes(request.offset, request.length)
         else:
-            clear(self._blob, request.offset, request.length)
+            self._export.clear(request.offset, request.length)
         self._finish_change(request)
 
     def _is_fast_to_zero(self, request: Request) -> bool:
         """Tell whether zeroes cost no copy: nothing in the range is held by a parent."""
         at, end = request.offset, request.offset + request.length
         while at < end:
-            for start, length, depth in depths(self._blob, at, end - at):
+            for start, length, depth in self._export.depths(at, end - at):
                 if depth > 1:
                     return False
                 at = start + length
@@ -296,12 +297,12 @@ class Transfer:
     def _finish_change(self, request: Request) -> None:
         self.has_written = True
         if request.flags & CommandFlag.FUA:
-            self._blob.flush()
+            self._disk.flush()
         self._done(request)
 
     def _flush(self, request: Request) -> None:
         if not self._read_only:
-            self._blob.flush()
+            self._disk.flush()
         self._done(request)
 
     # Asking
@@ -329,8 +330,8 @@ class Transfer:
             raise _RefusedError(WireError.PERM, "the export is read-only")
 
     def _check_range(self, request: Request, *, beyond: WireError = WireError.INVALID) -> None:
-        if request.offset + request.length > self._blob.size:
+        if request.offset + request.length > self._disk.size:
             raise _RefusedError(
                 beyond,
-                f"{request.length} bytes at {request.offset}: outside of {self._blob.size} bytes",
+                f"{request.length} bytes at {request.offset}: outside of {self._disk.size} bytes",
             )

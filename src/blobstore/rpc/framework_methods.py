@@ -94,7 +94,7 @@ def get_config(target: Target, given: p.GetConfig) -> list[object] | None:
     with target.lock:
         if given.name == "bdev":
             return _bdev_config(target, in_batches=given.with_batches)
-        return [] if given.name == "nbd" else None
+        return _nbd_config(target) if given.name == "nbd" else None
 
 
 def _bdev_config(target: Target, *, in_batches: bool) -> list[object]:
@@ -113,6 +113,16 @@ def _bdev_config(target: Target, *, in_batches: bool) -> list[object]:
     calls += [{"method": "bdev_examine", "params": {"name": name}} for name in target.examined]
     calls += [memory] if in_batches and memory else memory
     return [*calls, *others, {"method": "bdev_wait_for_examine"}]
+
+
+def _nbd_config(target: Target) -> list[object]:
+    return [
+        {
+            "method": "nbd_start_disk",
+            "params": {"nbd_device": path, "bdev_name": disk.bdev.name},
+        }
+        for path, disk in target.nbd_disks.items()
+    ]
 
 
 @method(

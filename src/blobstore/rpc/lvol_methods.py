@@ -288,7 +288,7 @@ def delete(target: Target, given: p.Named) -> bool:
         if len(volume.info.clones) > 1:
             raise failed(errno.EPERM, code=INTERNAL_ERROR)
         bdev = store.bdevs.get(volume.id)
-        if bdev is not None and bdev.claim == WRITE_NONE:
+        if bdev is not None and (bdev.claim == WRITE_NONE or bdev.writers):
             raise failed(errno.EBUSY, code=INTERNAL_ERROR)
         external = volume.info.external_snapshot
         if bdev is not None:

@@ -67,6 +67,8 @@ def delete_store(target: Target, given: p.StoreByUuidOrName) -> bool:
     """Delete a store with all of its volumes."""
     with target.lock:
         store = store_of(target, text_or_none(given.uuid), text_or_none(given.lvs_name))
+        if store.is_used:
+            raise failed(errno.EBUSY)
         with answering():
             target.stores.destroy(store)
     return True

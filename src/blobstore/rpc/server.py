@@ -13,8 +13,17 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
+from blobstore.api.store_handle import device_below
+from blobstore.api.volumes import VolumeStore
 from blobstore.errors import BlobstoreError
-from blobstore.rpc import bdev_methods, framework_methods, lvol_methods, lvstore_methods
+from blobstore.rpc import (
+    bdev_methods,
+    framework_methods,
+    lvol_methods,
+    lvstore_methods,
+    nbd_methods,
+)
+from blobstore.rpc.bdevs import AioBdev
 from blobstore.rpc.configuration import apply_configuration, read_configuration
 from blobstore.rpc.failures import number_of
 from blobstore.rpc.json_stream import InvalidJsonError, JsonStream
@@ -41,7 +50,13 @@ _RECEIVED_AT_ONCE: Final = 64 * 1024
 _ANSWER_TIMEOUT_S: Final = 60
 _BLOCK_SIZE: Final = 512
 
-FAMILIES: Final = (bdev_methods, framework_methods, lvstore_methods, lvol_methods)
+FAMILIES: Final = (
+    bdev_methods,
+    framework_methods,
+    lvstore_methods,
+    lvol_methods,
+    nbd_methods,
+)
 """The modules with the methods: importing one enters its methods into the table."""
 assert METHODS
 
@@ -59,9 +74,12 @@ class RpcServer:
         *,
         configuration: str | os.PathLike[str] | None = None,
         stores: Sequence[str | os.PathLike[str]] = (),
+        open_store: VolumeStore | None = None,
         wait_for_rpc: bool = False,
     ) -> None:
         """Load what is named, then listen; `wait_for_rpc` begins in the start-up state.
+
+        `open_store` is a store that the caller has open; the server closes it at its end.
 
         Raises:
             BusyError: Another server has the socket.
@@ -69,10 +87,15 @@ class RpcServer:
             OSError: The socket cannot be made, or a store's file cannot be opened.
         """
         self.path = os.fspath(path)
-        self.target = Target(is_initialized=not (wait_for_rpc or configuration))
+        self.target = Target(
+            is_initialized=not (wait_for_rpc or configuration),
+            socket_directory=os.path.dirname(os.path.abspath(self.path)),
+        )
         self._socket = UnixListener(self.path)
         try:
             self._load(configuration, stores, wait_for_rpc=wait_for_rpc)
+            if open_store is not None:
+                self._adopt(open_store)
             listener = self._socket.listen()
         except BaseException:
             self.target.close()
@@ -101,6 +124,22 @@ class RpcServer:
                 bdev_methods.create_aio(self.target, given)
             except RpcError as error:
                 raise OSError(abs(error.code), error.message, path) from error
+
+    def _adopt(self, store: VolumeStore) -> None:
+        """Take a store that is open already, and the device that it is on."""
+        device = device_below(store)
+        bdev = AioBdev(
+            os.path.basename(device.name),
+            None,
+            device,
+            filename=device.name,
+            block_size=device.block_size,
+            given_block_size=device.block_size,
+            fallocate=False,
+            nowait=False,
+        )
+        self.target.stores.register(bdev, examine=False)
+        self.target.stores.adopt(store, bdev)
 
     # Connections
 

@@ -95,6 +95,11 @@ class LoadedStore:
         self.bdevs: dict[BlobId, VolumeBdev] = {}
         self.served: dict[bytes, Bdev] = {}
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a volume is open for writing elsewhere, such as an export."""
+        return any(bdev.writers for bdev in self.bdevs.values())
+
     def name_of(self, blob_id: BlobId) -> str:
         """Return the name of a volume of this store, without the store's."""
         return self.open[blob_id].name if blob_id in self.open else f"{blob_id:#x}"
@@ -231,11 +236,13 @@ class Stores:
         """Take a device out, with the store on it: that is unloaded cleanly first.
 
         Raises:
-            RpcError: It is going already (ENODEV), or clones read it (EBUSY).
+            RpcError: It is going already (ENODEV), or clones read it, or a volume of the
+                store on it is in use (EBUSY).
         """
         if bdev.is_going:
             raise refused(errno.ENODEV)
-        if bdev.claim == WRITE_NONE:
+        is_used = any(store.is_used for store in self if store.base is bdev)
+        if bdev.claim == WRITE_NONE or is_used:
             raise refused(errno.EBUSY)
         bdev.is_going = True
         for store in self:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from blobstore.errors import BlobstoreError
-from blobstore.rpc.bdevs import BaseBdev, BdevTable
+from blobstore.nbd.nbd_server import NbdServer
+from blobstore.rpc.bdevs import BaseBdev, Bdev, BdevTable
 from blobstore.rpc.shallow_copy import ShallowCopies
 from blobstore.rpc.stores import Stores, VolumeBdev
 
@@ -42,12 +43,21 @@ class Notification:
     ctx: str
 
 
+@dataclass(frozen=True, slots=True)
+class NbdDisk:
+    """A block device that is exported at a socket of its own."""
+
+    bdev: Bdev
+    server: NbdServer
+
+
 @dataclass(eq=False)
 class Target:
     """What the methods of a server work on."""
 
     options: Options = field(default_factory=Options)
     is_initialized: bool = True
+    socket_directory: str = "/tmp"
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
@@ -58,6 +68,8 @@ class Target:
         self.table = BdevTable()
         self.stores = Stores(self.table, self.notify)
         self.copies = ShallowCopies()
+        self.nbd_disks: dict[str, NbdDisk] = {}
+        self.nbd_servers: list[NbdServer] = []
         self.examined: list[str] = []
         self.counters = {"Malloc": 0, "Ceph": 0}
         self.notifications: deque[Notification] = deque(maxlen=_NOTIFICATIONS_KEPT)
@@ -84,6 +96,7 @@ class Target:
         """
         self.stopping.set()
         self.copies.close()
+        self._stop_disks()
         with self.lock:
             for store in reversed(list(self.stores)):
                 if store in list(self.stores):
@@ -95,6 +108,14 @@ class Target:
                 if isinstance(bdev, BaseBdev):
                     bdev.device.close()
                 self.table.remove(bdev)
+
+    def _stop_disks(self) -> None:
+        with self.lock:
+            disks = list(self.nbd_disks.values())
+            self.nbd_disks.clear()
+        for disk in disks:
+            disk.server.close()
+            disk.bdev.writers -= 1
 
     def volume_of(self, name: str) -> VolumeBdev | None:
         """Return the device of a volume by any of its names."""

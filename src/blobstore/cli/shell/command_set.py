@@ -8,7 +8,17 @@ from blobstore.cli.group import COMMANDS, group
 from blobstore.cli.options import StoreCommand
 from blobstore.cli.output import print_result
 
-_LEFT_OUT: Final = ("init", "recover", "undo", "rpc", "mount", "shell", "completion", "demo")
+_LEFT_OUT: Final = (
+    "init",
+    "recover",
+    "undo",
+    "serve",
+    "rpc",
+    "mount",
+    "shell",
+    "completion",
+    "demo",
+)
 _OWN: Final = {"help": "List the commands, or describe one.", "exit": "Leave."}
 
 SHELL_COMMANDS: Final = {
