@@ -95,6 +95,7 @@ CALLS: Final[dict[str, Call]] = {
     "Blob.writev": lambda p: (p.blob.writev, {"buffers": [b"text"]}),
     "Blob.read_many": lambda p: (p.blob.read_many, {"offsets": [0], "length": 1}),
     "Blob.write_many": lambda p: (p.blob.write_many, {"offsets": [0], "data": b"x"}),
+    "Blob.view": lambda p: (p.blob.view, {"offset": 0, "length": 1}),
     "Blob.write_zeroes": lambda p: (p.blob.write_zeroes, {"offset": 0, "length": 1}),
     "Blob.unmap": lambda p: (p.blob.unmap, {"offset": 0, "length": 1}),
     "Blob.open": lambda p: (p.blob.open, {}),

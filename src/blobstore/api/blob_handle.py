@@ -11,8 +11,14 @@ from blobstore.api.external import AwaitableBlob, ReadableBlob, registered
 from blobstore.api.session import OpenSession
 from blobstore.blob import attributes, seek
 from blobstore.blob.changed_runs import changed_runs
+from blobstore.blob.resolve import check_range, resolve_owner, split
 from blobstore.device.base import Device
-from blobstore.errors import BlobstoreError, ClosedError, InvalidArgumentError
+from blobstore.errors import (
+    BlobstoreError,
+    ClosedError,
+    InvalidArgumentError,
+    UnsupportedError,
+)
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.describe import BlobInfo, describe_blob
@@ -128,6 +134,38 @@ class BlobHandle:
                 parts.append((at, length, allocated))
             at += length
         return parts
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """Return a read-only view of `length` bytes at `offset`, which lie in one cluster.
+
+        The view shows the device itself, without a copy; a hole gives zeroes. The store must be
+        open with `mapped=True`. The view stays usable after the blob and the store were closed,
+        and then shows what anyone writes there later. A device that fails, or a file that gets
+        shorter, while a view exists ends the process when the missing bytes are read (SIGBUS).
+
+        Raises:
+            InvalidArgumentError: The range reaches beyond the blob, or over several clusters.
+            UnsupportedError: The store is not mapped, or an external snapshot is read there.
+            DeviceError: The device is shorter than it was.
+            ClosedError: The blob or the store was closed.
+        """
+        start, count = integer_of(offset, "offset"), integer_of(length, "length")
+        return self._call(self._view, start, count)
+
+    def _view(self, offset: int, length: int) -> memoryview:
+        size = self._cluster_size
+        check_range(self._state, size, offset, length)
+        pieces = split(size, offset, length)
+        if len(pieces) > 1:
+            text = f"{length} bytes at {offset}: in {len(pieces)} clusters, expected one"
+            raise InvalidArgumentError(text)
+        index = offset // size
+        cluster, clone = resolve_owner(self._core, self._state, index) if length else (0, None)
+        if clone is not None:
+            raise UnsupportedError(f"{length} bytes at {offset}: of an external snapshot")
+        if not cluster:
+            return memoryview(bytes(length))
+        return self._session.device.view(offset + (cluster - index) * size, length)
 
     def next_allocated(self, offset: int) -> int | None:
         """Return the first byte from `offset` on that the blob itself holds, or None.

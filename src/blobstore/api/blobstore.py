@@ -96,6 +96,7 @@ class Blobstore(OpenStore):
         atomic_write_size: int | None = None,
         direct: bool = False,
         write_through: bool = False,
+        mapped: bool = False,
     ) -> Self:
         """Open a store; one that was not unloaded is recovered in memory first.
 
@@ -103,13 +104,15 @@ class Blobstore(OpenStore):
         one. `force` keeps the store writable although a blob is in quarantine.
         `on_blob` is called with every blob that can be opened, in the order of the
         ids, each open for as long as the call takes; an exception of its closes the
-        store. `direct` goes past the page cache.
+        store. `direct` goes past the page cache. `mapped`, with `read_only`, maps the device into
+        memory: `Blob.view` shows it without a copy, and `read_many` copies from it.
 
         Raises:
             CorruptError: There is no store, or one that makes no sense (EILSEQ).
             WrongTypeError: It is of another type (ENXIO).
             BusyError: The device is open elsewhere, is mounted, or is part of something else.
-            UnsupportedError: There is no direct I/O there.
+            UnsupportedError: There is no direct I/O there, or the device cannot be mapped.
+            InvalidArgumentError: `mapped` without `read_only`.
         """
         check_callback("on_blob", on_blob)
         loaded = load_store(
@@ -121,6 +124,7 @@ class Blobstore(OpenStore):
             atomic_write_size=atomic_write_size,
             direct=direct,
             write_through=write_through,
+            mapped=mapped,
         )
         store = cls(Session(*loaded))
         if on_blob is not None:

@@ -172,13 +172,19 @@ def load_store(
     atomic_write_size: int | None,
     direct: bool,
     write_through: bool,
+    mapped: bool = False,
 ) -> LoadedStore:
     """Load the store on what a source names; the arguments are `Blobstore.open`'s."""
     check_flags(force_recovery=force_recovery, force=force, write_through=write_through)
+    check_flags(mapped=mapped)
+    if mapped and read_only is False:
+        raise InvalidArgumentError("mapped: expected read_only=True as well")
     device = open_source(
         source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
     )
     try:
+        if mapped:
+            device.map()
         core = BlockingDriver(device).run(
             load(
                 traits_of(device),

@@ -203,6 +203,7 @@ class VolumeStore(VolumeStoreHandle, OpenStore):
         atomic_write_size: int | None = None,
         direct: bool = False,
         write_through: bool = False,
+        mapped: bool = False,
     ) -> Self:
         """Open a volume store; one that was not unloaded is recovered in memory first.
 
@@ -214,7 +215,7 @@ class VolumeStore(VolumeStoreHandle, OpenStore):
             CorruptError: There is no store, or one that makes no sense (EILSEQ), or its name
                 or uuid is damaged (EINVAL).
             ExistsError: A store of the same uuid is open in this process: one is a copy.
-            BusyError, UnsupportedError: As `Blobstore.open`.
+            BusyError, UnsupportedError, InvalidArgumentError: As `Blobstore.open`.
         """
         loaded = load_store(
             source,
@@ -225,6 +226,7 @@ class VolumeStore(VolumeStoreHandle, OpenStore):
             atomic_write_size=atomic_write_size,
             direct=direct,
             write_through=write_through,
+            mapped=mapped,
         )
         session = Session(*loaded)
         try:

@@ -94,6 +94,32 @@ class Device(abc.ABC):
         """Let no other request change a block of the range in part, while the `with` lasts."""
         return nullcontext()
 
+    @property
+    def is_mapped(self) -> bool:
+        """Whether `view` shows the device's own bytes."""
+        return False
+
+    def map(self) -> None:
+        """Map a read-only device into memory, for `view`.
+
+        Raises:
+            UnsupportedError: This kind of device cannot be mapped, or the host refused.
+            ClosedError: The device was closed.
+        """
+        self.check_open()
+        raise UnsupportedError(f"{self.name}: a device that cannot be mapped into memory")
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """Return a read-only view of a mapped device's own bytes.
+
+        Raises:
+            UnsupportedError: The device is not mapped.
+            DeviceError: The device is shorter than it was.
+            InvalidArgumentError, ClosedError: As `check_read`.
+        """
+        self.check_read(offset, length)
+        raise UnsupportedError(f"{self.name}: not mapped into memory: open it with mapped=True")
+
     def refresh_size(self) -> int:
         """Ask for the size again, and return it.
 

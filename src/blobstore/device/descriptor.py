@@ -7,6 +7,7 @@ The device owns the descriptor and its lock. Requests go through the page cache;
 import contextlib
 import fcntl
 import functools
+import mmap
 import os
 import warnings
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from blobstore.device.base import Device, buffer_length, byte_views
 from blobstore.device.forking import fork_lock, open_devices
 from blobstore.device.opening import failure
 from blobstore.device.ranges import whole_blocks
-from blobstore.errors import DeviceError
+from blobstore.errors import DeviceError, UnsupportedError
 from blobstore.operations import Buffer
 from blobstore.units import KIB, MIB
 
@@ -65,6 +66,7 @@ class DescriptorDevice(Device):
         self._descriptor = descriptor
         self._owner = os.getpid()
         self._zeroing_unit = zeroing_unit
+        self._mapping: mmap.mmap | None = None
         open_devices.add(self)
 
     # The measures
@@ -108,6 +110,28 @@ class DescriptorDevice(Device):
             return os.lseek(descriptor, 0, os.SEEK_END)
         except OSError as error:
             raise failure(f"{name}: size", error) from error
+
+    # Views of a mapped device. Reading mapped memory that the device has no more is a SIGBUS,
+    # which ends the process. So the size is asked for before each use.
+
+    @property
+    def is_mapped(self) -> bool:
+        return self._mapping is not None
+
+    def map(self) -> None:
+        self.check_open()
+        try:
+            self._mapping = mmap.mmap(self._descriptor, self.size_bytes, prot=mmap.PROT_READ)
+        except (OSError, ValueError) as error:
+            raise UnsupportedError(f"{self.name}: cannot be mapped into memory: {error}") from error
+
+    def view(self, offset: int, length: int) -> memoryview:
+        if self._mapping is None:
+            return super().view(offset, length)
+        self.check_read(offset, length)
+        if self._ask_size(self._descriptor, self.name) < offset + length:
+            raise self._ended_early("view", offset, length)
+        return memoryview(self._mapping)[offset : offset + length]
 
     # Reading and writing: one call in nearly all cases, the rest in `_rest`
 
@@ -261,11 +285,19 @@ class DescriptorDevice(Device):
             if self._closed:
                 return
             super().close()
+            self._unmap()
             self._unlock()
             try:
                 os.close(self._descriptor)
             except OSError as error:
                 raise failure(f"{self.name}: close", error) from error
+
+    def _unmap(self) -> None:
+        """Give the mapping back; while there are views, it stays for them."""
+        mapping, self._mapping = self._mapping, None
+        if mapping is not None:
+            with contextlib.suppress(BufferError):
+                mapping.close()
 
     def _unlock(self) -> None:
         """Unlock before closing: a child between fork and exec has a copy that would stay locked.

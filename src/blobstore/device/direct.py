@@ -68,6 +68,10 @@ class DirectRequests(DescriptorDevice):
             return None
         return super().fast_descriptor
 
+    def map(self) -> None:
+        self.check_open()
+        raise UnsupportedError(f"{self.name}: direct I/O goes past what could be mapped")
+
     def hold_blocks(self, start: int, end: int) -> AbstractContextManager[None]:
         return self._ranges.hold(start, end)
 
