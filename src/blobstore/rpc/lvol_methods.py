@@ -80,30 +80,28 @@ def _registered(target: Target, store: LoadedStore, volume: Volume) -> str:
 @method("bdev_lvol_snapshot", p.Snapshot)
 def snapshot(target: Target, given: p.Snapshot) -> str:
     """Make a snapshot of a volume."""
-    with target.lock:
-        source = volume_of(target, given.lvol_name)
-        if not is_name(given.snapshot_name):
-            raise failed(errno.EINVAL)
-        if _has_name(source.store, given.snapshot_name):
-            raise failed(errno.EEXIST)
-        _check_alias(target, source.store, given.snapshot_name)
-        with answering():
-            made = source.volume.snapshot(given.snapshot_name)
-        return _registered(target, source.store, made)
+    return _made_from(target, given.lvol_name, given.snapshot_name, Volume.snapshot)
 
 
 @method("bdev_lvol_clone", p.Clone)
 def clone(target: Target, given: p.Clone) -> str:
     """Make a clone of a snapshot or a read-only volume."""
+    return _made_from(target, given.snapshot_name, given.clone_name, Volume.clone)
+
+
+def _made_from(
+    target: Target, source_name: str, name: str, make: Callable[[Volume, str], Volume]
+) -> str:
+    """Make a volume from another one, and return its unique id."""
     with target.lock:
-        source = volume_of(target, given.snapshot_name)
-        if not is_name(given.clone_name):
+        source = volume_of(target, source_name)
+        if not is_name(name):
             raise failed(errno.EINVAL)
-        if _has_name(source.store, given.clone_name):
+        if _has_name(source.store, name):
             raise failed(errno.EEXIST)
-        _check_alias(target, source.store, given.clone_name)
+        _check_alias(target, source.store, name)
         with answering():
-            made = source.volume.clone(given.clone_name)
+            made = make(source.volume, name)
         return _registered(target, source.store, made)
 
 
