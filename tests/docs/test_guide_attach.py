@@ -14,11 +14,12 @@ import pytest
 
 from tests.cli.runner import COMMAND
 from tests.docs.test_guides import script_of
-from tests.fuse.mounts import mounting, skip_without_fuse
+from tests.fuse.attachments import Attachments, attachments
+from tests.fuse.mounts import mounting
 from tests.shared import CHECKOUT
 
 GUIDE: Final = (CHECKOUT / "docs" / "guide-attach.md").read_text(encoding="utf-8")
-CONSOLE: Final = re.findall(r"^\$ (.*)$", GUIDE, re.MULTILINE)
+CONSOLE: Final = re.findall(r"^\$ (.*)\n((?:/dev/.*\n)?)", GUIDE, re.MULTILINE)
 
 
 @pytest.fixture
@@ -33,6 +34,12 @@ def directory(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.fixture
+def attached() -> Iterator[Attachments]:
+    with attachments() as found:
+        yield found
+
+
 @contextlib.contextmanager
 def served(line: str, directory: Path) -> Iterator[None]:
     """Have a command of the guide that runs in the foreground, until the `with` ends."""
@@ -43,21 +50,51 @@ def served(line: str, directory: Path) -> Iterator[None]:
         yield
 
 
-def test_every_command_does_what_it_says(directory: Path) -> None:
-    skip_without_fuse()
-    path = f"{directory.parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
+class Devices:
+    """The devices that `attach` made, in the place of those that the guide shows."""
+
+    def __init__(self, attached: Attachments) -> None:
+        self._attached = attached
+        self._ours: dict[str, str] = {}
+
+    def line(self, line: str) -> str:
+        """Return a line of the guide as it has to be typed here."""
+        for shown, ours in self._ours.items():
+            line = line.replace(shown, ours)
+        return line
+
+    def add(self, shown: str, output: str) -> None:
+        """Note a device that was printed."""
+        assert re.fullmatch(r"/dev/loop\d+\n", output)
+        self._ours[shown] = output.strip()
+        self._attached.made.add(Path(output.strip()))
+
+
+def test_every_command_does_what_it_says(directory: Path, attached: Attachments) -> None:
+    programs = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{directory.parent}:{os.environ['PATH']}:/usr/sbin:/sbin:{programs}",
+        "XDG_RUNTIME_DIR": str(attached.runtime),
+    }
+    devices = Devices(attached)
     with contextlib.ExitStack() as servers:
-        for line in CONSOLE:
+        for line, shown in CONSOLE:
             if line.startswith("blobstore mount "):
                 servers.enter_context(served(line, directory))
                 continue
+            if line.startswith("blobstore attach "):
+                servers.close()  # the store is unmounted first
             done = subprocess.run(
-                ["sh", "-c", line],
+                ["sh", "-c", devices.line(line)],
                 cwd=directory,
-                env={**os.environ, "PATH": path},
+                env=environment,
                 capture_output=True,
                 text=True,
                 check=False,
             )
-            assert (done.returncode, done.stderr) == (0, ""), line
+            assert done.returncode == 0, line + done.stdout + done.stderr
             assert done.stdout or not line.startswith(("ls", "dd if=files", "python3")), line
+            if shown:
+                devices.add(shown.strip(), done.stdout)
+    assert attached.is_empty()

@@ -58,6 +58,8 @@ COMMANDS: Final = {
     "destroy": "Remove a store and all its blobs from a device.",
     "shell": "Run commands on one open store, typed or from a script.",
     "mount": "Show the blobs of a store as files in a directory.",
+    "attach": "Make a blob a block device.",
+    "detach": "End a block device.",
     "serve": "Serve volumes and blobs by NBD, to virtual machines and others.",
     "rpc": "Serve volume stores by SPDK's JSON-RPC.",
     "completion": "Print the completion script for bash, zsh or fish.",

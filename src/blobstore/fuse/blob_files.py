@@ -17,7 +17,8 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from blobstore.api.blob import Blob
@@ -41,27 +42,62 @@ _ROOT_INODE: Final = 1
 
 
 class BlobFiles:
-    """A directory of blobs. `files` are their ids by file name; entries may be added at any time.
+    """A directory of blobs. `files` are their ids by file name.
 
     mfusepy looks the callbacks up by name. What is not here, such as `unlink`, is refused by
-    libfuse.
+    libfuse. `on_release` is called when a file was closed as often as it was opened.
     """
 
     use_ns = True  # the unit in which mfusepy is told times
 
     def __init__(
-        self, store: Blobstore | VolumeStore, files: dict[str, BlobId], *, writable: bool
+        self,
+        store: Blobstore | VolumeStore,
+        files: dict[str, BlobId],
+        *,
+        writable: bool,
+        on_release: Callable[[BlobId], None] = lambda _blob_id: None,
     ) -> None:
         self.files = files
         self.mounted = threading.Event()
         self._store = store
         self._writable = writable
+        self._on_release = on_release
         self._blobs: dict[BlobId, Blob] = {}
+        self._open_count: Counter[BlobId] = Counter()
         self._opening = threading.Lock()
         self._is_ending = False
         self._uid, self._gid = os.getuid(), os.getgid()
         self._began_ns = time.time_ns()
         self._written_ns: dict[BlobId, int] = {}
+
+    # Files come and go
+
+    def add(self, name: str, blob_id: BlobId) -> Blob:
+        """Show a blob as a file, and return it, open.
+
+        Raises:
+            BlobstoreError: It cannot be opened.
+        """
+        blob = self._blob(blob_id)
+        self.files[name] = blob_id
+        return blob
+
+    def remove(self, name: str) -> None:
+        """Show a file no longer, and close its blob.
+
+        Durability: as `Blob.close`.
+
+        Raises:
+            DeviceError: The blob's metadata could not be written.
+        """
+        with self._opening:
+            blob = self._blobs.pop(self.files.pop(name))
+        blob.close()
+
+    def size_of(self, blob_id: BlobId) -> int:
+        """Return the size of an open blob in bytes."""
+        return self._blobs[blob_id].size
 
     # The file system as a whole
 
@@ -130,7 +166,19 @@ class BlobFiles:
             raise _os_error(errno.EACCES)
         if flags & os.O_TRUNC:
             raise _os_error(errno.EPERM)
+        with self._opening:
+            self._open_count[blob.id] += 1
         return blob.id
+
+    def release(self, _path: str, handle: int) -> int:
+        """Note that an open file was closed by all that had it."""
+        blob_id = BlobId(handle)
+        with self._opening:
+            self._open_count[blob_id] -= 1
+            is_last = not self._open_count[blob_id]
+        if is_last:
+            self._on_release(blob_id)
+        return 0
 
     def _named(self, path: str) -> Blob:
         blob_id = self.files.get(path[1:])

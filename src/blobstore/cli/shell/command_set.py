@@ -15,6 +15,8 @@ _LEFT_OUT: Final = (
     "serve",
     "rpc",
     "mount",
+    "attach",
+    "detach",
     "shell",
     "completion",
     "demo",

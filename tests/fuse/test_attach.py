@@ -1,0 +1,274 @@
+"""`attach` and `detach`: what the kernel sees, how it ends, and what a killed process leaves."""
+
+import contextlib
+import errno
+import mmap
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from blobstore import Blobstore, VolumeStore
+from blobstore.units import KIB, MIB
+from tests.cli.runner import run_here
+from tests.device.loops import attached as loop_on
+from tests.fuse.attachments import Attachments
+from tests.fuse.test_mount import check_is_clean, fails
+from tests.rpc.client import Client
+from tests.shared import CHECKOUT
+
+pytestmark = pytest.mark.slow
+
+CLUSTER: Final = 64 * KIB
+SIZE: Final = 8 * MIB
+DATA: Final = random.Random(1).randbytes(2 * CLUSTER)
+PATIENCE_S: Final = 60
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A volume store: `db`, a clone of the snapshot `monday`, and the empty thin `new`."""
+    path = tmp_path / "vms.img"
+    with VolumeStore.create(path, name="vms", size="64MiB", cluster_size=CLUSTER) as vms:
+        db = vms.create_volume("db", SIZE, thin=True)
+        db.write(DATA, CLUSTER)
+        db.snapshot("monday")
+        vms.create_volume("new", SIZE, thin=True)
+    return path
+
+
+@contextlib.contextmanager
+def past_the_cache(device: Path) -> Iterator[tuple[int, mmap.mmap]]:
+    """Open a device for direct I/O, with a buffer that suits it."""
+    descriptor = os.open(device, os.O_RDWR | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, CLUSTER) as buffer:
+            yield descriptor, buffer
+    finally:
+        os.close(descriptor)
+
+
+def allocated_clusters(image: Path, name: str) -> int:
+    with VolumeStore.open(image, read_only=True) as vms:
+        return vms[name].info.allocated_clusters
+
+
+def queue_of(device: Path, name: str) -> int:
+    return int(Path("/sys/block", device.name, "queue", name).read_text())
+
+
+def test_a_volume_is_a_block_device_whose_writes_are_in_the_store_afterwards(
+    image: Path, attached: Attachments
+) -> None:
+    device = attached.attach(image, "db")
+    assert device.is_block_device()
+    assert queue_of(device, "logical_block_size") == 512
+    assert queue_of(device, "discard_granularity") == CLUSTER
+    with open(device, "r+b") as file:
+        assert file.read(3 * CLUSTER) == bytes(CLUSTER) + DATA
+        assert file.seek(0, os.SEEK_END) == SIZE
+        file.seek(5 * CLUSTER)
+        file.write(DATA)
+    attached.detach(device)
+    assert attached.is_empty()
+    check_is_clean(image)
+    with VolumeStore.open(image, read_only=True) as vms:
+        assert vms["db"].read(len(DATA), 5 * CLUSTER) == DATA
+        assert vms["monday"].read(3 * CLUSTER) == bytes(CLUSTER) + DATA
+
+
+def test_one_process_serves_all_volumes_of_a_store_and_ends_with_the_last(
+    image: Path, attached: Attachments
+) -> None:
+    devices = [attached.attach(image, name) for name in ("db", "new", "monday")]
+    assert len(set(attached.pids)) == 1
+    again = attached.run("attach", image, "db")
+    assert (again.status, again.text) == (1, "")
+    assert again.stderr.rstrip().endswith(f"is attached as {devices[0]}")
+    with open(devices[1], "r+b") as file:
+        file.write(DATA)
+    for device in devices:
+        assert not attached.is_empty()
+        attached.detach(device)
+    assert attached.is_empty()
+    check_is_clean(image)
+    with VolumeStore.open(image, read_only=True) as vms:
+        assert vms["new"].read(len(DATA)) == DATA
+
+
+def test_a_snapshot_and_what_is_asked_to_be_are_read_only_devices(
+    image: Path, attached: Attachments
+) -> None:
+    for device in (attached.attach(image, "monday"), attached.attach(image, "new", "--read-only")):
+        assert Path("/sys/block", device.name, "ro").read_text() == "1\n"
+        with open(device, "r+b", buffering=0) as file, fails(errno.EPERM):
+            file.write(DATA)
+        attached.detach(device)
+
+
+def test_a_store_of_blobs_is_attached_by_name_and_id(tmp_path: Path, attached: Attachments) -> None:
+    path = tmp_path / "disk.img"
+    with Blobstore.create(path, size="16MiB", cluster_size=CLUSTER, block_size=4096) as store:
+        first = store.create_blob(MIB, name="first").id
+        second = store.create_blob(MIB, thin=True).id
+    for device in [attached.attach(path, "first"), attached.attach(path, f"{second:#x}")]:
+        assert queue_of(device, "logical_block_size") == 4096
+        attached.detach(device)
+    device = attached.attach(path, str(first))
+    refused = attached.run("attach", path, "first", "--rpc", str(attached.runtime / "rpc"))
+    assert "attached already" in refused.stderr
+    attached.detach(device)
+    refused = attached.run("attach", path, "first", "--rpc", str(attached.runtime / "rpc"))
+    assert "is no volume store" in refused.stderr
+    assert attached.is_empty()
+
+
+def test_discards_free_clusters_and_zeroes_are_zeroes(image: Path, attached: Attachments) -> None:
+    device = attached.attach(image, "new")
+    with open(device, "r+b") as file:
+        file.write(DATA * 4)
+    command = ["blkdiscard", "-o", str(CLUSTER), "-l", str(2 * CLUSTER)]
+    subprocess.run([*command, device], check=True)
+    subprocess.run(["blkdiscard", "-z", "-o", str(4 * CLUSTER), "-l", "4096", device], check=True)
+    attached.detach(device)
+    assert allocated_clusters(image, "new") == 6
+    expected = bytearray(DATA * 4)
+    expected[CLUSTER : 3 * CLUSTER] = bytes(2 * CLUSTER)
+    expected[4 * CLUSTER : 4 * CLUSTER + 4096] = bytes(4096)
+    with VolumeStore.open(image, read_only=True) as vms:
+        assert vms["new"].read(8 * CLUSTER) == expected
+
+
+def test_zeroes_on_a_clone_do_not_show_its_parent_and_discards_take_no_space(
+    image: Path, attached: Attachments
+) -> None:
+    device = attached.attach(image, "db")
+    place = ["-o", str(CLUSTER), "-l", str(CLUSTER)]
+    subprocess.run(["blkdiscard", *place, device], check=True)
+    with open(device, "rb") as file:
+        assert file.read(3 * CLUSTER) == bytes(CLUSTER) + DATA
+    subprocess.run(["blkdiscard", "-z", *place, device], check=True)
+    with open(device, "rb") as file:
+        assert file.read(3 * CLUSTER) == bytes(2 * CLUSTER) + DATA[CLUSTER:]
+    attached.detach(device)
+    assert allocated_clusters(image, "db") == 1
+
+
+def test_a_killed_process_leaves_errors_and_nothing_that_hangs(
+    image: Path, attached: Attachments
+) -> None:
+    device = attached.attach(image, "new")
+    with past_the_cache(device) as (file, buffer):
+        buffer.write(DATA[:CLUSTER])
+        os.pwritev(file, [buffer], CLUSTER)
+        os.fsync(file)
+        attached.end(signal.SIGKILL)
+        with fails(errno.EIO):
+            os.preadv(file, [buffer], CLUSTER)
+        with fails(errno.EIO):
+            os.pwritev(file, [buffer], CLUSTER)
+    orphan, device = device, attached.attach(image, "new")  # recovers the store
+    assert device != orphan
+    with open(device, "rb") as again:
+        again.seek(CLUSTER)
+        assert again.read(CLUSTER) == DATA[:CLUSTER]
+    told = attached.run("detach", orphan)
+    assert told.status == 1
+    assert "was killed" in told.stderr
+    attached.detach(device)
+    assert attached.is_empty()
+    check_is_clean(image)
+
+
+def test_what_a_killed_process_has_left_is_removed_by_detach(
+    image: Path, attached: Attachments
+) -> None:
+    device = attached.attach(image, "new")
+    attached.end(signal.SIGKILL)
+    assert "was killed" in attached.run("detach", device).stderr
+    assert attached.devices() == []
+    assert "nothing is attached" in attached.run("detach", device).stderr
+    assert run_here("recover", image).status == 0
+    check_is_clean(image)
+
+
+def test_losetup_detaches_the_device_of_a_killed_process(
+    image: Path, attached: Attachments
+) -> None:
+    device = attached.attach(image, "new")
+    attached.end(signal.SIGKILL)
+    subprocess.run(["losetup", "-d", device], check=True)
+    assert attached.devices() == []
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Look until something is so; it must be within a minute."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("end", ["losetup", "SIGTERM"])
+def test_without_detach_the_process_ends_and_unloads_the_store_as_well(
+    image: Path, attached: Attachments, end: str
+) -> None:
+    device = attached.attach(image, "new")
+    with open(device, "r+b") as file:
+        file.write(DATA)
+    if end == "losetup":
+        subprocess.run(["losetup", "-d", device], check=True)
+        wait_until(attached.is_empty)
+    else:
+        attached.end(signal.SIGTERM)
+    assert attached.is_empty()
+    check_is_clean(image)
+    with VolumeStore.open(image, read_only=True) as vms:
+        assert vms["new"].read(len(DATA)) == DATA
+
+
+def test_what_fails_in_the_background_is_said_by_the_command_and_leaves_nothing(
+    image: Path, tmp_path: Path, attached: Attachments
+) -> None:
+    cases = {
+        (image, "none"): "no volume 'none'",
+        (tmp_path / "none.img", "db"): "No such file",
+        (CHECKOUT / "README.md", "db"): "expected b'SPDKBLOB'",
+    }
+    for (store, blob), message in cases.items():
+        done = attached.run("attach", store, blob, "--json")
+        assert (done.status, done.stdout) == (1, b"")
+        assert message.lower() in done.error["message"].lower()
+    with VolumeStore.open(image):
+        busy = attached.run("attach", image, "db", "--json")
+        assert busy.error["errno"] == "EBUSY"
+        assert "in use by process" in busy.error["message"]
+    assert attached.is_empty()
+    check_is_clean(image)
+
+
+def test_only_what_was_attached_is_detached(tmp_path: Path, attached: Attachments) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert "is no loop device" in attached.run("detach", file).stderr
+    assert "No such file" in attached.run("detach", tmp_path / "none").stderr
+    with loop_on(tmp_path / "backing", block_size=512) as loop:
+        assert "was not attached by blobstore" in attached.run("detach", loop.path).stderr
+
+
+def test_a_device_follows_the_size_of_its_volume(image: Path, attached: Attachments) -> None:
+    socket = str(attached.runtime / "rpc")
+    device = attached.attach(image, "new", "--rpc", socket)
+    client = Client(socket)
+    assert client("bdev_lvol_resize", name="vms/new", size_in_mib=16) is True
+    client.close()
+    size = Path("/sys/block", device.name, "size")
+    wait_until(lambda: int(size.read_text()) * 512 == 16 * MIB)
+    attached.detach(device)
+    assert attached.is_empty()
