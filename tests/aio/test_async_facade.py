@@ -326,3 +326,15 @@ def test_a_store_that_is_dropped_leaves_no_thread(path: Path) -> None:
     run(main())
     gc.collect()
     assert threading.active_count() == before
+
+
+def test_a_mapped_store_shows_views_without_awaiting(tmp_path: Path) -> None:
+    async def look() -> bytes:
+        path = tmp_path / "mapped.img"
+        async with await AsyncBlobstore.create(path, size="4MiB", cluster_size="16KiB") as store:
+            blob = await store.create_blob("16KiB", name="vol")
+            await blob.write(b"bytes")
+        async with await AsyncBlobstore.open(path, read_only=True, mapped=True) as store:
+            return bytes((await store.open_blob(name="vol")).view(0, 5))
+
+    assert asyncio.run(look()) == b"bytes"

@@ -226,6 +226,7 @@ class AsyncBlobstore(AsyncOpenStore):
         atomic_write_size: int | None = None,
         direct: bool = False,
         write_through: bool = False,
+        mapped: bool = False,
     ) -> Opening[Self]:
         async def load() -> Self:
             check_callback("on_blob", on_blob)
@@ -239,6 +240,7 @@ class AsyncBlobstore(AsyncOpenStore):
                 atomic_write_size=atomic_write_size,
                 direct=direct,
                 write_through=write_through,
+                mapped=mapped,
             )
             store = cls(session)
             if on_blob is not None:

@@ -161,6 +161,7 @@ class AsyncVolumeStore(VolumeStoreHandle, AsyncOpenStore):
         atomic_write_size: int | None = None,
         direct: bool = False,
         write_through: bool = False,
+        mapped: bool = False,
     ) -> Opening[Self]:
         async def load() -> Self:
             session = await AsyncSession.start(
@@ -173,6 +174,7 @@ class AsyncVolumeStore(VolumeStoreHandle, AsyncOpenStore):
                 atomic_write_size=atomic_write_size,
                 direct=direct,
                 write_through=write_through,
+                mapped=mapped,
             )
             return await cls._of(session)
 
