@@ -19,7 +19,7 @@ KILLS   ?= 200
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo quick test check static format format-check lint types layers coverage crash repairs \
-        syscalls sequences mutations races bytes corruptor hostile fuzz soak rpc-kills system-packages site bench clean
+        syscalls sequences mutations races bytes corruptor hostile fuzz soak rpc-kills nbd-kills nbd-fuzz system-packages site bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
 
@@ -174,6 +174,12 @@ hostile: $(STAMP)  ## Images made to hurt: an answer or a typed error, in time a
 
 fuzz: $(STAMP)  ## Coverage-guided fuzzing of load, list, read and check, for SECONDS
 	@$(BIN)/python -m tests.proof.fuzz --seconds $(SECONDS)
+
+nbd-kills: $(STAMP)  ## An NBD server under load killed with SIGKILL, KILLS times
+	@$(BIN)/python -m tests.proof.nbd_kills --kills $(KILLS)
+
+nbd-fuzz: $(STAMP)  ## Coverage-guided fuzzing of what clients send to the NBD server, for SECONDS
+	@$(BIN)/python -m tests.proof.nbd_fuzz --seconds $(SECONDS)
 
 rpc-kills: $(STAMP)  ## An RPC server under eight clients killed with SIGKILL, KILLS times
 	@BLOBSTORE_RPC_KILLS=$(KILLS) $(BIN)/python -m pytest -q -n 0 tests/rpc/test_server.py -k sigkill
