@@ -153,14 +153,12 @@ class UnixListener:
             if stat.S_ISSOCK(os.lstat(self.path).st_mode):
                 os.unlink(self.path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
         try:
+            os.fchmod(listener.fileno(), 0o600)  # bind makes the file with this mode
             listener.bind(self.path)
         except OSError:
             listener.close()
             raise
-        finally:
-            os.umask(before)
         self._is_bound = True
         listener.listen(_BACKLOG)
         return listener

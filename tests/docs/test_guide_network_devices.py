@@ -25,7 +25,8 @@ def test_the_commands_of_the_guide_do_what_is_said(tmp_path: Path) -> None:
         (directory / "pki").mkdir()
         make_certificates(directory / "pki")
         blobstore = f'blobstore() {{ {sys.executable} -m blobstore "$@"; }}'
-        script = "\n".join([blobstore, *COMMANDS]).replace("/tmp/", f"{directory}/")
+        commands = [command.replace("/tmp/", f"{directory}/") for command in COMMANDS]
+        script = "\n".join([blobstore, *commands])
         try:
             done = subprocess.run(
                 ["bash", "-euxc", script], cwd=tmp_path, capture_output=True, text=True, check=False
