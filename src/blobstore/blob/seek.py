@@ -45,13 +45,15 @@ def next_data(blob: BlobState, start: int) -> int | None:
 def next_hole(blob: BlobState, start: int) -> int:
     """Return the first cluster from `start` on that neither the blob nor a parent holds.
 
-    Without one it is the number of the blob's clusters, or larger.
+    Without one it is the number of the blob's clusters, or larger. As with reading, what lies
+    beyond the end of one parent is not looked for in the next.
     """
     index = start
     while True:
         before = index
+        limit = blob.clusters.count
         owner: BlobState | None = blob
-        while owner is not None and index < owner.clusters.count:
+        while owner is not None and index < (limit := min(limit, owner.clusters.count)):
             index = _end_of_data(owner, index)
             owner = owner.parent
         if index == before:
