@@ -22,7 +22,7 @@ from tests.proof.fuzz_target import seeds
 from tests.proof.mutate import SmallImage, mutated
 
 SEEDS: Final = seeds()
-CHANGES: Final = 12
+CHANGES: Final = 9
 MANY: Final = 1 << 20
 
 

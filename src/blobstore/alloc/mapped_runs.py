@@ -210,7 +210,10 @@ def _expanded(firsts: _Numbers, counts: _Numbers) -> _Numbers:
 def entries_of(pairs: PackedPairs) -> "array[int]":
     """Return the entries of the only leaf of a map with so few clusters."""
     firsts, counts = pairs.rows().T
-    numbers = np.where(np.repeat(firsts, counts) == UNALLOCATED, 0, _expanded(firsts, counts))
+    numbers = _expanded(firsts, counts)
+    is_absent = firsts == UNALLOCATED
+    if is_absent.any():
+        numbers[np.repeat(is_absent, counts)] = UNALLOCATED
     entries = array("I")
     entries.frombytes(numbers.astype(np.uint32).tobytes())
     return entries

@@ -1,6 +1,7 @@
 """CRC-32C over pages, and how to change bytes without changing it (FORMAT 2, 4)."""
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from fastcrc import crc32
@@ -14,9 +15,8 @@ _BALANCE_OFFSET: Final = SECTOR_SIZE - 4
 _U32: Final = struct.Struct("<I")
 
 
-def crc32c(data: Buffer, initial: int | None = None) -> int:
-    """Return the Castagnoli checksum of `data`, continued from the checksum `initial`."""
-    return crc32.iscsi(data, initial)
+crc32c: Final[Callable[..., int]] = crc32.iscsi
+"""(data, initial): the Castagnoli checksum of `data`, continued from the checksum `initial`."""
 
 
 def balance_sector(found: Buffer, wanted: Buffer) -> bytes:

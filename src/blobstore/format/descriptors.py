@@ -28,6 +28,7 @@ CLEAR_METHOD_MASK: Final = 0b11
 KNOWN_MD_RO: Final = CLEAR_METHOD_MASK
 
 HEADER: Final = struct.Struct("<BI")  # type, length of what follows
+_EXTENTS_HEAD: Final = struct.Struct("<BII")  # a header, and the first place of an extent page
 _FLAGS_BODY: Final = struct.Struct("<QQQ")
 _XATTR_HEAD: Final = struct.Struct("<HH")
 _PAIR: Final = struct.Struct("<II")
@@ -172,21 +173,22 @@ def split_descriptors(body: Buffer, *, place: str) -> Iterator[tuple[int, memory
         at += length
 
 
-def only_descriptor(data: bytes, start: int, end: int, *, place: str) -> tuple[int, bytes] | None:
-    """Return (type, content) of the only descriptor there, or None where there is none or several.
+def only_extents(data: bytes, start: int, end: int, *, place: str) -> tuple[int, bytes] | None:
+    """Return the first place and the clusters that an extent page holds; None if it is no such.
 
     Raises:
-        CorruptError: It reaches beyond the end.
+        CorruptError: Its descriptor reaches beyond the end, or has no such length (EINVAL).
     """
-    kind, length = HEADER.unpack_from(data, start)
+    kind, length, first = _EXTENTS_HEAD.unpack_from(data, start)
     begin = start + HEADER.size
     after = begin + length
     if after > end:
         raise too_long(kind, length, end - begin, place=place)
     is_last = after + HEADER.size > end or HEADER.unpack_from(data, after) == (PADDING, 0)
-    if not is_last or (kind == PADDING and not length):
+    if kind != EXTENT_PAGE or not is_last:
         return None
-    return kind, data[begin:after]
+    _check_extents_length(length, place)
+    return first, data[begin + _U32.size : after]
 
 
 def too_long(kind: int, length: int, left: int, *, place: str) -> CorruptError:
@@ -301,11 +303,15 @@ def decode_extent_page(content: Buffer, *, place: str) -> ExtentPage:
 
 def split_extent_page(content: Buffer, *, place: str) -> tuple[int, Buffer]:
     """Return the first place and the clusters of an extent page's only descriptor."""
-    size = len(content) - _U32.size
-    if size < 0 or size % _U32.size or size > CLUSTERS_PER_EXTENT_PAGE * _U32.size:
-        raise CorruptError(f"{place}: extent page of {len(content)} bytes", errno=_EINVAL)
+    _check_extents_length(len(content), place)
     (first,) = _U32.unpack_from(content)
     return first, content[_U32.size :]
+
+
+def _check_extents_length(length: int, place: str) -> None:
+    size = length - _U32.size
+    if size < 0 or size % _U32.size or size > CLUSTERS_PER_EXTENT_PAGE * _U32.size:
+        raise CorruptError(f"{place}: extent page of {length} bytes", errno=_EINVAL)
 
 
 def _encode_pairs(pairs: tuple[tuple[int, int], ...]) -> bytes:

@@ -6,9 +6,8 @@ descriptor, so that one write of one sector changes the blob from one state to
 the next. Any reader of the format skips the padding.
 """
 
-from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from blobstore.format.checksum import SECTOR_SIZE, balance_sector, crc32c
 from blobstore.format.descriptors import HEADER, PADDING, split_descriptors
@@ -50,8 +49,7 @@ class Layout(Enum):
         return self.value
 
 
-@dataclass(frozen=True, slots=True)
-class RootState:
+class RootState(NamedTuple):
     """What must be known of a root page on disk to update it in place.
 
     `head_crc` is the checksum of what really stands before the last sector;
@@ -72,7 +70,7 @@ def descriptors_length(page: Buffer) -> int:
 
 def layout_of(page: Buffer) -> Layout:
     """Recognise a root page's layout."""
-    return Layout.SECTOR if bytes(page[_MARK]) == _PADDING else Layout.COMPACT
+    return Layout.SECTOR if page[_MARK] == _PADDING else Layout.COMPACT
 
 
 _SHORT: Final = RootState(Layout.COMPACT, 0, needs_copy=False)

@@ -14,14 +14,12 @@ from blobstore.alloc.leaves import LEAF_SHIFT, LEAF_SIZE, UNALLOCATED
 from blobstore.errors import CorruptError, NotFoundError
 from blobstore.format.chain import ChainContent
 from blobstore.format.descriptors import (
-    EXTENT_PAGE,
     EXTERNAL_SNAPSHOT,
     HAS_EXTENT_TABLE,
     KNOWN_INVALID,
     THIN_PROV,
     Flags,
-    only_descriptor,
-    split_extent_page,
+    only_extents,
 )
 from blobstore.format.geometry import Geometry, root_of
 from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, open_page
@@ -35,7 +33,6 @@ from blobstore.metadata.blob_state import (
     extent_table_of,
 )
 from blobstore.metadata.page_reader import Fetch
-from blobstore.operations import Buffer
 from blobstore.units import BlobId, PageIndex, ceil_div
 
 MAX_CLUSTERS: Final = 1 << 26
@@ -118,22 +115,22 @@ async def read_content(geometry: Geometry, blob_id: BlobId, fetch: Fetch) -> Cha
         NotFoundError: There is no such blob (ENOENT).
         CorruptError: The chain cannot be read.
     """
-    return (await _read_content(geometry, blob_id, fetch))[2]
+    return (await _read_content(geometry, blob_id, f"blob {blob_id:#x}", fetch))[2]
 
 
 async def _read_content(
-    geometry: Geometry, blob_id: BlobId, fetch: Fetch
+    geometry: Geometry, blob_id: BlobId, place: str, fetch: Fetch
 ) -> tuple[bytes, int, ChainContent, Sequence[PageIndex]]:
     """Return the root page, the length of its descriptors, those of all pages, and the rest."""
     if not geometry.names_root(blob_id):
-        raise NotFoundError(f"blob {blob_id:#x}: no such blob")
+        raise NotFoundError(f"{place}: no such blob")
     root = root_of(blob_id)
     data = await fetch(root)
     found_id, sequence, following = open_page(data, at=root)
     if found_id != blob_id or sequence != 0:
-        raise NotFoundError(f"blob {blob_id:#x}: its root page {root} is not a root of this blob")
+        raise NotFoundError(f"{place}: its root page {root} is not a root of this blob")
     content = ChainContent()
-    length = content.take_page(data, place=f"blob {blob_id:#x}")
+    length = content.take_page(data, place=place)
     chain: Sequence[PageIndex] = ()
     if following != NO_PAGE:
         chain = await _read_chain(geometry, blob_id, following, fetch, content)
@@ -151,8 +148,8 @@ async def read_blob(
         NotFoundError: There is no such blob (ENOENT).
         CorruptError: The blob cannot be read; the errno is the original's.
     """
-    data, length, content, chain = await _read_content(geometry, blob_id, fetch)
-    root, place = root_of(blob_id), f"blob {blob_id:#x}"
+    place = f"blob {blob_id:#x}"
+    data, length, content, chain = await _read_content(geometry, blob_id, place, fetch)
     flags = content.flags or _NO_FLAGS
     has_parent = SNAP in content.internal_xattrs and not flags.invalid & EXTERNAL_SNAPSHOT
     if has_parent and len(content.internal_xattrs[SNAP]) != _ID_SIZE:
@@ -173,7 +170,7 @@ async def read_blob(
     pairs = table if content.runs is None else content.runs
     state = BlobState(
         blob_id=blob_id,
-        root=root,
+        root=root_of(blob_id),
         root_state=root_state_of(data, length=length),
         flags=flags,
         xattrs=content.xattrs or NO_ATTRIBUTES,
@@ -213,15 +210,16 @@ def _check_runs(geometry: Geometry, runs: PackedPairs, place: str) -> None:
     """Refuse the first run outside of the data, and more clusters than there are."""
     lowest, end = geometry.md_clusters, geometry.total_clusters
     rows = runs.rows()
-    allocated = rows[rows[:, 0] != UNALLOCATED]
-    is_wrong = (allocated[:, 0] < lowest) | (allocated.sum(axis=1) > end)
+    firsts, counts = rows[rows[:, 0] != UNALLOCATED].T
+    is_wrong = (firsts < lowest) | (firsts + counts > end)
     if is_wrong.any():
-        first, count = allocated[is_wrong.argmax()].tolist()
+        at = is_wrong.argmax()
+        first, count = int(firsts[at]), int(counts[at])
         raise CorruptError(
             f"{place}: clusters {first} to {first + count - 1}, expected {lowest} to {end - 1}",
             errno=_EINVAL,
         )
-    owned = int(allocated[:, 1].sum())
+    owned = int(counts.sum())
     if owned > geometry.data_clusters:
         raise CorruptError(
             f"{place}: {owned} clusters of its own in a store of {geometry.data_clusters}",
@@ -298,33 +296,29 @@ class _TableReader:
             )
         if self._revisits is not None and not self._revisits.may_read(page, self._blob_id):
             raise self._error(f"extent page {page} belongs to many blobs")
-        data = await self._fetch(PageIndex(page))
-        entries = array("I", self._clusters_in(data, PageIndex(page), count))[:]  # no room to spare
-        if max(entries) >= geometry.total_clusters or _least(entries) < geometry.md_clusters:
+        at = PageIndex(page)
+        data = await self._fetch(at)
+        entries = array("I", self._clusters_in(data, at, count))[:]  # no room to spare
+        least = min(entries) or min(filter(None, entries), default=_ABOVE_ALL)
+        if max(entries) >= geometry.total_clusters or least < geometry.md_clusters:
             raise self._error(
                 f"extent page {page} names a cluster outside of {geometry.md_clusters} "
                 f"to {geometry.total_clusters - 1}"
             )
         return entries
 
-    def _clusters_in(self, data: bytes, at: PageIndex, count: int) -> Buffer:
+    def _clusters_in(self, data: bytes, at: PageIndex, count: int) -> bytes:
         """Return the entries of an extent page as they are on disk; there is at least one."""
         try:
             _blob_id, sequence, following = open_page(data, at=at)
         except CorruptError as error:
             raise self._error(f"extent {error.message}") from error
-        found = only_descriptor(data, HEAD.size, HEAD.size + BODY_SIZE, place=self._place)
-        if sequence != 0 or found is None or found[0] != EXTENT_PAGE:
+        found = only_extents(data, HEAD.size, HEAD.size + BODY_SIZE, place=self._place)
+        if sequence != 0 or found is None:
             raise self._error(f"page {at} is not an extent page")
-        first, clusters = split_extent_page(found[1], place=self._place)
+        first, clusters = found
         if not clusters:
             raise self._error(f"extent page {at} has no entries")
         if first != count or following != NO_PAGE:
             raise self._error(f"extent page {at} begins at cluster {first}, expected {count}")
         return clusters
-
-
-def _least(entries: "array[int]") -> int:
-    """Return the least of the clusters that are there; without one, a number above all."""
-    least = min(entries)
-    return least if least != UNALLOCATED else min(filter(None, entries), default=_ABOVE_ALL)

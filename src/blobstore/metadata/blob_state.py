@@ -89,8 +89,10 @@ def extent_table_of(count: int, present: Mapping[int, int]) -> Sequence[int]:
 
 def all_pages(pages: Sequence[int]) -> list[int]:
     """Return an extent table as a list, as fast as lists are made."""
+    if not isinstance(pages, SparsePages):
+        return [*pages]
     listed = [ABSENT_PAGE] * len(pages)
-    for number, page in present_pages(pages).items():
+    for number, page in pages.present.items():
         listed[number] = page
     return listed
 

@@ -46,7 +46,7 @@ class PageReader:
     read one by one: where a device fails it is slow.
     """
 
-    __slots__ = ("_geometry", "_instead", "_most", "_recent", "_window")
+    __slots__ = ("_geometry", "_instead", "_most", "_recent")
 
     def __init__(
         self,
@@ -58,7 +58,6 @@ class PageReader:
         self._geometry = geometry
         self._instead = instead
         self._most = max(1, window_bytes // geometry.page_size)
-        self._window = _NO_WINDOW
         self._recent: list[_Window] = []
 
     async def fetch(self, page: PageIndex) -> bytes:
@@ -69,22 +68,17 @@ class PageReader:
         """
         if page in self._instead:
             return self._instead[page]
-        first, end, data = self._window
-        if first <= page < end:
-            at = (page - first) * self._geometry.page_size
-            return data[at : at + PAGE_SIZE]
-        return await self._fetch_elsewhere(page)
-
-    async def _fetch_elsewhere(self, page: PageIndex) -> bytes:
-        """Turn to a recent window that has the page, or read one: larger where pages are near."""
-        step, before = self._geometry.page_size, _NO_WINDOW
-        for window in self._recent:
-            first, end, data = window
+        for first, end, data in self._recent:
             if first <= page < end:
-                self._window = window
-                at = (page - first) * step
+                at = (page - first) * self._geometry.page_size
                 return data[at : at + PAGE_SIZE]
-            if first - _NEAR <= page < end + _NEAR:
+        return await self._read_ahead(page)
+
+    async def _read_ahead(self, page: PageIndex) -> bytes:
+        """Read a window that has the page: a larger one where pages are near."""
+        before = _NO_WINDOW
+        for window in self._recent:
+            if window.first - _NEAR <= page < window.end + _NEAR:
                 before = window
         count = min(2 * (before.end - before.first), self._most)
         if count > 1:
@@ -93,7 +87,7 @@ class PageReader:
             except DeviceError:
                 self._most = 1
             else:
-                at = page % count * step
+                at = page % count * self._geometry.page_size
                 return data[at : at + PAGE_SIZE]
         return await self._read(page, 1, before)
 
@@ -105,6 +99,5 @@ class PageReader:
         length = PAGE_SIZE if count == 1 else (end - first) * geometry.page_size
         data = await Read(geometry.page_offset(first), length)
         others = [window for window in self._recent if window is not before]
-        self._window = _Window(first, end, data)
-        self._recent = [self._window, *others[: _KEPT_WINDOWS - 1]]
+        self._recent = [_Window(first, end, data), *others[: _KEPT_WINDOWS - 1]]
         return data

@@ -128,7 +128,7 @@ def _none_if_unset(blob_id: BlobId) -> BlobId | None:
 
 def describe_blob(store: StoreState, blob: BlobState) -> BlobInfo:
     """Return what an open blob is now, changes included that are not durable yet."""
-    flags = blob.flags
+    flags, clones = blob.flags, store.clones.of(blob.blob_id)
     return BlobInfo(
         blob_id=blob.blob_id,
         cluster_count=blob.clusters.count,
@@ -137,9 +137,9 @@ def describe_blob(store: StoreState, blob: BlobState) -> BlobInfo:
         thin=blob.is_thin,
         read_only=blob.md_read_only,
         data_read_only=blob.data_read_only,
-        snapshot=bool(blob.data_read_only and store.clones.of(blob.blob_id)),
+        snapshot=bool(blob.data_read_only and clones),
         parent=blob.parent_id,
-        clones=list(store.clones.of(blob.blob_id)),
+        clones=[*clones],
         external_snapshot=blob.internal_xattrs.get(EXTERNAL) if blob.has_external_parent else None,
         extent_table=blob.extent_pages is not None,
         clear_method=blob.clear_method,
