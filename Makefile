@@ -19,7 +19,7 @@ KILLS   ?= 200
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo quick test check static format format-check lint types layers coverage crash repairs \
-        syscalls sequences mutations races bytes corruptor hostile fuzz soak rpc-kills nbd-kills nbd-fuzz system-packages site bench clean
+        syscalls sequences mutations races bytes corruptor hostile fuzz soak vm rpc-kills nbd-kills nbd-fuzz system-packages site bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
 
@@ -186,6 +186,9 @@ rpc-kills: $(STAMP)  ## An RPC server under eight clients killed with SIGKILL, K
 
 soak: $(STAMP)  ## A process under random load killed with SIGKILL, KILLS times
 	@$(BIN)/python -m tests.proof.soak --kills $(KILLS)
+
+vm: $(STAMP)  ## A virtual machine on a thin clone over NBD, cut off and recovered; needs qemu-system-x86_64
+	@$(BIN)/python -m tests.proof.virtual_machine
 
 # --- documents -----------------------------------------------------------------------------
 

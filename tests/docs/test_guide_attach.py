@@ -1,9 +1,7 @@
 """Every command of docs/guide-attach.md works as it stands there, one after the other."""
 
 import contextlib
-import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,26 +10,15 @@ from typing import Final
 
 import pytest
 
-from tests.cli.runner import COMMAND
+from tests.docs.guide_session import GuideSession, commands_of
 from tests.docs.test_guides import script_of
 from tests.fuse.attachments import Attachments, attachments
 from tests.fuse.mounts import mounting
 from tests.shared import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 GUIDE: Final = (CHECKOUT / "docs" / "guide-attach.md").read_text(encoding="utf-8")
-CONSOLE: Final = re.findall(r"^\$ (.*)\n((?:/dev/.*\n)?)", GUIDE, re.MULTILINE)
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """The directory of a user who has run the guide's Python, with `blobstore` on the path."""
-    shim = tmp_path / "blobstore"
-    shim.write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
-    shim.chmod(0o755)
-    directory = tmp_path / "home"
-    directory.mkdir()
-    subprocess.run([sys.executable, "-c", script_of(GUIDE)], cwd=directory, check=True)
-    return directory
 
 
 @pytest.fixture
@@ -40,14 +27,11 @@ def attached() -> Iterator[Attachments]:
         yield found
 
 
-@contextlib.contextmanager
-def served(line: str, directory: Path) -> Iterator[None]:
-    """Have a command of the guide that runs in the foreground, until the `with` ends."""
-    words = [
-        str(directory / word) if word in ("vms.img", "files") else word for word in line.split()
-    ]
-    with mounting(Path(words[2]), Path(words[3]), *words[4:]):
-        yield
+@pytest.fixture
+def session(tmp_path: Path, attached: Attachments) -> GuideSession:
+    """A user who has run the guide's Python."""
+    subprocess.run([sys.executable, "-c", script_of(GUIDE)], cwd=tmp_path, check=True)
+    return GuideSession(tmp_path, {"XDG_RUNTIME_DIR": str(attached.runtime)})
 
 
 class Devices:
@@ -70,31 +54,18 @@ class Devices:
         self._attached.made.add(Path(output.strip()))
 
 
-def test_every_command_does_what_it_says(directory: Path, attached: Attachments) -> None:
-    programs = Path(sys.executable).parent
-    environment = {
-        **os.environ,
-        "PATH": f"{directory.parent}:{os.environ['PATH']}:/usr/sbin:/sbin:{programs}",
-        "XDG_RUNTIME_DIR": str(attached.runtime),
-    }
-    devices = Devices(attached)
+def test_every_command_does_what_it_says(session: GuideSession, attached: Attachments) -> None:
+    devices, directory = Devices(attached), session.directory
     with contextlib.ExitStack() as servers:
-        for line, shown in CONSOLE:
+        for line, shown in commands_of(GUIDE):
             if line.startswith("blobstore mount "):
-                servers.enter_context(served(line, directory))
+                _program, _mount, store, files, *options = line.split()
+                servers.enter_context(mounting(directory / store, directory / files, *options))
                 continue
             if line.startswith("blobstore attach "):
                 servers.close()  # the store is unmounted first
-            done = subprocess.run(
-                ["sh", "-c", devices.line(line)],
-                cwd=directory,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, line + done.stdout + done.stderr
-            assert done.stdout or not line.startswith(("ls", "dd if=files", "python3")), line
+            printed = session.run(devices.line(line))
+            assert printed or not line.startswith(("ls", "dd if=files", "python3")), line
             if shown:
-                devices.add(shown.strip(), done.stdout)
+                devices.add(shown, printed)
     assert attached.is_empty()
