@@ -19,7 +19,7 @@ KILLS   ?= 200
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo quick test check static format format-check lint types layers coverage crash repairs \
-        syscalls sequences mutations races bytes corruptor hostile fuzz soak vm rpc-kills nbd-kills nbd-fuzz system-packages site bench clean
+        syscalls sequences mutations races bytes corruptor hostile fuzz soak vm rpc-kills nbd-kills nbd-fuzz system-packages site ceph bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
 
@@ -91,6 +91,16 @@ PROGRAMS := mke2fs sfdisk mkfs.xfs mkfs.btrfs pvcreate cryptsetup qemu-img strac
             qemu-nbd nbdkit openssl nbdinfo nbdcopy nbdsh nbd-client qemu-io fio
 PACKAGES := e2fsprogs fdisk xfsprogs btrfs-progs lvm2 cryptsetup-bin qemu-utils strace fuse3 chromium \
             nbdkit openssl libnbd-bin python3-libnbd nbd-client fio
+
+# A Ceph cluster of one node is some hundred megabytes: only `make ceph` and CI install it.
+CEPH_PROGRAMS := ceph-mon ceph-mgr ceph-osd monmaptool rbd
+CEPH_PACKAGES := ceph-mon ceph-mgr ceph-osd ceph-common python3-rbd
+ifneq ($(CI),)
+PROGRAMS += $(CEPH_PROGRAMS)
+PACKAGES += $(CEPH_PACKAGES)
+endif
+ceph: PROGRAMS += $(CEPH_PROGRAMS)
+ceph: PACKAGES += $(CEPH_PACKAGES)
 
 system-packages:
 	@missing=; for program in $(PROGRAMS); do \
@@ -198,6 +208,9 @@ site: $(SITE)  ## The documents as a web site in build/site; a dead link is an e
 $(SITE): $(STAMP)
 	@$(BIN)/python -m pip $(INSTALL) --editable '.[site]'
 	@touch $@
+
+ceph: $(STAMP) system-packages  ## Stores on a Ceph cluster of one node: contract, locks, kills, RPC, speed beside raw images
+	@BLOBSTORE_TEST_CEPH=1 $(BIN)/python -m pytest -n 0 tests/ceph $(ARGS)
 
 # --- measurements --------------------------------------------------------------------------
 

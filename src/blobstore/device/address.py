@@ -24,6 +24,7 @@ _KINDS: Final = {
     "nbds": _NBD,
     "nbd+unix": _NBD,
     "nbds+unix": _NBD,
+    "rbd": "blobstore.device.rbd_image:open_rbd",
 }
 """Which function of which module opens addresses that begin so."""
 
@@ -56,9 +57,9 @@ def open_device(
     A path is a file or a block device; ``memory:`` and ``memory:64MiB`` are new
     memory devices, 64 MiB where no size is given. ``nbd://host/export`` and
     ``nbd+unix:///export?socket=path`` are exports of NBD servers, encrypted with
-    ``nbds``. A file with a colon in its name is written ``./name`` or given as a
-    `pathlib.Path`. Sizes that are not given are the device's own, and 512 where it
-    has none. `direct` goes past the page cache.
+    ``nbds``. ``rbd:pool/image`` is an image of Ceph. A file with a colon in its
+    name is written ``./name`` or given as a `pathlib.Path`. Sizes that are not given
+    are the device's own, and 512 where it has none. `direct` goes past the page cache.
 
     Raises:
         UnsupportedError: The address is of a kind this build does not know, or
