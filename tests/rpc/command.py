@@ -1,5 +1,6 @@
 """The server as a process, and the original's command that speaks to it."""
 
+import socket
 import subprocess
 import sys
 import time
@@ -7,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
-
-from spdk.rpc.client import JSONRPCException
 
 from tests.rpc.client import Client
 
@@ -37,10 +36,10 @@ def _connected(path: str, process: subprocess.Popen[bytes]) -> Client:
     """Return a client as soon as the server listens."""
     while True:
         assert process.poll() is None
-        try:
-            return Client(path)
-        except JSONRPCException:
-            time.sleep(0.01)
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(path) == 0:
+                return Client(path)
+        time.sleep(0.01)
 
 
 def stop(client: Client, process: subprocess.Popen[bytes]) -> None:
