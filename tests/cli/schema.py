@@ -21,6 +21,13 @@ USAGE: Final = {
     }],
 }  # fmt: skip
 RANGE: Final = {"id": ID, "offset": int, "length": int}
+IMPORTED_CHAIN: Final = {"id": ID, "snapshots": [{"id": ID}]}
+IMPORTED_CHAIN_OF_VOLUMES: Final = {
+    "id": ID, "name": str, "uuid": str, "snapshots": [{"id": ID, "name": str, "uuid": str}],
+}  # fmt: skip
+EXPORTED_CHAIN: Final = {"id": ID, "files": [str]}
+VERIFIED_IMPORT: Final = {"id": ID, "sha256": str}
+VERIFIED_EXPORT: Final = {"id": ID, "length": int, "sha256": str}
 STORE: Final = {
     "version": int, "clean": bool, "size": int, "cluster_size": int, "page_size": int,
     "io_unit_size": int, "total_clusters": int, "data_clusters": int, "free_clusters": int,

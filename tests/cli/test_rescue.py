@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,18 +215,15 @@ def test_an_external_snapshot_that_is_not_there_becomes_zeroes_when_told(
     assert (tmp_path / "out").read_bytes() == b"x" * CLUSTER + bytes(CLUSTER)
 
 
-def test_a_broken_blob_becomes_a_qcow2_image_too(
-    cut: Broken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tool = tmp_path / "qemu-img"  # copies, wherever the real one converts
-    tool.write_text('#!/bin/sh\ncp "$7" "$8"\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    out = tmp_path / "out.qcow2"
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+def test_a_broken_blob_becomes_a_qcow2_image_too(cut: Broken, tmp_path: Path) -> None:
+    out, raw = tmp_path / "out.qcow2", tmp_path / "raw"
     assert export(cut.path, cut.blob, out, "--format", "qcow2").status == 1
     assert not out.exists()
     assert export(cut.path, cut.blob, out, "--format", "qcow2", "--zero-fill").status == 0
-    assert out.read_bytes() == cut.content[: cut.lost_from].ljust(len(cut.content), b"\0")
+    convert = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(out), str(raw)]
+    subprocess.run(convert, check=True)
+    assert raw.read_bytes() == cut.content[: cut.lost_from].ljust(len(cut.content), b"\0")
 
 
 # read

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from blobstore import Blobstore, check, undo
-from blobstore.cli.group import COMMANDS, module_of
+from blobstore.cli.group import COMMANDS, module_of, run
 from blobstore.cli.main import main as command_line
 
 CLUSTER: Final = 64 << 10
@@ -106,6 +106,13 @@ def overwrite_export(directory: Path) -> None:
     (directory / _OUT).write_bytes(b"mine")
 
 
+def make_images(directory: Path) -> None:
+    """Make a store, and of its blob and snapshot a chain of images."""
+    make_store(directory)
+    export = ("export", str(directory / "disk.img"), "disk", str(directory / "top.qcow2"))
+    assert run([*export, "--chain"]) == 0
+
+
 # What must hold
 
 
@@ -180,6 +187,32 @@ def judge_export(ended: Ended) -> str:
     return "removed"
 
 
+def judge_import_chain(ended: Ended) -> str:
+    judge_store(ended)
+    found = contents(ended.directory / "disk.img")
+    if ended.is_done or len(found) == 4:
+        assert len(found) == 4, ended.stderr
+        assert len({*found.values()}) == 2  # the new two hold what the first two hold
+        assert ended.is_done or ended.stderr.count("is complete") == 2, ended.stderr
+        return "done" if ended.is_done else "complete"
+    assert len(found) == 2, f"blobs that are not complete: {ended.stderr}"
+    return "removed"
+
+
+def judge_export_chain(ended: Ended) -> str:
+    judge_store(ended)
+    assert not list(ended.directory.glob(".*")), "a temporary file is left"
+    images = sorted(path.name for path in ended.directory.glob("*.qcow2"))
+    if ended.is_done:
+        assert images == ["monday.qcow2", "top.qcow2"]
+        return "done"
+    if images:
+        assert images == ["monday.qcow2", "top.qcow2"]
+        assert "is complete" in ended.stderr, ended.stderr
+        return "complete"
+    return "removed"
+
+
 def judge_inflate(ended: Ended) -> str:
     judge_store(ended)
     found = contents(ended.directory / "disk.img")
@@ -237,6 +270,10 @@ CASES: Final = (
     Case("export", ("export", "disk.img", "monday", _OUT), make_store, judge_export),
     Case("export over", ("export", "disk.img", "monday", _OUT, "--yes"),
          overwrite_export, judge_export),
+    Case("export chain", ("export", "disk.img", "disk", "top.qcow2", "--chain"),
+         make_store, judge_export_chain),
+    *([Case("import chain", ("import", "disk.img", "top.qcow2", "--chain"),
+            make_images, judge_import_chain)] if shutil.which("qemu-img") else []),
     Case("inflate", ("inflate", "disk.img", "disk"), make_store, judge_inflate),
     Case("shallow-copy", ("shallow-copy", "disk.img", "monday", "device.raw"),
          make_store, judge_copy),

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 from blobstore import Blob, InvalidArgumentError
-from blobstore.cli.content import cut_in_parts, data_runs
+from blobstore.cli.content import PART_SIZE, cut_in_parts, data_runs
 from blobstore.cli.files import data_ranges, is_block_device, read_exactly, write_all
 from blobstore.cli.progress import Advance
 from blobstore.cli.rendering import is_clone
@@ -18,6 +18,11 @@ def fill_new(blob: Blob, descriptor: int, size_bytes: int, *, path: str, advance
         for first, last in data_runs(data):
             blob.write(memoryview(data)[first:last], start + first)
         advance(end - start)
+
+
+def data_size(descriptor: int, size_bytes: int) -> int:
+    """Return how many bytes of a file are no hole."""
+    return sum(end - start for start, end in data_ranges(descriptor, size_bytes))
 
 
 def check_fits(blob: Blob, size_bytes: int, *, path: str) -> None:
@@ -53,6 +58,35 @@ def _file_parts(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of what is no hole, cut where parts of a blob are cut."""
     for start, end in data_ranges(descriptor, size_bytes):
         yield from cut_in_parts(start, end)
+
+
+def copy_out_qcow2(content: Content, descriptor: int, length: int, *, advance: Advance) -> None:
+    """Write the first `length` bytes of a blob to an empty file as a qcow2 image."""
+    from blobstore.cli.images.qcow2_writer import Qcow2Writer
+
+    writer = Qcow2Writer(descriptor, length)
+    for at, data in _in_windows(content.parts(0, length, sparse=True), advance):
+        writer.write_part(at, data[: length - at], zeroes_are_holes=True)
+    writer.finish()
+
+
+def _in_windows(
+    parts: Iterator[tuple[int, bytes]], advance: Advance
+) -> Iterator[tuple[int, bytes]]:
+    """Put parts together to pieces that begin and end at multiples of `PART_SIZE`."""
+    window, content = 0, bytearray()
+    for offset, data in parts:
+        for start, end in cut_in_parts(offset, offset + len(data)):
+            if content and start - start % PART_SIZE != window:
+                yield window, bytes(content)
+                content.clear()
+            if not content:
+                window = start - start % PART_SIZE
+                content.extend(bytes(PART_SIZE))
+            content[start - window : end - window] = data[start - offset : end - offset]
+        advance(len(data))
+    if content:
+        yield window, bytes(content)
 
 
 def copy_out(content: Content, descriptor: int, length: int, *, advance: Advance) -> None:

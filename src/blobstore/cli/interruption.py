@@ -153,10 +153,10 @@ def making_blobs(options: "StoreOptions") -> "Iterator[AnyStore]":
             before = frozenset(store.blob_ids())
             try:
                 yield store
+                complete = _made_since(store, before)  # interrupted here, they are removed
             except BaseException:
-                unfinished = _made_since(store, before)
+                complete, unfinished = [], _made_since(store, before)
                 raise
-            complete = _made_since(store, before)
         finish(options)
     except BaseException as error:
         for blob_id in complete:

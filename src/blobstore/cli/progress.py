@@ -10,17 +10,34 @@ Advance: TypeAlias = Callable[[int], None]
 
 
 @contextmanager
-def progress(label: str, total_bytes: int) -> Iterator[Advance]:
-    """Show a bar for as long as the body runs; nothing unless standard error is a terminal."""
+def progress(label: str, total: int, *, is_bytes: bool = True) -> Iterator[Advance]:
+    """Show a bar for as long as the body runs; nothing unless standard error is a terminal.
+
+    It shows what is done, of bytes also their rate, and the time that is left.
+    """
     if not sys.stderr.isatty():
         yield _ignore
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total_bytes)
+    bytes_done = (DownloadColumn(binary_units=True), TransferSpeedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *(bytes_done if is_bytes else (TaskProgressColumn(),)),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)
 
 

@@ -163,6 +163,12 @@ class Content:
         if length is None and known and not known[-1].length:
             self._lost_end = known[-1:]
 
+    def amount(self, length: int) -> int:
+        """Return how many bytes of the first `length` `parts` yields if it is sparse, at most."""
+        if self._blob is None:
+            return length
+        return sum(end - start for start, end in allocated_parts(self._blob, length))
+
     def parts(self, offset: int, length: int, *, sparse: bool) -> Iterator[tuple[int, bytes]]:
         """Yield (offset, bytes) of a range, in order; with `sparse` some zeroes are left out.
 

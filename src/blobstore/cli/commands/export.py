@@ -1,13 +1,16 @@
 """`export`: copy a blob into a file."""
 
 import os
+from contextlib import ExitStack
 
 import click
 
 from blobstore import ExistsError, InvalidArgumentError
 from blobstore.cli.asking import confirm
-from blobstore.cli.copying import copy_out
+from blobstore.cli.blob_lookup import find_blob
+from blobstore.cli.copying import copy_out, copy_out_qcow2
 from blobstore.cli.files import open_to_write, refuse_link
+from blobstore.cli.images.formats import FORMATS
 from blobstore.cli.interruption import finish, leaving
 from blobstore.cli.options import (
     StoreOptions,
@@ -16,9 +19,8 @@ from blobstore.cli.options import (
     store_command,
     yes_option,
 )
-from blobstore.cli.output import print_result
+from blobstore.cli.output import print_result, unicode_text
 from blobstore.cli.progress import progress
-from blobstore.cli.qcow2 import to_convert
 from blobstore.cli.rescuing import (
     Content,
     Hints,
@@ -35,7 +37,13 @@ from blobstore.cli.rescuing import (
 @blob_argument
 @click.argument("file", type=click.Path())
 @click.option("--length", type=size, help="Only the first bytes; default: the whole blob.")
-@click.option("--format", "file_format", type=click.Choice(["raw", "qcow2"]), default="raw")
+@click.option("--format", "file_format", type=click.Choice(FORMATS), default="raw")
+@click.option(
+    "--chain",
+    is_flag=True,
+    help="Write qcow2, and beside it an image for each snapshot that the blob reads.",
+)
+@click.option("--verify", is_flag=True, help="Read all of it again, and compare hashes.")
 @zero_fill_option
 @layout_options
 @yes_option
@@ -46,6 +54,8 @@ def command(
     file: str,
     length: int | None,
     file_format: str,
+    chain: bool,
+    verify: bool,
     zero_fill: bool,
     yes: bool,
     hints: Hints,
@@ -55,11 +65,17 @@ def command(
     An existing FILE is only overwritten after asking, or with --yes. A symbolic
     link is refused. FILE gets its name when it is complete: a failed export leaves
     an old FILE as it was. A damaged blob is read as far as possible; an unreadable
-    part is an error, unless --zero-fill is given.
+    part is an error, unless --zero-fill is given. With --chain the images of the
+    snapshots have the names of the snapshots, with .qcow2.
     """
     if file == "-":
         raise click.UsageError("FILE is a file with holes; `read` writes to standard output")
     refuse_link(file)
+    if chain:
+        if length is not None or zero_fill or hints:
+            raise click.UsageError("--chain writes whole blobs of a store that opens")
+        _export_chain(options, which, file, verifying=verify, yes=yes)
+        return 0
     content = Content(options, which, zero_fill=zero_fill, hints=hints)
     try:
         with leaving() as left, content:
@@ -67,11 +83,12 @@ def command(
             content.check(0, length)
             _export_to(content, file, wanted, file_format, yes=yes)
             left.what = f"{file} is complete"
+            sha256 = _verified(content, file, wanted, file_format) if verify else {}
             finish(options)
     except UnreadableError as error:
         return fail_unreadable(error, as_json=options.as_json)
     print_ranges(content.unreadable, as_json=options.as_json)
-    fields = {"id": content.blob_id, "length": wanted, **rescue_fields(content)}
+    fields = {"id": content.blob_id, "length": wanted, **sha256, **rescue_fields(content)}
     print_result(fields, "", as_json=options.as_json)
     return 0
 
@@ -85,16 +102,55 @@ def _checked_length(content: Content, length: int | None) -> int:
 
 
 def _export_to(content: Content, file: str, length: int, file_format: str, *, yes: bool) -> None:
-    if overwrite := os.path.lexists(file):
-        refusal = ExistsError(f"{file}: exists; --yes overwrites it")
-        confirm(f"{file}: overwrite it", yes=yes, refusal=refusal)
-    if file_format == "qcow2":
-        with to_convert(file, overwrite=overwrite) as raw:
-            _export(content, raw, length, overwrite=False)
-    else:
-        _export(content, file, length, overwrite=overwrite)
+    overwrite = _may_overwrite(file, yes=yes)
+    if file_format in ("raw", "qcow2"):
+        copy = copy_out if file_format == "raw" else copy_out_qcow2
+        with (
+            open_to_write(file, overwrite=overwrite) as target,
+            progress("export", content.amount(length)) as advance,
+        ):
+            copy(content, target, length, advance=advance)
+        return
+    from blobstore.cli.images.qemu_img import to_convert
+
+    with (
+        to_convert(file, file_format, overwrite=overwrite) as raw,
+        open_to_write(raw, overwrite=False) as target,
+        progress("export", content.amount(length)) as advance,
+    ):
+        copy_out(content, target, length, advance=advance)
 
 
-def _export(content: Content, path: str, length: int, *, overwrite: bool) -> None:
-    with open_to_write(path, overwrite=overwrite) as file, progress("export", length) as advance:
-        copy_out(content, file, length, advance=advance)
+def _may_overwrite(file: str, *, yes: bool) -> bool:
+    """Say whether FILE is there, and is to be overwritten."""
+    if not os.path.lexists(file):
+        return False
+    refusal = ExistsError(f"{file}: exists; --yes overwrites it")
+    confirm(f"{file}: overwrite it", yes=yes, refusal=refusal)
+    return True
+
+
+def _verified(content: Content, file: str, length: int, file_format: str) -> dict[str, object]:
+    """Read the blob and the image again; return the hash of both."""
+    from blobstore.cli.images.verifying import verify_file
+
+    return {"sha256": verify_file(content, file, file_format, length)}
+
+
+def _export_chain(
+    options: StoreOptions, which: str, file: str, *, verifying: bool, yes: bool
+) -> None:
+    from blobstore.cli.images.export_chain import export_chain, open_chain, plan_files
+
+    with ExitStack() as stack, leaving() as left:
+        store = stack.enter_context(options.open(read_only=True))
+        chain = open_chain(store, find_blob(store, which), stack)
+        files = plan_files(chain, file)
+        present = [each.path for each in files if _may_overwrite(each.path, yes=yes)]
+        export_chain(files, overwrite=bool(present), verifying=verifying, left=left)
+        finish(options)
+    fields = {
+        "id": chain[-1].id,
+        "files": [unicode_text(each.path) for each in files],
+    }
+    print_result(fields, "", as_json=options.as_json)

@@ -10,9 +10,9 @@ from blobstore.cli import identity
 from blobstore.cli.asking import confirm
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.content import holds_data
-from blobstore.cli.copying import check_fits, fill_new, replace_content
+from blobstore.cli.copying import check_fits, data_size, fill_new, replace_content
 from blobstore.cli.files import open_to_read, size_of
-from blobstore.cli.image_formats import refuse_image
+from blobstore.cli.images.formats import FORMATS, refuse_image
 from blobstore.cli.interruption import leaving, making_blobs
 from blobstore.cli.options import (
     StoreOptions,
@@ -24,7 +24,6 @@ from blobstore.cli.options import (
 )
 from blobstore.cli.output import print_result
 from blobstore.cli.progress import progress
-from blobstore.cli.qcow2 import as_raw
 
 
 @store_command("import", changes=True, reads_content=True)
@@ -35,9 +34,23 @@ from blobstore.cli.qcow2 import as_raw
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["raw", "qcow2"]),
-    help="What FILE is; needed if it looks like a qcow2, vmdk, vdi or vhdx image. Default: raw.",
+    type=click.Choice(FORMATS),
+    help="What FILE is; needed if it looks like one of these. Default: raw.",
 )
+@click.option(
+    "--chain",
+    is_flag=True,
+    help="FILE is qcow2; the images that it needs become snapshots below the blob.",
+)
+@click.option(
+    "--backing-dir",
+    "directories",
+    type=click.Path(),
+    multiple=True,
+    metavar="DIRECTORY",
+    help="Where --chain may open images, too; otherwise only beside FILE and below.",
+)
+@click.option("--verify", is_flag=True, help="Read all of it again, and compare hashes.")
 @yes_option
 def command(
     options: StoreOptions,
@@ -47,37 +60,82 @@ def command(
     name: str | None,
     thin: bool,
     file_format: str | None,
+    chain: bool,
+    directories: tuple[str, ...],
+    verify: bool,
     yes: bool,
 ) -> None:
     """Copy FILE into a new blob, or into BLOB, and print the id.
 
     Zeroes and holes take no clusters of a thin blob. An import that fails leaves no
     new blob. The content of BLOB is replaced, after asking; beyond the end of FILE,
-    BLOB reads as zeroes.
+    BLOB reads as zeroes. With --chain each snapshot gets the name of its file
+    without extension, and the blob the name of FILE or of --name.
     """
-    if which is not None and (name is not None or thin):
-        raise click.UsageError("--name and --thin are for a new blob")
+    if which is not None and (name is not None or thin or chain):
+        raise click.UsageError("--name, --thin and --chain are for a new blob")
+    if directories and not chain:
+        raise click.UsageError("--backing-dir is for --chain")
+    if chain:
+        if file_format not in (None, "qcow2"):
+            raise click.UsageError("--chain takes a qcow2 image")
+        _import_chain(options, file, directories, name=name, verifying=verify)
+        return
+    extra: dict[str, object] = {}
     with _opened(file, file_format) as source:
         if which is None:
             with making_blobs(options) as store:
                 done = _into_new(store, source, file, thin=thin, name=name)
+                extra = _verified(store, done, source, file) if verify else {}
         else:
             with options.open(read_only=False) as store, open_blob(store, which) as opened:
                 done = _into_existing(opened, source, file, yes=yes)
-    print_result(identity.made_fields(done), identity.made_text(done), as_json=options.as_json)
+                extra = _verified(store, done, source, file) if verify else {}
+    fields = {**identity.made_fields(done), **extra}
+    print_result(fields, identity.made_text(done), as_json=options.as_json)
+
+
+def _import_chain(
+    options: StoreOptions,
+    file: str,
+    directories: tuple[str, ...],
+    *,
+    name: str | None,
+    verifying: bool,
+) -> None:
+    from blobstore.cli.images.backing_chain import find_chain
+    from blobstore.cli.images.import_chain import import_chain
+
+    levels = find_chain(file, directories)
+    with making_blobs(options) as store:
+        done, snapshots = import_chain(store, levels, name=name, verifying=verifying)
+    fields = identity.made_fields(done)
+    fields["snapshots"] = [identity.made_fields(snapshot) for snapshot in snapshots]
+    print_result(fields, identity.made_text(done), as_json=options.as_json)
 
 
 @contextmanager
 def _opened(file: str, file_format: str | None) -> Iterator[int]:
     """Open what is to be imported as a raw image."""
-    if file_format == "qcow2":
-        with as_raw(file) as raw, open_to_read(raw) as source:
-            yield source
-    else:
+    if file_format in (None, "raw"):
         with open_to_read(file) as source:
             if file_format is None:
                 refuse_image(source, path=file)
             yield source
+        return
+    from blobstore.cli.images.qemu_img import as_raw, refuse_backing
+
+    refuse_backing(file, file_format)
+    with as_raw(file, file_format) as raw, open_to_read(raw) as source:
+        yield source
+
+
+def _verified(store: identity.AnyStore, blob: Blob, source: int, path: str) -> dict[str, object]:
+    """Read the file and the blob again; return the hash of both."""
+    from blobstore.cli.images.verifying import verify
+
+    with store.open_blob(blob.id) as opened:
+        return {"sha256": verify(opened, source, [(0, size_of(source))], path=path)}
 
 
 def _into_new(
@@ -88,7 +146,7 @@ def _into_new(
     first_name = None if isinstance(store, Blobstore) else name
     with (
         identity.create_blob(store, first_name, length, thin=thin) as blob,
-        progress("import", length) as advance,
+        progress("import", data_size(source, length)) as advance,
     ):
         fill_new(blob, source, length, path=path, advance=advance)
         if first_name is None and name is not None:
@@ -102,7 +160,7 @@ def _into_existing(blob: Blob, source: int, path: str, *, yes: bool) -> Blob:
     if holds_data(blob):
         confirm(f"blob {blob.id:#x}: replace what it holds", yes=yes)
     left = f"blob {blob.id:#x} holds a part of it and of what it held: import again"
-    with leaving(left), progress("import", length) as advance:
+    with leaving(left), progress("import", data_size(source, length)) as advance:
         replace_content(blob, source, length, path=path, advance=advance)
         blob.flush()
     return blob

@@ -19,8 +19,8 @@ _SIGNATURES: Final = (
 )
 assert all(at + len(magic) <= _HEAD_SIZE for _name, at, magic in _SIGNATURES)
 
-_ADVICE: Final = {"qcow2": "--format qcow2 imports the disk in it"}
-_OTHER_ADVICE: Final = "qemu-img can convert it to raw"
+FORMATS: Final = ("raw", "qcow2", "vmdk", "vhdx", "vdi")
+"""The formats that are read and written; all but raw and the writing of qcow2 need qemu-img."""
 
 
 def image_format(descriptor: int) -> str | None:
@@ -41,6 +41,17 @@ def refuse_image(descriptor: int, *, path: str) -> None:
     found = image_format(descriptor)
     if found is not None:
         raise InvalidArgumentError(
-            f"{path}: a {found} image: {_ADVICE.get(found, _OTHER_ADVICE)}, "
+            f"{path}: a {found} image: --format {found} imports the disk in it, "
             "--format raw the file as it is"
         )
+
+
+def check_format(descriptor: int, expected: str, *, path: str) -> None:
+    """Refuse a file that has not the signature of its format.
+
+    Raises:
+        InvalidArgumentError: It has another one, or none.
+    """
+    found = image_format(descriptor)
+    if found != expected and expected != "raw":
+        raise InvalidArgumentError(f"{path}: no {expected} image, expected its signature")

@@ -1,0 +1,1 @@
+"""Disk images of other programs: what `import` reads and `export` writes."""

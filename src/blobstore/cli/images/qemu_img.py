@@ -1,0 +1,240 @@
+"""What qemu-img does for us: it only ever sees files that we name.
+
+An image can name other files: a backing file, or files for its data. A VMDK's descriptor
+can name any. What an image says is never opened by qemu-img: its description of what to open
+forbids a backing file, and images that name files for data are refused before it runs.
+"""
+
+import json
+import os
+import re
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from blobstore import DeviceError, InvalidArgumentError, UnsupportedError
+from blobstore.cli.files import give_name, locked_target, open_to_read, refuse_link
+from blobstore.cli.images.formats import check_format
+from blobstore.cli.images.qcow2_header import read_header
+from blobstore.cli.images.qcow2_tables import check_whole
+from blobstore.cli.interruption import uninterrupted
+from blobstore.cli.progress import progress
+
+_WITH_BACKING: Final = ("qcow2", "vmdk")
+_PERCENT: Final = re.compile(rb"\((\d+\.\d+)/100%\)")
+_PARTS: Final = 10_000
+_VMDK_HEAD: Final = struct.Struct("<4sIIQQQQ")
+"""Magic, version, flags, and in sectors: capacity, grain, the descriptor's offset and size."""
+_SECTOR_SIZE: Final = 512
+_VMDK_DESCRIPTOR_MAX: Final = 1 << 20
+_VMDK_PARENT: Final = b"parentFileNameHint"
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A range of the disk that an image itself holds: data, or zeroes that it says are there."""
+
+    start: int
+    end: int
+    is_zero: bool
+
+
+@contextmanager
+def as_raw(path: str, image_format: str) -> Iterator[str]:
+    """Convert what an image itself holds to a raw file that lives as long as the body runs.
+
+    What its backing file holds reads as zeroes.
+
+    Raises:
+        UnsupportedError: qemu-img is not installed.
+        InvalidArgumentError: No such image, or one whose data are in other files.
+        DeviceError: qemu-img failed.
+    """
+    tool = _find_tool(image_format)
+    with open_to_read(path) as descriptor:
+        _check_source(descriptor, path, image_format)
+        with _directory(None) as directory:
+            raw = os.path.join(directory, "raw")
+            _convert(tool, _alone(path, image_format, descriptor), "raw", raw, path=path)
+            yield raw
+
+
+@contextmanager
+def open_disk(path: str, image_format: str) -> Iterator[int]:
+    """Open an image as a raw file.
+
+    Raises:
+        As `as_raw`.
+    """
+    if image_format == "raw":
+        with open_to_read(path) as descriptor:
+            yield descriptor
+    else:
+        with as_raw(path, image_format) as raw, open_to_read(raw) as descriptor:
+            yield descriptor
+
+
+@contextmanager
+def to_convert(path: str, image_format: str, *, overwrite: bool) -> Iterator[str]:
+    """Give the path of a raw file to make; when the body ends it becomes the image `path`.
+
+    Raises:
+        UnsupportedError: qemu-img is not installed.
+        ExistsError: `path` exists, and `overwrite` was not given.
+        BlobstoreError: `path` is a symbolic link (ELOOP).
+    """
+    tool = _find_tool(image_format)
+    refuse_link(path)
+    parent = os.path.dirname(os.path.abspath(path))
+    with locked_target(path, overwrite=overwrite), _directory(parent) as directory:
+        raw, image = os.path.join(directory, "raw"), os.path.join(directory, "image")
+        yield raw
+        source = _description("raw", "file", raw)
+        _convert(tool, source, image_format, image, path=path)
+        give_name(image, path, overwrite=overwrite)
+
+
+def extents_of(path: str, image_format: str) -> list[Extent]:
+    """Return which ranges of its disk an image itself holds, in order.
+
+    Raises:
+        UnsupportedError: qemu-img is not installed, or older than 6.1.
+        DeviceError: qemu-img failed.
+    """
+    tool = _find_tool(image_format)
+    with open_to_read(path) as descriptor:
+        command = [tool, "map", "--output=json", _alone(path, image_format, descriptor)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode:
+        raise _failed(done.stderr, done.returncode)
+    extents: list[Extent] = []
+    for found in json.loads(done.stdout):
+        if "present" not in found:
+            raise UnsupportedError("qemu-img: older than 6.1, which cannot tell holes from zeroes")
+        if found["present"]:
+            start = found["start"]
+            extents.append(Extent(start, start + found["length"], is_zero=found["zero"]))
+    return extents
+
+
+def refuse_backing(path: str, image_format: str) -> None:
+    """Refuse an image that holds only what differs from another.
+
+    Raises:
+        InvalidArgumentError: It is one.
+    """
+    with open_to_read(path) as descriptor:
+        check_format(descriptor, image_format, path=path)
+        if image_format == "qcow2":
+            backing = read_header(descriptor, path=path).backing
+            if backing is not None:
+                raise InvalidArgumentError(
+                    f"{path}: needs another file, {backing}: --chain imports that one, and "
+                    "those that it needs, as snapshots"
+                )
+        if image_format == "vmdk" and _VMDK_PARENT in _vmdk_descriptor(descriptor):
+            raise InvalidArgumentError(
+                f"{path}: needs another file; qemu-img convert makes one file of both"
+            )
+
+
+def _vmdk_descriptor(descriptor: int) -> bytes:
+    head = os.pread(descriptor, _VMDK_HEAD.size, 0).ljust(_VMDK_HEAD.size, b"\0")
+    *_fields, start, count = _VMDK_HEAD.unpack(head)
+    if max(start, count) * _SECTOR_SIZE > sys.maxsize // 2:
+        return b""
+    size = min(count * _SECTOR_SIZE, _VMDK_DESCRIPTOR_MAX)
+    return os.pread(descriptor, size, start * _SECTOR_SIZE)
+
+
+def _check_source(descriptor: int, path: str, image_format: str) -> None:
+    """Refuse an image that is cut short, or whose data are elsewhere."""
+    check_format(descriptor, image_format, path=path)
+    elsewhere = f"{path}: its data are in another file, which is not opened"
+    if image_format == "qcow2":
+        if read_header(descriptor, path=path).has_external_data:
+            raise InvalidArgumentError(elsewhere)
+        check_whole(descriptor, path=path)
+    if image_format == "vmdk":
+        head = os.pread(descriptor, _VMDK_HEAD.size, 0)
+        magic, _version, _flags, capacity, *_rest = _VMDK_HEAD.unpack(
+            head.ljust(_VMDK_HEAD.size, b"\0")
+        )
+        if magic.startswith(b"#") or (magic == b"KDMV" and not capacity):
+            raise InvalidArgumentError(f"{elsewhere}; qemu-img convert makes one file of it")
+
+
+def _alone(path: str, image_format: str, descriptor: int) -> str:
+    """Describe an image without its backing file, as qemu-img takes it in place of a name."""
+    is_block = stat.S_ISBLK(os.fstat(descriptor).st_mode)
+    return _description(image_format, "host_device" if is_block else "file", path)
+
+
+def _description(image_format: str, driver: str, path: str) -> str:
+    fields: dict[str, object] = {
+        "driver": image_format,
+        "file": {"driver": driver, "filename": os.path.abspath(path)},
+    }
+    if image_format in _WITH_BACKING:
+        fields["backing"] = None
+    return f"json:{json.dumps(fields)}"
+
+
+@contextmanager
+def _directory(parent: str | None) -> Iterator[str]:
+    """Make a directory that lives as long as the body runs."""
+    with ExitStack() as stack:
+        with uninterrupted():
+            made = tempfile.TemporaryDirectory(prefix=".blobstore-", dir=parent)
+            directory = stack.enter_context(made)
+        yield directory
+
+
+def _find_tool(image_format: str) -> str:
+    tool = shutil.which("qemu-img")
+    if tool is None:
+        raise UnsupportedError(f"{image_format}: needs qemu-img, which is not installed")
+    return tool
+
+
+def _convert(tool: str, source: str, image_format: str, target: str, *, path: str) -> None:
+    command = [tool, "convert", "-p", "-O", image_format, source, os.path.abspath(target)]
+    _run(command, label=f"convert {os.path.basename(path)}")
+
+
+def _run(command: Sequence[str], *, label: str) -> None:
+    """Run qemu-img and show how far it is; an interrupt ends it."""
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            with progress(label, _PARTS, is_bytes=False) as advance:
+                done = 0
+                while text := os.read(process.stdout.fileno(), 4096):
+                    for found in _PERCENT.findall(text)[-1:]:
+                        parts = int(float(found) * _PARTS / 100)
+                        advance(parts - done)
+                        done = parts
+        except BaseException:
+            process.kill()
+            raise
+        process.wait()
+        errors.seek(0)
+        if process.returncode:
+            raise _failed(errors.read(), process.returncode)
+
+
+def _failed(errors: bytes, status: int) -> DeviceError:
+    reason = errors.decode("utf-8", "replace").strip() or f"status {status}"
+    return DeviceError(f"qemu-img: {reason}")
