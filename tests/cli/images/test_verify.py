@@ -1,6 +1,7 @@
 """--verify: what was written is read again, and what differs is an error."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_an_export_that_lost_a_byte_is_an_error(
 
     def wrong(content: Content, target: int, length: int, *, advance: Advance) -> None:
         right(content, target, length, advance=advance)
-        copying.write_all(target, b"!", 10)
+        os.pwrite(target, b"!", 10)
 
     monkeypatch.setattr("blobstore.cli.commands.export.copy_out", wrong)
     done = run_here("export", image.path, "alpha", tmp_path / "out", "--verify", "--json")
