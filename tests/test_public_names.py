@@ -53,6 +53,7 @@ WITHOUT_ERRORS = {
     "Blob.detach",
     "AsyncBlob.detach",
     "Device.hold_blocks",
+    "Device.try_hold_blocks",
     *(f"{kind}Device.ring_descriptor" for kind in ("", "Block", "File")),
     "BlobInfo.of_unopened",
     "Rescue.close",

@@ -1,10 +1,15 @@
 """Event loops for tests, and tasks that are stepped by hand."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn, TypeVar
 
+import pytest
 import uvloop
+
+from blobstore.drivers import event_loop_io
+from blobstore.errors import UnsupportedError
 
 T = TypeVar("T")
 
@@ -18,6 +23,18 @@ def run(coroutine: Coroutine[Any, Any, T], loop: str = "asyncio") -> T:
     """Run to the end on a new loop of a kind."""
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         return runner.run(coroutine)
+
+
+@contextmanager
+def no_ring() -> Iterator[None]:
+    """Let stores have no io_uring inside the `with`, as where the kernel refuses one."""
+
+    def refuse(_loop: asyncio.AbstractEventLoop) -> NoReturn:
+        raise UnsupportedError("io_uring: refused by a test")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event_loop_io, "EventLoopRing", refuse)
+        yield
 
 
 class CancelledAt:

@@ -20,6 +20,7 @@ from blobstore import (
     DeviceError,
     ExistsError,
     InvalidArgumentError,
+    MemoryDevice,
     NotFoundError,
     PoisonedError,
     VolumeStore,
@@ -286,15 +287,26 @@ def test_requests_in_flight_end_before_their_cluster_is_reused(path: Path) -> No
     assert not foreign
 
 
-def test_a_failed_flush_poisons_the_store_and_reads_go_on(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class UnflushableMemory(MemoryDevice):
+    """Memory that fails to flush when it is told so."""
+
+    never_waits = False
+    fails = False
+
+    def flush(self) -> None:
+        if self.fails:
+            raise DeviceError("told to fail")
+        super().flush()
+
+
+def test_a_failed_flush_poisons_the_store_and_reads_go_on() -> None:
     async def main() -> None:
-        store = await AsyncBlobstore.create(path, size="4MiB", cluster_size=CLUSTER)
+        device = UnflushableMemory(4 * MIB)
+        store = await AsyncBlobstore.create(device, cluster_size=CLUSTER)
         blob = await store.create_blob(CLUSTER)
         await blob.write(b"data")
         await blob.set_xattr("key", b"value")
-        fail_flushes(store, monkeypatch)
+        device.fails = True
         with pytest.raises(DeviceError):
             await blob.flush()
         with pytest.raises(PoisonedError):
@@ -305,15 +317,6 @@ def test_a_failed_flush_poisons_the_store_and_reads_go_on(
         assert store.closed
 
     run(main())
-
-
-def fail_flushes(store: AsyncBlobstore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the device fail to flush from now on."""
-
-    def flush() -> None:
-        raise DeviceError("told to fail")
-
-    monkeypatch.setattr(store._session.device, "flush", flush)
 
 
 def test_a_store_that_is_dropped_leaves_no_thread(path: Path) -> None:

@@ -1,6 +1,7 @@
 """The same script in both colours gives the same bytes and the same image."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from blobstore import AsyncBlob, AsyncBlobstore, Blob, Blobstore, BlobstoreError
 from blobstore.units import KIB, MIB
-from tests.aio.loops import run
+from tests.aio.loops import no_ring, run
 
 CLUSTER: Final = 4 * KIB
 BLOB_CLUSTERS: Final = 6
@@ -36,6 +37,8 @@ DEVICES: Final[dict[str, dict[str, Any]]] = {
     "direct": {"direct": True},
     "write_through": {"write_through": True},
     "memory": {},
+    "file without a ring": {},
+    "direct without a ring": {"direct": True},
 }
 
 
@@ -54,7 +57,8 @@ def options_of(kind: str) -> dict[str, Any]:
 def test_a_script_gives_the_same_bytes_and_the_same_image_in_both_colours(
     kind: str, script: Sequence[tuple[Any, ...]]
 ) -> None:
-    with TemporaryDirectory() as directory:
+    without_ring = no_ring() if kind.endswith("without a ring") else nullcontext()
+    with TemporaryDirectory() as directory, without_ring:
         first, second = (source_of(kind, directory, name) for name in ("first", "second"))
         assert blocking_outcomes(first, kind, script) == run(outcomes(second, kind, script))
         if kind != "memory":

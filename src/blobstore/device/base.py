@@ -5,7 +5,7 @@ once; `close` and `resize` may not run beside requests, which the store sees to.
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import ClassVar, Final, Self
@@ -93,6 +93,10 @@ class Device(abc.ABC):
     def hold_blocks(self, start: int, end: int) -> AbstractContextManager[None]:
         """Let no other request change a block of the range in part, while the `with` lasts."""
         return nullcontext()
+
+    def try_hold_blocks(self, start: int, end: int) -> Callable[[], None] | None:
+        """Do as `hold_blocks` if that need not wait; return what ends it, or None."""
+        return _nothing
 
     @property
     def is_mapped(self) -> bool:
@@ -314,6 +318,10 @@ class Device(abc.ABC):
         self._size_bytes = size_bytes
         self._read_limit = size_bytes
         self._write_limit = _NOTHING if self.read_only else size_bytes
+
+
+def _nothing() -> None:
+    return None
 
 
 def buffer_length(buffers: Sequence[Buffer]) -> int:

@@ -14,7 +14,7 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -74,6 +74,9 @@ class DirectRequests(DescriptorDevice):
 
     def hold_blocks(self, start: int, end: int) -> AbstractContextManager[None]:
         return self._ranges.hold(start, end)
+
+    def try_hold_blocks(self, start: int, end: int) -> Callable[[], None] | None:
+        return self._ranges.try_hold(start, end)
 
     def check_resize(self, size: int) -> None:
         super().check_resize(size)

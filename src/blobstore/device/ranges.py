@@ -12,8 +12,9 @@ at all requests. Under the GIL one of the two sees the other, and waits.
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeAlias
 
 BlockRange: TypeAlias = tuple[int, int, tuple[int, ...]]
@@ -42,11 +43,23 @@ class BlockRanges:
                     self.wait_for_turn(number)
             yield
         finally:
-            self.requests.pop(number, None)
-            if self.partial_count:
-                self.wake()
+            self._release(number)
             if edges:
                 self._end_partial()
+
+    def try_hold(self, start: int, end: int) -> Callable[[], None] | None:
+        """Hold whole blocks, and return what ends that; None if it might have to wait."""
+        number = self.number()
+        self.requests[number] = (start, end, ())
+        if self.partial_count:
+            self._release(number)
+            return None
+        return partial(self._release, number)
+
+    def _release(self, number: int) -> None:
+        self.requests.pop(number, None)
+        if self.partial_count:
+            self.wake()
 
     def wait_for_turn(self, number: int) -> None:
         """Wait for what came before and must end first."""

@@ -11,34 +11,30 @@ class Completion:
     for. A request that was handed over cannot be cancelled: it ends when it ends.
     """
 
-    __slots__ = ("_failure", "_loop", "_value", "_waiter", "is_done")
+    __slots__ = ("_failure", "_value", "_waiter", "is_done")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self) -> None:
         self.is_done = False
-        self._loop = loop
-        self._value: Any = None
-        self._failure: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def finish(self, value: Any = None) -> None:
         """End with a result."""
-        self._value = value
-        self._end()
+        self._end(value, None)
 
     def fail(self, failure: BaseException) -> None:
         """End with an exception."""
-        self._failure = failure
-        self._end()
+        self._end(None, failure)
 
-    def _end(self) -> None:
+    def _end(self, value: Any, failure: BaseException | None) -> None:
+        self._value, self._failure = value, failure
         self.is_done = True
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def wait(self) -> "asyncio.Future[None]":
-        """Return a future that is done when this is."""
-        self._waiter = waiter = self._loop.create_future()
+    def wait(self, loop: asyncio.AbstractEventLoop) -> "asyncio.Future[None]":
+        """Return a future of the running loop that is done when this is."""
+        self._waiter = waiter = loop.create_future()
         return waiter
 
     def result(self) -> Any:

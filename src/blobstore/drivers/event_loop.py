@@ -51,16 +51,17 @@ class AwaitedSource(Protocol):
 class Patience:
     """How one call waits: it takes note that it was cancelled, and goes on waiting."""
 
-    __slots__ = ("cancelled",)
+    __slots__ = ("_loop", "cancelled")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self.cancelled: asyncio.CancelledError | None = None
 
     async def wait(self, completion: Completion) -> Any:
         """Return the result of what is under way, or raise its failure."""
         while not completion.is_done:
             try:
-                await completion.wait()
+                await completion.wait(self._loop)
             except asyncio.CancelledError as error:
                 self.cancelled = error
         return completion.result()
@@ -114,7 +115,7 @@ class EventLoopDriver:
         except RuntimeError:
             core.close()
             raise
-        patience = Patience()
+        patience = Patience(self.loop)
         try:
             result = await self._run_to_end(core, patience)
             if patience.cancelled is not None and give_up is not None:
@@ -135,14 +136,15 @@ class EventLoopDriver:
         Raises:
             asyncio.CancelledError: The caller was cancelled; the request has ended.
         """
-        if completion.is_done:
-            return completion.result()
-        patience = Patience()
-        try:
-            return await patience.wait(completion)
-        finally:
-            if patience.cancelled is not None:
-                raise patience.cancelled
+        cancelled: asyncio.CancelledError | None = None
+        while not completion.is_done:
+            try:
+                await completion.wait(self.loop)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        return completion.result()
 
     async def _run_to_end(self, core: Core[T], patience: Patience) -> T:
         value: object = None
@@ -220,7 +222,7 @@ class EventLoopDriver:
             raise failure
 
     def _parked(self, operation: Park) -> Completion:
-        completion = Completion(self.loop)
+        completion = Completion()
         if operation.wakeup.fired:
             completion.finish(None)
         else:

@@ -21,11 +21,15 @@ class EventLoopThreads:
 
     def start(self, function: Callable[..., Any], *arguments: Any) -> Completion:
         """Begin to call a function on a thread."""
+        completion = Completion()
+        self.begin(completion, partial(function, *arguments))
+        return completion
+
+    def begin(self, completion: Completion, function: Callable[[], Any]) -> None:
+        """Begin to call a function on a thread, which ends a request that exists."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="blobstore")
-        completion = Completion(self._loop)
-        self._pool.submit(self._call, completion, partial(function, *arguments))
-        return completion
+        self._pool.submit(self._call, completion, function)
 
     def _call(self, completion: Completion, function: Callable[[], Any]) -> None:
         try:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from blobstore.alloc.leaves import LEAF_MASK, LEAF_SHIFT
 from blobstore.api.aio.async_session import AsyncSession
 from blobstore.api.aio.same_names import documented_as
-from blobstore.api.arguments import bytes_of, integer_of, writable_bytes_of
+from blobstore.api.arguments import bytes_of, integer_of, writable_bytes_of, wrong_type
 from blobstore.api.fast_path import FastPath
 from blobstore.drivers.completions import Completion
 from blobstore.errors import BlobstoreError, InvalidArgumentError
@@ -34,13 +34,14 @@ _NO_LEAVES: Final[list[Any]] = []
 class AsyncDataPath(ABC):
     """Reading and writing an open blob; `AsyncBlob` adds the full path and everything else."""
 
-    __slots__ = ("_cluster_size", "_core", "_io", "_leaves", "_session", "_state")
+    __slots__ = ("_cluster_size", "_core", "_io", "_leaves", "_session", "_settle", "_state")
 
     _session: AsyncSession
 
     def __init__(self, session: AsyncSession, state: BlobState) -> None:
         self._session = session
         self._io = session.io
+        self._settle = session.settle
         self._core = session.core
         self._state = state
         self._cluster_size = session.core.geometry.cluster_size
@@ -48,24 +49,28 @@ class AsyncDataPath(ABC):
 
     async def read(self, length: int, offset: int = 0) -> bytes:
         self._check_length(integer_of(length, "length"))
-        buffer = bytearray(length)
+        buffer = self._io.buffer(length)
         await self.read_into(buffer, offset)
         return bytes(buffer)
 
     async def read_into(self, buffer: Any, offset: int = 0) -> int:
-        view, start = writable_bytes_of(buffer), integer_of(offset, "offset")
-        place = self._place(start, len(view), False)
-        if place != _NOWHERE and self._io.read_cached(place, view):
-            await self._let_others_run()
-        elif place == _NOWHERE or not await self._transfer(self._io.read_into, place, view):
-            await self._read_fully(view, start)
-        return len(view)
+        length = len(buffer) if buffer.__class__ is bytearray else _length_of(buffer)
+        place, io = self._place(offset, length, False), self._io
+        if place != _NOWHERE and io.read_cached(place, buffer, length):
+            io.at_once_count += 1
+            if io.at_once_count % _AT_ONCE_MAX == 0:
+                await asyncio.sleep(0)
+            return length
+        view = writable_bytes_of(buffer)
+        if place == _NOWHERE or not await self._transfer(io.read_into, place, view):
+            await self._read_fully(view, integer_of(offset, "offset"))
+        return length
 
     async def write(self, data: Buffer, offset: int = 0) -> int:
-        view, start = bytes_of(data), integer_of(offset, "offset")
-        place = self._place(start, len(view), True) if self._is_writable() else _NOWHERE
+        view = bytes_of(data)
+        place = self._place(offset, len(view), True) if self._is_writable() else _NOWHERE
         if place == _NOWHERE or not await self._transfer(self._io.write, place, view):
-            await self._write_fully(view, start)
+            await self._write_fully(view, integer_of(offset, "offset"))
         return len(view)
 
     def _place(self, offset: int, length: int, is_write: bool) -> int:
@@ -79,16 +84,16 @@ class AsyncDataPath(ABC):
         if _get_running_loop() is not self._io.loop:
             self._session.check_loop()
         size = self._cluster_size
-        index = offset // size
-        start = offset - index * size
-        if index < 0 or start + length > size:  # a negative index would find a leaf from the end
-            return _NOWHERE
         try:
+            index = offset // size
+            start = offset - index * size
+            if index < 0 or start + length > size:  # a negative index would count from the end
+                return _NOWHERE
             cluster = self._leaves[index >> LEAF_SHIFT][index & LEAF_MASK]
             if not cluster and not is_write:
                 cluster = self._state.inherited[index >> LEAF_SHIFT][index & LEAF_MASK]
-        except IndexError:
-            return _NOWHERE
+        except (IndexError, TypeError):
+            return _NOWHERE  # beyond the end, a wrong type: the full path says so
         return cluster * size + start if cluster else _NOWHERE
 
     def _is_writable(self) -> bool:
@@ -108,18 +113,12 @@ class AsyncDataPath(ABC):
         epochs = self._core.epochs
         epoch = epochs.enter()
         try:
-            await self._session.settle(start(place, view))
+            await self._settle(start(place, view))
         except BlobstoreError:
             return False
         finally:
             epochs.leave(epoch)
         return True
-
-    async def _let_others_run(self) -> None:
-        """Let the event loop turn, if enough requests were answered at once."""
-        self._io.at_once_count += 1
-        if self._io.at_once_count % _AT_ONCE_MAX == 0:
-            await asyncio.sleep(0)
 
     def _leave_fast_path(self) -> None:
         """Send every request that begins from now on to the full path."""
@@ -146,3 +145,10 @@ class AsyncDataPath(ABC):
     @abstractmethod
     async def _write_fully(self, view: memoryview, offset: int) -> None:
         """Write the view by the full path."""
+
+
+def _length_of(buffer: Any) -> int:
+    try:
+        return memoryview(buffer).nbytes
+    except TypeError:
+        raise wrong_type("buffer", buffer, expected="a writable buffer") from None

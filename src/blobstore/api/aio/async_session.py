@@ -7,7 +7,6 @@ from typing import Any, ParamSpec, TypeVar
 from blobstore.api.session import OpenSession
 from blobstore.api.store_opening import LoadedStore
 from blobstore.device.base import Device
-from blobstore.drivers.completions import Completion
 from blobstore.drivers.event_loop import EventLoopDriver, Patience
 from blobstore.drivers.event_loop_threads import EventLoopThreads
 from blobstore.errors import BlobstoreError
@@ -32,6 +31,7 @@ class AsyncSession(OpenSession):
         self._driver = EventLoopDriver(device, core.mark_unusable)
         self.io = self._driver.io
         self.loop = self._driver.loop
+        self.settle = self._driver.settle
 
     @classmethod
     async def start(
@@ -42,7 +42,8 @@ class AsyncSession(OpenSession):
         Raises:
             asyncio.CancelledError: The caller was cancelled: the store was closed again.
         """
-        threads, patience = EventLoopThreads(asyncio.get_running_loop()), Patience()
+        loop = asyncio.get_running_loop()
+        threads, patience = EventLoopThreads(loop), Patience(loop)
         try:
             loaded = await patience.wait(threads.start(_call, load, args, kwargs))
         except BlobstoreError as error:
@@ -82,10 +83,6 @@ class AsyncSession(OpenSession):
             RuntimeError: It is another one, or none is running.
         """
         self._driver.check_loop()
-
-    async def settle(self, completion: Completion) -> Any:
-        """Wait for a request, and return its result."""
-        return await self._driver.settle(completion)
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that may wait for a device."""
