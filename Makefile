@@ -157,6 +157,7 @@ layers: $(STAMP)  ## The direction of imports between the layers
 crash: $(STAMP)  ## Power failures explored on the simulated disk
 	@$(BIN)/python -m tests.proof.crash --states $(STATES)
 	@$(BIN)/python -m tests.proof.volume_cuts
+	@$(BIN)/python -m tests.proof.receive_cuts
 
 repairs: $(STAMP)  ## Every damage repaired and undone, both cut off at every write, and while being finished
 	@$(BIN)/python -m tests.proof.crash --repairs

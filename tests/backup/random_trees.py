@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from blobstore import Blob, Blobstore, BlobstoreError, MemoryDevice
 from blobstore.api.store_handle import device_below
+from blobstore.backup.snapshot_identity import take_snapshot
 
 CLUSTER: Final = 4096
 OUTSIDE: Final = b"outside"
@@ -102,7 +103,7 @@ def _change(
     elif kind == "unmap":
         blob.unmap(start, length * CLUSTER)
     elif kind == "snapshot":
-        return blob.snapshot()
+        return take_snapshot(blob, now=number)
     elif kind == "clone":
         return blob.clone()
     elif kind == "resize":

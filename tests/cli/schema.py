@@ -20,6 +20,8 @@ USAGE: Final = {
         "freed": (int, type(None)), "by_snapshots": (int, type(None)),
     }],
 }  # fmt: skip
+SENT: Final = {"id": ID, "data": int, "stream": int}
+UNFINISHED: Final = {"unfinished": [{"id": ID, "offset": int, "token": str}]}
 RANGE: Final = {"id": ID, "offset": int, "length": int}
 IMPORTED_CHAIN: Final = {"id": ID, "snapshots": [{"id": ID}]}
 IMPORTED_CHAIN_OF_VOLUMES: Final = {

@@ -1,8 +1,14 @@
 """diff, du, send, receive, copy, prune."""
 
+import time
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
 from tests.cli.conftest import CLUSTER, Image
 from tests.cli.runner import run, run_here, unchanged
-from tests.cli.schema import DIFF, USAGE, conforms
+from tests.cli.schema import DIFF, ID, SENT, UNFINISHED, USAGE, conforms
 
 
 def test_diff_lists_the_parts_in_which_two_blobs_differ(image: Image) -> None:
@@ -42,3 +48,109 @@ def test_du_shows_what_each_blob_uses_and_would_free(image: Image) -> None:
         "1 MiB", "128 KiB", "128 KiB", "64 KiB", "64 KiB", "-", "monday",
     ]  # fmt: skip
     assert same()
+
+
+@pytest.fixture
+def chain(image: Image) -> Image:
+    """A store in which `beta` has two snapshots that differ in one cluster."""
+    run_here("snapshot", image.path, "beta", "monday")
+    run_here("write", image.path, "beta", "--offset", str(5 * CLUSTER), stdin=b"tuesday")
+    run_here("snapshot", image.path, "beta", "tuesday")
+    return image
+
+
+def content(path: Path, name: str) -> bytes:
+    return run_here("read", path, name).stdout
+
+
+def test_send_and_receive_carry_a_chain_through_files_and_pipes(chain: Image, empty: Path) -> None:
+    file = empty.parent / "monday.stream"
+    same = unchanged(chain.path)
+    sent = run("send", chain.path, "monday", "--to", file, "--json")
+    assert conforms(sent.json, SENT)
+    assert (sent.json["data"], sent.json["stream"]) == (CLUSTER, file.stat().st_size)
+    received = run("receive", empty, "--from", file, "--json")
+    assert conforms(received.json, {"id": ID})
+    pipe = run("send", chain.path, "tuesday", "--from", "monday")
+    assert (pipe.status, pipe.stderr) == (0, "")
+    assert same()
+    assert run("receive", empty, "renamed", stdin=pipe.stdout).text == "0x100000002\n"
+    assert content(empty, "monday") == content(chain.path, "monday")
+    assert content(empty, "renamed") == content(chain.path, "tuesday")
+    info = run_here("show", empty, "renamed", "--json").json
+    assert (info["parent"], info["read_only"]) == (received.json["id"], True)
+
+
+def test_a_stream_is_sent_on_where_it_broke_off(chain: Image, empty: Path) -> None:
+    run_here("write", chain.path, "beta", stdin=bytes(range(256)) * 16 * 256)
+    run_here("snapshot", chain.path, "beta", "large")
+    stream = run("send", chain.path, "large", "--level", "0").stdout
+    assert run_here("receive", empty, "--resume-token", "--json").error["errno"] == "ENOENT"
+    broken = run("receive", empty, stdin=stream[:-60], environment={})
+    assert broken.status == 1
+    assert "what came is kept" in broken.stderr
+    done = run("receive", empty, "--resume-token", "--json")
+    assert conforms(done.json, UNFINISHED)
+    (entry,) = done.json["unfinished"]
+    token = run("receive", empty, "--resume-token").text.strip()
+    assert token == entry["token"]
+    rest = run("send", chain.path, "--resume", token)
+    assert len(rest.stdout) < 1000
+    assert run("receive", empty, stdin=rest.stdout).status == 0
+    assert content(empty, "large") == content(chain.path, "large")
+
+
+def test_a_damaged_stream_leaves_no_snapshot(chain: Image, empty: Path) -> None:
+    stream = bytearray(run("send", chain.path, "monday").stdout)
+    stream[-100] ^= 1
+    error = run("receive", empty, "--json", stdin=bytes(stream)).error
+    assert error["errno"] == "EILSEQ"
+    assert error["message"].startswith("stream: record 1: ")
+    assert run_here("list", empty, "--json").json["blobs"] == []
+
+
+def test_a_stream_is_not_written_to_a_terminal_nor_over_a_file(chain: Image) -> None:
+    file = chain.path.parent / "file"
+    file.write_bytes(b"precious")
+    refused = run("send", chain.path, "monday", "--to", file, "--json")
+    assert refused.error["errno"] == "EEXIST"
+    assert file.read_bytes() == b"precious"
+    assert run("send", chain.path, "monday", "--to", file, "--yes").status == 0
+    assert file.read_bytes().startswith(b"BLOBSTRM")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["send", "{}"], id="nothing to send"),
+        pytest.param(["send", "{}", "monday", "--resume", "x"], id="two things to send"),
+        pytest.param(["send", "{}", "--from", "monday", "--resume", "x"], id="two bases"),
+        pytest.param(["receive", "{}", "name", "--resume-token"], id="a name for a token"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(chain: Image, arguments: list[str]) -> None:
+    assert run(*(word.format(chain.path) for word in arguments)).status == 2
+
+
+def test_in_a_shell_a_stream_comes_from_a_file(chain: Image, empty: Path) -> None:
+    file = empty.parent / "monday.stream"
+    run_here("send", chain.path, "monday", "--to", file)
+    script = f"receive --from {file} first\nreceive second\n"
+    done = run("shell", empty, stdin=script.encode())
+    assert (done.status, done.stdout) == (1, b"0x100000000\n")
+    assert "use --from FILE" in done.stderr
+
+
+def test_a_snapshot_of_the_command_line_has_an_identity_and_a_time(image: Image) -> None:
+    before = int(time.time())
+    run_here("snapshot", image.path, "beta", "monday")
+    xattrs = run_here("show", image.path, "monday", "--json").json["xattrs"]
+    assert sorted(xattrs) == ["name", "snapshot_id", "snapshot_time"]
+    assert before <= int(bytes.fromhex(xattrs["snapshot_time"])) <= time.time()
+    assert UUID(bytes.fromhex(xattrs["snapshot_id"])[:36].decode()).version == 4
+    farm = image.path.parent / "farm.img"
+    run_here("init", farm, "--size", "64MiB", "--volumes", "farm")
+    run_here("create", farm, "barn", "--size", "4MiB", "--thin")
+    run_here("snapshot", farm, "barn", "barn@monday")
+    xattrs = run_here("show", farm, "barn@monday", "--json").json["xattrs"]
+    assert sorted(xattrs) == ["name", "snapshot_time", "uuid"]

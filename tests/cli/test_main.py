@@ -119,7 +119,7 @@ def each_store_command() -> Iterator[tuple[str, click.Command]]:
 
 LOOKING = {
     "info", "list", "show", "read", "export", "xattr list", "xattr get", "super get",
-    "shallow-copy", "map", "dump", "rescue", "diff", "du",
+    "shallow-copy", "map", "dump", "rescue", "diff", "du", "send",
 }  # fmt: skip
 
 

@@ -23,6 +23,10 @@ def test_the_commands_print_what_is_shown(tmp_path: Path) -> None:
     program = programs / "blobstore"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m blobstore "$@"\n')
     program.chmod(0o755)
+    # The other machine is this one, in the same directory.
+    ssh = programs / "ssh"
+    ssh.write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    ssh.chmod(0o755)
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "COLUMNS": "100"}
     directory = tmp_path / "empty"
     directory.mkdir()
@@ -37,6 +41,7 @@ def test_the_commands_print_what_is_shown(tmp_path: Path) -> None:
             timeout=60,
             check=False,
         )
-        assert (done.returncode, done.stderr) == (0, ""), line
+        is_broken = "|| true" in line
+        assert (done.returncode, bool(done.stderr)) == (0, is_broken), line
         if shown:
             assert done.stdout.strip("\n") == shown.strip("\n"), line

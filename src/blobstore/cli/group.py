@@ -46,6 +46,8 @@ COMMANDS: Final = {
     "rollback": "Let a blob read as one of its snapshots again.",
     "diff": "List where two blobs of a store differ.",
     "du": "Show what each blob uses, shares and would free.",
+    "send": "Write a snapshot, or what differs between two, as a stream.",
+    "receive": "Make the snapshot that a stream holds.",
     "shallow-copy": "Copy a read-only blob's own clusters to a device.",
     "map": "Draw which blob owns which cluster.",
     "dump": "Print the metadata as text.",

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 from blobstore import Blob, Blobstore, ClearMethod, Volume, VolumeStore
+from blobstore.backup.snapshot_identity import take_snapshot
 from blobstore.cli.output import unicode_text
 from blobstore.cli.values import name_xattrs
 from blobstore.errors import InvalidArgumentError, WrongTypeError
@@ -80,15 +81,13 @@ def create_blob(
 
 
 def snapshot(blob: Blob, name: str | None) -> Blob:
-    """Make a snapshot of a blob or a volume.
+    """Make a snapshot of a blob or a volume, with an identity and a time.
 
     Raises:
         InvalidArgumentError: A volume's would have no name.
         BlobstoreError: As `Blob.snapshot` and `Volume.snapshot`.
     """
-    if isinstance(blob, Volume):
-        return blob.snapshot(_name_of_volume(name))
-    return blob.snapshot(xattrs=name_xattrs(name))
+    return take_snapshot(blob, _name_of_volume(name) if isinstance(blob, Volume) else name)
 
 
 def clone(blob: Blob, name: str | None) -> Blob:

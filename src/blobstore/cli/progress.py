@@ -10,10 +10,11 @@ Advance: TypeAlias = Callable[[int], None]
 
 
 @contextmanager
-def progress(label: str, total: int, *, is_bytes: bool = True) -> Iterator[Advance]:
+def progress(label: str, total: int | None, *, is_bytes: bool = True) -> Iterator[Advance]:
     """Show a bar for as long as the body runs; nothing unless standard error is a terminal.
 
-    It shows what is done, of bytes also their rate, and the time that is left.
+    It shows what is done, of bytes also their rate, and the time that is left
+    where the total is known.
     """
     if not sys.stderr.isatty():
         yield _ignore

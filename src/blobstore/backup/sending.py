@@ -1,0 +1,183 @@
+"""Sending: a snapshot, or what one has that another has not, as a stream.
+
+The maps say what to send, and nothing else is read.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+from uuid import UUID
+
+from blobstore.api.blob import Blob
+from blobstore.backup.snapshot_identity import (
+    RECEIVE_STATE,
+    SNAPSHOT_ID,
+    SNAPSHOT_TIME,
+    check_snapshot,
+    identity_of,
+    taken_at,
+)
+from blobstore.backup.stream_format import (
+    DATA_MAX,
+    Begin,
+    Data,
+    Record,
+    StreamEncoder,
+    Zeroes,
+)
+from blobstore.errors import InvalidArgumentError, naming
+from blobstore.format.descriptors import encode_name
+from blobstore.operations import Buffer
+from blobstore.volumes.identity import NAME, UUID_NAME
+
+DEFAULT_LEVEL: Final = 3
+"""The level of zstd: a gigabyte takes some seconds."""
+
+_OF_ONE_STORE: Final = frozenset({NAME, UUID_NAME, SNAPSHOT_ID, SNAPSHOT_TIME, RECEIVE_STATE})
+"""Attributes that are said otherwise, or belong to one store alone."""
+
+Progress = Callable[[int], object]
+"""Takes how many bytes of the blob were sent or received since the last call."""
+
+
+class Writable(Protocol):
+    """A binary file, pipe or socket file to write to."""
+
+    def write(self, data: Buffer, /) -> object:
+        """Write all of it, or, if it is not buffered, a part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a stream took: bytes of the blob, records, and bytes of the stream."""
+
+    data_length: int
+    record_count: int
+    stream_length: int
+
+
+def send(
+    snapshot: Blob,
+    stream: Writable,
+    *,
+    base: Blob | None = None,
+    level: int = DEFAULT_LEVEL,
+    start: int = 0,
+    progress: Progress | None = None,
+) -> Sent:
+    """Write a snapshot to a stream, or what differs between a `base` and the snapshot.
+
+    `level` is zstd's, 0 sends as it is. `start` is the offset from which an interrupted stream
+    goes on. Memory for one record is taken, whatever the size.
+
+    Raises:
+        InvalidArgumentError: One of the two can be written to, has no identity, or is of
+            another store.
+        DeviceError: The device failed.
+        OSError: The stream failed.
+    """
+    encoder = StreamEncoder(level)
+    data_length = record_count = stream_length = 0
+    for record in records_of(snapshot, base, start=start):
+        stream_length += _write(stream, encoder.encode(record))
+        record_count += 1
+        if isinstance(record, Data):
+            length = memoryview(record.content).nbytes
+            data_length += length
+            if progress is not None:
+                progress(length)
+    stream_length += _write(stream, encoder.end())
+    return Sent(data_length, record_count, stream_length)
+
+
+def records_of(snapshot: Blob, base: Blob | None = None, *, start: int = 0) -> Iterator[Record]:
+    """Yield the records of a stream; the content of one is only good until the next.
+
+    Raises:
+        As `send`, but for what concerns the stream.
+    """
+    parts = _parts(snapshot, base, start)
+    yield _begin(snapshot, base, start, _data_length(parts))
+    buffer = memoryview(bytearray(DATA_MAX))
+    for offset, length, has_data in parts:
+        if not has_data:
+            yield Zeroes(offset, length)
+            continue
+        for at in range(offset, offset + length, DATA_MAX):
+            content = buffer[: min(DATA_MAX, offset + length - at)]
+            snapshot.read_into(content, at)
+            yield Data(at, content)
+
+
+def data_length(snapshot: Blob, base: Blob | None = None, *, start: int = 0) -> int:
+    """Return how many bytes of data a stream is going to hold.
+
+    Raises:
+        InvalidArgumentError: The base is of another store.
+    """
+    return _data_length(_parts(snapshot, base, start))
+
+
+def _data_length(parts: list[tuple[int, int, bool]]) -> int:
+    return sum(length for _offset, length, has_data in parts if has_data)
+
+
+def _parts(snapshot: Blob, base: Blob | None, start: int) -> list[tuple[int, int, bool]]:
+    """Return what to send from `start` on; nothing is beyond the snapshot's end."""
+    found = []
+    for offset, length, has_data in snapshot.changed_ranges(base):
+        first, end = max(offset, start), min(offset + length, snapshot.size)
+        if first < end:
+            found.append((first, end - first, has_data))
+    return found
+
+
+def _begin(snapshot: Blob, base: Blob | None, start: int, data_length: int) -> Begin:
+    info = snapshot.info
+    with naming(blob=snapshot.id):
+        check_snapshot(info)
+        if not 0 <= start <= info.size:
+            raise InvalidArgumentError(f"start {start}: outside of {info.size} bytes")
+    return Begin(
+        size=info.size,
+        name=None if info.name is None else encode_name(info.name),
+        identity=identity_of(info),
+        base=None if base is None else _base_identity(base),
+        taken_at=taken_at(info.xattrs),
+        start=start,
+        data_length=data_length,
+        xattrs=tuple(
+            (encode_name(name), value)
+            for name, value in info.xattrs.items()
+            if name not in _OF_ONE_STORE
+        ),
+    )
+
+
+def _base_identity(base: Blob) -> UUID:
+    """Return the identity of a base.
+
+    Raises:
+        InvalidArgumentError: It can be written to, or has none.
+    """
+    with naming(blob=base.id):
+        check_snapshot(base.info)
+        identity = identity_of(base.info)
+        if identity is None:
+            raise InvalidArgumentError(
+                "has no identity, so nobody can know its copy: send it whole, and take "
+                "snapshots with `blobstore snapshot` or `blobstore.backup.take_snapshot`"
+            )
+    return identity
+
+
+def _write(stream: Writable, buffers: list[Buffer]) -> int:
+    """Write buffers to a stream that may take less than it is given at a time."""
+    total = 0
+    for buffer in buffers:
+        left = memoryview(buffer).cast("B")
+        total += len(left)
+        while left:
+            done = stream.write(left)
+            left = left[done if isinstance(done, int) else len(left) :]
+    return total

@@ -1,0 +1,96 @@
+"""What names a snapshot for ever, in whatever store its copies are.
+
+An incremental stream must be applied to the very snapshot that it was made against. Ids, names
+and maps differ between stores, and ids are used again. So a snapshot needs a name of its own.
+A volume's is its uuid. In a store of blobs the attribute `snapshot_id` holds a uuid. Whoever
+takes a snapshot for backups writes it, and whoever receives one copies it, into volumes too.
+Snapshots do not change, so two with one identity have the same content.
+
+`snapshot_time` says when a snapshot was taken. `receive_state` marks a blob that is being
+received: it is no snapshot yet. SPDK ignores these attributes.
+"""
+
+import time
+import uuid as uuids
+from collections.abc import Iterator, Mapping
+from typing import Final, TypeAlias
+from uuid import UUID
+
+from blobstore.api.blob import Blob
+from blobstore.api.blobstore import Blobstore
+from blobstore.api.volumes import Volume, VolumeStore
+from blobstore.errors import InvalidArgumentError, NotFoundError
+from blobstore.store.describe import BlobInfo
+from blobstore.units import BlobId
+from blobstore.volumes.identity import UUID_NAME, decode_uuid, encode_uuid
+
+AnyStore: TypeAlias = Blobstore | VolumeStore
+
+SNAPSHOT_ID: Final = "snapshot_id"
+SNAPSHOT_TIME: Final = "snapshot_time"
+RECEIVE_STATE: Final = "receive_state"
+
+_TIME_DIGITS_MAX: Final = 18
+
+
+def identity_of(info: BlobInfo) -> UUID | None:
+    """Return what names a snapshot for ever, or None."""
+    for name in (SNAPSHOT_ID, UUID_NAME):
+        uuid = decode_uuid(info.xattrs.get(name))
+        if uuid is not None:
+            return uuid
+    return None
+
+
+def taken_at(xattrs: Mapping[str, bytes]) -> int | None:
+    """Return when a snapshot was taken, in seconds since 1970 (UTC), or None."""
+    text = xattrs.get(SNAPSHOT_TIME, b"")
+    return int(text) if text.isdigit() and len(text) <= _TIME_DIGITS_MAX else None
+
+
+def take_snapshot(blob: Blob, name: str | None = None, *, now: float | None = None) -> Blob:
+    """Make a snapshot that has an identity and a time, and return it, open.
+
+    `now` is the time in seconds since 1970 (UTC), or else the system's.
+
+    Durability: on return.
+
+    Raises:
+        As `Blob.snapshot` and `Volume.snapshot`.
+    """
+    seconds = int(time.time() if now is None else now)
+    xattrs = {SNAPSHOT_TIME: str(seconds).encode()}
+    if not isinstance(blob, Volume):
+        xattrs[SNAPSHOT_ID] = encode_uuid(uuids.uuid4())
+    return blob.snapshot(name, xattrs=xattrs)
+
+
+def check_snapshot(info: BlobInfo) -> None:
+    """Refuse what can still change, or is not complete.
+
+    Raises:
+        InvalidArgumentError: It is a writable blob, or one that is being received.
+    """
+    if not info.data_read_only:
+        raise InvalidArgumentError("not read-only: take a snapshot, and send that")
+    if RECEIVE_STATE in info.xattrs:
+        raise InvalidArgumentError("received only in part")
+
+
+def snapshots_in(store: AnyStore) -> Iterator[BlobInfo]:
+    """Yield what can be the base of a stream."""
+    for info in store.list_blobs():
+        if info.error is None and info.data_read_only and RECEIVE_STATE not in info.xattrs:
+            yield info
+
+
+def find_snapshot(store: AnyStore, identity: UUID) -> BlobId:
+    """Return the snapshot of an identity; of several, which are copies, the first.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    for info in snapshots_in(store):
+        if identity_of(info) == identity:
+            return info.blob_id
+    raise NotFoundError(f"no snapshot has the identity {identity}").at(store=store.device_name)

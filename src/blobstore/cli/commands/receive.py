@@ -1,0 +1,73 @@
+"""`receive`: a stream becomes a snapshot."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+import click
+
+from blobstore import NotFoundError
+from blobstore.backup.receiving import receive, resume_token, unfinished
+from blobstore.backup.snapshot_identity import AnyStore
+from blobstore.cli import identity
+from blobstore.cli.interruption import finish
+from blobstore.cli.options import StoreOptions, name_argument, store_command
+from blobstore.cli.output import print_result
+from blobstore.cli.progress import progress
+
+
+@store_command("receive", changes=True)
+@name_argument
+@click.option("--from", "file", metavar="FILE", type=click.Path(), help="Default: standard input.")
+@click.option(
+    "--resume-token", "is_token", is_flag=True, help="Print what `send --resume` needs instead."
+)
+def command(options: StoreOptions, *, name: str | None, file: str | None, is_token: bool) -> None:
+    """Make the snapshot that a stream of `send` holds, and print its id.
+
+    NAME is what it is to be called, or else what it was called before. A stream
+    that is a difference needs the snapshot that it differs from in this store. The
+    snapshot appears when all of it has come and was verified, and not before. If
+    the stream breaks off, what came is kept: `send --resume` goes on with it.
+    """
+    if is_token:
+        if name is not None or file is not None:
+            raise click.UsageError("--resume-token receives nothing: leave out NAME and --from")
+        with options.open(read_only=True) as store:
+            _print_tokens(store, as_json=options.as_json)
+        return
+    with _opened(options, file) as stream:
+        with options.open(read_only=False) as store, progress("receive", None) as advance:
+            made = receive(store, stream, name, progress=advance)
+            fields, text = identity.made_fields(made), identity.made_text(made)
+        finish(options)
+    print_result(fields, text, as_json=options.as_json)
+
+
+@contextmanager
+def _opened(options: StoreOptions, file: str | None) -> Iterator[IO[bytes]]:
+    if file is not None:
+        with open(file, "rb") as stream:
+            yield stream
+    elif options.kept_open is not None:
+        raise click.UsageError("standard input is the shell's: use --from FILE")
+    else:
+        yield sys.stdin.buffer
+
+
+def _print_tokens(store: AnyStore, *, as_json: bool) -> None:
+    """Print a token for every snapshot that came in part.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    found = list(unfinished(store))
+    if not found:
+        raise NotFoundError("nothing was received in part").at(store=store.device_name)
+    entries = [
+        {"id": info.blob_id, "offset": state.offset, "token": resume_token(state)}
+        for info, state in found
+    ]
+    text = "\n".join(str(entry["token"]) for entry in entries)
+    print_result({"unfinished": entries}, text, as_json=as_json)
