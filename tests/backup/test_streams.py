@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from blobstore import (
     Blob,
@@ -19,9 +20,17 @@ from blobstore import (
     Volume,
     VolumeStore,
 )
-from blobstore.backup.receiving import parse_token, receive, resume_token, unfinished
+from blobstore.backup.receiving import (
+    parse_token,
+    read_records,
+    receive,
+    receive_records,
+    resume_token,
+    unfinished,
+)
 from blobstore.backup.sending import Sent, send
 from blobstore.backup.snapshot_identity import RECEIVE_STATE, identity_of, take_snapshot, taken_at
+from blobstore.backup.stream_format import Begin
 from blobstore.operations import Buffer
 from tests.backup.random_trees import CHANGES, CLUSTER, Change, grow, new_store
 
@@ -266,3 +275,15 @@ def test_a_pipe_that_takes_and_gives_little_at_a_time_carries_the_same(
     assert sent == Sent(20 * CLUSTER, 2, len(pipe.content))
     assert receive(store, pipe, progress=seen.append).read(SIZE) == first.read(SIZE)
     assert seen == [20 * CLUSTER] * 2
+
+
+def test_a_difference_without_an_identity_of_its_own_arrives(
+    source: VolumeStore, store: VolumeStore
+) -> None:
+    first, second = chain_in(source)
+    receive(store, io.BytesIO(stream_of(first)))
+    records = [
+        replace(record, identity=None) if isinstance(record, Begin) else record
+        for record in read_records(io.BytesIO(stream_of(second, first)))
+    ]
+    assert receive_records(store, records).read(SIZE) == second.read(SIZE)

@@ -20,6 +20,11 @@ USAGE: Final = {
         "freed": (int, type(None)), "by_snapshots": (int, type(None)),
     }],
 }  # fmt: skip
+PRUNED: Final = {
+    "id": ID, "dry_run": bool,
+    "kept": [{"id": ID, "name": str, "taken_at": (int, type(None)), "reasons": [str]}],
+    "deleted": [{"id": ID, "name": str, "taken_at": int}],
+}  # fmt: skip
 SENT: Final = {"id": ID, "data": int, "stream": int}
 UNFINISHED: Final = {"unfinished": [{"id": ID, "offset": int, "token": str}]}
 RANGE: Final = {"id": ID, "offset": int, "length": int}

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.conftest import CLUSTER, Image
 from tests.cli.runner import run, run_here, unchanged
-from tests.cli.schema import DIFF, ID, SENT, UNFINISHED, USAGE, conforms
+from tests.cli.schema import DIFF, ID, PRUNED, SENT, UNFINISHED, USAGE, conforms
 
 
 def test_diff_lists_the_parts_in_which_two_blobs_differ(image: Image) -> None:
@@ -154,3 +154,23 @@ def test_a_snapshot_of_the_command_line_has_an_identity_and_a_time(image: Image)
     run_here("snapshot", farm, "barn", "barn@monday")
     xattrs = run_here("show", farm, "barn@monday", "--json").json["xattrs"]
     assert sorted(xattrs) == ["name", "snapshot_time", "uuid"]
+
+
+def test_prune_deletes_what_no_rule_keeps_after_a_dry_run_and_a_question(chain: Image) -> None:
+    run_here("snapshot", chain.path, "beta", "wednesday")
+    before = content(chain.path, "beta")
+    same = unchanged(chain.path)
+    planned = run("prune", chain.path, "beta", "--keep-last", "1", "--dry-run", "--json")
+    assert conforms(planned.json, PRUNED)
+    assert [each["name"] for each in planned.json["deleted"]] == ["tuesday", "monday"]
+    assert [(e["name"], e["reasons"]) for e in planned.json["kept"]] == [("wednesday", ["last"])]
+    refused = run("prune", chain.path, "beta", "--keep-last", "1", "--json")
+    assert refused.error["errno"] == "EPERM"
+    assert same()
+    done = run("prune", chain.path, "beta", "--keep-last", "1", "--yes")
+    assert (done.status, done.text.count("(deleted)")) == (0, 2)
+    left = run_here("list", chain.path, "--json").json["blobs"]
+    names = [bytes.fromhex(info["xattrs"]["name"]) for info in left]
+    assert names == [b"alpha", b"beta", b"wednesday"]
+    assert content(chain.path, "beta") == before
+    assert run("prune", chain.path, "beta").status == 2

@@ -130,7 +130,7 @@ def test_yes_is_accepted_by_every_command_that_changes_something() -> None:
         if "--yes" in {option for param in command.params for option in param.opts}
     }
     everything = {name for name, _command in each_store_command()}
-    assert accepting == everything - LOOKING | {"export"}
+    assert accepting == everything - LOOKING | {"export", "send"}
 
 
 @pytest.mark.parametrize(

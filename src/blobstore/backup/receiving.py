@@ -217,7 +217,7 @@ class _UnfinishedSnapshot:
     def _state(self) -> bytes:
         begin = self._begin
         if begin.identity is None:
-            return b""  # no other stream can go on with it
+            return b"-"  # no other stream can go on with it
         return msgspec.json.encode(ReceiveState(begin.identity, begin.base, self._durable))
 
     def apply(self, record: Data | Zeroes) -> int:

@@ -30,7 +30,7 @@ SNAPSHOT_ID: Final = "snapshot_id"
 SNAPSHOT_TIME: Final = "snapshot_time"
 RECEIVE_STATE: Final = "receive_state"
 
-_TIME_DIGITS_MAX: Final = 18
+_TIME_DIGITS_MAX: Final = 11  # up to the year 5138
 
 
 def identity_of(info: BlobInfo) -> UUID | None:

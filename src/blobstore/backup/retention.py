@@ -1,0 +1,117 @@
+"""Retention: which snapshots of a blob to keep, by their age, and deleting the others.
+
+A rule such as "daily 7" keeps the newest snapshot of each of the last seven days that have one.
+Days, weeks and the others are those of UTC, and weeks begin on Monday. A snapshot is kept if any
+rule keeps it. One without a time is kept, because nothing is known of its age. One with several
+clones is kept as well, because the others need it.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Final
+
+from blobstore.api.blobstore import Blobstore
+from blobstore.backup.snapshot_identity import AnyStore, taken_at
+from blobstore.errors import InvalidArgumentError
+from blobstore.store.describe import BlobInfo
+from blobstore.units import BlobId
+
+NO_TIME: Final = "no time"
+NEEDED: Final = "needed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How many snapshots to keep: the last ones, and the newest of each hour, day and so on."""
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedSnapshot:
+    """A snapshot, when it was taken (None: not known), and which rules keep it."""
+
+    blob_id: BlobId
+    name: str | None
+    taken_at: int | None
+    reasons: tuple[str, ...]
+
+
+_PERIODS: Final[dict[str, Callable[[datetime], Hashable]]] = {
+    "hourly": lambda when: when.timetuple()[:4],
+    "daily": lambda when: when.timetuple()[:3],
+    "weekly": lambda when: when.isocalendar()[:2],
+    "monthly": lambda when: when.timetuple()[:2],
+    "yearly": lambda when: when.year,
+}
+
+
+def reasons_to_keep(times: Sequence[int], retention: Retention) -> list[tuple[str, ...]]:
+    """Return which rules keep each snapshot; `times` are in seconds since 1970, newest first."""
+    reasons = [["last"] if number < retention.last else [] for number in range(len(times))]
+    for rule, period_of in _PERIODS.items():
+        periods = [period_of(datetime.fromtimestamp(seconds, UTC)) for seconds in times]
+        newest = [n for n, period in enumerate(periods) if n == 0 or period != periods[n - 1]]
+        for number in newest[: getattr(retention, rule)]:
+            reasons[number].append(rule)
+    return [tuple(each) for each in reasons]
+
+
+def judge_snapshots(store: AnyStore, blob_id: int, retention: Retention) -> list[JudgedSnapshot]:
+    """Return the snapshots of a blob, newest first, and why each is kept; nothing is deleted.
+
+    Raises:
+        NotFoundError: There is no such blob.
+        InvalidArgumentError: No rule keeps any snapshot, or a number is negative.
+    """
+    numbers = [getattr(retention, each.name) for each in fields(retention)]
+    if min(numbers) < 0 or not any(numbers):
+        raise InvalidArgumentError("retention: expected at least one number above 0, none below")
+    found = _ancestors(store, blob_id)
+    dated = sorted(
+        ((time, info) for info in found if (time := taken_at(info.xattrs)) is not None),
+        key=lambda each: each[0],
+        reverse=True,
+    )
+    reasons = reasons_to_keep([time for time, _info in dated], retention)
+    by_id = {info.blob_id: why for (_time, info), why in zip(dated, reasons, strict=True)}
+    return [_judged(info, by_id.get(info.blob_id, (NO_TIME,))) for info in found]
+
+
+def _ancestors(store: AnyStore, blob_id: int) -> list[BlobInfo]:
+    """Return the descriptions of a blob's ancestors, from the top down."""
+    found: list[BlobInfo] = []
+    with store.open_blob(blob_id) as blob:
+        parent = blob.info.parent
+    while parent is not None:
+        with store.open_blob(parent) as snapshot:
+            found.append(snapshot.info)
+        parent = found[-1].parent
+    return found
+
+
+def _judged(info: BlobInfo, reasons: tuple[str, ...]) -> JudgedSnapshot:
+    if len(info.clones) > 1:
+        reasons = (*reasons, NEEDED)
+    return JudgedSnapshot(info.blob_id, info.name, taken_at(info.xattrs), reasons)
+
+
+def delete_snapshot(store: AnyStore, blob_id: int) -> None:
+    """Delete a snapshot that one blob or none is a clone of; what that reads stays as it is.
+
+    Durability: on return.
+
+    Raises:
+        BusyError: It is open, or has several clones.
+        NotFoundError: There is no such blob.
+    """
+    if isinstance(store, Blobstore):
+        store.delete_blob(blob_id)
+    else:
+        store.delete_volume(blob_id)
