@@ -216,7 +216,7 @@ def kill_once(directory: Path, ledger: Ledger, chance: random.Random) -> list[st
 def _start_fio(directory: Path, path: str, stack: ExitStack) -> "subprocess.Popen[bytes] | None":
     if shutil.which("fio") is None:
         return None
-    options = "--name=load --ioengine=nbd --rw=randwrite --bs=4k --size=4m --iodepth=8"
+    options = "--name=load --thread --ioengine=nbd --rw=randwrite --bs=4k --size=4m --iodepth=8"
     more = ["--time_based", "--runtime=60", "--fsync=16", f"--uri=nbd+unix:///fio?socket={path}"]
     command = ["fio", *options.split(), *more]
     quiet = subprocess.DEVNULL
