@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from benchmarks import data_path, databases, memory, metadata, opening, rpc, snapshots
+from benchmarks import data_path, databases, memory, metadata, nbd, opening, rpc, snapshots
 from benchmarks.curve import Curve
 from benchmarks.measure import Row
 from benchmarks.scale import Scale
@@ -25,6 +25,7 @@ GROUPS: Final[dict[str, Group]] = {
     "memory": memory.rows,
     "startup": metadata.startup_rows,
     "rpc": rpc.rows,
+    "nbd": nbd.rows,
     "databases": databases.rows,
     "opening-curves": opening.curves,
     "memory-curve": memory.curves,

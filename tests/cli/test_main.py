@@ -16,7 +16,7 @@ from blobstore.cli.group import COMMANDS, module_of
 from tests.cli.conftest import Image
 from tests.cli.runner import run, run_here, run_process
 
-NO_STORE = ("rpc", "detach", "completion", "demo")
+NO_STORE = ("rpc", "top", "detach", "completion", "demo")
 OPTION = re.compile(r"^  (?:-h, )?(--[a-z-]+)", re.MULTILINE)
 
 

@@ -70,7 +70,8 @@ def test_a_volume_is_served_until_a_signal_and_the_store_is_clean_then(place: Pa
     for number in (signal.SIGTERM, signal.SIGINT):
         with serving(place) as server:
             assert server.said == {
-                "schema_version": 1, "nbd": [f"unix:{place}/nbd.sock"], "rpc": None
+                "schema_version": 1, "nbd": [f"unix:{place}/nbd.sock"], "rpc": None,
+                "metrics": None,
             }  # fmt: skip
             with server.wire().begin("web") as client:
                 assert client.request(Command.WRITE, 0, data=b"before the signal").error == 0

@@ -138,7 +138,7 @@ def test_a_line_of_any_bytes_is_taken(image: Image) -> None:
 def test_help_lists_all_commands_and_describes_one(image: Image) -> None:
     listed = script(image.path, "help\n").text.split("Commands:\n")[1]
     assert [line.split()[0] for line in listed.splitlines()] == list(SHELL_COMMANDS)
-    servers = {"serve", "rpc", "mount", "attach", "detach"}
+    servers = {"serve", "rpc", "top", "mount", "attach", "detach"}
     left_out = {"init", "recover", "undo", "shell", "completion", "demo"} | servers
     assert {*SHELL_COMMANDS} == {*COMMANDS} - left_out | {"help", "exit"}
     shown = script(image.path, "help xattr get\n").text

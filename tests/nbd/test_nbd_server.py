@@ -413,4 +413,4 @@ def test_what_was_done_is_counted_per_export(server: NbdServer) -> None:
         read, write = activity.meters["read"], activity.meters["write"]
         assert (export, read.requests, read.bytes, read.errors) == ("web", 1, 1000, 1)
         assert (write.requests, write.bytes) == (1, 500)
-        assert sum(requests for _bound, requests in read.used_buckets()) == 1
+        assert sum(requests for _bound, requests in read.latencies()) == 1

@@ -64,6 +64,7 @@ COMMANDS: Final = {
     "attach": "Make a blob a block device.",
     "detach": "End a block device.",
     "serve": "Serve volumes and blobs by NBD, to virtual machines and others.",
+    "top": "Show who reads and writes how much over NBD.",
     "rpc": "Serve volume stores by SPDK's JSON-RPC.",
     "completion": "Print the completion script for bash, zsh or fish.",
     "demo": "Kill a writing process; nothing acknowledged is lost.",

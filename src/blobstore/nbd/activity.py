@@ -1,10 +1,12 @@
 """What a connection has done: requests, bytes and latencies, cheap enough to count each request.
 
-One thread counts, others look: a number can be one request old, and is never torn. Latencies are
-kept in buckets that grow by an eighth of a power of two, so a percentile is at most 12.5 % off.
+A latency is the time from the receive that had the request to the end of the send that has the
+answer. Latencies are kept in buckets that grow by an eighth of a power of two, so a percentile is
+at most 12.5 % off. One thread counts, others look: a number can be one request old, and is never
+torn.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,9 +14,6 @@ from blobstore.nbd.constants import Command
 
 _STEP_BITS: Final = 3
 _STEPS: Final = 1 << _STEP_BITS
-_BUCKETS: Final = 48 << _STEP_BITS
-"""Buckets up to 2**48 ns, which is more than three days."""
-
 KINDS: Final[dict[int, str]] = {
     Command.READ: "read",
     Command.WRITE: "write",
@@ -31,8 +30,7 @@ def bucket_of(latency_ns: int) -> int:
     shift = latency_ns.bit_length() - 1 - _STEP_BITS
     if shift < 0:
         return max(0, latency_ns)
-    bucket = (shift << _STEP_BITS) + (latency_ns >> shift)
-    return bucket if bucket < _BUCKETS else _BUCKETS - 1
+    return (shift << _STEP_BITS) + (latency_ns >> shift)
 
 
 def bound_of(bucket: int) -> int:
@@ -51,14 +49,15 @@ class Meter:
     bytes: int = 0
     errors: int = 0
     nanoseconds: int = 0
-    buckets: list[int] = field(default_factory=lambda: [0] * _BUCKETS)
+    buckets: dict[int, int] = field(default_factory=dict)
 
-    def count(self, length: int, latency_ns: int) -> None:
-        """Count one request more."""
-        self.requests += 1
+    def count(self, requests: int, length: int, latency_ns: int) -> None:
+        """Count requests of `length` bytes together, which were answered at the same time."""
+        self.requests += requests
         self.bytes += length
-        self.nanoseconds += latency_ns
-        self.buckets[bucket_of(latency_ns)] += 1
+        self.nanoseconds += requests * latency_ns
+        bucket = bucket_of(latency_ns)
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + requests
 
     def add(self, other: "Meter") -> None:
         """Count all that another has counted."""
@@ -66,21 +65,19 @@ class Meter:
         self.bytes += other.bytes
         self.errors += other.errors
         self.nanoseconds += other.nanoseconds
-        self.buckets = [mine + its for mine, its in zip(self.buckets, other.buckets, strict=True)]
+        for bucket, requests in list(other.buckets.items()):
+            self.buckets[bucket] = self.buckets.get(bucket, 0) + requests
 
-    def used_buckets(self) -> Iterator[tuple[int, int]]:
-        """Yield (bound in nanoseconds, requests) of the buckets that are not empty."""
-        for bucket, requests in enumerate(self.buckets):
-            if requests:
-                yield bound_of(bucket), requests
+    def latencies(self) -> list[tuple[int, int]]:
+        """Return (less than so many nanoseconds, requests), ascending, without empty buckets."""
+        return [(bound_of(bucket), count) for bucket, count in sorted(self.buckets.copy().items())]
 
 
-def percentile_ns(buckets: Iterable[tuple[int, int]], share: float) -> int:
-    """Return the latency that `share` of the requests in (bound, requests) stayed below."""
-    listed = list(buckets)
-    wanted = share * sum(requests for _bound, requests in listed)
+def percentile_ns(latencies: Sequence[tuple[int, int]], share: float) -> int:
+    """Return what `share` of the requests in (bound, requests) took less than; 0 without any."""
+    wanted = share * sum(requests for _bound, requests in latencies)
     seen = 0
-    for bound, requests in listed:
+    for bound, requests in latencies:
         seen += requests
         if seen >= wanted:
             return bound

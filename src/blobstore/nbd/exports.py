@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
-from blobstore import Blob, BlobId, BlobInfo, Blobstore, NotFoundError, VolumeStore
+from blobstore import Blob, BlobId, BlobInfo, Blobstore, NotFoundError, Volume, VolumeStore
 from blobstore.api import disk_view
 from blobstore.api.disk_view import RANGES_MAX, Ranges
 from blobstore.nbd.constants import STRING_MAX, ExportFlag
@@ -62,6 +62,9 @@ class Disk(Protocol):
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
+
+    def read(self, length: int, offset: int = 0) -> bytes:
+        """Return `length` bytes at `offset`."""
 
     def read_into(self, buffer: Any, offset: int = 0) -> int:
         """Fill a buffer from `offset`."""
@@ -202,7 +205,7 @@ class StoreExports:
             blob: Blob = store.open_volume(blob_id)
         else:
             blob = store.open_blob(blob_id)
-        return self._opened(name, blob)
+        return self._opened(_name_of(blob), blob)
 
     def _opened(self, name: str, blob: Blob) -> BlobExport:
         return BlobExport(name, blob, read_only=self._read_only)
@@ -224,6 +227,13 @@ class StoreExports:
         if number is not None and number in store.blob_ids():
             return number
         return store.volume_info(name).id if isinstance(store, VolumeStore) else store.find(name)
+
+
+def _name_of(blob: Blob) -> str:
+    """Return the one name by which an open export is counted, whatever the client called it."""
+    if isinstance(blob, Volume):
+        return blob.name or blob.unique_id
+    return blob.name if blob.name and _is_export_name(blob.name) else f"{blob.id:#x}"
 
 
 def _names_of_blobs(infos: Sequence[BlobInfo]) -> dict[BlobId, str]:

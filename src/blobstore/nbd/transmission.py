@@ -34,12 +34,16 @@ _REQUEST: Final = struct.Struct(">IHHQQI")
 _EXTENDED_REQUEST: Final = struct.Struct(">IHHQQQ")
 _SIMPLE_REPLY: Final = struct.Struct(">IIQ")
 _CHUNK: Final = struct.Struct(">IHHQI")
+_DATA_HEAD: Final = struct.Struct(">IHHQIQ")
+_OFFSET_DATA: Final = int(Chunk.OFFSET_DATA)
 _EXTENDED_CHUNK: Final = struct.Struct(">IHHQQQ")
 _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
 _HOLE: Final = struct.Struct(">QI")
 _ERROR: Final = struct.Struct(">IH")
 _COUNT: Final = struct.Struct(">II")
+_WRITE: Final = int(Command.WRITE)
+_PAYLOAD_LEN: Final = int(CommandFlag.PAYLOAD_LEN)
 _EMPTY: Final = memoryview(b"")
 
 BUFFER_SIZE: Final = (1024 + 64) * 1024
@@ -103,7 +107,7 @@ class RequestStream:
             NbdProtocolError: The peer does not keep to the protocol.
         """
         self._end += count
-        head, size = self._head, self._head.size
+        unpack, size, buffer = self._head.unpack_from, self._head.size, self._buffer
         while True:
             if self._skip:
                 self._skip_payload()
@@ -116,24 +120,24 @@ class RequestStream:
             at = self._begin
             if self._end - at < size:
                 return
-            magic, flags, command, cookie, offset, length = head.unpack_from(self._buffer, at)
+            magic, flags, command, cookie, offset, length = unpack(buffer, at)
             if magic != self._magic:
                 raise NbdProtocolError(f"request magic {magic:#x}, expected {self._magic:#x}")
-            if command == Command.WRITE or (self._extended and flags & CommandFlag.PAYLOAD_LEN):
-                request = self._with_payload(Request(command, flags, cookie, offset, length))
-                if request is None:
-                    return
-                if request is not self._long:
-                    yield request
-            else:
+            if command != _WRITE and not (self._extended and flags & _PAYLOAD_LEN):
                 self._begin = at + size
                 yield Request(command, flags, cookie, offset, length)
+                continue
+            request = self._with_payload(Request(command, flags, cookie, offset, length))
+            if request is None:
+                return
+            if request is not self._long:
+                yield request
 
     def _with_payload(self, request: Request) -> Request | None:
         """Take a payload; None where it is not whole yet."""
         at, length = self._begin + self._head.size, request.length
         fits = self._head.size + length <= len(self._buffer)
-        if length > self._payload_max or not (fits or request.command == Command.WRITE):
+        if length > self._payload_max or not (fits or request.command == _WRITE):
             self._begin, self._skip = at, length
             request.too_long = True
         elif not fits:
@@ -193,7 +197,12 @@ class Replies:
     ) -> bytes:
         """Return what precedes `length` bytes of data of a read, read from `offset`."""
         if not self.structured:
-            return _SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, WireError.OK, request.cookie)
+            return _SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, request.cookie)
+        if not self.extended:  # nearly all clients: in one step
+            flags, size = int(is_last), _U64.size + length
+            return _DATA_HEAD.pack(
+                STRUCTURED_REPLY_MAGIC, flags, _OFFSET_DATA, request.cookie, size, offset
+            )
         head = self._chunk(request, Chunk.OFFSET_DATA, _U64.size + length, is_last=is_last)
         return head + _U64.pack(offset)
 

@@ -57,6 +57,9 @@ class DeviceDisk:
     def closed(self) -> bool:
         return self._device.closed
 
+    def read(self, length: int, offset: int = 0) -> bytes:
+        return self._device.read(offset, length)
+
     def read_into(self, buffer: Any, offset: int = 0) -> int:
         self._device.read_into(offset, (buffer,))
         return len(buffer)

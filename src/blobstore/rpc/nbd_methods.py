@@ -124,7 +124,7 @@ def _members(activity: Activity) -> dict[str, object]:
             "bytes": meter.bytes,
             "errors": meter.errors,
             "nanoseconds": meter.nanoseconds,
-            "latencies": list(meter.used_buckets()),
+            "latencies": meter.latencies(),
         }
         for kind, meter in activity.meters.items()
     }

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from blobstore import BlobId
     from blobstore.cli.identity import AnyStore
     from blobstore.nbd.exports import Exports
+    from blobstore.nbd.metrics import MetricsServer
+    from blobstore.nbd.nbd_server import NbdServer
     from blobstore.rpc.server import RpcServer
 
 
@@ -48,6 +50,12 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Answer SPDK's JSON-RPC at this Unix socket, on the same open store.",
 )
+@click.option(
+    "--metrics",
+    "metrics_address",
+    metavar="HOST:PORT",
+    help="Answer HTTP requests here with metrics as OpenMetrics text, for Prometheus.",
+)
 @click.option("--quiet", is_flag=True, help="Log only what goes wrong.")
 @click.argument("blobs", nargs=-1, metavar="[BLOB]...", type=blob, shell_complete=complete_blob)
 def command(
@@ -58,6 +66,7 @@ def command(
     read_only: bool,
     tls: Path | None,
     rpc_path: Path | None,
+    metrics_address: str | None,
     quiet: bool,
     blobs: tuple[str, ...],
 ) -> int:
@@ -85,8 +94,15 @@ def command(
         ]
         if rpc is not None:
             rpc.target.nbd_servers += servers
+        metrics = None
+        if metrics_address is not None:
+            metrics = stack.enter_context(_metrics_server(metrics_address, store, servers))
         shown = [str(server.address) for server in servers]
-        fields = {"nbd": shown, "rpc": None if rpc is None else rpc.path}
+        fields = {
+            "nbd": shown,
+            "rpc": None if rpc is None else rpc.path,
+            "metrics": None if metrics is None else str(metrics.address),
+        }
         text = "\n".join(f"{store.device_name}: served at {address}" for address in shown)
         try:
             print_result(fields, text, as_json=options.as_json)
@@ -113,6 +129,15 @@ def _rpc_server(path: Path, store: "AnyStore") -> "RpcServer":
     from blobstore.rpc.server import RpcServer
 
     return RpcServer(path, open_store=store if isinstance(store, VolumeStore) else None)
+
+
+def _metrics_server(address: str, store: "AnyStore", servers: "list[NbdServer]") -> "MetricsServer":
+    from blobstore.nbd.metrics import MetricsServer, render
+
+    def text() -> str:
+        return render(servers, store.free_clusters * store.cluster_size)
+
+    return MetricsServer(address, text)
 
 
 def _exports(

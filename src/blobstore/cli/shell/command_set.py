@@ -14,6 +14,7 @@ _LEFT_OUT: Final = (
     "undo",
     "serve",
     "rpc",
+    "top",
     "mount",
     "attach",
     "detach",
