@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -299,7 +298,7 @@ def test_blob_flags(
     with bench.blob(store, 1) as blob, bench.blob(store) as unknown:
         for opened, flags in ((blob, {word: bit}), (unknown, {"invalid": 1 << 61})):
             state = core_of(store).open_blobs[opened.id]
-            state.flags = replace(state.flags, **flags)
+            state.flags = state.flags._replace(**flags)
             state.touch_attributes()
             opened.flush()
     store = bench.reload(store)

@@ -6,11 +6,10 @@ what it needs only while it is rewritten (copies, given back by the same
 commit) is needed once, for the largest, because blobs are persisted one by one.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(NamedTuple):
     """Metadata pages that persisting one blob can take: for good, and for a while."""
 
     lasting: int

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from blobstore.errors import CorruptError
 from blobstore.format.descriptors import (
@@ -206,8 +206,7 @@ class ChainPacker:
         self._room = BODY_SIZE
 
 
-@dataclass(frozen=True, slots=True)
-class ChainSize:
+class ChainSize(NamedTuple):
     """How much of the chain is taken before the extents: pages begun, and room in the last."""
 
     page_count: int

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 from blobstore.errors import CorruptError
 from blobstore.operations import Buffer
@@ -46,8 +46,7 @@ assert (RUNS_HEAD_SIZE, TABLE_HEAD_SIZE, XATTR_OVERHEAD, FLAGS_SIZE) == (5, 13, 
 _EINVAL: Final = 22
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(NamedTuple):
     """What a reader must understand, and what it may not change."""
 
     invalid: int = 0
@@ -60,8 +59,7 @@ class Flags:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Xattr:
+class Xattr(NamedTuple):
     """A named value; internal ones belong to the blobstore itself."""
 
     name: str
