@@ -2,7 +2,7 @@
 
 import pytest
 
-from blobstore.format.dump import DumpPlan, dump_mask, dump_page, dump_super_block
+from blobstore.format.dump_text import DumpPlan, dump_mask, dump_page, dump_super_block
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, MaskRegion
 from blobstore.units import PageIndex
 from tests.golden.images import IMAGE_NAMES, golden_dump, load_image, manifest

@@ -13,7 +13,7 @@ from blobstore.format.descriptors import (
     decode_descriptors,
     encode_descriptors,
 )
-from blobstore.format.dump import DumpPlan
+from blobstore.format.dump_text import DumpPlan
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.mask import (
     MASK_BLOB_IDS,

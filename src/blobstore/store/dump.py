@@ -4,7 +4,7 @@ from typing import Final
 
 from bitarray import bitarray
 
-from blobstore.format.dump import DumpPlan, dump_mask, dump_page, dump_super_block
+from blobstore.format.dump_text import DumpPlan, dump_mask, dump_page, dump_super_block
 from blobstore.format.page import PAGE_SIZE
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, MaskRegion
 from blobstore.metadata.store_state import DeviceTraits

@@ -19,7 +19,7 @@ from blobstore.format.descriptors import (
     Xattr,
     encode_descriptors,
 )
-from blobstore.format.dump import DumpPlan, dump_mask, dump_page, dump_super_block
+from blobstore.format.dump_text import DumpPlan, dump_mask, dump_page, dump_super_block
 from blobstore.format.page import BODY_SIZE, NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.format.super_block import NO_BLOB, MaskRegion, SuperBlock
 from blobstore.units import BlobId, PageIndex
