@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from blobstore.api.aio.async_store import AsyncBlobstore
     from blobstore.api.aio.async_volumes import AsyncVolume, AsyncVolumeStore
     from blobstore.api.blob import Blob
+    from blobstore.api.blob_file import BlobFile
     from blobstore.api.blobstore import Blobstore, dump, grow, iter_dump
     from blobstore.api.check import CheckReport, RepairReport, check, repair, undo
-    from blobstore.api.file import BlobFile
     from blobstore.api.rescue import Rescue, RescuedBlob
     from blobstore.api.volume_handles import VolumeInfo
     from blobstore.api.volumes import Volume, VolumeStore

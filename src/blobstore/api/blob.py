@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from blobstore.api import core_calls
 from blobstore.api.arguments import buffers_of, bytes_of, integer_of, writable_bytes_of
+from blobstore.api.blob_file import BlobFile, FileObject, ReadMode, UpdateMode, open_file
 from blobstore.api.blob_handle import BlobHandle
 from blobstore.api.fast_path import FastPath
-from blobstore.api.file import BlobFile, FileObject, ReadMode, UpdateMode, open_file
 from blobstore.api.session import Session
 from blobstore.api.xattrs import Xattrs
 from blobstore.blob import attributes
