@@ -9,7 +9,7 @@ from blobstore.units import BlobId
 
 if TYPE_CHECKING:
     from blobstore import Blob
-    from blobstore.cli.identity import AnyStore
+    from blobstore.cli.store_kinds import AnyStore
 
 _NUMBER: Final = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 

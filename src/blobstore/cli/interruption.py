@@ -24,8 +24,8 @@ from blobstore.errors import (
 
 if TYPE_CHECKING:
     from blobstore import BlobId
-    from blobstore.cli.identity import AnyStore
     from blobstore.cli.options import StoreOptions
+    from blobstore.cli.store_kinds import AnyStore
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 _HELD_BACK: Final = (signal.SIGINT, *_ENDING)

@@ -15,7 +15,7 @@ from blobstore.units import parse_size
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from blobstore.cli.identity import AnyStore
+    from blobstore.cli.store_kinds import AnyStore
     from blobstore.device.base import Device
 
 CommandFunction: TypeAlias = Callable[..., int | None]
@@ -162,7 +162,7 @@ class StoreOptions:
         Raises:
             BlobstoreError: As `Blobstore.register_external`.
         """
-        from blobstore.cli.identity import register_external
+        from blobstore.cli.store_kinds import register_external
 
         for identity, path in self.externals:
             register_external(store, identity, path)

@@ -12,7 +12,7 @@ from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
 
 if TYPE_CHECKING:
-    from blobstore.cli.identity import AnyStore
+    from blobstore.cli.store_kinds import AnyStore
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def _opened(options: StoreOptions, *, read_only: bool, rpc: Path | None) -> "Ite
     with ExitStack() as stack:
         store = stack.enter_context(options.open(read_only=read_only))
         if rpc is not None:
-            from blobstore.cli.identity import volume_store
+            from blobstore.cli.store_kinds import volume_store
             from blobstore.rpc.server import RpcServer
 
             stack.enter_context(RpcServer(rpc, open_store=volume_store(store)))

@@ -1,6 +1,6 @@
 """`clone`: a writable blob that begins as a snapshot."""
 
-from blobstore.cli import identity
+from blobstore.cli import store_kinds
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.interruption import making_blobs
 from blobstore.cli.options import (
@@ -24,7 +24,7 @@ def command(options: StoreOptions, *, which: str, name: str | None) -> None:
     with (
         making_blobs(options) as store,
         open_blob(store, which) as blob,
-        identity.clone(blob, name) as clone,
+        store_kinds.clone(blob, name) as clone,
     ):
-        fields, text = identity.made_fields(clone), identity.made_text(clone)
+        fields, text = store_kinds.made_fields(clone), store_kinds.made_text(clone)
     print_result(fields, text, as_json=options.as_json)

@@ -3,7 +3,7 @@
 import click
 
 from blobstore import ClearMethod, InvalidArgumentError
-from blobstore.cli import identity
+from blobstore.cli import store_kinds
 from blobstore.cli.interruption import making_blobs
 from blobstore.cli.options import (
     StoreOptions,
@@ -56,7 +56,7 @@ def command(
     xattrs = _xattrs_of(name, assignments)
     with (
         making_blobs(options) as store,
-        identity.create_blob(
+        store_kinds.create_blob(
             store,
             name,
             size_bytes,
@@ -67,7 +67,7 @@ def command(
             external_snapshot=external_parent,
         ) as blob,
     ):
-        fields, text = identity.made_fields(blob), identity.made_text(blob)
+        fields, text = store_kinds.made_fields(blob), store_kinds.made_text(blob)
     print_result(fields, text, as_json=options.as_json)
 
 

@@ -1,10 +1,10 @@
 """`grow`: use all of a device that has grown."""
 
 from blobstore import StoreInfo, grow
-from blobstore.cli.identity import AnyStore
 from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result
 from blobstore.cli.rendering import render_store, store_fields
+from blobstore.cli.store_kinds import AnyStore
 
 
 @store_command("grow", changes=True)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import click
 
 from blobstore import Blob, Blobstore
-from blobstore.cli import identity
+from blobstore.cli import store_kinds
 from blobstore.cli.asking import confirm
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.content import holds_data
@@ -91,8 +91,8 @@ def command(
             with options.open(read_only=False) as store, open_blob(store, which) as opened:
                 done = _into_existing(opened, source, file, yes=yes)
                 extra = _verified(store, done, source, file) if verify else {}
-    fields = {**identity.made_fields(done), **extra}
-    print_result(fields, identity.made_text(done), as_json=options.as_json)
+    fields = {**store_kinds.made_fields(done), **extra}
+    print_result(fields, store_kinds.made_text(done), as_json=options.as_json)
 
 
 def _import_chain(
@@ -109,9 +109,9 @@ def _import_chain(
     levels = find_chain(file, directories)
     with making_blobs(options) as store:
         done, snapshots = import_chain(store, levels, name=name, verifying=verifying)
-    fields = identity.made_fields(done)
-    fields["snapshots"] = [identity.made_fields(snapshot) for snapshot in snapshots]
-    print_result(fields, identity.made_text(done), as_json=options.as_json)
+    fields = store_kinds.made_fields(done)
+    fields["snapshots"] = [store_kinds.made_fields(snapshot) for snapshot in snapshots]
+    print_result(fields, store_kinds.made_text(done), as_json=options.as_json)
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def _opened(file: str, file_format: str | None) -> Iterator[int]:
         yield source
 
 
-def _verified(store: identity.AnyStore, blob: Blob, source: int, path: str) -> dict[str, object]:
+def _verified(store: store_kinds.AnyStore, blob: Blob, source: int, path: str) -> dict[str, object]:
     """Read the file and the blob again; return the hash of both."""
     from blobstore.cli.images.verifying import verify
 
@@ -139,18 +139,18 @@ def _verified(store: identity.AnyStore, blob: Blob, source: int, path: str) -> d
 
 
 def _into_new(
-    store: identity.AnyStore, source: int, path: str, *, thin: bool, name: str | None
+    store: store_kinds.AnyStore, source: int, path: str, *, thin: bool, name: str | None
 ) -> Blob:
     """Import into a new blob; it has no name before it has its content, but a volume has one."""
     length = size_of(source)
     first_name = None if isinstance(store, Blobstore) else name
     with (
-        identity.create_blob(store, first_name, length, thin=thin) as blob,
+        store_kinds.create_blob(store, first_name, length, thin=thin) as blob,
         progress("import", data_size(source, length)) as advance,
     ):
         fill_new(blob, source, length, path=path, advance=advance)
         if first_name is None and name is not None:
-            identity.rename(blob, name)
+            store_kinds.rename(blob, name)
     return blob
 
 

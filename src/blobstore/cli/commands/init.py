@@ -9,11 +9,11 @@ import click
 
 from blobstore import Blobstore, ExistsError, StoreInfo, VolumeStore
 from blobstore.cli.asking import confirm
-from blobstore.cli.identity import AnyStore
 from blobstore.cli.interruption import finish
 from blobstore.cli.options import StoreOptions, size, store_command, yes_option
 from blobstore.cli.output import print_result
 from blobstore.cli.rendering import render_store, store_fields
+from blobstore.cli.store_kinds import AnyStore
 
 
 @store_command("init", changes=True, opens=False)

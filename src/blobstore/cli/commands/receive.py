@@ -10,7 +10,7 @@ import click
 from blobstore import NotFoundError
 from blobstore.backup.receiving import receive, resume_token, unfinished
 from blobstore.backup.snapshot_identity import AnyStore
-from blobstore.cli import identity
+from blobstore.cli import store_kinds
 from blobstore.cli.interruption import finish
 from blobstore.cli.options import StoreOptions, name_argument, store_command
 from blobstore.cli.output import print_result
@@ -40,7 +40,7 @@ def command(options: StoreOptions, *, name: str | None, file: str | None, is_tok
     with _opened(options, file) as stream:
         with options.open(read_only=False) as store, progress("receive", None) as advance:
             made = receive(store, stream, name, progress=advance)
-            fields, text = identity.made_fields(made), identity.made_text(made)
+            fields, text = store_kinds.made_fields(made), store_kinds.made_text(made)
         finish(options)
     print_result(fields, text, as_json=options.as_json)
 

@@ -2,10 +2,10 @@
 
 import click
 
-from blobstore.cli.identity import volume_store
 from blobstore.cli.interruption import leaving
 from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result, unicode_text
+from blobstore.cli.store_kinds import volume_store
 
 
 @store_command("reid", changes=True)

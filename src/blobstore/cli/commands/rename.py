@@ -2,7 +2,7 @@
 
 import click
 
-from blobstore.cli import identity
+from blobstore.cli import store_kinds
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result, unicode_text
@@ -17,6 +17,6 @@ def command(options: StoreOptions, *, which: str, name: str) -> None:
     A volume keeps its uuid. The name of a snapshot cannot be changed.
     """
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
-        identity.rename(blob, name)
-    fields = {**identity.made_fields(blob), "name": unicode_text(name)}
+        store_kinds.rename(blob, name)
+    fields = {**store_kinds.made_fields(blob), "name": unicode_text(name)}
     print_result(fields, "", as_json=options.as_json)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import ssl
 
     from blobstore import BlobId
-    from blobstore.cli.identity import AnyStore
+    from blobstore.cli.store_kinds import AnyStore
     from blobstore.nbd.exports import Exports
     from blobstore.nbd.metrics import MetricsServer
     from blobstore.nbd.nbd_server import NbdServer

@@ -1,6 +1,6 @@
 """`snapshot`: keep what a blob holds now."""
 
-from blobstore.cli import identity
+from blobstore.cli import store_kinds
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.interruption import making_blobs
 from blobstore.cli.options import (
@@ -24,7 +24,7 @@ def command(options: StoreOptions, *, which: str, name: str | None) -> None:
     with (
         making_blobs(options) as store,
         open_blob(store, which) as blob,
-        identity.snapshot(blob, name) as snapshot,
+        store_kinds.snapshot(blob, name) as snapshot,
     ):
-        fields, text = identity.made_fields(snapshot), identity.made_text(snapshot)
+        fields, text = store_kinds.made_fields(snapshot), store_kinds.made_text(snapshot)
     print_result(fields, text, as_json=options.as_json)

@@ -4,7 +4,7 @@ from typing import Final
 
 import click
 
-from blobstore.cli import identity
+from blobstore.cli import store_kinds
 from blobstore.cli.blob_lookup import find_blob
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
@@ -31,7 +31,7 @@ def set_super(options: StoreOptions, *, which: str) -> None:
     """Set the super blob to a blob of the store; durable when done."""
     with options.open(read_only=False) as store:
         blob_id = find_blob(store, which)
-        identity.blob_store(store, _REFUSED).set_super_blob(blob_id)
+        store_kinds.blob_store(store, _REFUSED).set_super_blob(blob_id)
     print_result({"id": blob_id}, "", as_json=options.as_json)
 
 
@@ -39,7 +39,7 @@ def set_super(options: StoreOptions, *, which: str) -> None:
 def clear_super(options: StoreOptions) -> None:
     """Clear the super blob; durable when done."""
     with options.open(read_only=False) as store:
-        identity.blob_store(store, _REFUSED).set_super_blob(None)
+        store_kinds.blob_store(store, _REFUSED).set_super_blob(None)
     print_result({"id": None}, "", as_json=options.as_json)
 
 

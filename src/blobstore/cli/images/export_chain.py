@@ -14,12 +14,12 @@ from typing import Final
 from blobstore import Blob, BlobId
 from blobstore.cli.content import cut_in_parts
 from blobstore.cli.files import open_to_read, open_to_write
-from blobstore.cli.identity import AnyStore
 from blobstore.cli.images.qcow2_writer import CLUSTER_SIZE, Qcow2Writer
 from blobstore.cli.images.qemu_img import as_raw
 from blobstore.cli.images.verifying import verify
 from blobstore.cli.interruption import Left, uninterrupted
 from blobstore.cli.progress import Advance, progress
+from blobstore.cli.store_kinds import AnyStore
 from blobstore.units import ceil_div
 
 _UNSAFE: Final = re.compile(r"[/:\0]|^\.")  # a colon would make it the name of a protocol

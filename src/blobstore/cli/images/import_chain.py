@@ -8,7 +8,7 @@ from what is below it takes clusters.
 from collections.abc import Sequence
 
 from blobstore import Blob, VolumeStore
-from blobstore.cli import identity
+from blobstore.cli import store_kinds
 from blobstore.cli.content import cut_in_parts, is_zero
 from blobstore.cli.copying import data_size, fill_new
 from blobstore.cli.files import read_exactly, size_of
@@ -20,7 +20,7 @@ from blobstore.errors import ExistsError
 
 
 def import_chain(
-    store: identity.AnyStore, levels: Sequence[Level], *, name: str | None, verifying: bool
+    store: store_kinds.AnyStore, levels: Sequence[Level], *, name: str | None, verifying: bool
 ) -> tuple[Blob, list[Blob]]:
     """Import images, base first; return the blob and its snapshots, base first, all closed.
 
@@ -32,18 +32,18 @@ def import_chain(
     snapshots: list[Blob] = []
     with (
         open_disk(levels[0].path, levels[0].image_format) as base,
-        identity.create_blob(store, names[-1], size_of(base), thin=True) as blob,
+        store_kinds.create_blob(store, names[-1], size_of(base), thin=True) as blob,
     ):
         _fill(blob, levels[0], base, verifying=verifying)
         for level, below in zip(levels[1:], names, strict=False):
-            with identity.snapshot(blob, below) as snapshot:
+            with store_kinds.snapshot(blob, below) as snapshot:
                 snapshots.append(snapshot)
             _write_over(blob, level, verifying=verifying)
         blob.flush()
     return blob, snapshots
 
 
-def _names_of(store: identity.AnyStore, levels: Sequence[Level], name: str | None) -> list[str]:
+def _names_of(store: store_kinds.AnyStore, levels: Sequence[Level], name: str | None) -> list[str]:
     """Return a name for each image: its file's, with a number if another image has that name.
 
     Raises:
