@@ -15,8 +15,8 @@ from typing import Final
 
 from blobstore.errors import BlobstoreError
 from blobstore.nbd.nbd_server import NbdServer
+from blobstore.rpc.background_copies import ShallowCopies
 from blobstore.rpc.bdevs import BaseBdev, Bdev, BdevTable
-from blobstore.rpc.shallow_copy import ShallowCopies
 from blobstore.rpc.stores import Stores, VolumeBdev
 
 _LOG: Final = logging.getLogger("blobstore.rpc")
