@@ -71,7 +71,7 @@ def _write_svg(ownership: OwnershipMap, file: str) -> None:
 
 
 def _write_html(ownership: OwnershipMap, file: str) -> None:
-    from blobstore.cli.picture.page import render_page
+    from blobstore.cli.picture.html_page import render_page
 
     _write(render_page(ownership), file)
 
