@@ -30,7 +30,7 @@ from blobstore.testing.workload import CLUSTER, MD_PAGES, new_disk
 from blobstore.units import BlobId
 from blobstore.volumes import change
 from blobstore.volumes.identity import VOLUME_STORE_TYPE
-from blobstore.volumes.load import create_super_blob, load_volume_store
+from blobstore.volumes.load_volumes import create_super_blob, load_volume_store
 from blobstore.volumes.volume_store import VolumeStoreState
 
 SHORT: Final = Limits(subsets=32, samples=8, torn_masks=6)

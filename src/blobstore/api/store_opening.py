@@ -36,7 +36,7 @@ from blobstore.metadata.store_state import StoreState
 from blobstore.store.init import Clear, InitOptions, padded_type, plan_empty, write_empty
 from blobstore.units import MIB, BlobId
 from blobstore.volumes.identity import VOLUME_STORE_TYPE, check_name
-from blobstore.volumes.load import create_super_blob
+from blobstore.volumes.load_volumes import create_super_blob
 
 DEFAULT_VOLUME_CLUSTER_SIZE: Final = 4 * MIB
 DEFAULT_RATIO: Final = 100

@@ -37,7 +37,7 @@ from blobstore.store.open_blobs import open_blob
 from blobstore.units import BlobId
 from blobstore.volumes import change
 from blobstore.volumes.identity import VOLUME_STORE_TYPE
-from blobstore.volumes.load import load_volume_store
+from blobstore.volumes.load_volumes import load_volume_store
 from blobstore.volumes.volume_store import VolumeRecord, VolumeStoreState
 
 
