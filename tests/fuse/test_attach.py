@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -110,6 +111,27 @@ def test_a_snapshot_and_what_is_asked_to_be_are_read_only_devices(
         with open(device, "r+b", buffering=0) as file, fails(errno.EPERM):
             file.write(DATA)
         attached.detach(device)
+
+
+def test_a_store_that_is_attached_read_only_is_read_by_other_commands_and_not_written_to(
+    image: Path, attached: Attachments
+) -> None:
+    device = attached.attach(image, "new", "--read-only")
+    assert run_here("show", image, "db").status == 0
+    refused = attached.run("attach", image, "db")
+    assert (refused.status, "is attached read-only" in refused.stderr) == (1, True)
+    attached.detach(device)
+    assert attached.is_empty()
+
+
+def test_two_attaches_at_once_start_one_process(image: Path, attached: Attachments) -> None:
+    with ThreadPoolExecutor(3) as threads:
+        devices = list(threads.map(lambda name: attached.attach(image, name), ["db", "new"]))
+    assert len(set(attached.pids)) == 1
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(attached.detach, devices))
+    assert attached.is_empty()
+    check_is_clean(image)
 
 
 def test_a_store_of_blobs_is_attached_by_name_and_id(tmp_path: Path, attached: Attachments) -> None:

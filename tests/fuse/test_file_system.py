@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,3 +103,30 @@ def test_a_snapshot_of_a_mounted_file_system_is_checked_and_read_on_a_clone(
     attached.detach(device)
     assert attached.is_empty()
     check_is_clean(image)
+
+
+def test_a_file_system_whose_process_is_killed_can_be_unmounted_and_loses_nothing_synced(
+    image: Path, device: Path, attached: Attachments, tmp_path: Path
+) -> None:
+    with file_system(device, tmp_path / "mnt") as directory:
+        (directory / "kept").write_bytes(BEFORE)
+        subprocess.run(["sync", "-f", directory], check=True)
+        (directory / "late").write_bytes(AFTER)
+        attached.end(signal.SIGKILL)
+        with pytest.raises(OSError, match="Errno"):
+            write_durably(directory / "lost")
+    assert "was killed" in attached.run("detach", device).stderr
+    device = attached.attach(image, "db")  # recovers the store
+    fsck = subprocess.run(["e2fsck", "-fp", device], capture_output=True, text=True, check=False)
+    assert fsck.returncode in (0, 1), fsck.stdout
+    with file_system(device, tmp_path / "mnt") as directory:
+        assert (directory / "kept").read_bytes() == BEFORE
+    attached.detach(device)
+    assert attached.is_empty()
+    check_is_clean(image)
+
+
+def write_durably(path: Path) -> None:
+    with open(path, "wb", buffering=0) as file:
+        file.write(AFTER)
+        os.fsync(file.fileno())

@@ -110,7 +110,11 @@ class AttachServer:
         read_only = read_only or blob.data_read_only
         flags = os.O_RDONLY if read_only else os.O_RDWR
         path = os.path.join(self._place.files, _file_name(blob_id))
-        descriptor = os.open(path, flags | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(path, flags | os.O_CLOEXEC)
+        except OSError:
+            self._files.remove(_file_name(blob_id))  # later the kernel's release does that
+            raise
         try:
             device = loop_device.attach_file(
                 descriptor,
