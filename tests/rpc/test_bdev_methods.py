@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -245,13 +247,31 @@ def test_a_configuration_that_cannot_be_is_refused_by_name(
         ("rpc_get_methods", {"x": 1}, Failure(-32602, "Invalid parameters")),
         ("spdk_kill_instance", {"sig_name": "9"}, Failure(-32602, "Invalid parameters")),
         ("bdev_examine", {}, Failure(-32602, "spdk_json_decode_object failed")),
-        ("bdev_rbd_create", {}, Failure(-32601, "Method not found")),
     ],
 )
 def test_methods_of_the_process_have_texts_of_their_own(
     client: Client, method: str, given: dict[str, Any], failure: Failure
 ) -> None:
     assert client(method, **given) == failure
+
+
+WITHOUT_CEPH = """
+import sys
+from blobstore.device import rbd_cluster
+
+sys.modules["rados"] = None
+rbd_cluster._SYSTEM_PACKAGES = "/absent"
+import blobstore.rpc.server
+from blobstore.rpc.methods import METHODS
+
+print([name for name in METHODS if "rbd" in name])
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_without_cephs_modules_has_none_of_its_methods() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_CEPH], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_what_happens_to_devices_is_told(client: Client) -> None:

@@ -67,7 +67,8 @@ LIFE: Final = [
     "bdev_malloc_delete m",
 ]
 ASKING: Final = ("_get_", "spdk_get_version")
-BY_OTHER_TESTS: Final = {"spdk_kill_instance", "nbd_get_statistics"}
+CEPH: Final = {name for name in METHODS if name.startswith("bdev_rbd_")}  # tests/ceph has them
+BY_OTHER_TESTS: Final = {"spdk_kill_instance", "nbd_get_statistics"} | CEPH
 TIMES: Final = ("tsc_rate", "ticks")
 
 

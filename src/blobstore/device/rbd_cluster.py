@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec, module_from_spec
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
@@ -55,15 +55,15 @@ _REASONS: Final = {
 class RbdAddress:
     """Where an image is.
 
-    `configuration` is the path of a ceph.conf, empty for Ceph's own places. `user` is the part of
-    the client's name after ``client.``, empty for ``admin``. `options` replace settings of the
-    configuration.
+    `configuration` is the path of a ceph.conf, empty for Ceph's own places, None for no such file.
+    `user` is the part of the client's name after ``client.``, empty for ``admin``. `options`
+    replace settings of the configuration.
     """
 
     pool: str
     image: str
     namespace: str = ""
-    configuration: str = ""
+    configuration: str | None = ""
     user: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -108,16 +108,10 @@ class Cluster:
             AccessError: The cluster does not let this user in.
             DeviceError: The cluster does not answer.
         """
-        rados, self.rbd = ceph_modules()
+        self.rbd = ceph_modules()[1]
         self._image_name = address.image
-        options = {"client_mount_timeout": str(_CONNECT_TIMEOUT_S), **address.options}
-        with ceph_failures(name, "connect"):
-            self._cluster = rados.Rados(
-                conffile=address.configuration, rados_id=address.user or None, conf=options
-            )
+        self._cluster = connect_cluster(address, name)
         try:
-            with ceph_failures(name, "connect"):
-                self._cluster.connect()
             with ceph_failures(name, f"pool {address.pool}"):
                 self.pool = self._cluster.open_ioctx(address.pool)
                 self.pool.set_namespace(address.namespace)
@@ -139,6 +133,38 @@ class Cluster:
         """Leave the cluster; images are closed before."""
         self.pool.close()
         self._cluster.shutdown()
+
+
+def connect_cluster(address: RbdAddress, name: str) -> Any:
+    """Connect to the cluster of an address; whoever calls this ends it with `shutdown`.
+
+    Raises:
+        UnsupportedError: Ceph's Python modules are missing.
+        NotFoundError: No such configuration.
+        AccessError: The cluster does not let this user in.
+        DeviceError: The cluster does not answer.
+    """
+    rados = ceph_modules()[0]
+    options = {"client_mount_timeout": str(_CONNECT_TIMEOUT_S), **address.options}
+    with ceph_failures(name, "connect"):
+        cluster = rados.Rados(
+            conffile=address.configuration, rados_id=address.user or None, conf=options
+        )
+        try:
+            cluster.connect()
+        except BaseException:
+            cluster.shutdown()
+            raise
+    return cluster
+
+
+def has_ceph_modules() -> bool:
+    """Tell whether Ceph's Python modules are installed, without loading them."""
+    return all(_find(name) is not None for name in ("rados", "rbd"))
+
+
+def _find(name: str) -> ModuleSpec | None:
+    return find_spec(name) or PathFinder.find_spec(name, [_SYSTEM_PACKAGES])
 
 
 def ceph_modules() -> tuple[Any, Any]:

@@ -25,7 +25,12 @@ _LOOK_AGAIN_S: Final = 0.1
 _SECTOR: Final = 512
 
 
-def _found(target: Target, name: str) -> Bdev:
+def found_bdev(target: Target, name: str) -> Bdev:
+    """Return a device by a name or an alias.
+
+    Raises:
+        RpcError: There is none (ENODEV).
+    """
     bdev = target.table.find(name)
     if bdev is None or bdev.is_going:
         raise refused(errno.ENODEV)
@@ -65,7 +70,7 @@ def create_aio(target: Target, given: p.CreateAio) -> str:
         try:
             bdev = AioBdev(
                 given.name,
-                _uuid_of(given.uuid),
+                uuid_of(given.uuid),
                 device,
                 filename=given.filename,
                 block_size=block_size,
@@ -73,7 +78,7 @@ def create_aio(target: Target, given: p.CreateAio) -> str:
                 fallocate=given.fallocate,
                 nowait=given.nowait,
             )
-            target.stores.register(bdev, examine=_is_examined(target, given.name))
+            target.stores.register(bdev, examine=is_examined(target, given.name))
         except RpcError:
             device.close()
             raise
@@ -114,11 +119,13 @@ def _fits(block_size: int) -> bool:
     return block_size >= _SECTOR and not block_size & (block_size - 1)
 
 
-def _uuid_of(value: object) -> UUID | None:
+def uuid_of(value: object) -> UUID | None:
+    """Return a uuid that was given, None if none was."""
     return UUID(value) if isinstance(value, str) else None
 
 
-def _is_examined(target: Target, name: str) -> bool:
+def is_examined(target: Target, name: str) -> bool:
+    """Tell whether stores are looked for on a device of this name."""
     return target.options.bdev_auto_examine or name in target.examined
 
 
@@ -126,7 +133,7 @@ def _is_examined(target: Target, name: str) -> bool:
 def rescan_aio(target: Target, given: p.Named) -> bool:
     """Look at the size of a file again."""
     with target.lock:
-        bdev = _found(target, given.name)
+        bdev = found_bdev(target, given.name)
         if not isinstance(bdev, AioBdev):
             raise refused(errno.ENODEV)
         before = bdev.size_bytes
@@ -135,7 +142,7 @@ def rescan_aio(target: Target, given: p.Named) -> bool:
         except BlobstoreError as error:
             raise refused(number_of(error)) from error
         if not now:
-            _remove(target, bdev)
+            remove_bdev(target, bdev)
         elif now < before:
             raise refused(errno.EBUSY)
         elif now > before:
@@ -147,14 +154,19 @@ def rescan_aio(target: Target, given: p.Named) -> bool:
 def delete_aio(target: Target, given: p.Named) -> bool:
     """Remove the block device of a file; a store on it is unloaded first."""
     with target.lock:
-        bdev = _found(target, given.name)
+        bdev = found_bdev(target, given.name)
         if not isinstance(bdev, AioBdev):
             raise refused(errno.ENODEV)
-        _remove(target, bdev)
+        remove_bdev(target, bdev)
     return True
 
 
-def _remove(target: Target, bdev: BaseBdev) -> None:
+def remove_bdev(target: Target, bdev: BaseBdev) -> None:
+    """Remove a device; a store on it is unloaded first.
+
+    Raises:
+        RpcError: The device is open for writing (EBUSY), or the store cannot be unloaded.
+    """
     if bdev.writers:
         raise refused(errno.EBUSY)
     try:
@@ -197,9 +209,9 @@ def create_malloc(target: Target, given: p.CreateMalloc) -> str:
             "dif_pi_format": given.dif_pi_format,
             "numa_id": given.numa_id,
         }
-        bdev = MallocBdev(name, _uuid_of(given.uuid), device, given.block_size, kept)
+        bdev = MallocBdev(name, uuid_of(given.uuid), device, given.block_size, kept)
         bdev.numa_id = given.numa_id
-        target.stores.register(bdev, examine=_is_examined(target, name))
+        target.stores.register(bdev, examine=is_examined(target, name))
         return bdev.name
 
 
@@ -216,10 +228,10 @@ def _memory(given: p.CreateMalloc, name: str) -> Device:
 def delete_malloc(target: Target, given: p.Named) -> bool:
     """Remove a block device of memory; a store on it is unloaded first."""
     with target.lock:
-        bdev = _found(target, given.name)
+        bdev = found_bdev(target, given.name)
         if not isinstance(bdev, MallocBdev):
             raise refused(errno.ENODEV)
-        _remove(target, bdev)
+        remove_bdev(target, bdev)
     return True
 
 
@@ -281,7 +293,7 @@ def get_iostat(target: Target, given: p.GetStatistics) -> dict[str, object]:
     """Return what was done on devices since they were made, or since the last reset."""
     with target.lock:
         if isinstance(given.names, list):
-            bdevs = [_found(target, name) for name in given.names]
+            bdevs = [found_bdev(target, name) for name in given.names]
         else:
             bdevs = [bdev for bdev in target.table if not bdev.is_going]
         if given.per_channel and (not isinstance(given.names, list) or len(bdevs) != 1):
@@ -301,7 +313,7 @@ def reset_iostat(target: Target, given: p.ResetStatistics) -> bool:
     """Forget what was done on one device, or on all."""
     with target.lock:
         name = text_or_none(given.name)
-        bdevs = list(target.table) if name is None else [_found(target, name)]
+        bdevs = list(target.table) if name is None else [found_bdev(target, name)]
         for bdev in bdevs:
             bdev.statistics.reset(given.mode)
     return True

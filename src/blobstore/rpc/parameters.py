@@ -238,6 +238,23 @@ class CreateRbd(_Parameters):
     read_only: bool = False
 
 
+class RegisterCluster(_Parameters):
+    """Parameters of bdev_rbd_register_cluster."""
+
+    name: str
+    user_id: str | None = None
+    config_param: dict[str, str] | None = None
+    config_file: str | None = None
+    key_file: str | None = None
+    core_mask: str | None = None
+
+
+class GetClusters(_Parameters):
+    """Parameters of bdev_rbd_get_clusters_info."""
+
+    name: str | UnsetType = UNSET
+
+
 class ResizeRbd(_Parameters):
     """Parameters of bdev_rbd_resize."""
 

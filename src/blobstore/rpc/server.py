@@ -10,11 +10,13 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from types import TracebackType
 from typing import Final, Self
 
 from blobstore.api.store_handle import device_below
 from blobstore.api.volumes import VolumeStore
+from blobstore.device.rbd_cluster import has_ceph_modules
 from blobstore.errors import BlobstoreError
 from blobstore.rpc import (
     bdev_methods,
@@ -59,6 +61,8 @@ FAMILIES: Final = (
 )
 """The modules with the methods: importing one enters its methods into the table."""
 assert METHODS
+if has_ceph_modules():  # the original answers "Method not found" in a build without Ceph, too
+    import_module("blobstore.rpc.rbd_methods")
 
 
 class RpcServer:

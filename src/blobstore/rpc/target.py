@@ -10,7 +10,8 @@ import os
 import signal
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from blobstore.errors import BlobstoreError
@@ -44,6 +45,21 @@ class Notification:
 
 
 @dataclass(frozen=True, slots=True)
+class CephAccess:
+    """How a cluster is reached: what `bdev_rbd_register_cluster` or `bdev_rbd_create` was given."""
+
+    user_id: str | None = None
+    config_param: Mapping[str, str] | None = None
+    config_file: str | None = None
+    key_file: str | None = None
+    core_mask: str | None = None
+
+    def members(self) -> dict[str, object]:
+        """Return what was given, by its names."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class NbdDisk:
     """A block device that is exported at a socket of its own."""
 
@@ -71,6 +87,7 @@ class Target:
         self.nbd_disks: dict[str, NbdDisk] = {}
         self.nbd_servers: list[NbdServer] = []
         self.examined: list[str] = []
+        self.ceph_clusters: dict[str, CephAccess] = {}
         self.counters = {"Malloc": 0, "Ceph": 0}
         self.notifications: deque[Notification] = deque(maxlen=_NOTIFICATIONS_KEPT)
         self._notification_count = 0
