@@ -88,9 +88,9 @@ demo: $(RUNTIME)  ## A store in an image file, a killed writer, a recovery, ever
 
 # Programs that tests ask for the truth: file systems, partition tables, images of other kinds.
 PROGRAMS := mke2fs sfdisk mkfs.xfs mkfs.btrfs pvcreate cryptsetup qemu-img strace fusermount3 chromium \
-            qemu-nbd nbdkit openssl nbdinfo nbdcopy nbdsh nbd-client qemu-io fio
+            qemu-nbd nbdkit openssl nbdinfo nbdcopy nbdsh nbd-client qemu-io fio curl
 PACKAGES := e2fsprogs fdisk xfsprogs btrfs-progs lvm2 cryptsetup-bin qemu-utils strace fuse3 chromium \
-            nbdkit openssl libnbd-bin python3-libnbd nbd-client fio
+            nbdkit openssl libnbd-bin python3-libnbd nbd-client fio curl
 
 # A Ceph cluster of one node is some hundred megabytes: only `make ceph` and CI install it.
 CEPH_PROGRAMS := ceph-mon ceph-mgr ceph-osd monmaptool rbd
