@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,11 +138,14 @@ class Terminal:
     """A command with a terminal all to itself, where somebody types and reads."""
 
     def __init__(
-        self, *arguments: str | os.PathLike[str], environment: Mapping[str, str] | None = None
+        self,
+        *arguments: str | os.PathLike[str],
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = COMMAND,
     ) -> None:
         self._ours, theirs = pty.openpty()
         self._process = subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*program, *arguments],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

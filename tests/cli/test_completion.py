@@ -1,14 +1,16 @@
 """Completion in bash, zsh and fish."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
-from blobstore import Blobstore
+from blobstore import Blobstore, VolumeStore
+from blobstore.cli.group import COMMANDS, group
+from blobstore.cli.options import blob, complete_blob
 from tests.cli.conftest import Image
-from tests.cli.runner import COMMAND, run, run_here, unchanged
+from tests.cli.runner import COMMAND, Terminal, run, run_here, unchanged
 from tests.cli.schema import conforms
 
 
@@ -79,18 +81,80 @@ def test_where_the_store_cannot_be_read_nothing_is_offered_and_nothing_said(
     assert completions("show", f"{tmp_path}/text", "0x") == []
 
 
-def test_bash_completes_with_what_is_printed(image: Image, tmp_path: Path) -> None:
-    bash = shutil.which("bash")
-    assert bash is not None
+@pytest.fixture
+def bash(tmp_path: Path) -> str:
+    """A script whose `complete LINE PIECE` is bash at work; the piece is what it cuts off."""
     command = tmp_path / "blobstore"
     command.write_text(f'#!/bin/sh\nexec {" ".join(COMMAND)} "$@"\n')
     command.chmod(0o755)
-    script = f"""
+    return f"""
         PATH="{tmp_path}:$PATH"
         eval "$(blobstore completion bash)"
-        COMP_WORDS=(blobstore show {image.path} al); COMP_CWORD=3
-        _blobstore_completion blobstore al {image.path}
-        echo "$COMPREPLY"
+        complete() {{
+            COMP_LINE=$1 COMP_POINT=${{#1}} COMPREPLY=()
+            _blobstore_completion blobstore "$2"
+            echo "${{COMPREPLY[@]}}"
+        }}
     """
-    done = subprocess.run([bash, "-c", script], capture_output=True, check=True, text=True)
-    assert (done.stdout, done.stderr) == ("alpha\n", "")
+
+
+def output_of(script: str) -> list[str]:
+    done = subprocess.run(["bash", "-c", script], capture_output=True, check=True, text=True)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_bash_completes_with_what_is_printed(image: Image, bash: str) -> None:
+    line = f"blobstore show {image.path} al"
+    assert output_of(f"{bash} complete '{line}' al; complete 'blobstore sn' sn") == [
+        "alpha", "snapshot",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_bash_completes_names_of_volumes_and_snapshots_that_it_cuts(
+    tmp_path: Path, bash: str
+) -> None:
+    path = tmp_path / "store.img"
+    with VolumeStore.create(path, name="vms", size="16MiB", cluster_size=65536) as store:
+        with store.create_volume("debian", "1MiB") as volume:
+            volume.snapshot("debian@monday").close()
+        store.create_volume("web:1", "1MiB").close()
+    start = f"blobstore rollback {path} "
+    script = f"""{bash}
+        complete '{start}de' de
+        complete '{start}debian@m' m
+        complete '{start}web:' ''
+        complete '{start}debian debian@' ''
+        complete 'blobstore import --format=vm' vm
+    """
+    assert output_of(script) == ["debian debian@monday", "monday", "1", "monday", "vmdk"]
+
+
+@pytest.mark.slow
+def test_bash_with_a_terminal_cuts_names_as_we_think(tmp_path: Path, bash: str) -> None:
+    path = tmp_path / "store.img"
+    with VolumeStore.create(path, name="vms", size="16MiB", cluster_size=65536) as store:
+        store.create_volume("debian@monday", "1MiB").close()
+    setup = tmp_path / "setup"
+    setup.write_text(bash.partition("complete()")[0])
+    with Terminal("--norc", "--noprofile", "-i", program=("bash",)) as terminal:
+        terminal.type(f". {setup}; cd {tmp_path}; PS1='ready''> '\n", until="ready> ")
+        terminal.type("blobstore show store.img debian@m\t", until="debian@monday ")
+
+
+def test_every_argument_that_is_a_blob_is_completed() -> None:
+    context = click.Context(group)
+    missing = []
+    for name in COMMANDS:
+        command = group.get_command(context, name)
+        waiting = [command]
+        while waiting:
+            found = waiting.pop()
+            waiting += found.commands.values() if isinstance(found, click.Group) else []
+            for param in found.params if found else ():
+                takes_blob = getattr(param.type, "func", None) is blob
+                if takes_blob and param._custom_shell_complete is not complete_blob:
+                    missing.append((name, param.name))
+    assert missing == []

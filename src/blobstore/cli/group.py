@@ -122,8 +122,11 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; return 0 done, 1 failed, 2 usage, 130 interrupted. `check` has others."""
     instruction = os.environ.get(COMPLETION_VARIABLE)
     if instruction:
-        from click.shell_completion import shell_complete
+        from click.shell_completion import add_completion_class, shell_complete
 
+        from blobstore.cli.bash_completion import BashComplete
+
+        add_completion_class(BashComplete)
         return shell_complete(group, {}, PROGRAM, COMPLETION_VARIABLE, instruction)
     return execute(
         group, arguments, prog_name=PROGRAM, as_json=wants_json(arguments), show_usage=True

@@ -1,8 +1,9 @@
 """`completion`: what makes a shell complete our commands."""
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import add_completion_class, get_completion_class
 
+from blobstore.cli.bash_completion import BashComplete
 from blobstore.cli.group import COMPLETION_VARIABLE, PROGRAM
 from blobstore.cli.options import json_option
 from blobstore.cli.output import print_result
@@ -16,6 +17,7 @@ def command(shell: str, as_json: bool) -> None:
 
     For bash: eval "$(blobstore completion bash)". The guide has the rest.
     """
+    add_completion_class(BashComplete)
     completion = get_completion_class(shell)
     assert completion is not None
     text = completion(click.Command(PROGRAM), {}, PROGRAM, COMPLETION_VARIABLE).source()
