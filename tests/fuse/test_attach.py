@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,8 @@ from typing import Final
 
 import pytest
 
-from blobstore import Blobstore, VolumeStore
+from blobstore import Blobstore, DeviceError, VolumeStore
+from blobstore.fuse.attach_protocol import decode_answer
 from blobstore.units import KIB, MIB
 from tests.cli.runner import run_here
 from tests.device.loops import attached as loop_on
@@ -30,6 +32,24 @@ CLUSTER: Final = 64 * KIB
 SIZE: Final = 8 * MIB
 DATA: Final = random.Random(1).randbytes(2 * CLUSTER)
 PATIENCE_S: Final = 60
+
+GONE: Final = """
+import sys
+from blobstore import VolumeStore
+from blobstore.fuse.attach_place import Place
+from blobstore.fuse.attach_process import AttachProcess
+from blobstore.fuse.attach_protocol import Wanted
+
+path = sys.argv[1]
+
+def report(_report):
+    raise BrokenPipeError
+
+place = Place.of_store(path)
+place.make()
+process = AttachProcess(place, lambda: VolumeStore.open(path), lambda vms, name: vms[name].id)
+process.run(Wanted("db", read_only=False, is_first=False), report)
+"""
 
 
 @pytest.fixture
@@ -294,3 +314,27 @@ def test_a_device_follows_the_size_of_its_volume(image: Path, attached: Attachme
     wait_until(lambda: int(size.read_text()) * 512 == 16 * MIB)
     attached.detach(device)
     assert attached.is_empty()
+
+
+def test_nothing_stays_attached_when_the_command_is_gone_before_the_device_is_there(
+    image: Path, attached: Attachments
+) -> None:
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(attached.runtime)}
+    before = set(Path("/sys/block").glob("loop*/loop"))
+    subprocess.run([sys.executable, "-c", GONE, image], env=environment, check=True)
+    own = str(attached.runtime)
+    left = set(Path("/sys/block").glob("loop*/loop")) - before
+    assert not [each for each in left if own in (each / "backing_file").read_text()]
+    assert attached.is_empty()
+    check_is_clean(image)
+
+
+def test_a_process_that_ends_without_a_word_is_an_error_of_the_command() -> None:
+    code = (
+        "import os; from blobstore.fuse.background import start_in_background as start; "
+        "print(start(lambda report: os._exit(3)), start(lambda report: report(b'done')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout == "b'' b'done'\n"
+    with pytest.raises(DeviceError, match="ended before it answered"):
+        decode_answer(b"")
