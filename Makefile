@@ -88,7 +88,7 @@ demo: $(RUNTIME)  ## A store in an image file, a killed writer, a recovery, ever
 
 # Programs that tests ask for the truth: file systems, partition tables, images of other kinds.
 PROGRAMS := mke2fs sfdisk mkfs.xfs mkfs.btrfs pvcreate cryptsetup qemu-img strace fusermount3 chromium \
-            qemu-nbd nbdkit openssl nbdinfo nbdcopy nbdsh nbd-client qemu-io fio curl
+            qemu-nbd nbdkit openssl nbdinfo nbdcopy nbdfuse nbdsh nbd-client qemu-io fio curl
 PACKAGES := e2fsprogs fdisk xfsprogs btrfs-progs lvm2 cryptsetup-bin qemu-utils strace fuse3 chromium \
             nbdkit openssl libnbd-bin python3-libnbd nbd-client fio curl
 

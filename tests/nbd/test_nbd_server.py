@@ -3,12 +3,24 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
-from blobstore import Blobstore, BusyError, InvalidArgumentError, VolumeStore, check
+from blobstore import (
+    BlobId,
+    Blobstore,
+    BusyError,
+    DeviceError,
+    InvalidArgumentError,
+    NoSpaceError,
+    PoisonedError,
+    VolumeStore,
+    check,
+)
 from blobstore.nbd import handshake
 from blobstore.nbd.constants import (
     PAYLOAD_MAX,
@@ -19,7 +31,7 @@ from blobstore.nbd.constants import (
     OptionReply,
     WireError,
 )
-from blobstore.nbd.exports import StoreExports
+from blobstore.nbd.exports import OpenExport, StoreExports
 from blobstore.nbd.nbd_server import Address, NbdServer
 from tests.nbd.wire import Wire
 
@@ -400,6 +412,118 @@ def test_a_tcp_client_is_served(volumes: VolumeStore) -> None:
         connection = socket.create_connection(("127.0.0.1", server.address.port))
         with connection, connection.makefile("rb") as stream:
             assert struct.unpack(">Q", stream.read(8)) == (0x4E42444D41474943,)
+
+
+class FailingDisk:
+    """A disk of 4 MiB whose second half cannot be read, and which cannot be written."""
+
+    size = 4 << 20
+    closed = False
+
+    def read(self, length: int, offset: int = 0) -> bytes:
+        data = bytearray(length)
+        self.read_into(data, offset)
+        return bytes(data)
+
+    def read_into(self, buffer: Any, offset: int = 0) -> int:
+        if offset + len(buffer) > self.size // 2:
+            raise DeviceError("bad: read fails")
+        buffer[:] = b"d" * len(buffer)
+        return len(buffer)
+
+    def write(self, data: Any, offset: int = 0) -> int:
+        raise DeviceError("bad: write fails")
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        raise NoSpaceError("bad: no cluster is left")
+
+    def unmap(self, offset: int, length: int) -> None:
+        raise PoisonedError("bad: failed before")
+
+    def flush(self) -> None:
+        raise DeviceError("bad: flush fails")
+
+    def close(self) -> None:
+        pass
+
+
+class FailingExports:
+    """One export of such a disk."""
+
+    def listed(self) -> list[tuple[str, str]]:
+        return [("bad", "a disk that fails")]
+
+    def open(self, name: str) -> OpenExport:
+        return DiskExport(name, FailingDisk(), read_only=False, description="")
+
+
+class DiskExport(OpenExport):
+    """A disk that holds all of its bytes."""
+
+    def depths(self, offset: int, length: int, limit: int = 1) -> list[tuple[int, int, int]]:
+        return [(offset, length, 1)]
+
+    def changes(
+        self, base: int, offset: int, length: int, limit: int
+    ) -> list[tuple[int, int, int]]:
+        return []
+
+    def bases(self) -> dict[str, BlobId]:
+        return {}
+
+    def clear(self, offset: int, length: int) -> None:
+        self.disk.write_zeroes(offset, length)
+
+
+@pytest.fixture
+def failing(place: Path) -> Iterator[NbdServer]:
+    with NbdServer(FailingExports(), f"unix:{place}/bad.sock") as server:
+        yield server
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_a_device_that_fails_is_an_error_of_its_request_alone(
+    failing: NbdServer, structured: bool
+) -> None:
+    with wire(failing).begin("bad", structured=structured) as client:
+        half = 2 << 20
+        for command, length, error in (
+            (Command.READ, 4096, WireError.IO),
+            (Command.READ, 1 << 20, WireError.IO),
+            (Command.CACHE, 4096, WireError.IO),
+            (Command.WRITE_ZEROES, 4096, WireError.NO_SPACE),
+            (Command.TRIM, 4096, WireError.IO),
+            (Command.FLUSH, 0, WireError.IO),
+        ):
+            assert client.request(command, half, length).error == error
+        assert client.request(Command.WRITE, 0, data=b"x").error == WireError.IO
+        assert client.request(Command.READ, 0, 3).data.popitem()[1] == b"ddd"
+
+
+def test_a_long_read_that_fails_in_the_middle_says_so_in_chunks(failing: NbdServer) -> None:
+    with wire(failing).begin("bad") as client:
+        answer = client.request(Command.READ, 0, 4 << 20)
+        assert answer.error == WireError.IO
+        assert sorted(answer.data) == [0, 1 << 20]
+        assert client.request(Command.READ, 0, 3).data == {0: b"ddd"}
+
+
+def test_a_long_read_that_was_promised_whole_and_fails_ends_the_connection(
+    failing: NbdServer,
+) -> None:
+    with wire(failing).begin("bad", structured=False) as client, pytest.raises(EOFError):
+        client.request(Command.READ, 0, 4 << 20)
+
+
+def test_a_client_with_too_many_options_is_hung_up_on(
+    server: NbdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handshake, "_OPTIONS_MAX", 5)
+    with wire(server).greet() as client:
+        for _option in range(5):
+            client.option(99)
+        with pytest.raises((EOFError, ConnectionError)):
+            client.option(99)
 
 
 def test_what_was_done_is_counted_per_export(server: NbdServer) -> None:

@@ -1,6 +1,8 @@
 """Programs that others wrote, against the server."""
 
+import os
 import subprocess
+import time
 from pathlib import Path
 from random import Random
 
@@ -229,3 +231,26 @@ def test_a_store_that_was_served_is_clean_afterwards(place: Path) -> None:
         with NbdServer(StoreExports(store), f"unix:{place}/a.sock") as server:
             call("qemu-io", "-f", "raw", "-c", "write -P 7 0 4M", uri(server))
     assert check(place / "a.img").clean
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="there is no /dev/fuse")
+@needs("nbdfuse", "fusermount3")
+def test_nbdfuse_shows_an_export_as_a_file(
+    server: NbdServer, volumes: VolumeStore, place: Path
+) -> None:
+    file, ready = place / "web.raw", place / "nbdfuse.pid"
+    file.touch()
+    command = ["nbdfuse", "--pidfile", str(ready), str(file), uri(server)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        try:
+            while not ready.exists():
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.01)
+            with volumes.open_volume("web") as web:
+                assert file.read_bytes() == web.read(4 * MIB)
+                with open(file, "r+b") as shown:
+                    shown.write(b"through a file")
+                assert web.read(14) == b"through a file"
+        finally:
+            subprocess.run(["fusermount3", "-u", str(file)], check=False, capture_output=True)
+            process.wait(60)

@@ -55,11 +55,14 @@ def start(client: Client, bdev: str, path: Path) -> Wire:
 
 def test_a_volume_is_a_disk_at_a_socket_of_the_owner_alone(client: Client, place: Path) -> None:
     path = place / "v.sock"
+    client("bdev_reset_iostat", name="lvs/v")
     with start(client, "lvs/v", path).begin("") as disk:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert disk.size == 4 << 20
         assert disk.request(Command.WRITE, 65536, data=b"hello").error == 0
         assert disk.request(Command.READ, 65536, 5).data == {65536: b"hello"}
+    counted = client("bdev_get_iostat", names=["lvs/v"])["bdevs"][0]
+    assert (counted["bytes_written"], counted["bytes_read"]) == (5, 5)
     assert client("nbd_stop_disk", nbd_device=str(path)) is True
     assert not path.exists()
 

@@ -17,6 +17,8 @@ from blobstore.nbd.nbd_server import Address, NbdServer
 
 CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _TIMEOUT_S: Final = 5
+_LOOK_AGAIN_S: Final = 0.1
+"""How long the end of the server takes at most."""
 _NANOSECONDS: Final = 1e9
 _BOUNDS_NS: Final = tuple(10**exponent * step for exponent in range(4, 10) for step in (1, 2, 5))
 """The bounds of the histogram: 10 us to 5 s."""
@@ -128,7 +130,9 @@ class MetricsServer:
             raise InvalidArgumentError(f"{address!r}: expected HOST:PORT")
         self._server = HTTPServer((wanted.host, wanted.port), _handler_of(text))
         self.address = Address("", wanted.host, self._server.server_port)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_LOOK_AGAIN_S,), daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:

@@ -35,12 +35,26 @@ class BdevExports:
         if name not in ("", bdev.name, *bdev.aliases):
             raise NotFoundError(f"no export {name!r}")
         if isinstance(bdev, VolumeBdev):
-            volume = bdev.store.volumes.open_volume(bdev.volume.id)
-            return BlobExport(name, volume, read_only=False)
+            return VolumeDiskExport(name, bdev)
         return DeviceExport(name, bdev.open_device(), self._description())
 
     def _description(self) -> str:
         return f"{self._bdev.product_name}, {format_size(self._bdev.size_bytes)}"
+
+
+class VolumeDiskExport(BlobExport):
+    """A volume whose requests are counted in the statistics of its block device."""
+
+    def __init__(self, name: str, bdev: VolumeBdev) -> None:
+        volume = bdev.store.volumes.open_volume(bdev.volume.id)
+        super().__init__(name, volume, read_only=False)
+        self.disk = DeviceDisk(bdev.open_device())
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self.blob.close()
 
 
 class DeviceDisk:
