@@ -11,11 +11,10 @@ from blobstore.backup.retention import (
     NEEDED,
     NO_TIME,
     Retention,
-    delete_snapshot,
     judge_snapshots,
     reasons_to_keep,
 )
-from blobstore.backup.snapshot_identity import take_snapshot
+from blobstore.backup.snapshot_identity import delete_any, take_snapshot
 
 CLUSTER = 4096
 NEW_YEAR = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -89,11 +88,11 @@ def test_snapshots_without_a_time_and_those_that_others_need_are_kept(store: Blo
         snapshot.close()
     for each in judged:
         if not each.reasons:
-            delete_snapshot(store, each.blob_id)
+            delete_any(store, each.blob_id)
     with store.open_blob(name="s3") as kept:
         assert [each.read(each.size) for each in (blob, clone, kept)] == contents
     with pytest.raises(BusyError, match="2 clones"):
-        delete_snapshot(store, taken[1].id)
+        delete_any(store, taken[1].id)
     left = judge_snapshots(store, blob.id, Retention(last=1))
     assert [each.name for each in left] == ["untimed", "s3", "s1"]
 

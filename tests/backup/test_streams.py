@@ -74,12 +74,15 @@ def test_every_snapshot_of_a_random_tree_arrives_whole(
 @pytest.mark.slow
 @settings(max_examples=40)
 @given(
-    changes=CHANGES, picks=st.lists(st.integers(0, 9), min_size=2, max_size=8), cut=st.floats(0, 1)
+    changes=CHANGES,
+    picks=st.lists(st.integers(0, 9), min_size=2, max_size=6),
+    cut=st.floats(0, 1),
+    cluster=st.sampled_from([4096, 16384]),
 )
 def test_differences_between_any_snapshots_are_cut_continued_and_arrive(
-    changes: list[Change], picks: list[int], cut: float
+    changes: list[Change], picks: list[int], cut: float, cluster: int
 ) -> None:
-    with new_store() as store, target() as other:
+    with new_store() as store, target(cluster) as other:
         snapshots = [blob for blob in grow(store, changes) if blob.data_read_only]
         if not snapshots:
             return

@@ -25,6 +25,7 @@ PRUNED: Final = {
     "kept": [{"id": ID, "name": str, "taken_at": (int, type(None)), "reasons": [str]}],
     "deleted": [{"id": ID, "name": str, "taken_at": int}],
 }  # fmt: skip
+COPIED: Final = {"blobs": [{"source": ID, "id": ID}]}
 SENT: Final = {"id": ID, "data": int, "stream": int}
 UNFINISHED: Final = {"unfinished": [{"id": ID, "offset": int, "token": str}]}
 RANGE: Final = {"id": ID, "offset": int, "length": int}

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.conftest import CLUSTER, Image
 from tests.cli.runner import run, run_here, unchanged
-from tests.cli.schema import DIFF, ID, PRUNED, SENT, UNFINISHED, USAGE, conforms
+from tests.cli.schema import COPIED, DIFF, ID, PRUNED, SENT, UNFINISHED, USAGE, conforms
 
 
 def test_diff_lists_the_parts_in_which_two_blobs_differ(image: Image) -> None:
@@ -174,3 +174,23 @@ def test_prune_deletes_what_no_rule_keeps_after_a_dry_run_and_a_question(chain: 
     assert names == [b"alpha", b"beta", b"wednesday"]
     assert content(chain.path, "beta") == before
     assert run("prune", chain.path, "beta").status == 2
+
+
+def test_copy_makes_all_blobs_or_one_tree_again_in_another_store(chain: Image, empty: Path) -> None:
+    same = unchanged(chain.path)
+    done = run("copy", chain.path, empty, "--tree", "beta", "--json")
+    assert conforms(done.json, COPIED)
+    assert same()
+    for name in ("beta", "monday", "tuesday"):
+        assert content(empty, name) == content(chain.path, name)
+    tree = run_here("map", empty, "--json").json["tree"]
+    assert [(entry["name"], entry["depth"]) for entry in tree] == [
+        ("monday", 0), ("tuesday", 1), ("beta", 2),
+    ]  # fmt: skip
+    again = run("copy", chain.path, empty, "--json")
+    assert again.error["errno"] == "EEXIST"
+    assert run("copy", chain.path, empty, "--prefix", "x-").text.startswith("ID")
+    assert content(empty, "x-alpha") == content(chain.path, "alpha")
+    within = run("copy", empty, empty, "--tree", "beta", "--prefix", "y-")
+    assert within.status == 0
+    assert content(empty, "y-tuesday") == content(chain.path, "tuesday")

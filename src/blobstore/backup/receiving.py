@@ -19,14 +19,15 @@ from uuid import UUID
 import msgspec
 
 from blobstore.api.blob import Blob
-from blobstore.api.blobstore import Blobstore
 from blobstore.api.volumes import Volume, VolumeStore
 from blobstore.backup.sending import Progress
 from blobstore.backup.snapshot_identity import (
+    INCOMPLETE,
     RECEIVE_STATE,
     SNAPSHOT_ID,
     SNAPSHOT_TIME,
     AnyStore,
+    delete_any,
     find_snapshot,
 )
 from blobstore.backup.stream_format import Begin, Data, Record, StreamDecoder, Zeroes
@@ -171,8 +172,9 @@ class _UnfinishedSnapshot:
         self._blob = self._found() or self._made()
 
     def fit(self) -> None:
-        """Give the blob the size of the snapshot."""
+        """Give the blob the size of the snapshot; what rounding adds shows nothing of the base."""
         self._blob.resize(self._begin.size)
+        clear(self._blob, self._begin.size, self._blob.size)
 
     def _found(self) -> Blob | None:
         """Return the blob that an earlier stream left.
@@ -217,7 +219,7 @@ class _UnfinishedSnapshot:
     def _state(self) -> bytes:
         begin = self._begin
         if begin.identity is None:
-            return b"-"  # no other stream can go on with it
+            return INCOMPLETE
         return msgspec.json.encode(ReceiveState(begin.identity, begin.base, self._durable))
 
     def apply(self, record: Data | Zeroes) -> int:
@@ -225,7 +227,7 @@ class _UnfinishedSnapshot:
         if isinstance(record, Zeroes):
             end, length = record.offset + record.length, 0
             if end > self._at:
-                self._clear(record.offset, end)
+                clear(self._blob, record.offset, end)
         else:
             length = memoryview(record.content).nbytes
             end = record.offset + length
@@ -235,14 +237,6 @@ class _UnfinishedSnapshot:
         if self._at - self._durable >= _CHECKPOINT_BYTES:
             self._checkpoint()
         return length
-
-    def _clear(self, offset: int, end: int) -> None:
-        """Let a range read as zeroes; where it does so already, nothing is allocated."""
-        at = self._blob.next_data(offset)
-        while at is not None and at < end:
-            stop = min(self._blob.next_hole(at), end)
-            self._blob.write_zeroes(at, stop - at)
-            at = self._blob.next_data(stop)
 
     def _checkpoint(self) -> None:
         self._blob.flush()
@@ -283,15 +277,21 @@ class _UnfinishedSnapshot:
             blob.close()
         if not is_useful:
             with suppress(BlobstoreError):
-                _delete(self._store, blob.id)
+                delete_any(self._store, blob.id)
         return is_useful
 
 
-def _delete(store: AnyStore, blob_id: int) -> None:
-    if isinstance(store, Blobstore):
-        store.delete_blob(blob_id)
-    else:
-        store.delete_volume(blob_id)
+def clear(blob: Blob, offset: int, end: int) -> None:
+    """Let a range read as zeroes; where it does so already, nothing is allocated.
+
+    Raises:
+        NoSpaceError: No cluster is left.
+    """
+    at = blob.next_data(offset)
+    while at is not None and at < end:
+        stop = min(blob.next_hole(at), end)
+        blob.write_zeroes(at, stop - at)
+        at = blob.next_data(stop)
 
 
 def unfinished(store: AnyStore) -> Iterator[tuple[BlobInfo, ReceiveState]]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Final
 
-from blobstore.api.blobstore import Blobstore
 from blobstore.backup.snapshot_identity import AnyStore, taken_at
 from blobstore.errors import InvalidArgumentError
 from blobstore.store.describe import BlobInfo
@@ -100,18 +99,3 @@ def _judged(info: BlobInfo, reasons: tuple[str, ...]) -> JudgedSnapshot:
     if len(info.clones) > 1:
         reasons = (*reasons, NEEDED)
     return JudgedSnapshot(info.blob_id, info.name, taken_at(info.xattrs), reasons)
-
-
-def delete_snapshot(store: AnyStore, blob_id: int) -> None:
-    """Delete a snapshot that one blob or none is a clone of; what that reads stays as it is.
-
-    Durability: on return.
-
-    Raises:
-        BusyError: It is open, or has several clones.
-        NotFoundError: There is no such blob.
-    """
-    if isinstance(store, Blobstore):
-        store.delete_blob(blob_id)
-    else:
-        store.delete_volume(blob_id)

@@ -33,7 +33,7 @@ from blobstore.volumes.identity import NAME, UUID_NAME
 DEFAULT_LEVEL: Final = 3
 """The level of zstd: a gigabyte takes some seconds."""
 
-_OF_ONE_STORE: Final = frozenset({NAME, UUID_NAME, SNAPSHOT_ID, SNAPSHOT_TIME, RECEIVE_STATE})
+OF_ONE_STORE: Final = frozenset({NAME, UUID_NAME, SNAPSHOT_ID, SNAPSHOT_TIME, RECEIVE_STATE})
 """Attributes that are said otherwise, or belong to one store alone."""
 
 Progress = Callable[[int], object]
@@ -149,7 +149,7 @@ def _begin(snapshot: Blob, base: Blob | None, start: int, data_length: int) -> B
         xattrs=tuple(
             (encode_name(name), value)
             for name, value in info.xattrs.items()
-            if name not in _OF_ONE_STORE
+            if name not in OF_ONE_STORE
         ),
     )
 

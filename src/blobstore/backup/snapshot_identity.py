@@ -29,6 +29,8 @@ AnyStore: TypeAlias = Blobstore | VolumeStore
 SNAPSHOT_ID: Final = "snapshot_id"
 SNAPSHOT_TIME: Final = "snapshot_time"
 RECEIVE_STATE: Final = "receive_state"
+INCOMPLETE: Final = b"-"
+"""The `receive_state` of what no stream can go on with."""
 
 _TIME_DIGITS_MAX: Final = 11  # up to the year 5138
 
@@ -82,6 +84,18 @@ def snapshots_in(store: AnyStore) -> Iterator[BlobInfo]:
     for info in store.list_blobs():
         if info.error is None and info.data_read_only and RECEIVE_STATE not in info.xattrs:
             yield info
+
+
+def delete_any(store: AnyStore, blob_id: int) -> None:
+    """Delete a blob or a volume.
+
+    Raises:
+        BusyError, NotFoundError: As `Blobstore.delete_blob` and `VolumeStore.delete_volume`.
+    """
+    if isinstance(store, Blobstore):
+        store.delete_blob(blob_id)
+    else:
+        store.delete_volume(blob_id)
 
 
 def find_snapshot(store: AnyStore, identity: UUID) -> BlobId:

@@ -48,6 +48,7 @@ COMMANDS: Final = {
     "du": "Show what each blob uses, shares and would free.",
     "send": "Write a snapshot, or what differs between two, as a stream.",
     "receive": "Make the snapshot that a stream holds.",
+    "copy": "Copy blobs with their snapshots and clones into another store.",
     "prune": "Delete the snapshots of a blob that no rule keeps.",
     "shallow-copy": "Copy a read-only blob's own clusters to a device.",
     "map": "Draw which blob owns which cluster.",

@@ -9,9 +9,9 @@ import click
 from blobstore.backup.retention import (
     JudgedSnapshot,
     Retention,
-    delete_snapshot,
     judge_snapshots,
 )
+from blobstore.backup.snapshot_identity import delete_any
 from blobstore.cli.asking import confirm
 from blobstore.cli.blob_lookup import find_blob
 from blobstore.cli.interruption import leaving
@@ -64,7 +64,7 @@ def command(options: StoreOptions, *, which: str, dry_run: bool, yes: bool, **nu
             confirm(f"blob {blob_id:#x}: delete {len(doomed)} of its snapshots", yes=yes)
             with leaving() as left:
                 for number, each in enumerate(doomed, 1):
-                    delete_snapshot(store, each.blob_id)
+                    delete_any(store, each.blob_id)
                     left.what = f"{number} of {len(doomed)} are deleted: prune again to go on"
     fields = {
         "id": blob_id,

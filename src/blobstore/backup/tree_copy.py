@@ -1,0 +1,182 @@
+"""Copying blobs with their snapshots and clones, so that what they share stays shared.
+
+Each blob is copied after its parent, as a clone of the parent's copy, and only the clusters that
+it owns itself are read and written. A copy carries `receive_state` until it is complete.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from blobstore.api.blob import Blob
+from blobstore.api.blobstore import Blobstore
+from blobstore.api.volumes import VolumeStore
+from blobstore.backup.receiving import clear
+from blobstore.backup.sending import OF_ONE_STORE, Progress
+from blobstore.backup.snapshot_identity import (
+    INCOMPLETE,
+    RECEIVE_STATE,
+    SNAPSHOT_ID,
+    SNAPSHOT_TIME,
+    AnyStore,
+    delete_any,
+    identity_of,
+)
+from blobstore.backup.stream_format import DATA_MAX
+from blobstore.errors import BlobstoreError, ExistsError
+from blobstore.store.blobs import ClearMethod
+from blobstore.store.describe import BlobInfo
+from blobstore.units import BlobId
+from blobstore.volumes.identity import encode_uuid
+
+
+def whole_store(store: AnyStore) -> list[BlobInfo]:
+    """Return all blobs of a store, or volumes of a volume store, parents first.
+
+    Raises:
+        BlobstoreError: One of them does not open.
+    """
+    infos = {info.blob_id: info for info in _all(store)}
+    return _parents_first(infos, [blob_id for blob_id in infos if infos[blob_id].parent is None])
+
+
+def tree_of(store: AnyStore, blob_id: BlobId) -> list[BlobInfo]:
+    """Return all blobs that share an ancestor with this one, parents first.
+
+    Raises:
+        BlobstoreError: One of them does not open.
+    """
+    infos = {info.blob_id: info for info in _all(store)}
+    root = blob_id
+    while (parent := infos[root].parent) is not None:
+        root = parent
+    return _parents_first(infos, [root])
+
+
+def _all(store: AnyStore) -> Iterable[BlobInfo]:
+    volumes = {each.id for each in store} if isinstance(store, VolumeStore) else None
+    for info in store.list_blobs():
+        if volumes is None or info.blob_id in volumes:
+            if info.error is not None:
+                raise info.error
+            yield info
+
+
+def _parents_first(infos: dict[BlobId, BlobInfo], roots: Sequence[BlobId]) -> list[BlobInfo]:
+    ordered, waiting = [], list(reversed(roots))
+    while waiting:
+        info = infos[waiting.pop()]
+        ordered.append(info)
+        waiting += reversed(info.clones)
+    return ordered
+
+
+def copy_blobs(
+    source: AnyStore,
+    target: AnyStore,
+    infos: Sequence[BlobInfo],
+    *,
+    prefix: str = "",
+    progress: Progress | None = None,
+) -> dict[BlobId, BlobId]:
+    """Copy blobs, parents first, to another store or within one; return their new ids.
+
+    Names get a `prefix`. Snapshots keep their identities, volumes get uuids of their own. If it
+    fails, what it made is deleted again.
+
+    Durability: on return.
+
+    Raises:
+        ExistsError: A name is taken; nothing was copied.
+        NoSpaceError: No cluster or metadata page is left.
+        BlobstoreError: As reading, creating and writing blobs.
+    """
+    _refuse_taken(target, [_name_of(info, target, prefix) for info in infos])
+    made: dict[BlobId, BlobId] = {}
+    try:
+        for info in infos:
+            name = _name_of(info, target, prefix)
+            with source.open_blob(info.blob_id) as old:
+                copy = _make(target, info, None if info.parent is None else made[info.parent], name)
+                made[info.blob_id] = copy.id
+                with copy:
+                    _fill(copy, old, progress)
+                    _complete(copy, info)
+    except BaseException:
+        for blob_id in reversed(made.values()):
+            with suppress(BlobstoreError):
+                delete_any(target, blob_id)
+        raise
+    return made
+
+
+def _name_of(info: BlobInfo, target: AnyStore, prefix: str) -> str | None:
+    """Return what the copy is called: every volume has a name."""
+    if info.name is not None:
+        return prefix + info.name
+    return f"{prefix}{info.blob_id:#x}" if isinstance(target, VolumeStore) else None
+
+
+def _refuse_taken(target: AnyStore, names: list[str | None]) -> None:
+    taken = {info.name for info in target.list_blobs()} - {None}
+    found = next((name for name in names if name in taken), None)
+    if found is not None:
+        raise ExistsError(f"name {found!r}: taken").at(store=target.device_name)
+
+
+def _make(target: AnyStore, info: BlobInfo, parent: BlobId | None, name: str | None) -> Blob:
+    """Make an empty copy, below the copy of the parent."""
+    mark = {RECEIVE_STATE: INCOMPLETE}
+    if parent is not None:
+        with target.open_blob(parent) as snapshot:
+            copy = snapshot.clone(name, xattrs=mark)
+        copy.resize(info.size)
+        return copy
+    if isinstance(target, Blobstore):
+        return target.create_blob(
+            info.size,
+            thin=info.thin,
+            extent_table=info.extent_table,
+            clear_method=ClearMethod(info.clear_method),
+            name=name,
+            xattrs=mark,
+            external_snapshot=info.external_snapshot,
+        )
+    assert name is not None
+    return target.create_volume(
+        name,
+        info.size,
+        thin=info.thin,
+        clear_method=ClearMethod(info.clear_method),
+        xattrs=mark,
+        external_snapshot=info.external_snapshot,
+    )
+
+
+def _fill(copy: Blob, old: Blob, progress: Progress | None) -> None:
+    """Copy the clusters that a blob owns itself; what rounding adds shows nothing of the parent."""
+    clear(copy, old.size, copy.size)
+    buffer = memoryview(bytearray(DATA_MAX))
+    for offset, length, is_allocated in old.extents():
+        if not is_allocated:
+            continue
+        for at in range(offset, offset + length, DATA_MAX):
+            part = buffer[: min(DATA_MAX, offset + length - at)]
+            old.read_into(part, at)
+            copy.write(part, at)
+            if progress is not None:
+                progress(len(part))
+
+
+def _complete(copy: Blob, info: BlobInfo) -> None:
+    """Give a copy its attributes; with the last flush it is what it is a copy of."""
+    copy.flush()
+    for name, value in info.xattrs.items():
+        if name not in OF_ONE_STORE or name == SNAPSHOT_TIME:
+            copy.set_xattr(name, value)
+    if info.data_read_only:
+        identity = identity_of(info)
+        if identity is not None:
+            copy.set_xattr(SNAPSHOT_ID, encode_uuid(identity))
+        copy.set_read_only()
+    copy.remove_xattr(RECEIVE_STATE)
+    copy.flush()
