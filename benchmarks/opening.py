@@ -8,7 +8,16 @@ from typing import Final
 from benchmarks.curve import Axis, Curve, Series, transposed
 from benchmarks.data_path import aligned
 from benchmarks.images import ManyBlobs, root_offsets, write_dirty_image
-from benchmarks.measure import Clock, Goal, Row, Taken, interleaved, missing_row, speed_row
+from benchmarks.measure import (
+    Clock,
+    Goal,
+    Row,
+    Taken,
+    format_seconds,
+    interleaved,
+    missing_row,
+    speed_row,
+)
 from benchmarks.scale import Scale
 from blobstore import Blobstore, UnsupportedError
 from blobstore.format.geometry import Geometry
@@ -51,7 +60,32 @@ def cached_rows(directory: Path, scale: Scale) -> Iterator[Row]:
         goal=Goal(0.3, 1.0),
         per="in all",
     )
+    yield _blobs_row(path, wanted, scale)
     path.unlink()
+
+
+def _blobs_row(path: Path, wanted: ManyBlobs, scale: Scale) -> Row:
+    """Opening and closing every blob of a store; the ratio is microseconds beyond its pages."""
+    offsets = [at + page for at in root_offsets(wanted) for page in (0, _PAGE)]
+    with Blobstore.open(path, read_only=True) as store:
+        ids = store.blob_ids()
+
+        def ours() -> Taken:
+            clock = Clock()
+            for blob_id in ids:
+                store.open_blob(blob_id).close()
+            return clock.per(len(ids))
+
+        opened, pages = interleaved(scale.rounds, [ours, lambda: _read_pages(path, offsets)])
+    page_s = pages.seconds / len(ids)
+    return Row(
+        f"open and close of each of {len(ids)} blobs, cached, in us beyond its two pages",
+        "reading the pages, one at a time",
+        f"{format_seconds(opened.seconds)} each",
+        f"{format_seconds(page_s)} each",
+        (opened.seconds - page_s) * 1e6,
+        Goal(25, 15, at_most=True),
+    )
 
 
 def uncached_rows(directory: Path, scale: Scale) -> Iterator[Row]:

@@ -70,6 +70,12 @@ def test_a_snapshot_and_a_copy_are_rows(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_opening_a_store_and_its_blobs_are_rows(tmp_path: Path) -> None:
+    rows = list(opening.cached_rows(tmp_path, _TINY))
+    assert [row.goal is not None and row.ratio is not None for row in rows] == [True] * 3
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("group", [opening.curves, memory.curves, snapshots.curves])
 def test_every_curve_has_its_sizes(tmp_path: Path, group: object) -> None:
     assert callable(group)
