@@ -80,6 +80,7 @@ def test_direct_io_is_refused(address: str) -> None:
 
 
 FROZEN = """
+import sys
 from blobstore import Blobstore, DeviceError
 
 store = Blobstore.create(sys.argv[1])

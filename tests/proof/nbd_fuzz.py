@@ -1,4 +1,4 @@
-"""`python -m tests.proof.nbd_fuzz`: look for bytes of a client that do harm to the NBD server.
+"""`python -m tests.proof.nbd_fuzz`: look for bytes that do harm to NBD's server or client.
 
 Needs atheris (`pip install atheris`). The search runs in a process of its own, because libFuzzer
 ends the one it runs in. What does harm becomes a file, which `--replay` tries again.

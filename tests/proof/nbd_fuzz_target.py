@@ -1,4 +1,4 @@
-"""What the fuzzer of the NBD server does with an input: a client sends it.
+"""What the fuzzer of NBD does with an input: a client sends it, and then a server does.
 
 An input is what a client sends, from the first byte on: it
 goes through the handshake and the requests of the real server, without a socket, to a volume in
@@ -20,6 +20,7 @@ from blobstore.nbd.exports import StoreExports
 from blobstore.nbd.negotiation import NbdProtocolError, Negotiation, SendBytes, Tls, TlsRequested
 from blobstore.operations import Buffer
 from tests.nbd.wire import Wire
+from tests.proof.nbd_fuzz_client import client_seeds, send_to_client
 
 MEMORY_MAX: Final = 64 << 20
 """More than two buffers and the store take; what a client asks for must not matter."""
@@ -78,15 +79,17 @@ def _exports() -> StoreExports:
 
 
 def try_input(data: bytes) -> None:
-    """Let a client send an input to the server, in clear and where TLS is required.
+    """Let a client send an input to the server, in clear and where TLS is required, and back.
 
     Raises:
         HarmError: A client without a certificate got an answer, or memory grew.
+        ClientHarmError: The client took what a server cannot have sent.
         Exception: Any other is harm, too.
     """
     before = _peak_bytes()
     _serve(data)
     _refuse(data)
+    send_to_client(data)
     if _peak_bytes() - before > MEMORY_MAX:
         raise HarmError(f"{(_peak_bytes() - before) >> 20} MiB of memory")
 
@@ -132,7 +135,7 @@ def _peak_bytes() -> int:
 
 
 def seeds() -> list[bytes]:
-    """Return sessions of well-behaved clients, to begin with."""
+    """Return sessions of well-behaved clients and servers, to begin with."""
     flags = struct.pack(">I", 3)
     name = struct.pack(">I", 1) + b"v"
     query = b"base:allocation"
@@ -160,4 +163,4 @@ def seeds() -> list[bytes]:
             wire.encoded(Command.DISCONNECT, 0, 0),
         ]
         found.append(flags + header + (chosen if header else b"") + go + b"".join(requests))
-    return found
+    return found + client_seeds()

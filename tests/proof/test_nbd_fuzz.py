@@ -1,4 +1,4 @@
-"""What a client sends does no harm to the NBD server, and harm would be noticed."""
+"""No client harms the NBD server, and no server the client; harm would be noticed."""
 
 import importlib.util
 import struct
@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.nbd.constants import Option, OptionReply
-from blobstore.nbd.negotiation import Negotiation, SendBytes
+from blobstore.nbd.client_negotiation import ClientNegotiation
+from blobstore.nbd.constants import ExportFlag, Option, OptionReply
+from blobstore.nbd.negotiation import Export, Negotiation, SendBytes
 from tests.proof.nbd_fuzz import main
+from tests.proof.nbd_fuzz_client import ClientHarmError, client_seeds
 from tests.proof.nbd_fuzz_target import HarmError, seeds, try_input
 
 
@@ -40,6 +42,18 @@ def test_an_answer_to_a_client_that_must_encrypt_would_be_noticed(
     monkeypatch.setattr(Negotiation, "next_event", lambda _self: SendBytes(reply))
     with pytest.raises(HarmError, match="before TLS"):
         try_input(b"")
+
+
+def test_an_export_that_the_client_must_refuse_would_be_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ClientNegotiation, "_export", _export_in_odd_blocks)
+    with pytest.raises(ClientHarmError, match="agreed on"):
+        try_input(client_seeds()[0])
+
+
+def _export_in_odd_blocks(_client: ClientNegotiation) -> Export:
+    return Export("v", 1 << 20, ExportFlag.HAS_FLAGS, block_min_bytes=3)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
