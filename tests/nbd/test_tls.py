@@ -1,5 +1,6 @@
 """TLS: required or absent, certificates of both sides, and nothing for anybody else."""
 
+import itertools
 import socket
 import ssl
 import struct
@@ -164,6 +165,19 @@ def test_a_client_that_stops_in_the_handshake_of_tls_is_hung_up_on(
         client.socket.shutdown(socket.SHUT_WR)
         with pytest.raises((EOFError, ConnectionError)):
             client.take(1000)
+
+
+def test_a_client_that_is_not_known_cannot_stay_by_asking_again_and_again(
+    server: NbdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blobstore.nbd.handshake._OPTION_TIMEOUT_S", 0.3)
+    with Wire(server.address.path).greet() as client, pytest.raises((EOFError, ConnectionError)):
+        ask_for_ever(client)
+
+
+def ask_for_ever(client: Wire) -> None:
+    for _option in itertools.count():
+        client.option(Option.LIST)
 
 
 @pytest.mark.parametrize("missing", ["ca-cert.pem", "server-cert.pem", "server-key.pem"])

@@ -35,7 +35,9 @@ _BLOCKS: Final = 256
 _CLIENTS: Final = 4
 _IN_FLIGHT: Final = 8
 _START_S: Final = 60
-_LONGEST_WORK_S: Final = 0.8
+_LONGEST_WORK_S: Final = 10
+_MOST_WRITES: Final = 800
+_LOOK_AGAIN_S: Final = 0.002
 _WITH_SNAPSHOTS: Final = 0.3
 _NEW_VOLUME: Final = 0.8
 _FLUSHES: Final = 0.1
@@ -203,7 +205,7 @@ def kill_once(directory: Path, ledger: Ledger, chance: random.Random) -> list[st
         for thread in threads:
             thread.start()
         fio = _start_fio(directory, nbd, stack)
-        time.sleep(chance.random() * _LONGEST_WORK_S)
+        _wait_for_writes(ledger, chance.randrange(_MOST_WRITES))
         server.kill()
         server.wait()
         for thread in threads:
@@ -211,6 +213,13 @@ def kill_once(directory: Path, ledger: Ledger, chance: random.Random) -> list[st
         if fio is not None:
             fio.kill()
     return judge(directory / "disk.img", ledger)
+
+
+def _wait_for_writes(ledger: Ledger, count: int) -> None:
+    """Wait until so many more writes have begun; on a slow machine, for some seconds."""
+    end, deadline = ledger.numbers + count, time.monotonic() + _LONGEST_WORK_S
+    while ledger.numbers < end and time.monotonic() < deadline:
+        time.sleep(_LOOK_AGAIN_S)
 
 
 def _start_fio(directory: Path, path: str, stack: ExitStack) -> "subprocess.Popen[bytes] | None":

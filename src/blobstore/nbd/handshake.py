@@ -87,7 +87,8 @@ class Handshake:
             event = self._next_event(deadline)
             if event is None:
                 return None
-            deadline = Deadline(_OPTION_TIMEOUT_S)
+            if self._is_trusted:
+                deadline = Deadline(_OPTION_TIMEOUT_S)
             if isinstance(event, Ended):
                 self._send(event.data, deadline)
                 return None
@@ -102,6 +103,11 @@ class Handshake:
                 transport = self._transport()
                 return Agreed(self._opened, negotiation.agreement, transport, negotiation.rest)
         raise NbdProtocolError(f"more than {_OPTIONS_MAX} options")
+
+    @property
+    def _is_trusted(self) -> bool:
+        """Whether the client has shown a certificate, or needs none; others have one deadline."""
+        return self._tls is None or isinstance(self.connection, ssl.SSLSocket)
 
     def _next_event(self, deadline: Deadline) -> Event | None:
         while (event := self._negotiation.next_event()) is None:
