@@ -162,6 +162,15 @@ def test_a_file_grows_by_truncate_and_never_shrinks(mount: Mount) -> None:
     assert new.read_bytes() == bytes(SIZE - 2) + b"1234" + bytes(CLUSTER - 2)
 
 
+def test_what_a_clone_gains_by_truncate_reads_as_zeroes_and_not_as_its_parent(image: Path) -> None:
+    with VolumeStore.open(image) as vms:
+        vms["db"].resize(2 * CLUSTER)
+    with mounted(image, "--rw") as mount:
+        db = mount.directory / "db"
+        os.truncate(db, 4 * CLUSTER)
+        assert db.read_bytes() == bytes(CLUSTER) + DATA[:CLUSTER] + bytes(2 * CLUSTER)
+
+
 def test_a_punched_hole_frees_clusters_and_a_zeroed_range_has_them(mount: Mount) -> None:
     new = mount.directory / "new"
     with open(new, "r+b") as file:
@@ -169,6 +178,8 @@ def test_a_punched_hole_frees_clusters_and_a_zeroed_range_has_them(mount: Mount)
     assert os.stat(new).st_blocks * 512 == 4 * CLUSTER
     fallocate(new, PUNCH, CLUSTER, CLUSTER)
     fallocate(new, ZERO, 3 * CLUSTER, CLUSTER)
+    fallocate(new, PUNCH, SIZE - CLUSTER, 2 * CLUSTER)
+    fallocate(new, PUNCH, SIZE + CLUSTER, CLUSTER)
     expected = DATA[:CLUSTER] + bytes(CLUSTER) + DATA[:CLUSTER] + bytes(CLUSTER)
     assert new.read_bytes()[: 4 * CLUSTER] == expected
     with open(new, "rb") as file:

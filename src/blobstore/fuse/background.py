@@ -45,7 +45,7 @@ def _run_detached(work: Callable[[Report], None], writer: int) -> NoReturn:
 
 
 def _report(writer: int, report: bytes) -> None:
-    """Tell the caller, who then goes on, and let go of the caller's terminal or pipes."""
+    """Report to the caller, and close the caller's terminal or pipes."""
     os.write(writer, report)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in _STANDARD:

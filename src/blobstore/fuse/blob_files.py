@@ -23,6 +23,7 @@ from typing import Final
 
 from blobstore.api.blob import Blob
 from blobstore.api.blobstore import Blobstore
+from blobstore.api.disk_view import clear
 from blobstore.api.volumes import VolumeStore
 from blobstore.fuse.libfuse import leave_loop
 from blobstore.units import KIB, MIB, BlobId
@@ -216,22 +217,27 @@ class BlobFiles:
         blob = self._named(path) if handle is None else self._blobs[BlobId(handle)]
         if length < blob.size:
             raise _os_error(errno.EPERM)
+        end = blob.size
         blob.resize(length)
+        clear(blob, end, blob.size - end)  # a clone would show its parent there
         return 0
 
     def fallocate(self, _path: str, mode: int, offset: int, length: int, handle: int) -> int:
         """Unmap, or write zeroes; the size stays."""
         blob = self._blobs[BlobId(handle)]
         info, inside = blob.info, max(0, min(length, blob.size - offset))
+        change: Callable[[Blob, int, int], None]
         if mode == PUNCH_HOLE | KEEP_SIZE:
             if info.parent is not None or info.external_snapshot is not None:
                 raise _os_error(errno.EOPNOTSUPP)
-            blob.unmap(offset, inside)
+            change = clear  # zeroes, also if a snapshot makes it a clone just now
         elif mode & ~KEEP_SIZE == ZERO_RANGE and (inside == length or mode & KEEP_SIZE):
-            blob.write_zeroes(offset, inside)
+            change = Blob.write_zeroes
         else:
             raise _os_error(errno.EOPNOTSUPP)
-        self._note_change(blob)
+        if inside:
+            change(blob, offset, inside)
+            self._note_change(blob)
         return 0
 
     def lseek(self, offset: int, whence: int, handle: int) -> int:
