@@ -116,7 +116,7 @@ _HOMES = {
     "api.blob": ("Blob",),
     "api.blobstore": ("Blobstore", "dump", "grow", "iter_dump"),
     "api.check": ("CheckReport", "RepairReport", "check", "repair", "undo"),
-    "api.file": ("BlobFile",),
+    "api.blob_file": ("BlobFile",),
     "api.rescue": ("Rescue", "RescuedBlob"),
     "api.volumes": ("Volume", "VolumeStore"),
     "api.volume_handles": ("VolumeInfo",),
