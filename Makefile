@@ -8,6 +8,7 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 RUNTIME := $(VENV)/.runtime
 SITE    := $(VENV)/.site
+DIST    := $(VENV)/.dist
 CODE    := $(wildcard src tests benchmarks scripts)
 RESULTS := build/coverage.json
 
@@ -19,7 +20,7 @@ KILLS   ?= 200
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo quick test check static format format-check lint types layers coverage crash repairs \
-        syscalls sequences mutations races bytes corruptor hostile fuzz soak vm rpc-kills nbd-kills nbd-fuzz system-packages site ceph bench clean
+        syscalls sequences mutations races bytes corruptor hostile fuzz soak vm rpc-kills nbd-kills nbd-fuzz system-packages site man dist install-check ceph bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
 
@@ -87,9 +88,9 @@ demo: $(RUNTIME)  ## A store in an image file, a killed writer, a recovery, ever
 # --- gates ---------------------------------------------------------------------------------
 
 # Programs that tests ask for the truth: file systems, partition tables, images of other kinds.
-PROGRAMS := mke2fs sfdisk mkfs.xfs mkfs.btrfs pvcreate cryptsetup qemu-img strace fusermount3 chromium \
+PROGRAMS := mke2fs sfdisk mkfs.xfs mkfs.btrfs pvcreate cryptsetup qemu-img strace fusermount3 chromium mandoc \
             qemu-nbd nbdkit openssl nbdinfo nbdcopy nbdfuse nbdsh nbd-client qemu-io fio curl
-PACKAGES := e2fsprogs fdisk xfsprogs btrfs-progs lvm2 cryptsetup-bin qemu-utils strace fuse3 chromium \
+PACKAGES := e2fsprogs fdisk xfsprogs btrfs-progs lvm2 cryptsetup-bin qemu-utils strace fuse3 chromium mandoc \
             nbdkit openssl libnbd-bin python3-libnbd nbd-client fio curl
 
 # A Ceph cluster of one node is some hundred megabytes: only `make ceph` and CI install it.
@@ -210,8 +211,25 @@ $(SITE): $(STAMP)
 	@$(BIN)/python -m pip $(INSTALL) --editable '.[site]'
 	@touch $@
 
+man: $(STAMP)  ## A man page of each command, in build/man
+	@$(BIN)/python scripts/man_pages.py build/man
+
 ceph: $(STAMP) system-packages  ## Stores on a Ceph cluster of one node: contract, locks, kills, RPC, speed beside raw images
 	@BLOBSTORE_TEST_CEPH=1 $(BIN)/python -m pytest -n 0 tests/ceph $(ARGS)
+
+# --- what is published -----------------------------------------------------------------------
+
+$(DIST): $(STAMP)
+	@$(BIN)/python -m pip $(INSTALL) --editable '.[dist]'
+	@touch $@
+
+dist: $(DIST) man  ## The sdist and the wheel in dist, checked
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation --outdir dist .
+	@$(BIN)/twine check --strict dist/*
+
+install-check: dist  ## The wheel in an environment that has nothing but pip, and at work there
+	@$(BIN)/python scripts/install_check.py dist
 
 # --- measurements --------------------------------------------------------------------------
 

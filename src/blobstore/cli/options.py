@@ -187,9 +187,10 @@ _OPENING: Final = ("store", "force", "atomic_write", "direct", "externals")
 """The parameters that say which store, and how to open it."""
 
 
-_COMMON: Final = frozenset(
+COMMON: Final = frozenset(
     ("--external", "--direct", "--atomic-write", "--force", "--json", "--help")
 )
+"""The options that are listed after a command's own."""
 
 
 class StoreCommand(click.Command):
@@ -206,7 +207,7 @@ class StoreCommand(click.Command):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if isinstance(param, click.Option) and record is not None:
-                is_common = not _COMMON.isdisjoint(param.opts)
+                is_common = not COMMON.isdisjoint(param.opts)
                 sections["Common options" if is_common else "Options"].append(record)
         for title, records in sections.items():
             if records:
