@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from blobstore import Blobstore, CorruptError, MemoryDevice
+from blobstore import Blobstore, CorruptError, Device, MemoryDevice, UnsupportedError
 from blobstore.device.file import FileDevice
 from blobstore.operations import Buffer
 from blobstore.units import MIB
@@ -51,6 +51,26 @@ def test_a_file_shrinks_after_its_old_store_is_durably_gone(
     assert path.stat().st_size == 8 * MIB
     with pytest.raises(CorruptError):
         Blobstore.open(path)
+
+
+class FixedDevice(MemoryDevice):
+    """Memory that cannot be resized, and outlives its store."""
+
+    resize = Device.resize
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("size", [4 * MIB, 16 * MIB])
+def test_a_device_of_fixed_size_keeps_its_store_when_another_size_is_asked_for(size: int) -> None:
+    device = FixedDevice(8 * MIB)
+    with Blobstore.create(device, cluster_size=CLUSTER) as store:
+        blob_id = store.create_blob(size=MIB).id
+    with pytest.raises(UnsupportedError, match=f"fixed size: 8388608 bytes, expected {size}"):
+        Blobstore.create(device, size=size, cluster_size=CLUSTER, overwrite=True)
+    with Blobstore.open(device) as store:
+        assert store.blob_ids() == [blob_id]
 
 
 def test_space_is_taken_before_the_old_store_is_touched(

@@ -77,6 +77,7 @@ class CephCluster:
     rados: Any
     rbd: Any
     pool: Any
+    osd: "subprocess.Popen[bytes]"
 
     def create_image(self, name: str, size: int = 64 * MIB, *, features: int | None = None) -> str:
         """Make an image, and return its address."""
@@ -86,6 +87,15 @@ class CephCluster:
     def address(self, name: str) -> str:
         """Return the address of an image."""
         return f"rbd:{POOL}/{name}?conf={self.configuration}"
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let the OSD answer nothing inside the `with`."""
+        self.osd.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.osd.send_signal(signal.SIGCONT)
 
     @contextmanager
     def image(self, name: str) -> Iterator[Any]:
@@ -119,7 +129,7 @@ def running_cluster() -> Iterator[CephCluster]:
             try:
                 pool = _make_pool(cluster)
                 try:
-                    yield CephCluster(directory / "ceph.conf", cluster, rbd, pool)
+                    yield CephCluster(directory / "ceph.conf", cluster, rbd, pool, daemons[-1])
                 finally:
                     pool.close()
             finally:

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from blobstore.api.blobstore import Blobstore
 from blobstore.api.check import check, repair
 from blobstore.device.address import open_device
 from blobstore.device.base import Device
+from blobstore.device.rbd_cluster import RbdAddress
+from blobstore.device.rbd_image import RbdDevice
 from blobstore.errors import (
     DeviceError,
     InvalidArgumentError,
@@ -216,6 +220,40 @@ def test_threads_share_an_image(address: str) -> None:
         for thread in threads:
             thread.join()
     assert not wrong
+
+
+def test_requests_of_several_threads_are_in_flight_at_once(ceph: CephCluster) -> None:
+    """The OSD stands still until the client's own list of open requests has all of them."""
+    ceph.create_image("flight")
+    options = {"admin_socket": "/tmp/ceph-flight-$pid.asok"}
+    address = RbdAddress(POOL, "flight", configuration=str(ceph.configuration), options=options)
+    with RbdDevice.open(address, name="flight") as device:
+        device.write(0, [pattern(32 * MIB)])
+        device.flush()
+        found: list[bool] = []
+
+        def work(number: int) -> None:
+            at = number * 8 * MIB  # each in an object of its own
+            found.append(device.read(at, 4096) == pattern(32 * MIB)[at : at + 4096])
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        with ceph.frozen():
+            for thread in threads:
+                thread.start()
+            deadline = time.monotonic() + _WAIT_S
+            while _reads_in_flight(f"/tmp/ceph-flight-{os.getpid()}.asok") < 4:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert found == []
+        for thread in threads:
+            thread.join(_WAIT_S)
+    assert found == [True] * 4
+
+
+def _reads_in_flight(socket_path: str) -> int:
+    command = ["ceph", "--admin-daemon", socket_path, "objecter_requests"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_WAIT_S)
+    return sum("read" in str(request["osd_ops"]) for request in json.loads(done.stdout)["ops"])
 
 
 FORKING = """

@@ -508,6 +508,30 @@ def test_commands_take_addresses(image: Path) -> None:
     assert run_process("info", str(image), "--json").json["name"] == "vms"
 
 
+@pytest.mark.slow
+def test_an_export_is_the_external_snapshot_of_a_clone_and_the_target_of_a_copy(
+    image: Path, tmp_path: Path
+) -> None:
+    FileDevice.create(tmp_path / "copy.img", 4 * MIB).close()
+    with nbdkit("pattern", "4M") as parent, qemu_nbd(tmp_path / "copy.img") as target:
+        with Blobstore.create(image) as store:
+            store.register_external(b"parent", parent.address)
+            with store.create_blob(external_snapshot=b"parent", size=4 * MIB) as clone:
+                clone.write(b"changed", offset=MIB)
+                expected = clone.read(4 * MIB)
+                clone_id = clone.id
+        given = "--external", f"parent={parent.address}"
+        given = "--external", f"parent={parent.address}"
+        assert run_process("read", str(image), str(clone_id), *given).stdout == expected
+        assert run_process("set-read-only", str(image), str(clone_id)).status == 0
+        copied = run_process("shallow-copy", str(image), str(clone_id), target.address, *given)
+        assert (copied.status, copied.stderr) == (0, "")
+        with open_device(target.address, read_only=True) as device:
+            assert device.read(0, 4 * MIB) == bytes(MIB) + expected[MIB : 2 * MIB] + bytes(2 * MIB)
+    assert expected[:8] == bytes(8)
+    assert expected[8:16] == (8).to_bytes(8, "big")
+
+
 def test_a_repair_over_the_network_must_be_told_where_its_undo_file_goes(
     image: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from blobstore.device.address import open_device
 from blobstore.device.base import Device
 from blobstore.device.file import FileDevice
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.errors import ExistsError, NoSpaceError, naming
+from blobstore.errors import ExistsError, NoSpaceError, UnsupportedError, naming
 from blobstore.format.super_block import SUPER_BLOCK_SIZE
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.store.init import erase_super_block, take_space
@@ -127,8 +127,11 @@ def make_fit(device: Device, driver: BlockingDriver, store: StoreState) -> None:
 
     Raises:
         NoSpaceError: The host has no space.
+        UnsupportedError: The device has another size, which is fixed.
     """
     before, wanted = device.size_bytes, store.traits.size_bytes
+    if before != wanted and device.has_fixed_size:
+        raise UnsupportedError(f"a device of fixed size: {before} bytes, expected {wanted}")
     if before < wanted:
         device.resize(wanted)
     try:

@@ -66,6 +66,11 @@ class Device(abc.ABC):
         return self._size_bytes
 
     @property
+    def has_fixed_size(self) -> bool:
+        """Whether `resize` always refuses."""
+        return type(self).resize is Device.resize
+
+    @property
     def closed(self) -> bool:
         """Whether the device was closed."""
         return self._closed
