@@ -1,5 +1,6 @@
 """read and write."""
 
+import os
 from pathlib import Path
 
 from blobstore import Blobstore
@@ -89,3 +90,11 @@ def test_a_store_that_does_not_open_is_named_with_what_to_do_next(tmp_path: Path
     assert done.status == 1
     assert f"{tmp_path / 'torn.img'}: super block: " in done.stderr
     assert "`blobstore check` says more" in done.stderr
+
+
+def test_read_gives_more_than_one_part_of_a_blob_as_json(tmp_path: Path) -> None:
+    data = os.urandom(3 * 1024 * 1024)
+    with Blobstore.create(tmp_path / "disk.img", size="16MiB") as store:
+        blob = store.create_blob(len(data))
+        blob.write(data)
+    assert run("read", tmp_path / "disk.img", hex(blob.id), "--json").json["data"] == data.hex()

@@ -2,9 +2,12 @@
 
 import os
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blobstore import Blobstore
 from blobstore.cli.content import data_runs
@@ -169,6 +172,16 @@ def test_export_of_more_than_the_blob_is_refused_and_leaves_no_file(
     done = run("export", image.path, str(image.thick), out, "--length", "1M", "--json")
     assert done.error["errno"] == "EINVAL"
     assert not out.exists()
+
+
+@given(st.lists(st.sampled_from([b"\0" * 4096, b"\0" * 4095, b"\1", b"\0" * 100]), max_size=12))
+def test_only_aligned_blocks_of_zeroes_are_left_out(pieces: list[bytes]) -> None:
+    data = bytearray(b"".join(pieces))
+    blocks = [at for at in range(0, len(data), 4096) if any(data[at : at + 4096])]
+    found = list(data_runs(data))
+    assert [at for start, end in found for at in range(start, end, 4096)] == blocks
+    assert all(end % 4096 == 0 or end == len(data) for _start, end in found)
+    assert all(one[1] < other[0] for one, other in pairwise(found))
 
 
 def test_what_lies_between_blocks_of_zeroes_is_found() -> None:

@@ -14,6 +14,7 @@ ZERO_BLOCK_SIZE: Final = 4 * KIB
 """Zeroes are looked for in blocks of this many bytes, counted from the blob's start."""
 
 _ZEROES: Final = bytes(PART_SIZE)
+_ZERO_BLOCK: Final = bytes(ZERO_BLOCK_SIZE)
 assert PART_SIZE % ZERO_BLOCK_SIZE == 0
 
 
@@ -24,13 +25,24 @@ class Readable(Protocol):
         """Return up to `length` bytes, none at the end."""
 
 
-def read_parts(blob: Blob, *, offset: int, length: int) -> Iterator[bytes]:
-    """Yield a range of a blob; none longer than `PART_SIZE`."""
+def read_parts(blob: Blob, *, offset: int, length: int) -> Iterator[bytearray]:
+    """Yield a range of a blob, in parts of at most `PART_SIZE`.
+
+    All parts are the same memory: the next one overwrites it. New memory for each part would
+    take longer to get from the kernel than to fill.
+    """
     end = offset + length
+    part = bytearray()
     while offset < end:
-        part = blob.read(min(PART_SIZE, end - offset), offset)
+        part = sized(part, min(PART_SIZE, end - offset))
+        blob.read_into(part, offset)
         yield part
         offset += len(part)
+
+
+def sized(buffer: bytearray, size: int) -> bytearray:
+    """Return the buffer, or a new one if it has another size."""
+    return buffer if len(buffer) == size else bytearray(size)
 
 
 def allocated_parts(blob: Blob, length: int) -> Iterator[tuple[int, int]]:
@@ -84,23 +96,29 @@ def sha256_of(blob: Blob, *, length: int | None = None) -> str:
     return digest.hexdigest()
 
 
-def is_zero(data: bytes | memoryview) -> bool:
+def is_zero(data: bytes | bytearray | memoryview) -> bool:
     """Say whether no byte is set; `data` is at most `PART_SIZE` long."""
     return data == _ZEROES[: len(data)]
 
 
-def data_runs(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of what lies between blocks of zeroes."""
-    view = memoryview(data)
-    if is_zero(view):
-        return
-    start: int | None = None
-    for at in range(0, len(view), ZERO_BLOCK_SIZE):
-        zero = is_zero(view[at : at + ZERO_BLOCK_SIZE])
-        if zero and start is not None:
-            yield start, at
-            start = None
-        elif not zero and start is None:
-            start = at
-    if start is not None:
-        yield start, len(view)
+def data_runs(data: bytes | bytearray) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of what lies between blocks of zeroes.
+
+    A block of zeroes lies in a run of as many zeroes. Looking for such runs skips most bytes of
+    what has none.
+    """
+    stop, tail = len(data), len(data) % ZERO_BLOCK_SIZE
+    if data.endswith(_ZERO_BLOCK[:tail]):
+        stop -= tail
+    start = at = 0
+    while (run := data.find(_ZERO_BLOCK, at, stop)) >= 0:
+        end = first = -(-run // ZERO_BLOCK_SIZE) * ZERO_BLOCK_SIZE
+        while data.startswith(_ZERO_BLOCK, end, stop):
+            end += ZERO_BLOCK_SIZE
+        if first < end:
+            if start < first:
+                yield start, first
+            start = end
+        at = max(end, first + 1)
+    if start < stop:
+        yield start, stop

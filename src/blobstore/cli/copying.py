@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 from blobstore import Blob, InvalidArgumentError
-from blobstore.cli.content import PART_SIZE, cut_in_parts, data_runs
+from blobstore.cli.content import PART_SIZE, cut_in_parts, data_runs, sized
 from blobstore.cli.files import data_ranges, is_block_device, read_exactly, write_all
 from blobstore.cli.progress import Advance
 from blobstore.cli.rendering import is_clone
@@ -13,11 +13,10 @@ from blobstore.cli.rescuing import Content
 
 def fill_new(blob: Blob, descriptor: int, size_bytes: int, *, path: str, advance: Advance) -> None:
     """Write a file's data into a blob that is all zeroes."""
-    for start, end in _file_parts(descriptor, size_bytes):
-        data = read_exactly(descriptor, end - start, start, path=path)
+    for start, data in _file_parts(descriptor, size_bytes, path=path):
         for first, last in data_runs(data):
             blob.write(memoryview(data)[first:last], start + first)
-        advance(end - start)
+        advance(len(data))
 
 
 def data_size(descriptor: int, size_bytes: int) -> int:
@@ -44,20 +43,26 @@ def replace_content(
     # Without a parent clusters are released; with one they would show it.
     blank = blob.write_zeroes if is_clone(blob.info) else blob.unmap
     at = 0
-    for start, end in _file_parts(descriptor, size_bytes):
-        data = read_exactly(descriptor, end - start, start, path=path)
+    for start, data in _file_parts(descriptor, size_bytes, path=path):
         for first, last in data_runs(data):
             blank(at, start + first - at)
             blob.write(memoryview(data)[first:last], start + first)
             at = start + last
-        advance(end - start)
+        advance(len(data))
     blank(at, blob.size - at)
 
 
-def _file_parts(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of what is no hole, cut where parts of a blob are cut."""
-    for start, end in data_ranges(descriptor, size_bytes):
-        yield from cut_in_parts(start, end)
+def _file_parts(descriptor: int, size_bytes: int, *, path: str) -> Iterator[tuple[int, bytearray]]:
+    """Yield (start, bytes) of what is no hole, cut where parts of a blob are cut.
+
+    The bytes are valid until the next ones are asked for.
+    """
+    data = bytearray()
+    for begin, stop in data_ranges(descriptor, size_bytes):
+        for start, end in cut_in_parts(begin, stop):
+            data = sized(data, end - start)
+            read_exactly(descriptor, data, start, path=path)
+            yield start, data
 
 
 def copy_out_qcow2(content: Content, descriptor: int, length: int, *, advance: Advance) -> None:
@@ -71,7 +76,7 @@ def copy_out_qcow2(content: Content, descriptor: int, length: int, *, advance: A
 
 
 def _in_windows(
-    parts: Iterator[tuple[int, bytes]], advance: Advance
+    parts: Iterator[tuple[int, bytearray]], advance: Advance
 ) -> Iterator[tuple[int, bytes]]:
     """Put parts together to pieces that begin and end at multiples of `PART_SIZE`."""
     window, content = 0, bytearray()

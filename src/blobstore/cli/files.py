@@ -69,16 +69,15 @@ def _seek(descriptor: int, at: int, whence: int, *, otherwise: int) -> int | Non
         raise
 
 
-def read_exactly(descriptor: int, length: int, offset: int, *, path: str) -> bytes:
-    """Read a part of a file that has it.
+def read_exactly(descriptor: int, buffer: bytearray, offset: int, *, path: str) -> None:
+    """Fill a buffer with a part of a file that has it.
 
     Raises:
         DeviceError: The file is shorter than it was.
     """
-    data = os.pread(descriptor, length, offset)
-    if len(data) != length:
-        raise DeviceError(f"{path}: {len(data)} bytes at {offset}, expected {length}")
-    return data
+    found = os.preadv(descriptor, [buffer], offset)
+    if found != len(buffer):
+        raise DeviceError(f"{path}: {found} bytes at {offset}, expected {len(buffer)}")
 
 
 def write_all(descriptor: int, buffer: bytes | memoryview, offset: int) -> None:

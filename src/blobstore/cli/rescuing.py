@@ -169,8 +169,10 @@ class Content:
             return length
         return sum(end - start for start, end in allocated_parts(self._blob, length))
 
-    def parts(self, offset: int, length: int, *, sparse: bool) -> Iterator[tuple[int, bytes]]:
+    def parts(self, offset: int, length: int, *, sparse: bool) -> Iterator[tuple[int, bytearray]]:
         """Yield (offset, bytes) of a range, in order; with `sparse` some zeroes are left out.
+
+        The bytes are valid until the next ones are asked for.
 
         Raises:
             UnreadableError: There is something that cannot be read, and zeroes were not asked for.
@@ -190,7 +192,7 @@ class Content:
                 self.check(at, end - at)
         yield from self._rescued_parts(at, end, sparse=sparse)
 
-    def _rescued_parts(self, at: int, end: int, *, sparse: bool) -> Iterator[tuple[int, bytes]]:
+    def _rescued_parts(self, at: int, end: int, *, sparse: bool) -> Iterator[tuple[int, bytearray]]:
         assert self._rescued is not None
         for part in self._rescued.parts(at, end - at):
             if sparse and part.kind is not Kind.DATA:
@@ -200,7 +202,7 @@ class Content:
             for start, stop in cut_in_parts(part.offset, part.offset + part.length):
                 buffer = bytearray(stop - start)
                 self._miss(self._rescued.read_into(buffer, start, zero_fill=True))
-                yield start, bytes(buffer)
+                yield start, buffer
 
     def _miss(self, ranges: Sequence[UnreadableRange]) -> None:
         if ranges and not self._zero_fill:

@@ -67,7 +67,7 @@ def command(
             wanted = _wanted(content, offset, length)
             parts = content.parts(offset, wanted, sparse=False)
             if options.as_json:
-                data = b"".join(part for _at, part in parts)
+                data = b"".join(bytes(part) for _at, part in parts)
                 fields = {"offset": offset, "length": wanted, "data": data.hex()}
                 print_json({"id": content.blob_id, **fields, **rescue_fields(content)})
                 return 0
