@@ -9,6 +9,7 @@ from blobstore.cli.files import data_ranges, is_block_device, read_exactly, writ
 from blobstore.cli.progress import Advance
 from blobstore.cli.rendering import is_clone
 from blobstore.cli.rescuing import Content
+from blobstore.device.write_out import WriteOut
 
 
 def fill_new(blob: Blob, descriptor: int, size_bytes: int, *, path: str, advance: Advance) -> None:
@@ -97,9 +98,11 @@ def _in_windows(
 def copy_out(content: Content, descriptor: int, length: int, *, advance: Advance) -> None:
     """Write the first `length` bytes of a blob to an empty file, leaving holes for zeroes."""
     sparse = not is_block_device(descriptor)
+    write_out = WriteOut(descriptor)
     for at, data in content.parts(0, length, sparse=sparse):
         for first, last in data_runs(data) if sparse else [(0, len(data))]:
             write_all(descriptor, memoryview(data)[first:last], at + first)
+            write_out.add(last - first)
         advance(len(data))
     if sparse:
         os.ftruncate(descriptor, length)

@@ -17,12 +17,16 @@ from blobstore.device.base import Device, buffer_length, byte_views
 from blobstore.device.forking import fork_lock, open_devices
 from blobstore.device.opening import failure
 from blobstore.device.ranges import whole_blocks
+from blobstore.device.write_out import WriteOut
 from blobstore.errors import DeviceError, UnsupportedError
 from blobstore.operations import Buffer
 from blobstore.units import KIB, MIB
 
 _IOV_MAX: Final = os.sysconf("SC_IOV_MAX")
 _ZEROES: Final = bytes(MIB)
+
+_LARGE: Final = 256 * KIB
+"""Smaller writes are left for the host to write out when it likes: they may be overwritten soon."""
 
 _LEAST_ON_RING: Final = 16
 """Fewer cached reads are as fast by plain calls."""
@@ -40,6 +44,7 @@ class DescriptorDevice(Device):
     """
 
     _KIND: ClassVar[str]
+    _is_cached: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class DescriptorDevice(Device):
         self._owner = os.getpid()
         self._zeroing_unit = zeroing_unit
         self._mapping: mmap.mmap | None = None
+        self._write_out = WriteOut(descriptor)
         open_devices.add(self)
 
     # The measures
@@ -179,6 +185,8 @@ class DescriptorDevice(Device):
             raise self._request_failure("write", offset, length, error) from error
         if done != length:
             self._write_rest(offset + done, _views_after(byte_views(buffers), done))
+        if length >= _LARGE and self._is_cached:
+            self._write_out.add(length)
 
     def _read_rest(self, offset: int, views: list[memoryview]) -> None:
         while views:

@@ -16,7 +16,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import ClassVar, Final
 
 from blobstore.device.alignment import Alignment, alignment_of
 from blobstore.device.base import buffer_length, byte_views
@@ -41,6 +41,8 @@ class DirectRequests(DescriptorDevice):
     There is no fast descriptor: a writer that used one would not know which blocks
     are being changed, and could not use memory that is not aligned.
     """
+
+    _is_cached: ClassVar[bool] = False
 
     def _start_direct(self, descriptor: int, name: str) -> None:
         """Switch the descriptor over, before the device takes its size.
