@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from blobstore import Blob, InvalidArgumentError
 from blobstore.cli.content import PART_SIZE, cut_in_parts, data_runs, sized
-from blobstore.cli.files import data_ranges, is_block_device, read_exactly, write_all
+from blobstore.cli.files import data_ranges, fill_exactly, is_block_device, write_all
 from blobstore.cli.progress import Advance
 from blobstore.cli.rendering import is_clone
 from blobstore.cli.rescuing import Content
@@ -62,7 +62,7 @@ def _file_parts(descriptor: int, size_bytes: int, *, path: str) -> Iterator[tupl
     for begin, stop in data_ranges(descriptor, size_bytes):
         for start, end in cut_in_parts(begin, stop):
             data = sized(data, end - start)
-            read_exactly(descriptor, data, start, path=path)
+            fill_exactly(descriptor, data, start, path=path)
             yield start, data
 
 

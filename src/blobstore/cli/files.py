@@ -69,7 +69,18 @@ def _seek(descriptor: int, at: int, whence: int, *, otherwise: int) -> int | Non
         raise
 
 
-def read_exactly(descriptor: int, buffer: bytearray, offset: int, *, path: str) -> None:
+def read_exactly(descriptor: int, length: int, offset: int, *, path: str) -> bytearray:
+    """Read a part of a file that has it.
+
+    Raises:
+        DeviceError: The file is shorter than it was.
+    """
+    buffer = bytearray(length)
+    fill_exactly(descriptor, buffer, offset, path=path)
+    return buffer
+
+
+def fill_exactly(descriptor: int, buffer: bytearray, offset: int, *, path: str) -> None:
     """Fill a buffer with a part of a file that has it.
 
     Raises:

@@ -94,6 +94,7 @@ def _write_over(blob: Blob, level: Level, *, verifying: bool) -> None:
 def _make_equal(blob: Blob, extent: Extent, source: int | None, path: str) -> None:
     """Let a blob hold what an image holds; nothing is written where that is so."""
     for start, end in cut_in_parts(extent.start, extent.end):
+        data: bytes | bytearray
         if extent.is_zero or source is None:
             data = bytes(end - start)
         else:
