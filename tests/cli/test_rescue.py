@@ -331,6 +331,16 @@ def test_rescue_lists_what_is_left_and_what_to_do(cut: Broken) -> None:
     assert same()
 
 
+def test_names_of_volumes_are_listed_without_their_padding(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    run("init", path, "--volumes", "lab", "--size", "8MiB", "--cluster-size", "64KiB")
+    run("create", path, "web", "--size", "64KiB", "--thin")
+    with open(path, "r+b") as file:
+        file.write(bytes(4096))  # the super block
+    listed = [line.split()[1] for line in run("rescue", path).text.splitlines()[1:3]]
+    assert listed == ["lab", "web"]
+
+
 def test_rescue_as_json(cut: Broken) -> None:
     found = run_here("rescue", cut.path, "--json").json
     assert sorted(found) == ["assumptions", "blobs", "findings"]

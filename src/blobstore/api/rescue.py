@@ -37,6 +37,7 @@ from blobstore.fsck.finding import Finding
 from blobstore.fsck.metadata_start import LayoutHints
 from blobstore.fsck.rescuer import KnownBlob, Rescuer, open_rescue
 from blobstore.operations import ExternalSource
+from blobstore.store.names import name_in
 from blobstore.units import BlobId
 
 _CLUSTER_SIZE_END: Final = 1 << 32
@@ -227,6 +228,11 @@ class RescuedBlob:
         self.parent: BlobId | None = blob.parent_id
         self.findings: tuple[Finding, ...] = findings
         self.is_whole: bool = not known.is_cut_off
+
+    @property
+    def name(self) -> str | None:
+        """The attribute ``name`` as text, without padding; None if there is none."""
+        return name_in(self.xattrs)
 
     def unreadable(self, offset: int = 0, length: int | None = None) -> list[UnreadableRange]:
         """Return what cannot be read of the blob or of a part, as far as that is known beforehand.

@@ -113,7 +113,7 @@ def _first(lines: list[str]) -> list[str]:
 
 def _cells(row: _Row) -> tuple[str, str, str, str]:
     blob = row.blob
-    name = printable_name(blob.xattrs.get("name", b"").decode("utf-8", "surrogateescape"))
+    name = printable_name(blob.name or "")
     is_all = not row.unreadable
     readable = "all" if is_all else format_size(row.readable_bytes)
     return f"{blob.id:#x}", name, format_size(blob.size), readable
