@@ -14,7 +14,7 @@ import pytest
 
 from blobstore import Blobstore, VolumeStore, check
 from blobstore.nbd.constants import Command, ExportFlag, OptionReply, WireError
-from tests.cli.runner import COMMAND, run
+from tests.cli.runner import COMMAND, Terminal, run
 from tests.nbd.certificates import make_certificates
 from tests.nbd.programs import call, needs
 from tests.nbd.servers import short_directory
@@ -173,6 +173,19 @@ def test_with_tls_other_clients_are_refused(place: Path) -> None:
         path = server.said["nbd"][0].removeprefix("unix:")
         call("nbdinfo", f"nbd+unix:///web?socket={path}", status=1)
         call("nbdinfo", f"nbds+unix:///web?socket={path}&tls-certificates={directory}")
+
+
+def test_top_shows_clients_live_on_a_terminal_until_ctrl_c(place: Path) -> None:
+    rpc = f"{place}/rpc.sock"
+    with (
+        serving(place, "--rpc", rpc) as server,
+        server.wire().begin("web"),
+        Terminal("top", rpc, "--interval", "0.1") as terminal,
+    ):
+        terminal.type("", until="EXPORT")
+        terminal.type("", until="web")
+        terminal.type("", until="web")
+        assert terminal.end_by(signal.SIGINT) == 0
 
 
 def test_a_server_imports_no_numpy_and_no_asyncio_before_it_needs_them(place: Path) -> None:

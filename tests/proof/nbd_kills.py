@@ -266,9 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             missing += bool(problems)
             for problem in problems:
                 print(f"BAD seed {options.seed}, kill {number}: {problem}", flush=True)
-    print(
-        f"{options.kills} kills, {ledger.numbers} writes, {ledger.flushes} flushes, {missing} bad"
-    )
+    print(f"{options.kills} kills, {writes} writes, {flushes} flushes, {missing} bad")
     return 1 if missing else 0
 
 
