@@ -415,15 +415,19 @@ def _make_hole(store: StoreState, blob: BlobState, piece: Piece) -> bool:
 async def flush_blob(store: StoreState, blob: BlobState) -> None:
     """Make all that was written to the blob durable, data and metadata.
 
+    Another task may be at making the metadata durable: then this one waits for its end, and
+    flushes, because the last flush of the other one may have begun before the data were written.
+
     Raises:
         DeviceError: The device failed; the store is poisoned.
     """
     store.check_open()
     if store.read_only:
         return
-    if blob.is_dirty:
+    if not blob.is_durable:
         async with store.mutex:
-            await begin_change(store)
-            await persist(store, blob)
-    else:
-        await store.flush_device()
+            if blob.is_dirty:
+                await begin_change(store)
+                await persist(store, blob)
+                return
+    await store.flush_device()

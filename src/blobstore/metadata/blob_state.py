@@ -173,6 +173,7 @@ class BlobState:
     md_read_only: bool = False
 
     is_root_dirty: bool = False
+    is_committing: bool = False
     leaves_in_round: Collection[int] = ()
     cut_runs: Sequence[tuple[int, int]] = ()
     cut_extent_pages: Sequence[int] = ()
@@ -187,6 +188,14 @@ class BlobState:
     def is_dirty(self) -> bool:
         """Tell whether the metadata on disk differs from what is here."""
         return self.is_root_dirty or bool(self.clusters.dirty_leaves)
+
+    @property
+    def is_durable(self) -> bool:
+        """Tell whether the metadata on disk is what is here, and no write of it is under way.
+
+        What a round writes is no longer dirty while the round is in progress.
+        """
+        return not (self.is_dirty or self.is_committing)
 
     @property
     def is_thin(self) -> bool:

@@ -110,9 +110,13 @@ async def persist(store: StoreState, blob: BlobState, *, at_once: bool = False) 
     if not blob.is_dirty:
         return
     await mark_dirty(store)
-    with poisoning(store):
-        await _convert_in_place(store, blob)
-        released = await _persist_in_rounds(store, blob, at_once=at_once)
+    blob.is_committing = True
+    try:
+        with poisoning(store):
+            await _convert_in_place(store, blob)
+            released = await _persist_in_rounds(store, blob, at_once=at_once)
+    finally:
+        blob.is_committing = False
     for runs in released:
         await clear_and_free(store, runs, clear_method=blob.clear_method)
 

@@ -20,21 +20,25 @@ from blobstore.units import BlobId
 async def flush_store(store: StoreState) -> None:
     """Make all that was written to any open blob durable, data and metadata.
 
+    Metadata that another task is making durable are waited for, as in `flush_blob`.
+
     Raises:
         DeviceError: The device failed; the store is poisoned.
     """
     store.check_open()
     if store.read_only:
         return
-    if not any(blob.is_dirty for blob in store.open_blobs.values()):
-        await store.flush_device()
-        return
-    async with store.mutex:
-        await begin_change(store)
-        for number, blob in enumerate(list(store.open_blobs.values())):
-            if number:
-                await store.checkpoint()
-            await persist(store, blob)
+    if not all(blob.is_durable for blob in store.open_blobs.values()):
+        async with store.mutex:
+            dirty = [blob for blob in store.open_blobs.values() if blob.is_dirty]
+            if dirty:
+                await begin_change(store)
+                for number, blob in enumerate(dirty):
+                    if number:
+                        await store.checkpoint()
+                    await persist(store, blob)
+                return
+    await store.flush_device()
 
 
 async def unload(store: StoreState) -> None:
