@@ -17,10 +17,11 @@ STATES  ?= 1000000
 RUNS    ?= 100000
 SECONDS ?= 600
 KILLS   ?= 200
+STRESS_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo quick test check static format format-check lint types layers coverage crash repairs \
-        syscalls sequences mutations races bytes corruptor hostile fuzz soak vm rpc-kills nbd-kills nbd-fuzz system-packages site man dist install-check ceph bench clean
+        syscalls sequences mutations races bytes corruptor hostile fuzz stress soak vm rpc-kills nbd-kills nbd-fuzz system-packages site man dist install-check ceph bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
 
@@ -195,6 +196,9 @@ nbd-fuzz: $(STAMP)  ## Coverage-guided fuzzing of what clients send to the NBD s
 
 rpc-kills: $(STAMP)  ## An RPC server under eight clients killed with SIGKILL, KILLS times
 	@BLOBSTORE_RPC_KILLS=$(KILLS) $(BIN)/python -m pytest -q -n 0 tests/rpc/test_server.py -k sigkill
+
+stress: $(STAMP)  ## Eight threads and 1,000 asyncio tasks change stores, STRESS_SECONDS each: equal to their models
+	@$(BIN)/python -m tests.proof.stress --seconds $(STRESS_SECONDS)
 
 soak: $(STAMP)  ## A process under random load killed with SIGKILL, KILLS times
 	@$(BIN)/python -m tests.proof.soak --kills $(KILLS)
