@@ -1,11 +1,12 @@
 """fio, the yardstick for single requests: the same file, the same offsets.
 
 Every job runs alone in one process (`thread`, `numjobs=1`) with `ioengine=psync`,
-so one `pread` or `pwrite` at a time. `invalidate=0` keeps the page cache as it is
-warmed, `fadvise_hint=0` leaves the kernel's readahead alone, `gtod_reduce=1` stops
-fio from asking for the time around each request. `randseed` with `norandommap`
-makes the offsets the same each time; `offsets` returns them, so that the loops
-in Python use them too. Where there is no fio they are random in our own way.
+so one `pread` or `pwrite` at a time, or with `io_uring` and several in flight.
+`invalidate=0` keeps the page cache as it is warmed, `fadvise_hint=0` leaves the
+kernel's readahead alone, `gtod_reduce=1` stops fio from asking for the time around
+each request. `randseed` with `norandommap` makes the offsets the same each time;
+`offsets` returns them, so that the loops in Python use them too. Where there is no
+fio they are random in our own way.
 """
 
 import json
@@ -31,6 +32,8 @@ class Job:
     size: int
     count: int
     direct: bool = False
+    depth: int = 1
+    """How many requests are in flight: with more than one by io_uring."""
 
     def _arguments(self) -> list[str]:
         return [
@@ -45,7 +48,8 @@ class Job:
             f"--direct={self.direct:d}",
             f"--randseed={_SEED}",
             "--norandommap",
-            "--ioengine=psync",
+            f"--ioengine={'psync' if self.depth == 1 else 'io_uring'}",
+            f"--iodepth={self.depth}",
             "--thread",
             "--invalidate=0",
             "--fadvise_hint=0",

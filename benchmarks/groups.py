@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from benchmarks import data_path, databases, memory, metadata, nbd, opening, rpc, snapshots
+from benchmarks import data_path, databases, memory, metadata, nbd, opening, rpc, snapshots, tasks
 from benchmarks.curve import Curve
 from benchmarks.measure import Row
 from benchmarks.scale import Scale
@@ -16,6 +16,7 @@ GROUPS: Final[dict[str, Group]] = {
     "cached": data_path.cached_rows,
     "clone": data_path.clone_rows,
     "direct": data_path.direct_rows,
+    "tasks": tasks.rows,
     "thin": data_path.thin_rows,
     "copy": snapshots.copy_rows,
     "durable": metadata.durable_rows,

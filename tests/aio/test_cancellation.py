@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 
 from blobstore import AsyncBlob, AsyncBlobstore, MemoryDevice, Severity, check
+from blobstore.device.base import Device
 from blobstore.drivers.event_loop_io import EventLoopIO
 from blobstore.units import KIB, MIB
 from tests.aio.loops import LOOPS, CancelledAt, no_ring, run
@@ -118,7 +119,13 @@ async def expect_usable(store: AsyncBlobstore, clone: AsyncBlob) -> None:
 def test_a_call_cancelled_at_any_wait_leaves_a_usable_store_and_no_findings(
     act: Act, has_ring: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EventLoopIO, "read_cached", lambda *_: False)  # every read waits
+    prepare = EventLoopIO.__init__
+
+    def prepare_without_cache(io: EventLoopIO, device: Device) -> None:
+        prepare(io, device)
+        io.cached = None  # every read waits
+
+    monkeypatch.setattr(EventLoopIO, "__init__", prepare_without_cache)
 
     async def at_every_wait() -> int:
         at = 0

@@ -165,6 +165,7 @@ def log_of_ring() -> Iterator[list[tuple[str, int, int]]]:
         offset: int = 0,
         address: int = 0,
         memory: memoryview | None = None,
+        length: int = 0,
         flags: int = 0,
     ) -> None:
         def noted_done(result: int) -> None:
@@ -172,7 +173,7 @@ def log_of_ring() -> Iterator[list[tuple[str, int, int]]]:
             done(result)
 
         log.append(("submitted", operation, flags))
-        submit(ring, noted_done, operation, descriptor, offset, address, memory, flags)
+        submit(ring, noted_done, operation, descriptor, offset, address, memory, length, flags)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EventLoopRing, "submit", noted)

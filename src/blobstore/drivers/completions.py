@@ -15,22 +15,21 @@ class Completion:
 
     def __init__(self) -> None:
         self.is_done = False
+        self._failure: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def finish(self, value: Any = None) -> None:
         """End with a result."""
-        self._end(value, None)
+        self._value = value
+        self.is_done = True
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def fail(self, failure: BaseException) -> None:
         """End with an exception."""
-        self._end(None, failure)
-
-    def _end(self, value: Any, failure: BaseException | None) -> None:
-        self._value, self._failure = value, failure
-        self.is_done = True
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self._failure = failure
+        self.finish()
 
     def wait(self, loop: asyncio.AbstractEventLoop) -> "asyncio.Future[None]":
         """Return a future of the running loop that is done when this is."""

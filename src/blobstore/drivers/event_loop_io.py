@@ -40,17 +40,21 @@ _MANY: Final = 1 << 20
 
 
 class EventLoopIO:
-    """Performs the operations of one store on the event loop that is running when this is made."""
+    """Performs the operations of one store on the event loop that is running when this is made.
+
+    `cached` is a descriptor whose page cache can be read without waiting, or None;
+    `at_once_count` how many requests of the data path were answered from there.
+    """
 
     def __init__(self, device: Device) -> None:
         self.loop = asyncio.get_running_loop()
         self.at_once_count = 0
         self.threads = EventLoopThreads(self.loop)
         self._device = device
-        self._cached = device.fast_descriptor
-        self._ring_descriptor = _NO_DESCRIPTOR if self._cached is None else self._cached
+        self.cached = device.fast_descriptor
+        self._ring_descriptor = _NO_DESCRIPTOR if self.cached is None else self.cached
         self._offset_mask = self._address_mask = 0
-        if self._cached is None:
+        if self.cached is None:
             self._ring_descriptor = _ask_ring_descriptor(device)
             self._offset_mask = _refused_bits(lambda bit: _ask_ring_descriptor(device, offset=bit))
             self._address_mask = _refused_bits(
@@ -71,7 +75,7 @@ class EventLoopIO:
         if self._device.never_waits:
             return _done(perform(self._device, operation))
         if isinstance(operation, ReadInto) and len(operation.buffers) == 1:
-            return self.read_into(operation.offset, operation.buffers[0])
+            return self._read(Completion(), operation.offset, operation.buffers[0])
         if isinstance(operation, Read):
             buffer = self.buffer(operation.length)
             return self._read(CompletionOfBytes(buffer), operation.offset, buffer)
@@ -87,19 +91,6 @@ class EventLoopIO:
         """Return memory to read into, such as the device takes without a copy."""
         return _aligned(length) if self._address_mask else memoryview(bytearray(length))
 
-    def read_cached(self, offset: int, buffer: Buffer, length: int) -> bool:
-        """Fill a buffer with what the page cache holds; say whether all of it was there."""
-        if self._cached is None:
-            return False
-        try:
-            return os.preadv(self._cached, (buffer,), offset, os.RWF_NOWAIT) == length
-        except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                self._cached = None  # such a file system cannot tell
-            return False
-        except (TypeError, BufferError):
-            return False  # not memory to write to: the next way says so
-
     def read_into(self, offset: int, view: memoryview) -> Completion:
         """Begin to fill a buffer."""
         if self._device.never_waits:
@@ -107,11 +98,22 @@ class EventLoopIO:
         return self._read(Completion(), offset, view)
 
     def _read(self, completion: Completion, offset: int, view: memoryview) -> Completion:
-        if self.read_cached(offset, view, view.nbytes):
+        if self._read_cached(offset, view):
             completion.finish()
         elif not self._read_on_ring(completion, offset, view):
             self._read_in_thread(completion, offset, view)
         return completion
+
+    def _read_cached(self, offset: int, view: memoryview) -> bool:
+        """Fill a buffer with what the page cache holds; say whether all of it was there."""
+        if self.cached is None:
+            return False
+        try:
+            return os.preadv(self.cached, (view,), offset, os.RWF_NOWAIT) == view.nbytes
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                self.cached = None  # such a file system cannot tell
+            return False
 
     def _read_in_thread(self, completion: Completion, offset: int, view: memoryview) -> None:
         self.threads.begin(completion, partial(self._device.read_into, offset, [view]))
@@ -137,7 +139,7 @@ class EventLoopIO:
                 view[:] = memory
             completion.finish()
 
-        self._ring.submit(done, READ, self._ring_descriptor, offset, address, memory)
+        self._ring.submit(done, READ, self._ring_descriptor, offset, address, memory, length)
         return True
 
     # Writing
@@ -186,7 +188,7 @@ class EventLoopIO:
             else:
                 self._write_in_thread(completion, offset, buffers)
 
-        self._ring.submit(done, WRITE, self._ring_descriptor, offset, address, memory)
+        self._ring.submit(done, WRITE, self._ring_descriptor, offset, address, memory, length)
         return True
 
     # Flushing
@@ -210,7 +212,7 @@ class EventLoopIO:
 
     def close(self) -> None:
         """Close what performs operations; nothing may be in progress."""
-        self._cached = None
+        self.cached = None
         self.threads.close()
         if self._ring is not None:
             self._ring.close()

@@ -42,6 +42,7 @@ class EventLoopRing:
         offset: int = 0,
         address: int = 0,
         memory: memoryview | None = None,
+        length: int = 0,
         flags: int = 0,
     ) -> None:
         """Submit a request with the next turn of the loop; `memory` is kept until it is done.
@@ -53,7 +54,6 @@ class EventLoopRing:
             return
         token = self._next_token()
         self._pending[token] = done, memory
-        length = 0 if memory is None else memory.nbytes
         self._ring.submit(token, operation, descriptor, offset, address, length, flags)
         if not self._is_due:
             self._is_due = True
