@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import data_path, databases, fio, memory, opening, snapshots
+from benchmarks import data_path, databases, fio, memory, opening, snapshots, tasks
 from benchmarks.curve import Curve
 from benchmarks.measure import Row
 from benchmarks.scale import Scale
@@ -53,6 +53,20 @@ def test_without_fio_the_bare_calls_are_still_measured(
     monkeypatch.setattr(data_path, "_SIZE", 4 << 20)
     rows = list(data_path.cached_rows(tmp_path, _TINY))
     assert [row.yardstick == "not measured: no fio" for row in rows] == [True, False] * 4
+    assert not list(tmp_path.iterdir())
+
+
+def test_tasks_on_both_event_loops_are_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fio, "is_there", lambda: False)
+    monkeypatch.setattr(tasks, "_SIZE", 4 << 20)
+    rows = list(tasks.rows(tmp_path, _TINY))
+    assert [row.work.split(", ")[1:] for row in rows] == [
+        [way, f"32 tasks of {loop}"]
+        for way in ("cached", "direct")
+        for loop in ("asyncio", "uvloop")
+    ]
     assert not list(tmp_path.iterdir())
 
 
