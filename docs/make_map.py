@@ -49,7 +49,7 @@ def make_store(path: Path) -> None:
 def photograph(page: Path, target: str) -> None:
     """Save what Chromium shows of a page."""
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    size = "--window-size=1000,640"
+    size = "--window-size=1000,760"
     command = ["chromium", *options, size, f"--screenshot={target}", page.as_uri()]
     subprocess.run(command, check=True, capture_output=True)
 

@@ -208,7 +208,7 @@ def judge_export_chain(ended: Ended) -> str:
         return "done"
     if images:
         assert images == ["monday.qcow2", "top.qcow2"]
-        assert "is complete" in ended.stderr, ended.stderr
+        assert "2 images are complete" in ended.stderr, ended.stderr
         return "complete"
     return "removed"
 

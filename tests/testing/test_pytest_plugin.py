@@ -1,17 +1,19 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from blobstore import Blobstore, BlobstoreError, VolumeStore
+from blobstore.device.address import open_device
 from blobstore.rpc.server import RpcServer
 from blobstore.testing.power_cut import PowerCut
 from tests.rpc.client import Client
 from tests.shared import CHECKOUT
 
-FIXTURES = ("blob_store", "volume_store", "rpc_server", "power_cut")
+FIXTURES = ("blob_store", "volume_store", "rpc_server", "nbd_address", "power_cut")
 pytest_plugins = ["blobstore.testing.pytest_plugin"]
 
 
@@ -42,6 +44,16 @@ def test_every_fixture_is_in_the_guide() -> None:
     guide = (CHECKOUT / "docs/guide-testing.md").read_text()
     found = re.findall(r"@pytest.fixture\ndef (\w+)", plugin)
     assert found == re.findall(r"^\| `(\w+)` \|", guide, re.MULTILINE) == list(FIXTURES)
+
+
+def test_a_volume_is_served_by_nbd(
+    nbd_address: Callable[[str], str], volume_store: VolumeStore
+) -> None:
+    with volume_store.create_volume("web 1", "1MiB") as volume:
+        volume.write(b"served")
+    with open_device(nbd_address("web 1"), read_only=True) as device:
+        assert device.size_bytes == 1 << 20
+        assert device.read(0, 6) == b"served"
 
 
 def test_a_store_of_blobs_is_there_for_a_test(blob_store: Blobstore) -> None:

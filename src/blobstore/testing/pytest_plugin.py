@@ -4,14 +4,18 @@ Say `pytest_plugins = ["blobstore.testing.pytest_plugin"]` in `conftest.py` to h
 the one module of `blobstore.testing` that needs pytest.
 """
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from blobstore.api.blobstore import Blobstore
 from blobstore.api.volumes import VolumeStore
+from blobstore.nbd.exports import StoreExports
+from blobstore.nbd.nbd_server import NbdServer
 from blobstore.rpc.server import RpcServer
 from blobstore.testing.power_cut import PowerCut
 
@@ -37,6 +41,18 @@ def rpc_server(tmp_path: Path) -> Iterator[RpcServer]:
     """Yield a server at a socket of the test's directory, its `path`; it has no devices yet."""
     with RpcServer(tmp_path / "spdk.sock") as server:
         yield server
+
+
+@pytest.fixture
+def nbd_address(volume_store: VolumeStore) -> Iterator[Callable[[str], str]]:
+    """Yield what gives the NBD address of a volume of `volume_store`, which a server serves.
+
+    The volume may be made before or after the address. Clients close before the test ends.
+    """
+    with tempfile.TemporaryDirectory(prefix="nbd-") as directory:  # a socket's path must be short
+        path = f"{directory}/socket"
+        with NbdServer(StoreExports(volume_store), f"unix:{path}"):
+            yield lambda name: f"nbd+unix:///{quote(name, safe='')}?socket={path}"
 
 
 @pytest.fixture

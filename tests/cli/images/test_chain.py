@@ -254,8 +254,35 @@ def test_options_that_do_not_fit_each_other_are_usage_errors(tmp_path: Path) -> 
         ("import", store, "x", "--chain", "--format", "raw"),
         ("import", store, "x", "--backing-dir", "y"),
         ("export", store, "blob", "x", "--chain", "--length", "1"),
+        ("export", store, "blob", "x", "--tree", "--zero-fill"),
     ):
         assert run(*arguments).status == 2
+
+
+def test_a_tree_of_snapshots_and_clones_becomes_a_tree_of_images(
+    tmp_path: Path, chain: list[Path]
+) -> None:
+    store, out, single = tmp_path / "store.img", tmp_path / "out", tmp_path / "single"
+    new_store(store, volumes=True)
+    out.mkdir()
+    single.mkdir()
+    assert run("import", store, chain[2], "--chain").status == 0
+    for name, text in (("mail", b"mail"), ("db", b"db")):
+        assert run("clone", store, "monday", name).status == 0
+        assert run("write", store, name, stdin=text).status == 0
+    assert run("snapshot", store, "db", "db@friday").status == 0
+    done = run("export", store, "monday", out / "monday.qcow2", "--tree", "--verify", "--json").json
+    assert conforms(done, EXPORTED_CHAIN)
+    names = [Path(path).name for path in done["files"]]
+    assert names[:2] == ["base.qcow2", "monday.qcow2"]
+    assert sorted(names[2:]) == ["db.qcow2", "db@friday.qcow2", "mail.qcow2", "tuesday.qcow2"]
+    assert names.index("db@friday.qcow2") < names.index("db.qcow2")
+    for path in chain[:3]:
+        assert is_equal(path, out / path.name)
+    for name in ("mail", "db"):
+        subprocess.run(["qemu-img", "check", "-q", out / f"{name}.qcow2"], check=True)
+        assert run("export", store, name, single / name, "--format", "qcow2").status == 0
+        assert is_equal(single / name, out / f"{name}.qcow2")
 
 
 def test_an_export_never_replaces_a_file_unasked_and_makes_none_if_one_is_there(

@@ -43,6 +43,9 @@ from blobstore.cli.rescuing import (
     is_flag=True,
     help="Write qcow2, and beside it an image for each snapshot that the blob reads.",
 )
+@click.option(
+    "--tree", is_flag=True, help="As --chain, and an image for each clone of the blob, and theirs."
+)
 @click.option("--verify", is_flag=True, help="Read all of it again, and compare hashes.")
 @zero_fill_option
 @layout_options
@@ -55,6 +58,7 @@ def command(
     length: int | None,
     file_format: str,
     chain: bool,
+    tree: bool,
     verify: bool,
     zero_fill: bool,
     yes: bool,
@@ -71,10 +75,10 @@ def command(
     if file == "-":
         raise click.UsageError("FILE is a file with holes; `read` writes to standard output")
     refuse_link(file)
-    if chain:
+    if chain or tree:
         if length is not None or zero_fill or hints:
-            raise click.UsageError("--chain writes whole blobs of a store that opens")
-        _export_chain(options, which, file, verifying=verify, yes=yes)
+            raise click.UsageError("--chain and --tree write whole blobs of a store that opens")
+        _export_chain(options, which, file, with_clones=tree, verifying=verify, yes=yes)
         return 0
     content = Content(options, which, zero_fill=zero_fill, hints=hints)
     try:
@@ -138,19 +142,19 @@ def _verified(content: Content, file: str, length: int, file_format: str) -> dic
 
 
 def _export_chain(
-    options: StoreOptions, which: str, file: str, *, verifying: bool, yes: bool
+    options: StoreOptions, which: str, file: str, *, with_clones: bool, verifying: bool, yes: bool
 ) -> None:
-    from blobstore.cli.images.export_chain import export_chain, open_chain, plan_files
+    from blobstore.cli.images.export_chain import export_chain, open_chain, open_clones, plan_files
 
     with ExitStack() as stack, leaving() as left:
         store = stack.enter_context(options.open(read_only=True))
-        chain = open_chain(store, find_blob(store, which), stack)
-        files = plan_files(chain, file)
+        blobs = open_chain(store, find_blob(store, which), stack)
+        wanted = blobs[-1]
+        if with_clones:
+            blobs += open_clones(store, wanted, stack)
+        files = plan_files(blobs, wanted, file)
         present = [each.path for each in files if _may_overwrite(each.path, yes=yes)]
         export_chain(files, overwrite=bool(present), verifying=verifying, left=left)
         finish(options)
-    fields = {
-        "id": chain[-1].id,
-        "files": [unicode_text(each.path) for each in files],
-    }
+    fields = {"id": wanted.id, "files": [unicode_text(each.path) for each in files]}
     print_result(fields, "", as_json=options.as_json)

@@ -1,4 +1,4 @@
-"""A blob and the snapshots that it reads become a chain of qcow2 images.
+"""A blob and the snapshots that it reads become a chain of qcow2 images; a tree becomes a tree.
 
 Each image holds what its blob holds itself, and names the image of the blob's parent as its
 backing file. The names are those of files in one directory, so that the directory can be moved.
@@ -28,10 +28,11 @@ _NAME_BYTES_MAX: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """The image to make of a blob."""
+    """The image to make of a blob; `backing` is the path of its parent's image."""
 
     blob: Blob
     path: str
+    backing: str | None
 
 
 def open_chain(store: AnyStore, blob_id: BlobId, stack: ExitStack) -> list[Blob]:
@@ -48,18 +49,38 @@ def open_chain(store: AnyStore, blob_id: BlobId, stack: ExitStack) -> list[Blob]
     return chain
 
 
-def plan_files(chain: Sequence[Blob], path: str) -> list[ImageFile]:
-    """Say which file each blob becomes: the last one `path`, the others beside it, by name."""
+def open_clones(store: AnyStore, blob: Blob, stack: ExitStack) -> list[Blob]:
+    """Open all clones of a blob, and theirs, each after its parent; `stack` closes them.
+
+    Raises:
+        As `Blobstore.open_blob`.
+    """
+    found: list[Blob] = []
+    waiting = list(blob.info.clones)
+    while waiting:
+        found.append(stack.enter_context(store.open_blob(waiting.pop(0))))
+        waiting += found[-1].info.clones
+    return found
+
+
+def plan_files(blobs: Sequence[Blob], which: Blob, path: str) -> list[ImageFile]:
+    """Say which file each blob becomes: `which` the file `path`, the others one beside it, by name.
+
+    A parent comes before its clones.
+    """
     directory, last = os.path.split(path)
-    taken = {last}
+    taken, paths = {last}, {which.id: path}
     files: list[ImageFile] = []
-    for blob in chain[:-1]:
-        name = _file_name(blob)
-        if name in taken:
-            name = f"{blob.id:x}-{name}"
-        taken.add(name)
-        files.append(ImageFile(blob, os.path.join(directory, name)))
-    return [*files, ImageFile(chain[-1], path)]
+    for blob in blobs:
+        if blob is not which:
+            name = _file_name(blob)
+            if name in taken:
+                name = f"{blob.id:x}-{name}"
+            taken.add(name)
+            paths[blob.id] = os.path.join(directory, name)
+        parent = blob.info.parent
+        files.append(ImageFile(blob, paths[blob.id], None if parent is None else paths[parent]))
+    return files
 
 
 def _file_name(blob: Blob) -> str:
@@ -80,15 +101,14 @@ def export_chain(
     """
     parts = [list(_ranges(file.blob)) for file in files]
     total = sum(end - start for ranges in parts for start, end in ranges)
-    below: list[ImageFile | None] = [None, *files[:-1]]
     with ExitStack() as stack, progress("export", total) as advance:
-        for file, backing, ranges in reversed(list(zip(files, below, parts, strict=True))):
+        for file, ranges in reversed(list(zip(files, parts, strict=True))):
             is_there = overwrite and os.path.lexists(file.path)
             descriptor = stack.enter_context(open_to_write(file.path, overwrite=is_there))
-            _write_image(descriptor, file.blob, ranges, backing=backing, advance=advance)
+            _write_image(descriptor, file, ranges, advance=advance)
         with uninterrupted():  # an image without those below it would be of no use
             stack.close()
-            left.what = f"{files[-1].path} is complete"
+            left.what = f"{len(files)} images are complete"
     for file, ranges in zip(files, parts, strict=True) if verifying else ():
         with as_raw(file.path, "qcow2") as raw, open_to_read(raw) as image:
             verify(file.blob, image, ranges, path=file.path)
@@ -112,18 +132,13 @@ def _ranges(blob: Blob) -> Iterator[tuple[int, int]]:
 
 
 def _write_image(
-    descriptor: int,
-    blob: Blob,
-    ranges: Sequence[tuple[int, int]],
-    *,
-    backing: ImageFile | None,
-    advance: Advance,
+    descriptor: int, file: ImageFile, ranges: Sequence[tuple[int, int]], *, advance: Advance
 ) -> None:
-    name = None if backing is None else os.path.basename(backing.path)
-    writer = Qcow2Writer(descriptor, blob.size, backing=name)
+    name = None if file.backing is None else os.path.basename(file.backing)
+    writer = Qcow2Writer(descriptor, file.blob.size, backing=name)
     for first, last in ranges:
         for start, end in cut_in_parts(first, last):
-            data = blob.read(end - start, start)
-            writer.write_part(start, data, zeroes_are_holes=backing is None)
+            data = file.blob.read(end - start, start)
+            writer.write_part(start, data, zeroes_are_holes=name is None)
             advance(end - start)
     writer.finish()
