@@ -9,7 +9,15 @@ from typing import Any, Final
 
 import pytest
 
-from blobstore import AsyncBlob, AsyncBlobstore, MemoryDevice, Severity, check
+from blobstore import (
+    AsyncBlob,
+    AsyncBlobstore,
+    AsyncVolumeStore,
+    MemoryDevice,
+    Severity,
+    VolumeStore,
+    check,
+)
 from blobstore.device.base import Device
 from blobstore.drivers.event_loop_io import EventLoopIO
 from blobstore.units import KIB, MIB
@@ -90,6 +98,8 @@ async def cancelled_at(path: Path, act: Act, at: int) -> bool:
     async with blob.snapshot() as base:
         clone = await base.clone()
     await blob.write(b"c" * CLUSTER)
+    async with store.create_blob(CLUSTER, name="closed"):
+        pass
     task = CancelledAt(act(store, blob, clone), at)
     await task
     assert task.was_cancelled == (task.count > at)
@@ -240,3 +250,17 @@ def test_a_long_read_stops_at_a_checkpoint_when_it_is_cancelled() -> None:
             assert device.read_count == before + 1
 
     run(main())
+
+
+def test_a_store_that_opens_for_a_cancelled_caller_is_closed_again(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+
+    async def main() -> None:
+        make = AsyncVolumeStore.create(path, name="vms", size="4MiB", cluster_size=CLUSTER)
+        task = CancelledAt(make.__aenter__(), 0)  # while a thread makes it
+        await task
+        assert task.was_cancelled
+
+    run(main())
+    with VolumeStore.open(path) as vms:  # nobody has it locked
+        assert vms.name == "vms"

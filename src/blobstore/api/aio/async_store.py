@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
-from typing import Self, overload
+from typing import Self, TypeAlias, overload
 
 from blobstore.api import core_calls
 from blobstore.api.aio.async_blob import AsyncBlob
@@ -24,6 +24,7 @@ from blobstore.api.store_opening import create_store, load_store, new_store_opti
 from blobstore.device.base import Device
 from blobstore.errors import BlobstoreError, PoisonedError
 from blobstore.metadata.blob_state import BlobState
+from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Core, ExternalSource
 from blobstore.store import lifecycle
 from blobstore.store.blobs import ClearMethod
@@ -32,8 +33,17 @@ from blobstore.store.grow import grow_open
 from blobstore.store.init import DEFAULT_CLUSTER_SIZE, Clear
 from blobstore.store.listing import Listing
 from blobstore.store.names import find_blob
+from blobstore.store.open_blobs import close_blob
 from blobstore.store.relations import register_external
 from blobstore.units import BlobId
+
+Found: TypeAlias = tuple[BlobId, BlobState | BlobstoreError]
+"""The next blob of a listing, open, or why it does not open."""
+
+
+async def _close_found(store: StoreState, found: Found | None) -> None:
+    if found is not None and isinstance(found[1], BlobState):
+        await close_blob(store, found[1])
 
 
 @documented_as(OpenStore)
@@ -59,7 +69,7 @@ class AsyncOpenStore(StoreHandle):
     ) -> AsyncGenerator[AsyncBlob, None]:
         check_callback("on_error", on_error)
         async with self._listing() as listing:
-            while (found := await self._session.run(listing.open())) is not None:
+            while (found := await self._next_of(listing)) is not None:
                 blob_id, state = found
                 if isinstance(state, BlobstoreError):
                     error = state.at(store=self.device_name, blob=blob_id)
@@ -69,6 +79,11 @@ class AsyncOpenStore(StoreHandle):
                     continue
                 async with self._handle(state) as blob:
                     yield blob
+
+    async def _next_of(self, listing: Listing) -> Found | None:
+        return await self._session.run(
+            listing.open(), give_up=lambda found: _close_found(self._core, found)
+        )
 
     @asynccontextmanager
     async def _listing(self) -> AsyncIterator[Listing]:
