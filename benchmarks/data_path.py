@@ -15,7 +15,7 @@ from benchmarks.scale import Scale
 from blobstore import Blob, Blobstore, UnsupportedError
 from blobstore.units import KIB, MIB
 
-_SIZE: Final = 256 * MIB
+SIZE: Final = 256 * MIB
 _BLOCK: Final = 4 * KIB
 _THIN_CLUSTER: Final = 64 * KIB
 
@@ -25,6 +25,7 @@ class Warm:
     """A blob whose clusters lie one after the other in the file, from `start` on."""
 
     path: Path
+    store: Blobstore
     blob: Blob
     descriptor: int
     start: int
@@ -53,7 +54,7 @@ class Requests:
 def cached_rows(directory: Path, scale: Scale) -> Iterator[Row]:
     """Random 4 KiB and 1 MiB after another, one at a time, in the page cache."""
     count, large, rounds = scale.requests, scale.large_requests, scale.rounds
-    with _warm_blob(directory, direct=False) as warm:
+    with warm_blob(directory, direct=False) as warm:
         small = "random 4 KiB"
         yield from _read_rows(warm, Requests(small, _BLOCK, count, rounds, Goal(0.75, 0.85)))
         yield from _write_rows(warm, Requests(small, _BLOCK, count, rounds, Goal(0.90, 1.0)))
@@ -64,8 +65,8 @@ def cached_rows(directory: Path, scale: Scale) -> Iterator[Row]:
 
 def clone_rows(directory: Path, scale: Scale) -> Iterator[Row]:
     """Random 4 KiB of what a clone inherits, touched before, beside reads of the ancestor."""
-    with _warm_blob(directory, direct=False) as warm, warm.blob.snapshot() as snapshot:
-        job = fio.Job(warm.path, "randread", _BLOCK, warm.start, _SIZE, scale.requests, False)
+    with warm_blob(directory, direct=False) as warm, warm.blob.snapshot() as snapshot:
+        job = fio.Job(warm.path, "randread", _BLOCK, warm.start, SIZE, scale.requests, False)
         offsets = job.offsets()
         buffer = bytearray(_BLOCK)
         warm.blob.read(warm.blob.size)
@@ -93,7 +94,7 @@ def direct_rows(directory: Path, scale: Scale) -> Iterator[Row]:
     """Random 4 KiB, one at a time, past the page cache."""
     wanted = Requests("random 4 KiB", _BLOCK, scale.direct_requests, scale.rounds, Goal(0.95, 1.0))
     try:
-        with _warm_blob(directory, direct=True) as warm:
+        with warm_blob(directory, direct=True) as warm:
             yield from _read_rows(warm, wanted)
             yield from _write_rows(warm, wanted)
     except UnsupportedError as error:
@@ -101,28 +102,28 @@ def direct_rows(directory: Path, scale: Scale) -> Iterator[Row]:
 
 
 @contextmanager
-def _warm_blob(directory: Path, *, direct: bool) -> Iterator[Warm]:
+def warm_blob(directory: Path, *, direct: bool) -> Iterator[Warm]:
     """Make a store with one full blob; without `direct` all of it is in the page cache."""
     path = directory / "data.img"
     with ExitStack() as stack:
-        store = stack.enter_context(Blobstore.create(path, size=2 * _SIZE, direct=direct))
+        store = stack.enter_context(Blobstore.create(path, size=2 * SIZE, direct=direct))
         stack.callback(path.unlink)
-        blob = stack.enter_context(store.create_blob(_SIZE))
-        for offset in range(0, _SIZE, MIB):
+        blob = stack.enter_context(store.create_blob(SIZE))
+        for offset in range(0, SIZE, MIB):
             blob.write(os.urandom(MIB), offset)
         blob.flush()
         (first, count), *rest = blob.info.extents
-        if rest or count != _SIZE // store.cluster_size:
+        if rest or count != SIZE // store.cluster_size:
             raise AssertionError("the blob is not in one piece")
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
         descriptor = os.open(path, flags)
         stack.callback(os.close, descriptor)
-        yield Warm(path, blob, descriptor, first * store.cluster_size, direct)
+        yield Warm(path, store, blob, descriptor, first * store.cluster_size, direct)
 
 
 def _read_rows(warm: Warm, wanted: Requests) -> Iterator[Row]:
     mode = "randread" if wanted.is_random else "read"
-    job = fio.Job(warm.path, mode, wanted.block, warm.start, _SIZE, wanted.count, warm.direct)
+    job = fio.Job(warm.path, mode, wanted.block, warm.start, SIZE, wanted.count, warm.direct)
     offsets = job.offsets()
     places = [warm.start + offset for offset in offsets]
     buffer = aligned(wanted.block) if warm.direct else bytearray(wanted.block)
@@ -147,7 +148,7 @@ def _read_rows(warm: Warm, wanted: Requests) -> Iterator[Row]:
 
 def _write_rows(warm: Warm, wanted: Requests) -> Iterator[Row]:
     mode = "randwrite" if wanted.is_random else "write"
-    job = fio.Job(warm.path, mode, wanted.block, warm.start, _SIZE, wanted.count, warm.direct)
+    job = fio.Job(warm.path, mode, wanted.block, warm.start, SIZE, wanted.count, warm.direct)
     offsets = job.offsets()
     places = [warm.start + offset for offset in offsets]
     data = os.urandom(wanted.block)

@@ -5,7 +5,19 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from benchmarks import data_path, databases, memory, metadata, nbd, opening, rpc, snapshots, tasks
+from benchmarks import (
+    batches,
+    copying,
+    data_path,
+    databases,
+    memory,
+    metadata,
+    nbd,
+    opening,
+    rpc,
+    snapshots,
+    tasks,
+)
 from benchmarks.curve import Curve
 from benchmarks.measure import Row
 from benchmarks.scale import Scale
@@ -17,6 +29,9 @@ GROUPS: Final[dict[str, Group]] = {
     "clone": data_path.clone_rows,
     "direct": data_path.direct_rows,
     "tasks": tasks.rows,
+    "batches": batches.cached_rows,
+    "batches-direct": batches.direct_rows,
+    "import": copying.rows,
     "thin": data_path.thin_rows,
     "copy": snapshots.copy_rows,
     "durable": metadata.durable_rows,

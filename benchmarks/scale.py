@@ -14,6 +14,7 @@ class Scale:
     large_requests: int = 2_000
     thin_clusters: int = 1_024
     copied_clusters: int = 128
+    copied_mib: int = 1_024
     durable_calls: int = 200
     snapshots: int = 20
     values: int = 16_384
@@ -37,6 +38,7 @@ QUICK: Final = Scale(
     large_requests=200,
     thin_clusters=256,
     copied_clusters=32,
+    copied_mib=128,
     durable_calls=25,
     snapshots=3,
     values=4_096,

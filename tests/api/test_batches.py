@@ -393,6 +393,48 @@ def test_an_error_of_a_batch_keeps_its_request_when_it_is_copied() -> None:
     assert error.at(request=9).request == 7
 
 
+# Durability
+
+
+@pytest.mark.skipif(not HAS_RING, reason="no io_uring here")
+def test_each_flush_is_an_fdatasync_after_the_completions_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flush contract of the crash explorer, for writes that the ring performs."""
+    log: list[tuple[str, int]] = []
+    enter, fdatasync = Ring.enter, os.fdatasync
+
+    def logged_enter(ring: Ring, wait_for: int = 0) -> bool:
+        log.append(("submitted", ring.queued))
+        is_taken = enter(ring, wait_for)
+        log.append(("complete", ring.collected()[1]))
+        return is_taken
+
+    def logged_fdatasync(descriptor: int) -> None:
+        log.append(("flush", 0))
+        fdatasync(descriptor)
+
+    with stale_store(tmp_path / "disk.img", direct=True) as store:
+        blob = store.create_blob(BLOB_SIZE)
+        blob.flush()
+        data = np.zeros(2 * BLOB_SIZE // 512 * 512, np.uint8)
+        rows = data[-data.__array_interface__["data"][0] % 4096 :][:BLOB_SIZE].reshape(-1, 512)
+        monkeypatch.setattr(Ring, "enter", logged_enter)
+        monkeypatch.setattr(os, "fdatasync", logged_fdatasync)
+        for _ in range(3):
+            blob.write_many(np.arange(len(rows)) * 512, rows)
+            blob.flush()
+        monkeypatch.undo()
+    in_flight, flushes = 0, 0
+    for what, count in log:
+        in_flight += {"submitted": count, "complete": -count, "flush": 0}[what]
+        if what == "flush":
+            assert in_flight == 0
+            flushes += 1
+    assert flushes == 3
+    assert sum(count for what, count in log if what == "submitted") == 3 * len(rows)
+
+
 # Beside others
 
 

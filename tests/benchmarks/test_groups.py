@@ -50,7 +50,7 @@ def test_without_fio_the_bare_calls_are_still_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fio, "is_there", lambda: False)
-    monkeypatch.setattr(data_path, "_SIZE", 4 << 20)
+    monkeypatch.setattr(data_path, "SIZE", 4 << 20)
     rows = list(data_path.cached_rows(tmp_path, _TINY))
     assert [row.yardstick == "not measured: no fio" for row in rows] == [True, False] * 4
     assert not list(tmp_path.iterdir())
@@ -71,7 +71,7 @@ def test_tasks_on_both_event_loops_are_rows(
 
 
 def test_reads_through_a_parent_are_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_path, "_SIZE", 4 << 20)
+    monkeypatch.setattr(data_path, "SIZE", 4 << 20)
     (row,) = data_path.clone_rows(tmp_path, _TINY)
     assert row.goal is not None
     assert row.ratio is not None

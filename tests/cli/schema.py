@@ -36,6 +36,10 @@ IMPORTED_CHAIN_OF_VOLUMES: Final = {
 EXPORTED_CHAIN: Final = {"id": ID, "files": [str]}
 VERIFIED_IMPORT: Final = {"id": ID, "sha256": str}
 VERIFIED_EXPORT: Final = {"id": ID, "length": int, "sha256": str}
+BENCH: Final = {
+    "size": int, "direct": bool,
+    "rows": [{"work": str, "requests": int, "microseconds": float, "bytes_per_second": int}],
+}  # fmt: skip
 STORE: Final = {
     "version": int, "clean": bool, "size": int, "cluster_size": int, "page_size": int,
     "io_unit_size": int, "total_clusters": int, "data_clusters": int, "free_clusters": int,

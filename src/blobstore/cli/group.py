@@ -68,6 +68,7 @@ COMMANDS: Final = {
     "top": "Show who reads and writes how much over NBD.",
     "rpc": "Serve volume stores by SPDK's JSON-RPC.",
     "completion": "Print the completion script for bash, zsh or fish.",
+    "bench": "Measure how fast a store is on this device.",
     "demo": "Kill a writing process; nothing acknowledged is lost.",
 }
 """Every command and its help in one line, in the order in which they are listed."""
