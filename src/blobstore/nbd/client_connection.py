@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from blobstore.drivers.interrupts import Held
+from blobstore.drivers import interrupts
 from blobstore.errors import DeviceError
 from blobstore.nbd.client_address import NbdAddress
 from blobstore.nbd.client_failures import describe_failure, opening_failure
@@ -103,9 +103,13 @@ class NbdConnection:
             DeviceError: The connection is lost; it is unknown whether the request was done.
         """
         call = Call(command, next(self._cookies), offset, length, list(views))
-        with Held():
+        is_held = interrupts.hold()
+        try:
             self._send(call, flags, data)
             self._wait(call)
+        finally:
+            if is_held:
+                interrupts.release()
         return call
 
     def _send(self, call: Call, flags: CommandFlag, data: Sequence[memoryview]) -> None:

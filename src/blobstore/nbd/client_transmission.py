@@ -97,7 +97,7 @@ class Call:
     is_done: bool = False
     error: int = 0
     reason: str = ""
-    pieces: Pieces = field(default_factory=Pieces)
+    pieces: Pieces | None = None  # of a read, from its first data on
     part_count: int = 0
 
     def encode(self, flags: CommandFlag = CommandFlag.NONE) -> bytes:
@@ -242,6 +242,8 @@ class ReplyStream:
             raise NbdProtocolError(
                 f"{length} bytes at {call.offset + start}: not what a request asked for"
             )
+        if call.pieces is None:
+            call.pieces = Pieces()
         call.pieces.add(start, start + length)
         return views_between(call.views, start, length)
 
@@ -274,12 +276,15 @@ class ReplyStream:
         Raises:
             NbdProtocolError: A read that succeeded does not have all of its bytes.
         """
-        is_read = call.command is Command.READ
-        if is_read and not call.error and not call.pieces.is_whole(call.length):
+        if call.command is Command.READ and not call.error and not _is_whole(call):
             raise NbdProtocolError(f"a read of {call.length} bytes ended before all were there")
         del self._calls[call.cookie]
         call.is_done = True
         finished.append(call)
+
+
+def _is_whole(call: Call) -> bool:
+    return call.pieces is not None and call.pieces.is_whole(call.length)
 
 
 def _details_length(kind: int, length: int) -> int:
