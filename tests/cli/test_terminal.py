@@ -65,5 +65,21 @@ def test_no_color_means_no_colours(image: Image, tmp_path: Path) -> None:
     assert not COLOUR.search(shown.stderr)
 
 
+@pytest.mark.parametrize("action", ["import", "export"])
+def test_progress_has_a_rate_and_counts_no_holes(empty: Path, tmp_path: Path, action: str) -> None:
+    """3 of 64 MiB are data: they are all there is to do."""
+    with (tmp_path / "in").open("wb") as file:
+        file.write(b"x" * (3 << 20))
+        file.truncate(64 << 20)
+    arguments: tuple[str | Path, ...] = ("import", empty, tmp_path / "in", "--thin")
+    if action == "export":
+        assert run(*arguments, "--name", "disk").status == 0
+        arguments = ("export", empty, "disk", tmp_path / "out")
+    shown = run_on_terminal(*arguments).stderr
+    assert "3.0/3.0 MiB" in shown
+    assert re.search(r"\d [kMG]?B/s", shown)
+    assert re.search(r"\d:\d\d:\d\d", shown)
+
+
 def test_not_on_a_terminal_there_is_no_progress(image: Image, tmp_path: Path) -> None:
     assert run("export", image.path, str(image.thin), tmp_path / "out").stderr == ""
