@@ -87,8 +87,9 @@ def test_names_of_any_characters_are_labels(volumes: VolumeStore, place: Path) -
     volumes.create_volume(name, "64KiB").close()
     with (
         NbdServer(StoreExports(volumes), f"unix:{place}/n.sock") as server,
-        Wire(server.address.path).begin(name),
+        Wire(server.address.path).begin(name) as client,
     ):
+        client.request(Command.FLUSH)  # its answer says that the handshake is over
         found = samples(render([server], 0))
         assert found[r'blobstore_nbd_connections{export="a\"b\\c\nd"}'] == 1
 
@@ -97,7 +98,10 @@ def test_an_export_is_counted_by_one_name_whatever_clients_call_it(
     server: NbdServer, volumes: VolumeStore
 ) -> None:
     uuid = str(volumes.volume_info("web").uuid)
-    with Wire(server.address.path).begin("web"), Wire(server.address.path).begin(uuid):
+    path = server.address.path
+    with Wire(path).begin("web") as one, Wire(path).begin(uuid) as other:
+        one.request(Command.FLUSH)
+        other.request(Command.FLUSH)
         assert [export for export, _activity in server.totals()] == ["web"]
 
 

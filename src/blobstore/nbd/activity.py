@@ -1,9 +1,8 @@
 """What a connection has done: requests, bytes and latencies, cheap enough to count each request.
 
-A latency is the time from the receive that had the request to the end of the send that has the
-answer. Latencies are kept in buckets that grow by an eighth of a power of two, so a percentile is
-at most 12.5 % off. One thread counts, others look: a number can be one request old, and is never
-torn.
+A latency is the time from the receive that had the request until the server sends the answer.
+Latencies are kept in buckets that grow by an eighth of a power of two, so a percentile is at most
+12.5 % off. One thread counts, others look: a number can be one request old, and is never torn.
 """
 
 from collections.abc import Sequence

@@ -74,7 +74,7 @@ def _counters(
 
 def _histogram(totals: dict[str, Activity]) -> Iterator[str]:
     name = "blobstore_nbd_duration_seconds"
-    yield from _family(name, "histogram", "From the receive to the sent answer.", "seconds")
+    yield from _family(name, "histogram", "From the receive until the answer is sent.", "seconds")
     for export, activity in totals.items():
         for kind, meter in activity.meters.items():
             latencies = meter.latencies()

@@ -93,7 +93,7 @@ class Transfer:
         self._used = 0
         self._pieces: list[Buffer] = []
         self._failed_part: Exception | None = None
-        self._short_reads = self._short_bytes = self._bytes_so_far = 0
+        self._received_ns = self._short_reads = self._short_bytes = self._bytes_so_far = 0
         self._done_now: list[tuple[str, int]] = []
         self.has_written = False
         self._commands: dict[int, Callable[[Request], None]] = {
@@ -123,7 +123,7 @@ class Transfer:
 
     def _take(self, count: int) -> bool:
         """Carry out what was received, and send the answers; False after a disconnect."""
-        begin = time.perf_counter_ns()
+        self._received_ns = time.perf_counter_ns()
         try:
             for request in self._stream.received(count):
                 command, length = request.command, request.length
@@ -137,7 +137,6 @@ class Transfer:
                     self._send()
         finally:
             self._send()
-            self._count(time.perf_counter_ns() - begin)
         return True
 
     def _read_short(self, request: Request, length: int) -> None:
@@ -154,14 +153,16 @@ class Transfer:
         self._short_bytes += length
 
     def _send(self) -> None:
+        """Send what is ready; a client that has its answer finds it counted."""
         if self._pieces:
+            self._count(time.perf_counter_ns() - self._received_ns)
             pieces = self._pieces[:]
             self._pieces.clear()
             self._used = 0
             self._transport.send(pieces)
 
     def _count(self, latency_ns: int) -> None:
-        """Count what was done since the last receive."""
+        """Count what was done since the last send."""
         if self._short_reads:
             self._meters[_READ_KIND].count(self._short_reads, self._short_bytes, latency_ns)
             self._short_reads = self._short_bytes = 0
