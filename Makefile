@@ -21,7 +21,7 @@ STRESS_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo quick test check static format format-check lint types layers coverage crash repairs \
-        syscalls sequences mutations races bytes corruptor hostile fuzz stress soak vm rpc-kills nbd-kills nbd-fuzz system-packages site man dist install-check ceph bench clean
+        syscalls sequences mutations races bytes corruptor hostile fuzz stress soak vm attach-kills rpc-kills nbd-kills nbd-fuzz system-packages site man dist install-check ceph bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
 
@@ -202,6 +202,9 @@ stress: $(STAMP)  ## Eight threads and 1,000 asyncio tasks change stores, STRESS
 
 soak: $(STAMP)  ## A process under random load killed with SIGKILL, KILLS times
 	@$(BIN)/python -m tests.proof.soak --kills $(KILLS)
+
+attach-kills: $(STAMP)  ## The process of an attached device killed with SIGKILL, KILLS times; needs root
+	@$(BIN)/python -m tests.proof.attach_kills --kills $(KILLS)
 
 vm: $(STAMP)  ## A virtual machine on a thin clone over NBD, cut off and recovered; needs qemu-system-x86_64
 	@$(BIN)/python -m tests.proof.virtual_machine
