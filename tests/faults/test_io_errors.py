@@ -34,10 +34,13 @@ IO_ERROR: Final = "I/O error"
 HOST_IS_FULL: Final = "host is full"
 
 
-def runs_of(name: str, *, sector: bool, endings: tuple[bool, ...]) -> Iterator[FaultyRun]:
-    """Yield the runs of a script in which the disk fails, or the host is full."""
-    for forever in endings:
-        for base in BASES if name in PLAIN else (None,):
+def runs_of(name: str, *, sector: bool) -> Iterator[FaultyRun]:
+    """Yield the runs of a script in which the disk fails, or the host is full.
+
+    A disk that fails once is tried with every base, one that is gone for good with one.
+    """
+    for forever in (False, True):
+        for base in BASES if name in PLAIN and not forever else (None,):
             script = script_of(name, sector=sector, base=base)
             yield from faulty_runs(script, IO_ERROR, forever=forever)
         yield from faulty_runs(script_of(name, sector=sector), HOST_IS_FULL, forever=forever)
@@ -49,7 +52,7 @@ def test_what_was_acknowledged_survives_reads_go_on_and_a_failed_change_is_the_l
     name: str, sector: bool
 ) -> None:
     judgement = Judgement()
-    for run in runs_of(name, sector=sector, endings=(False, True)):
+    for run in runs_of(name, sector=sector):
         assert judgement.problem(run) is None, run
         check_nothing_is_held(run)
         if run.is_poisoned:
