@@ -513,6 +513,7 @@ def steps(text: str) -> list[tuple[str, int | None]]:
 @example(steps=steps("write 2, write 3, snapshot, resize 3"))
 @example(steps=steps("write 0, write 2, snapshot, write 1"))
 @example(steps=steps("write 4, snapshot, write 3, resize 4, snapshot, resize 5"))
+@example(steps=steps("write 4, write 5, snapshot, resize 5, snapshot, resize 6"))
 def test_in_a_chain_of_snapshots_data_is_what_reads_as_something_else_than_zeroes(
     steps: list[tuple[str, int | None]],
 ) -> None:

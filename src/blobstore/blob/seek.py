@@ -45,7 +45,7 @@ def next_data(blob: BlobState, start: int) -> int | None:
 def next_hole(blob: BlobState, start: int) -> int:
     """Return the first cluster from `start` on that neither the blob nor a parent holds.
 
-    Without one it is the number of the blob's clusters, or larger. As with reading, what lies
+    Without one it is the number of the blob's clusters. As with reading, what lies
     beyond the end of one parent is not looked for in the next.
     """
     index = start
@@ -54,7 +54,7 @@ def next_hole(blob: BlobState, start: int) -> int:
         limit = blob.clusters.count
         owner: BlobState | None = blob
         while owner is not None and index < (limit := min(limit, owner.clusters.count)):
-            index = _end_of_data(owner, index)
+            index = min(limit, _end_of_data(owner, index))
             owner = owner.parent
         if index == before:
             return index
