@@ -249,6 +249,7 @@ def test_an_error_names_the_store_and_the_blob(path: Path) -> None:
     run(main())
 
 
+@pytest.mark.slow
 def test_requests_in_flight_end_before_their_cluster_is_reused(path: Path) -> None:
     """Readers see their blob's bytes or zeroes, never another blob's."""
     values = (1, 2, 3)

@@ -51,6 +51,7 @@ def options_of(kind: str) -> dict[str, Any]:
     return {"cluster_size": CLUSTER, "md_pages": 64, **size, **DEVICES[kind]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DEVICES)
 @settings(max_examples=25)
 @given(script=SCRIPTS)

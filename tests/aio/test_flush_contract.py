@@ -146,6 +146,7 @@ def test_no_power_failure_under_asyncio_leaves_a_bad_state(
     assert tally.loaded > 0
 
 
+@pytest.mark.slow
 def test_the_explorer_misses_the_flushes_of_a_driver_that_leaves_them_out(tmp_path: Path) -> None:
     scenario = Scenario("snapshots", True, ("snapshot unsynced",))
     assert explored(scenario, tmp_path, keeps_flushes=False).findings
@@ -180,6 +181,7 @@ def log_of_ring() -> Iterator[list[tuple[str, int, int]]]:
         yield log
 
 
+@pytest.mark.slow
 def test_each_flush_is_an_fdatasync_after_the_completions_before_it(tmp_path: Path) -> None:
     """The script is one task: all that it has written is complete when it flushes."""
     with log_of_ring() as log:
