@@ -23,7 +23,14 @@ from blobstore.units import BlobId, format_size
 @click.argument(
     "which", metavar="[SNAPSHOT]", type=blob, required=False, shell_complete=complete_blob
 )
-@click.option("--from", "base", metavar="SNAPSHOT", type=blob, help="Only what differs from it.")
+@click.option(
+    "--from",
+    "base",
+    metavar="SNAPSHOT",
+    type=blob,
+    shell_complete=complete_blob,
+    help="Only what differs from it.",
+)
 @click.option("--to", "file", metavar="FILE", type=click.Path(), help="Default: standard output.")
 @click.option("--resume", "token", metavar="TOKEN", help="Go on where a receipt has stopped.")
 @click.option(
