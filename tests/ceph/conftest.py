@@ -11,9 +11,9 @@ if not os.environ.get("BLOBSTORE_TEST_CEPH"):
     collect_ignore = ["test_rbd_image.py", "test_rbd_rpc.py", "test_guide_ceph.py", "test_speed.py"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ceph() -> Iterator[CephCluster]:
-    """One cluster for all tests of a process, each of which has images of its own."""
+    """One cluster for these tests, each of which has images of its own; it ends with the last."""
     skip_without_ceph()
     with running_cluster() as cluster:
         yield cluster

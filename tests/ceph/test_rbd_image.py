@@ -35,7 +35,7 @@ _WAIT_S = 60
 pytestmark = pytest.mark.slow  # all of them start a cluster, or wait for one
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def image(ceph: CephCluster) -> str:
     return ceph.create_image("contract", MINIMUM_SIZE)
 
