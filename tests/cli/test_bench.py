@@ -1,10 +1,13 @@
 """bench: what it measures, and that it leaves the store as it was."""
 
+import mmap
 from pathlib import Path
 
 import pytest
 
 from blobstore import Blobstore, VolumeStore
+from blobstore.cli.commands.bench import page_aligned
+from blobstore.device.ring import address_of
 from tests.cli.conftest import Image
 from tests.cli.runner import run, run_here
 from tests.cli.schema import BENCH, conforms
@@ -29,6 +32,10 @@ def test_bench_measures_and_leaves_the_store_as_it_was(large: Path, direct: list
     assert run("check", large).status == 0
     with Blobstore.open(large, read_only=True) as store:
         assert store.open_blob(name="kept").read(4) == b"kept"
+
+
+def test_bench_uses_memory_that_direct_requests_take_without_a_copy() -> None:
+    assert address_of(page_aligned(1 << 20)) % mmap.PAGESIZE == 0
 
 
 def test_bench_prints_a_line_for_each_kind_of_request(large: Path) -> None:
