@@ -16,6 +16,7 @@ from benchmarks import (
     opening,
     rpc,
     snapshots,
+    streams,
     tasks,
 )
 from benchmarks.curve import Curve
@@ -36,6 +37,7 @@ GROUPS: Final[dict[str, Group]] = {
     "copy": snapshots.copy_rows,
     "durable": metadata.durable_rows,
     "snapshot": snapshots.snapshot_rows,
+    "stream": streams.rows,
     "opening": opening.cached_rows,
     "opening-uncached": opening.uncached_rows,
     "memory": memory.rows,
@@ -46,6 +48,7 @@ GROUPS: Final[dict[str, Group]] = {
     "opening-curves": opening.curves,
     "memory-curve": memory.curves,
     "snapshot-curves": snapshots.curves,
+    "stream-curves": streams.curves,
 }
 
 

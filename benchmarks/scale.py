@@ -17,6 +17,7 @@ class Scale:
     copied_mib: int = 1_024
     durable_calls: int = 200
     snapshots: int = 20
+    stream_mib: int = 1_024
     values: int = 16_384
     value_requests: int = 20_000
     durable_values: int = 100
@@ -28,6 +29,7 @@ class Scale:
     store_sizes_gib: tuple[int, ...] = (16, 64, 256, 1_024)
     open_counts: tuple[int, ...] = (1_000, 2_000, 3_000, 4_000, 5_000)
     extent_counts: tuple[int, ...] = (64, 256, 1_024, 4_096, 16_384)
+    changed_mib: tuple[int, ...] = (1, 4, 16, 64)
     depths: tuple[int, ...] = (1, 16, 32, 64, 128, 256)
 
 
@@ -41,6 +43,7 @@ QUICK: Final = Scale(
     copied_mib=128,
     durable_calls=25,
     snapshots=3,
+    stream_mib=256,
     values=4_096,
     value_requests=10_000,
     durable_values=20,

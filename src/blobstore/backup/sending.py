@@ -10,10 +10,12 @@ from uuid import UUID
 
 from blobstore.api.blob import Blob
 from blobstore.backup.snapshot_identity import (
+    IDENTIFYING,
     RECEIVE_STATE,
     SNAPSHOT_ID,
     SNAPSHOT_TIME,
-    check_snapshot,
+    check_read_only,
+    identity_in,
     identity_of,
     taken_at,
 )
@@ -135,7 +137,7 @@ def _parts(snapshot: Blob, base: Blob | None, start: int) -> list[tuple[int, int
 def _begin(snapshot: Blob, base: Blob | None, start: int, data_length: int) -> Begin:
     info = snapshot.info
     with naming(blob=snapshot.id):
-        check_snapshot(info)
+        check_read_only(info.xattrs, is_read_only=info.data_read_only)
         if not 0 <= start <= info.size:
             raise InvalidArgumentError(f"start {start}: outside of {info.size} bytes")
     return Begin(
@@ -161,8 +163,10 @@ def _base_identity(base: Blob) -> UUID:
         InvalidArgumentError: It can be written to, or has none.
     """
     with naming(blob=base.id):
-        check_snapshot(base.info)
-        identity = identity_of(base.info)
+        # Not `base.info`: that takes as long as the base's map, and the base can be large.
+        xattrs = {name: value for name in IDENTIFYING if (value := base.xattrs.get(name))}
+        check_read_only(xattrs, is_read_only=base.data_read_only)
+        identity = identity_in(xattrs)
         if identity is None:
             raise InvalidArgumentError(
                 "has no identity, so nobody can know its copy: send it whole, and take "

@@ -29,6 +29,8 @@ AnyStore: TypeAlias = Blobstore | VolumeStore
 SNAPSHOT_ID: Final = "snapshot_id"
 SNAPSHOT_TIME: Final = "snapshot_time"
 RECEIVE_STATE: Final = "receive_state"
+IDENTIFYING: Final = (SNAPSHOT_ID, UUID_NAME, RECEIVE_STATE)
+"""The attributes that say which snapshot it is, and whether it is complete."""
 INCOMPLETE: Final = b"-"
 """The `receive_state` of what no stream can go on with."""
 
@@ -37,8 +39,13 @@ _TIME_DIGITS_MAX: Final = 11  # up to the year 5138
 
 def identity_of(info: BlobInfo) -> UUID | None:
     """Return what names a snapshot for ever, or None."""
+    return identity_in(info.xattrs)
+
+
+def identity_in(xattrs: Mapping[str, bytes]) -> UUID | None:
+    """Return what names the snapshot with these attributes for ever, or None."""
     for name in (SNAPSHOT_ID, UUID_NAME):
-        uuid = decode_uuid(info.xattrs.get(name))
+        uuid = decode_uuid(xattrs.get(name))
         if uuid is not None:
             return uuid
     return None
@@ -67,15 +74,15 @@ def take_snapshot(blob: Blob, name: str | None = None, *, now: float | None = No
     return blob.snapshot(name, xattrs=xattrs)
 
 
-def check_snapshot(info: BlobInfo) -> None:
+def check_read_only(xattrs: Mapping[str, bytes], *, is_read_only: bool) -> None:
     """Refuse what can still change, or is not complete.
 
     Raises:
         InvalidArgumentError: It is a writable blob, or one that is being received.
     """
-    if not info.data_read_only:
+    if not is_read_only:
         raise InvalidArgumentError("not read-only: take a snapshot, and send that")
-    if RECEIVE_STATE in info.xattrs:
+    if RECEIVE_STATE in xattrs:
         raise InvalidArgumentError("received only in part")
 
 
