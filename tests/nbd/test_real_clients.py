@@ -48,7 +48,8 @@ def test_nbdinfo_shows_every_export_with_its_size_and_what_it_can(server: NbdSer
 def test_nbdinfo_asks_for_one_ability(
     server: NbdServer, question: str, export: str, status: int
 ) -> None:
-    call("nbdinfo", "--can", question, uri(server, export), status=status)
+    done = call("nbdinfo", "--can", question, uri(server, export), status=status)
+    assert (done.returncode, done.stdout) == (status, "")
 
 
 @needs("nbdinfo")
@@ -153,6 +154,8 @@ def test_fio_verifies_what_eight_jobs_write_at_once(
         "--offset_increment=2m", "--verify=crc32c", "--verify_fatal=1", "--fsync=64",
         "--randrepeat=1", "--verify_state_save=0", "--minimal",
     )  # fmt: skip
+    with volumes.open_volume("fio") as volume:
+        assert volume.info.allocated_clusters > 0
 
 
 IN_FLIGHT = """

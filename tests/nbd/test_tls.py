@@ -151,8 +151,9 @@ def test_qemu_is_served_by_tcp_and_without_tls_refused(
         image = f"driver=nbd,host=localhost,port={server.address.port},export=web"
         for directory, status in ((certificates, 0), (certificates.parent / "stranger", 1)):
             credentials = f"tls-creds-x509,id=tls0,endpoint=client,dir={directory}"
-            call("qemu-img", "info", "--object", credentials, "--image-opts",
-                 f"{image},tls-creds=tls0", status=status)  # fmt: skip
+            done = call("qemu-img", "info", "--object", credentials, "--image-opts",
+                        f"{image},tls-creds=tls0", status=status)  # fmt: skip
+            assert ("virtual size" in done.stdout) == (status == 0)
         call("qemu-img", "info", "--image-opts", image, status=1)
 
 
