@@ -19,8 +19,7 @@ from tests.aio.loops import run
 from tests.api.test_wrong_types import CALLS, CLUSTER, SIZE, WITH_PARAMETERS
 
 FACADE: Final = ("Blob.", "Blobstore.", "Volume.", "VolumeStore.")
-BLOCKING_ONLY: Final = ("open", "read_many", "write_many")
-"""Of a blob or a store; `open` of a store has a counterpart."""
+BLOCKING_ONLY: Final = ("Blob.open",)
 
 
 class AsyncPlace:
@@ -92,8 +91,7 @@ OTHER_CALLS: Final[dict[str, Call]] = {
     [
         (name, parameter)
         for name, found in WITH_PARAMETERS.items()
-        if name.startswith(FACADE)
-        and (name.lower().endswith("store.open") or not name.endswith(BLOCKING_ONLY))
+        if name.startswith(FACADE) and name not in BLOCKING_ONLY
         for parameter in found
     ],
 )

@@ -30,8 +30,6 @@ PAIRS: Final[list[tuple[type, type]]] = [
 ONLY_BLOCKING: Final = {
     "open": "a file object of Python's io blocks; of blobs only, stores have an open of their own",
     "__getitem__": "indexing cannot be awaited: `volume` is the method",
-    "read_many": "what many tasks ask for in one turn of the loop is performed together",
-    "write_many": "as read_many",
     "__enter__": "__aenter__",
     "__exit__": "__aexit__",
 }

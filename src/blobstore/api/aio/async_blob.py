@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from blobstore.api import core_calls
 from blobstore.api.aio.async_data_path import AsyncDataPath
@@ -21,6 +21,10 @@ from blobstore.metadata.blob_state import BlobState
 from blobstore.operations import Buffer, Core
 from blobstore.store.inflate import decouple, inflate
 from blobstore.store.open_blobs import close_blob
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +59,26 @@ class AsyncBlob(BlobHandle, AsyncDataPath):
 
     async def _write_fully(self, view: memoryview, offset: int) -> None:
         await self._run(blob_write.write(self._core, self._state, view, offset))
+
+    async def read_many(
+        self, offsets: "npt.ArrayLike", length: int, out: Any = None
+    ) -> "npt.NDArray[np.uint8]":
+        from blobstore.api import batches  # every other start is faster without NumPy
+        from blobstore.api.aio import async_batches
+
+        places = batches.offsets_of(offsets)
+        rows = batches.rows_to_fill(out, len(places), length)
+        await async_batches.read([self] * len(places), places, rows)
+        return rows
+
+    async def write_many(self, offsets: "npt.ArrayLike", data: Any) -> int:
+        from blobstore.api import batches  # every other start is faster without NumPy
+        from blobstore.api.aio import async_batches
+
+        places = batches.offsets_of(offsets)
+        rows = batches.rows_to_write(data, len(places))
+        await async_batches.write(self, places, rows)
+        return rows.nbytes
 
     async def readv(self, buffers: Sequence[Any], offset: int = 0) -> int:
         at = start = integer_of(offset, "offset")

@@ -1,9 +1,9 @@
 """Stores, for programs under asyncio: what all have, and the store of blobs."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
-from typing import Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 
 from blobstore.api import core_calls
 from blobstore.api.aio.async_blob import AsyncBlob
@@ -36,6 +36,10 @@ from blobstore.store.names import find_blob
 from blobstore.store.open_blobs import close_blob
 from blobstore.store.relations import register_external
 from blobstore.units import BlobId
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Found: TypeAlias = tuple[BlobId, BlobState | BlobstoreError]
 """The next blob of a listing, open, or why it does not open."""
@@ -103,6 +107,22 @@ class AsyncOpenStore(StoreHandle):
 
     async def _opened(self, core: Core[BlobState], blob_id: BlobId | None = None) -> AsyncBlob:
         return self._handle(await self._session.open(core, blob_id))
+
+    async def read_many(
+        self,
+        blobs: Iterable[AsyncBlob],
+        offsets: "npt.ArrayLike",
+        length: int,
+        out: Any = None,
+    ) -> "npt.NDArray[np.uint8]":
+        from blobstore.api import batches  # every other start is faster without NumPy
+        from blobstore.api.aio import async_batches
+
+        places = batches.offsets_of(offsets)
+        found = async_batches.blobs_of(blobs, len(places), self._core)
+        rows = batches.rows_to_fill(out, len(places), length)
+        await async_batches.read(found, places, rows)
+        return rows
 
     # The whole
 
