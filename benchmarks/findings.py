@@ -85,7 +85,7 @@ FINDINGS: Final[dict[str, str]] = {
         " Tried: the lookup and the system call as functions of their own, 0.25 us more."
     ),
     "random 4 KiB read_into, direct, 32 tasks": (
-        "A request takes 12 to 15 us of CPU on the busy machine, 3 of them in the kernel: a future,"
+        "A request takes 14 to 17 us of CPU on a busy machine, 3 of them in the kernel: a future,"
         " two callbacks of the event loop, an entry of the ring, an epoch. Where other processes"
         " use the cores, the one thread of the event loop gets less than one of them, while fio"
         " needs 3 us. Tried: fewer coroutines between the caller and the future, one closure for"
