@@ -36,8 +36,8 @@ _COPY: Final = (
     "The commands use 1.3 to 1.9 s of CPU for 1 GiB, cp 0.5 s, as cp copies inside the kernel."
     " While others kept both cores busy, single runs of import reached 0.3 to 1.0 of cp, and of"
     " export 0.4 to 0.8. Tried: one buffer for all parts and a search for runs of zeroes, which"
-    " halved the CPU time; having portions of 64 MiB written out early, so that the flush at the"
-    " end takes 0.1 s instead of 1.4 s."
+    " halved the time in user mode; having portions of 64 MiB written out early, so that the"
+    " flush at the end takes 0.1 s instead of 1.4 s."
 )
 
 FINDINGS: Final[dict[str, str]] = {
