@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from blobstore.store.init import Clear
     from blobstore.units import BlobId
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 __all__ = [
     "AccessError",
