@@ -11,7 +11,6 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,10 +22,6 @@ from blobstore.cli.group import run as run_command
 COMMAND: Final = (sys.executable, "-P", "-m", "blobstore")
 _TIMEOUT_S: Final = 60
 _ANSWER_S: Final = 20
-_PRESSES: Final = 20
-_PATIENCE_S: Final = 1.0
-_SIGNALS: Final = 3
-_CLOSING_S: Final = 15
 
 
 @dataclass(frozen=True)
@@ -175,24 +170,12 @@ class Terminal:
         return (shown + found).decode()
 
     def interrupt(self, *, until: str) -> str:
-        """Press control-C as people do: again, if nothing happens. Readline misses one at times."""
-        for _press in range(_PRESSES):
-            os.write(self._ours, b"\x03")
-            if select.select([self._ours], [], [], _PATIENCE_S)[0]:
-                break
-        return self.type("", until=until)
+        """Press control-C."""
+        return self.type("\x03", until=until)
 
     def end_by(self, number: signal.Signals) -> int:
-        """Send a signal that ends the command, again if nothing happens; return the exit status.
-
-        Python's readline handles a signal that comes between the prompt and its wait for a key
-        only with the next key or signal. Closing the store is given its time: a second signal
-        would end it at once.
-        """
-        for _signal in range(_SIGNALS):
-            self._process.send_signal(number)
-            with suppress(subprocess.TimeoutExpired):
-                return self._process.wait(_CLOSING_S)
+        """Send a signal that ends the command; return the exit status."""
+        self._process.send_signal(number)
         return self._process.wait(_TIMEOUT_S)
 
     def end(self, keys: str = "") -> tuple[int, str]:

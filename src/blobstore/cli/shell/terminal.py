@@ -5,7 +5,9 @@ import io
 import os
 import readline
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +24,7 @@ from blobstore.cli.shell.line_runner import LineRunner
 
 _HISTORY_MAX: Final = 1000
 _WORD_ENDS: Final = " \t\n"
+_REPEATED_AFTER_S: Final = (0.02, 0.2, 1, 4)
 
 
 def run_on_terminal(runner: LineRunner) -> int:
@@ -31,7 +34,7 @@ def run_on_terminal(runner: LineRunner) -> int:
     prompt = f"{printable(os.path.basename(runner.options.address))}> "
     assert isinstance(sys.stdin, io.TextIOWrapper)
     sys.stdin.reconfigure(errors="surrogateescape")
-    with _history(), _completion(Completer(runner.options, prompt)):
+    with _history(), _completion(Completer(runner.options, prompt)), _signals_reach_the_prompt():
         while not runner.ended:
             try:
                 line = input(prompt)
@@ -58,6 +61,41 @@ def history_file() -> Path:
     state = os.environ.get("XDG_STATE_HOME", "")
     root = Path(state) if os.path.isabs(state) else Path(os.path.expanduser("~/.local/state"))
     return root / "blobstore" / "history"
+
+
+@contextmanager
+def _signals_reach_the_prompt() -> Iterator[None]:
+    """Interrupt readline's wait for a key when a signal came just before the wait began.
+
+    Python runs its handlers when a system call is interrupted, and readline's wait is one. A signal
+    between the prompt and the wait interrupts nothing, and would be handled with the next key.
+    So a thread hears of each signal by a pipe, and sends the main thread a second one. This is
+    SIGWINCH, for which readline has a handler that does no harm.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    ending = threading.Event()
+    thread = threading.Thread(target=_repeat_signals, args=(heard, ending), daemon=True)
+    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        ending.set()
+        os.close(told)
+        thread.join()
+        os.close(heard)
+
+
+def _repeat_signals(heard: int, ending: threading.Event) -> None:
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+    while os.read(heard, 1):
+        for pause in _REPEATED_AFTER_S:
+            if ending.wait(pause):
+                return
+            signal.pthread_kill(main_thread, signal.SIGWINCH)
 
 
 @contextmanager
