@@ -129,7 +129,7 @@ def test_a_row_below_gets_the_paragraph_with_the_longest_fitting_name(
     ]
     results = write_results(rows, [], command="x", now=_NOW)
     assert "0.50 of fio, 0.25 to 0.50 in single rounds; must be 0.75 / 0.85. Of direct" in results
-    assert "0.50 of else; must be 0.75. Nobody has looked into it yet" in results
+    assert "0.50 of else; must be 0.75. The cause is not known yet" in results
 
 
 def test_a_curve_is_a_table_with_its_growth_and_a_link() -> None:
