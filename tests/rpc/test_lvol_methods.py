@@ -6,7 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from blobstore import VolumeStore, check
+from blobstore import MemoryDevice, VolumeStore, check
+from blobstore.rpc.background_copies import ShallowCopies
 from blobstore.rpc.server import RpcServer
 from tests.rpc.client import Client, Failure
 
@@ -401,6 +402,20 @@ def ended(client: Client, number: int) -> dict[str, Any]:
         found: dict[str, Any] = client("bdev_lvol_check_shallow_copy", operation_id=number)
         if found["state"] != "in progress":
             return found
+
+
+def test_the_target_of_a_shallow_copy_is_free_when_its_end_is_told() -> None:
+    copies, seen = ShallowCopies(), []
+    with VolumeStore.create("memory:", name="lvs", size="32MiB", cluster_size=MIB) as vms:
+        volume = vms.create_volume("v", MIB)
+        volume.set_read_only()
+        volume.sync_md()
+        with MemoryDevice(MIB) as device:
+            number = copies.take_number()
+            copies.start(number, volume, device, lambda: seen.append(copies.check(number)))
+            copies.close()
+            last = copies.check(number)
+    assert [found and found["state"] for found in (*seen, last)] == ["in progress", "complete"]
 
 
 @pytest.mark.usefixtures("store")

@@ -44,13 +44,15 @@ class ShallowCopies:
             copy.copied = copied
 
         def run() -> None:
+            state = "error"
             try:
                 copy.copied = volume.shallow_copy(target, progress)
-                copy.state = "complete"
+                state = "complete"
             except BlobstoreError as error:
-                copy.error, copy.state = os.strerror(number_of(error)), "error"
+                copy.error = os.strerror(number_of(error))
             finally:
                 at_end()
+                copy.state = state  # when a client hears of the end, the target is free
 
         copy.thread = threading.Thread(target=run, name=f"shallow copy {number}")
         self._copies[number] = copy
