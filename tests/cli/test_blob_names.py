@@ -26,7 +26,7 @@ def names(path: Path) -> list[str]:
         ["zero", "STORE", "beta", "--length", "1"],
         ["unmap", "STORE", "beta", "--length", "1"],
         ["write", "STORE", "beta", "/dev/null"],
-        ["import", "STORE", "/work/nothing", "beta"],
+        ["import", "STORE", "SOURCE", "beta"],
         ["super", "set", "STORE", "beta"],
         ["rename", "STORE", "beta", "gamma"],
         ["export", "STORE", "beta", "OUT"],
@@ -42,7 +42,7 @@ def test_every_command_takes_a_name_where_it_takes_a_blob(
 ) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"new")
-    places = {"STORE": str(image.path), "OUT": str(tmp_path / "out"), "/work/nothing": str(source)}
+    places = {"STORE": str(image.path), "OUT": str(tmp_path / "out"), "SOURCE": str(source)}
     words = [places.get(word, word) for word in arguments]
     by_nobodys_name = [word if word != "beta" else "omega" for word in words]
     failed = run_here(*by_nobodys_name, "--json")
