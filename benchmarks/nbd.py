@@ -25,7 +25,7 @@ _PROGRAMS: Final = ("fio", "nbdkit", "qemu-nbd")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a client asks for: requests of one size, so many in flight."""
+    """What a client asks for: requests of one size, a fixed number in flight."""
 
     what: str
     mode: str

@@ -1,4 +1,4 @@
-"""What a server of disks asks of an open blob beside reading and writing it: who holds what.
+"""What a disk server asks of an open blob, apart from its content: which blob owns which range.
 
 Ranges are (offset, length, value) in bytes, in order and without gaps from the offset that was
 asked for. One call looks at a limited number of clusters, so that it never holds the store's lock

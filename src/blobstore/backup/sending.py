@@ -169,7 +169,7 @@ def _base_identity(base: Blob) -> UUID:
         identity = identity_in(xattrs)
         if identity is None:
             raise InvalidArgumentError(
-                "has no identity, so nobody can know its copy: send it whole, and take "
+                "has no identity, so a copy of it cannot be recognised: send it whole, and take "
                 "snapshots with `blobstore snapshot` or `blobstore.backup.take_snapshot`"
             )
     return identity

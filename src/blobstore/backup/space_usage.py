@@ -95,7 +95,7 @@ def _own_places(info: BlobInfo) -> bitarray:
 
 
 def _fitted(places: bitarray, count: int) -> bitarray:
-    """Return so many places; those that there were not show nothing."""
+    """Return the first `count` places; missing places show nothing."""
     fitted = places[:count]
     fitted.extend(bitarray(count - len(fitted)))
     return fitted

@@ -87,10 +87,10 @@ class Device(abc.ABC):
     def ring_descriptor(
         self, *, is_write: bool, offset_bits: int, address_bits: int, count: int
     ) -> int | None:
-        """Return a descriptor for so many requests on an io_uring, or None: it does not pay.
+        """Return a descriptor for `count` requests on an io_uring, or None if a ring is no gain.
 
         `offset_bits` are the bits that are set in any offset or length, `address_bits` those
-        in any address of memory. Who uses the descriptor does as with `fast_descriptor`, and
+        in any address of memory. The user of the descriptor does as with `fast_descriptor`, and
         keeps `hold_blocks` while the device is written.
         """
         return None

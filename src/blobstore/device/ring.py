@@ -8,8 +8,8 @@ submission queue minus the head of the completion queue**: all state is in the s
 no exception between two statements can make a counter of ours wrong.
 
 A ring belongs to the thread that made it (`SINGLE_ISSUER`), and the kernel posts completions
-only while that thread is inside `io_uring_enter` (`DEFER_TASKRUN`, Linux 6.1). So nobody
-writes to the queues while we look at them, on any processor, and no lock is needed.
+only while that thread is inside `io_uring_enter` (`DEFER_TASKRUN`, Linux 6.1). So the
+queues never change while we look at them, on any processor, and no lock is needed.
 
 The memory of a request belongs to the kernel from submission to completion. Whoever submits
 keeps it, also when an exception comes between: `drain` waits for what is in flight.
@@ -191,7 +191,7 @@ class Ring:
         self.tail = self._words[self._at.sq_head]
 
     def enter(self, wait_for: int = 0) -> bool:
-        """Hand the queued entries over, and wait until so many completions are there.
+        """Submit the queued entries, and wait for the wanted number of completions.
 
         A signal can end the wait early, and the kernel may take only some of the entries: the
         caller looks at the queues, and enters again.

@@ -8,7 +8,7 @@ nothing of the store happens between two statements that do not await. Operation
 middle of a change it would be unknown what is on the device, and the memory of a request in
 flight belongs to the kernel. So the driver takes note of the cancellation and goes on waiting.
 The operation runs to its end, or stops at its next `Checkpoint`, as after Ctrl-C. Only then
-`CancelledError` is raised in the caller. A result that nobody gets is given up (`give_up`).
+`CancelledError` is raised in the caller. A result without a caller is released (`give_up`).
 
 **Ctrl-C.** `asyncio.run` installs its own handler of SIGINT. The first Ctrl-C cancels the main
 task, the second is raised at once, between any two bytecodes. A program that runs a loop without

@@ -34,9 +34,9 @@ from blobstore.operations import Buffer, Flush, Operation, Read, ReadInto, Write
 _NO_DESCRIPTOR: Final = -1
 _PAGE: Final = 4096
 _COPIED_MAX: Final = 64 * 1024
-"""Up to here bytes that the ring cannot take where they are are copied for it."""
+"""The ring cannot take all buffers; up to this many bytes are copied into one that it takes."""
 _MANY: Final = 1 << 20
-"""How many requests the ring may get, as far as the device asks: nobody knows."""
+"""What the device is told about the number of requests, which is not known beforehand."""
 
 
 class EventLoopIO:

@@ -68,7 +68,7 @@ class Meter:
             self.buckets[bucket] = self.buckets.get(bucket, 0) + requests
 
     def latencies(self) -> list[tuple[int, int]]:
-        """Return (less than so many nanoseconds, requests), ascending, without empty buckets."""
+        """Return (upper bound in nanoseconds, requests below it), ascending, no empty buckets."""
         return [(bound_of(bucket), count) for bucket, count in sorted(self.buckets.copy().items())]
 
 

@@ -37,7 +37,7 @@ _LOG: Final = logging.getLogger("blobstore.nbd")
 _BUFFER_SIZE: Final = 1 << 20
 _PIECES_MAX: Final = 1000
 _HOLES_FROM: Final = 64 * 1024
-"""Reads of so many bytes are long: they are looked at for holes, which are not sent."""
+"""A read of this many bytes or more is searched for holes, which are not sent."""
 _READ: Final = int(Command.READ)
 _DISCONNECT: Final = int(Command.DISCONNECT)
 _READ_KIND: Final = KINDS[Command.READ]

@@ -11,7 +11,7 @@ from blobstore.operations import Buffer
 _PIECES_MAX: Final = 1024
 """What the system takes in one call (IOV_MAX)."""
 _JOINED_MAX: Final = 64 * 1024
-"""Up to so many bytes the pieces are encrypted as one; a record has 16 KiB."""
+"""Pieces of fewer bytes in all are joined and encrypted as one; a TLS record has 16 KiB."""
 
 
 class Transport(Protocol):

@@ -93,7 +93,7 @@ def get_statistics(target: Target, _given: None) -> dict[str, object]:
     """Return what clients of all NBD servers have done; this method is no original's.
 
     `exports` are sums that never become smaller. `connections` are those that are open now.
-    Latencies are lists of [less than so many nanoseconds, requests].
+    Latencies are lists of [upper bound in nanoseconds, requests below it].
     """
     with target.lock:
         servers = [*target.nbd_servers, *(disk.server for disk in target.nbd_disks.values())]

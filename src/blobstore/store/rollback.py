@@ -57,7 +57,7 @@ def _ancestor(blob: BlobState, snapshot_id: BlobId) -> BlobState:
 
 
 def _release_map(blob: BlobState, cluster_count: int) -> None:
-    """Give the blob an empty map of so many places; the next commit releases what it held.
+    """Give the blob an empty map of `cluster_count` places; the next commit releases its clusters.
 
     The map stays the same object: the fast path looks into it.
     """

@@ -1,4 +1,4 @@
-"""Batches under asyncio: requests of one length, so many in progress at a time.
+"""Batches under asyncio: requests of one length, a limited number in progress at a time.
 
 The data path performs each; what is asked for in one turn of the event loop enters the kernel
 together. A batch saves the caller a task for each request.
