@@ -131,7 +131,8 @@ def test_options_stand_in_the_place_of_a_file(
 def test_what_cannot_be_done_is_answered_as_the_original_does(client: Client, image: str) -> None:
     given = {"pool_name": POOL, "rbd_name": image, "block_size": 512, "cluster_name": "home"}
     create = "bdev_rbd_create"
-    assert client(create, **given | {"block_size": 0}) == INVALID
+    for block_size in (0, 256, 1000):
+        assert client(create, **given | {"block_size": block_size}) == INVALID
     assert client(create, **given | {"rbd_name": "absent"}) == NOT_PERMITTED
     assert client(create, **given | {"pool_name": "absent"}) == NOT_PERMITTED
     assert client(create, **given | {"cluster_name": "absent"}) == NOT_PERMITTED
