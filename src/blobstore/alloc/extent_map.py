@@ -132,8 +132,11 @@ class ExtentMap:
         self.clean()
 
     def get(self, index: int) -> int:
-        """Return the cluster at `index`, or 0."""
-        if not self.allocated_count:
+        """Return the cluster at `index`, or 0; beyond the end there is none.
+
+        A request can be longer in the core than the blob is: a shrink does not wait for it.
+        """
+        if index >= self.count or not self.allocated_count:
             return UNALLOCATED
         leaf = self.leaves[index >> LEAF_SHIFT]
         if leaf is ABSENT and self._runs is not None:

@@ -26,7 +26,6 @@ from blobstore.units import ClusterIndex, ceil_div
 _INLINE_ZEROES: Final = 256 * 1024
 """Up to here zeroes around new data are written with it; beyond, asked of the device."""
 
-
 _ZEROED_AT_ONCE: Final = 4 * AT_ONCE
 
 
@@ -358,13 +357,16 @@ async def unmap(store: StoreState, blob: BlobState, offset: int, length: int) ->
     nothing is released: what is unallocated keeps reading the parent.
 
     Raises:
+        ClosedError: No caller has the blob open.
+        ReadOnlyError: The blob or the store is read-only.
         InvalidArgumentError: The range reaches beyond the blob.
         DeviceError: The device failed; the range holds anything.
     """
+    await wait_until_thawed(store, blob)
+    # After the wait, not before: meanwhile the blob can be closed, or get another size.
     check_open(blob)
     check_data_writable(store, blob)
     check_range(blob, store.geometry.cluster_size, offset, length)
-    await wait_until_thawed(store, blob)
     token = store.epochs.enter()
     try:
         pieces = split(store.geometry.cluster_size, offset, length)
