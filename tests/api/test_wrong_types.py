@@ -103,6 +103,7 @@ CALLS: Final[dict[str, Call]] = {
     "Blob.get_xattr": lambda p: (p.blob.get_xattr, {"name": "name"}),
     "Blob.set_xattr": lambda p: (p.blob.set_xattr, {"name": "owner", "value": b"me"}),
     "Blob.remove_xattr": lambda p: (p.blob.remove_xattr, {"name": "name"}),
+    "Blob.set_attributes": lambda p: (p.blob.set_attributes, {"xattrs": {"owner": b"me"}}),
     "Blob.snapshot": lambda p: (p.blob.snapshot, {}),
     "Blob.clone": lambda p: (p.snapshot.clone, {}),
     "Blob.set_parent": lambda p: (p.blob.set_parent, {"parent_id": p.snapshot.id}),
@@ -145,6 +146,7 @@ CALLS: Final[dict[str, Call]] = {
     "Volume.clone": lambda p: (p.volume.snapshot("s").clone, {"name": "new"}),
     "Volume.set_xattr": lambda p: (p.volume.set_xattr, {"name": "owner", "value": b"me"}),
     "Volume.remove_xattr": lambda p: (p.volume.remove_xattr, {"name": "owner"}),
+    "Volume.set_attributes": lambda p: (p.volume.set_attributes, {"xattrs": {"owner": b"me"}}),
     # What is left of a store
     "Rescue.open": lambda p: (Rescue.open, {"source": p.closed}),
     "Rescue.blob": lambda p: (p.rescue.blob, {"blob_id": p.blob.id}),

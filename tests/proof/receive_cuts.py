@@ -4,21 +4,28 @@
 A state is good when `check` finds nothing, when what was there before is as it was, and when the
 new snapshot is there whole or not at all. What is left of it otherwise has no name, says that it
 is unfinished, and the same stream makes the snapshot of it.
+
+Each kind of stream is explored twice: alone, and with another thread that flushes the store
+whenever it can, which is between any two calls of the core.
 """
 
 import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import count
-from typing import Final, TypeAlias
+from itertools import count, product
+from typing import Any, Final, TypeAlias
+
+import pytest
 
 from blobstore import BlobInfo, Blobstore, BlobstoreError, MemoryDevice, VolumeStore, check
+from blobstore.api.session import Session
 from blobstore.backup import receiving, sending
 from blobstore.backup.receiving import receive
 from blobstore.backup.sending import send
 from blobstore.backup.snapshot_identity import RECEIVE_STATE, AnyStore, take_snapshot
+from blobstore.store.lifecycle import flush_store
 from blobstore.testing.crash_states import Limits, crash_contents
 from blobstore.testing.simulated_device import SimulatedDevice
 from blobstore.testing.simulated_disk import SimulatedDisk
@@ -75,9 +82,18 @@ def streams() -> tuple[bytes, bytes]:
 
 
 def explore(
-    kind: str, *, sector: bool, volumes: bool, limits: Limits = SHORT, again: int = 5
+    kind: str,
+    *,
+    sector: bool,
+    volumes: bool,
+    flushing: bool = False,
+    limits: Limits = SHORT,
+    again: int = 5,
 ) -> Outcome:
-    """Cut the receipt of a stream; every `again`-th unfinished state receives the stream again."""
+    """Cut the receipt of a stream; every `again`-th unfinished state receives the stream again.
+
+    With `flushing` the store is flushed after every call that the receipt makes.
+    """
     whole, difference = streams()
     disk = new_disk(sector=sector)
     with _make(SimulatedDevice(disk), volumes=volumes) as store:
@@ -86,7 +102,8 @@ def explore(
     stream = difference if kind == "difference" else whole
     store = _open(disk, volumes=volumes)
     before = seen(store)
-    receive(store, io.BytesIO(stream), NAME)
+    with flushes_between_calls() if flushing else nullcontext():
+        receive(store, io.BytesIO(stream), NAME)
     after, events = seen(store), disk.events[first:]
     final = bytes(disk.content)
     store.close()
@@ -174,17 +191,27 @@ class _Judge:
 
 
 @contextmanager
+def flushes_between_calls() -> Iterator[None]:
+    """Flush the store after every call of its core, as the luckiest other thread would."""
+    run = Session.run
+
+    def run_and_flush(session: Session, core: Any, blob_id: Any = None) -> Any:
+        result = run(session, core, blob_id)
+        run(session, flush_store(session.core))
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "run", run_and_flush)
+        yield
+
+
+@contextmanager
 def small_steps() -> Iterator[None]:
     """Cut streams into records of one cluster, and note after every second how far it came."""
-    steps = ((sending, "DATA_MAX", CLUSTER), (receiving, "_CHECKPOINT_BYTES", 2 * CLUSTER))
-    before = [getattr(module, name) for module, name, _size in steps]
-    try:
-        for module, name, size in steps:
-            setattr(module, name, size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sending, "DATA_MAX", CLUSTER)
+        patch.setattr(receiving, "_CHECKPOINT_BYTES", 2 * CLUSTER)
         yield
-    finally:
-        for (module, name, _size), size in zip(steps, before, strict=True):
-            setattr(module, name, size)
 
 
 def explore_all(limits: Limits, again: int = 1) -> Iterator[tuple[str, Outcome]]:
@@ -192,10 +219,16 @@ def explore_all(limits: Limits, again: int = 1) -> Iterator[tuple[str, Outcome]]
     with small_steps():
         for kind in ("whole", "difference"):
             for volumes in (False, True):
-                for sector in (True, False):
-                    title = f"{kind}, {'volumes' if volumes else 'blobs'}, sector={sector}"
+                for sector, flushing in product((True, False), repeat=2):
+                    store = "volumes" if volumes else "blobs"
+                    title = f"{kind}, {store}, sector={sector}, flushing={flushing}"
                     outcome = explore(
-                        kind, sector=sector, volumes=volumes, limits=limits, again=again
+                        kind,
+                        sector=sector,
+                        volumes=volumes,
+                        flushing=flushing,
+                        limits=limits,
+                        again=again,
                     )
                     yield title, outcome
 
@@ -205,7 +238,7 @@ def main() -> int:
     states = bad = 0
     for title, outcome in explore_all(_LONG):
         states, bad = states + outcome.states, bad + len(outcome.bad)
-        print(f"{title:40} {outcome.states:8} states {len(outcome.bad):4} bad")
+        print(f"{title:55} {outcome.states:8} states {len(outcome.bad):4} bad")
         for problem in outcome.bad[:3]:
             print(f"    BAD {problem}")
     print(f"{states} states of streams that are received, {bad} bad")

@@ -217,6 +217,23 @@ def xattrs_of(xattrs: Any) -> dict[str, bytes]:
     }
 
 
+def xattr_changes_of(name: Any, xattrs: Any) -> dict[str, bytes | None]:
+    """Return new values of attributes, None for one to remove; `name` is an attribute as well.
+
+    Raises:
+        TypeError: As `xattrs_of`, or the name is no text.
+        InvalidArgumentError: The name cannot be one, or is among the attributes as well.
+    """
+    if xattrs is not None and not isinstance(xattrs, Mapping):
+        raise wrong_type("xattrs", xattrs, expected="a mapping of str to bytes or None")
+    given = dict(xattrs or {})
+    removed = [text_of(key, "xattrs: name") for key, value in given.items() if value is None]
+    kept = {key: value for key, value in given.items() if value is not None}
+    if name is not None and NAME in removed:
+        raise InvalidArgumentError(f"name: {name!r}, but xattrs has {NAME!r} as well")
+    return {**named_xattrs_of(name, kept), **dict.fromkeys(removed)}
+
+
 def named_xattrs_of(name: Any, xattrs: Any) -> dict[str, bytes]:
     """Return the attributes of a new blob, which may have a name.
 

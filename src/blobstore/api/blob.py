@@ -258,6 +258,30 @@ class Blob(BlobHandle, FastPath):
         """
         self._run(attributes.set_read_only(self._core, self._state))
 
+    def set_attributes(
+        self,
+        xattrs: Mapping[str, Buffer | None] | None = None,
+        *,
+        name: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        """Change attributes, the name and read-only together, by one write.
+
+        The value None removes an attribute, if it is there. `read_only` makes the blob
+        read-only for good.
+
+        Durability: on return, with all that was written to the blob before. A crash leaves
+        all of it as it was, or all changed.
+
+        Raises:
+            InvalidArgumentError: A name that cannot be.
+            NoSpaceError: An attribute does not fit into a page, or no page is left (ENOMEM);
+                nothing changed.
+            ReadOnlyError: The blob's metadata is read-only.
+        """
+        core = core_calls.set_attributes(self._core, self._state, xattrs, name, read_only)
+        self._run(core)
+
     # Relations
 
     def snapshot(

@@ -21,6 +21,7 @@ from blobstore.api.arguments import (
     text_of,
     value_of,
     wrong_type,
+    xattr_changes_of,
     xattrs_of,
 )
 from blobstore.blob import attributes
@@ -77,6 +78,19 @@ def set_xattr(store: StoreState, blob: BlobState, name: str, value: Buffer) -> C
 def remove_xattr(store: StoreState, blob: BlobState, name: str) -> Core[None]:
     """Remove an attribute."""
     return attributes.remove_xattr(store, blob, text_of(name, "name"))
+
+
+def set_attributes(
+    store: StoreState,
+    blob: BlobState,
+    xattrs: Mapping[str, Buffer | None] | None,
+    name: str | None,
+    read_only: bool,
+) -> Core[None]:
+    """Change attributes by one write."""
+    check_flags(read_only=read_only)
+    changes = xattr_changes_of(name, xattrs)
+    return attributes.set_attributes(store, blob, changes, read_only=read_only)
 
 
 # Of a blob: relations
@@ -225,6 +239,23 @@ def clone_volume(
 def rename_volume(volumes: VolumeStoreState, record: VolumeRecord, name: str) -> Core[None]:
     """Give a volume another name."""
     return change.rename_volume(volumes, record, text_of(name, "name"))
+
+
+def set_volume_attributes(
+    volumes: VolumeStoreState,
+    record: VolumeRecord,
+    blob: BlobState,
+    xattrs: Mapping[str, Buffer | None] | None,
+    name: str | None,
+    read_only: bool,
+) -> Core[None]:
+    """Change attributes of a volume by one write, and its name if one is given."""
+    check_flags(read_only=read_only)
+    changes = xattr_changes_of(None, xattrs)
+    wanted = None if name is None else text_of(name, "name")
+    return change.set_volume_attributes(
+        volumes, record, blob, changes, name=wanted, read_only=read_only
+    )
 
 
 def rename_store(volumes: VolumeStoreState, name: str) -> Core[None]:

@@ -93,6 +93,31 @@ class Volume(VolumeHandle, _Identified):
         """
         self._run(core_calls.rename_volume(self._volumes, self._record, name))
 
+    def set_attributes(
+        self,
+        xattrs: Mapping[str, Buffer | None] | None = None,
+        *,
+        name: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        """Change attributes, the name and read-only together, by one write.
+
+        `name` renames the volume. The value None removes an attribute, if it is there;
+        `name` and `uuid` are refused. `read_only` makes the volume read-only for good.
+
+        Durability: on return, with all that was written to the volume before. A crash leaves
+        all of it as it was, or all changed.
+
+        Raises:
+            InvalidArgumentError: A name that cannot be, or one of those two attributes.
+            ExistsError: Another volume of the store has the name.
+            NoSpaceError, ReadOnlyError: As `Blob.set_attributes`.
+        """
+        core = core_calls.set_volume_attributes(
+            self._volumes, self._record, self._state, xattrs, name, read_only
+        )
+        self._run(core)
+
     def snapshot(
         self, name: str | None = None, *, xattrs: Mapping[str, bytes] | None = None
     ) -> "Volume":

@@ -18,9 +18,10 @@ from uuid import UUID
 
 import msgspec
 
+from blobstore.api.arguments import blob_name_of
 from blobstore.api.blob import Blob
-from blobstore.api.volumes import Volume, VolumeStore
-from blobstore.backup.sending import Progress
+from blobstore.api.volumes import VolumeStore
+from blobstore.backup.sending import OF_ONE_STORE, Progress
 from blobstore.backup.snapshot_identity import (
     INCOMPLETE,
     RECEIVE_STATE,
@@ -39,10 +40,10 @@ from blobstore.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from blobstore.format.descriptors import decode_name, encode_name
+from blobstore.format.descriptors import decode_name
 from blobstore.store.describe import BlobInfo
 from blobstore.units import MIB
-from blobstore.volumes.identity import NAME, check_name, encode_uuid
+from blobstore.volumes.identity import check_name, encode_uuid
 
 _CHECKPOINT_BYTES: Final = 64 * MIB
 """After so much data `receive_state` is brought up to date: a crash loses at most twice that."""
@@ -79,7 +80,7 @@ def receive(
         NotFoundError: The snapshot that it is a difference to is not in this store, or the part
             that it is to be continued from.
         ExistsError: There is a blob of that name.
-        InvalidArgumentError: A volume would have no name, or one that cannot be.
+        InvalidArgumentError: A volume would have no name, or the name is one that cannot be.
         NoSpaceError: No cluster or metadata page is left.
         OSError: The stream failed.
     """
@@ -155,6 +156,7 @@ def _checked_name(store: AnyStore, begin: Begin, name: str | None) -> str | None
         check_name(wanted)
         is_taken = wanted in store
     else:
+        wanted = blob_name_of(wanted) if wanted else None
         is_taken = wanted is not None and any(i.name == wanted for i in store.list_blobs())
     if is_taken:
         raise ExistsError(f"name {wanted!r}: taken").at(store=store.device_name)
@@ -244,24 +246,18 @@ class _UnfinishedSnapshot:
         self._blob.set_xattr(RECEIVE_STATE, self._state())
 
     def finish(self, name: str | None) -> Blob:
-        """Let it be a snapshot: its last attributes and its name come with one root write."""
-        blob, begin = self._blob, self._begin
-        blob.flush()
-        for key, value in begin.xattrs:
-            blob.set_xattr(decode_name(key), value)
+        """Let it be a snapshot: attributes, name and read-only come by one write of its root."""
+        begin = self._begin
+        sent = {decode_name(key): value for key, value in begin.xattrs}
+        xattrs: dict[str, bytes | None] = {
+            key: value for key, value in sent.items() if key not in OF_ONE_STORE
+        }
         if begin.identity is not None:
-            blob.set_xattr(SNAPSHOT_ID, encode_uuid(begin.identity))
+            xattrs[SNAPSHOT_ID] = encode_uuid(begin.identity)
         if begin.taken_at is not None:
-            blob.set_xattr(SNAPSHOT_TIME, str(begin.taken_at).encode())
-        blob.set_read_only()
-        blob.remove_xattr(RECEIVE_STATE)
-        if isinstance(blob, Volume):
-            assert name is not None
-            blob.rename(name)
-        elif name is not None:
-            blob.set_xattr(NAME, encode_name(name))
-        blob.flush()
-        return blob
+            xattrs[SNAPSHOT_TIME] = str(begin.taken_at).encode()
+        self._blob.set_attributes({**xattrs, RECEIVE_STATE: None}, name=name, read_only=True)
+        return self._blob
 
     def keep(self) -> bool:
         """Keep what came for the next stream, if that can go on with it; return whether.

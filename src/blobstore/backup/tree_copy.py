@@ -168,15 +168,13 @@ def _fill(copy: Blob, old: Blob, progress: Progress | None) -> None:
 
 
 def _complete(copy: Blob, info: BlobInfo) -> None:
-    """Give a copy its attributes; with the last flush it is what it is a copy of."""
-    copy.flush()
-    for name, value in info.xattrs.items():
-        if name not in OF_ONE_STORE or name == SNAPSHOT_TIME:
-            copy.set_xattr(name, value)
-    if info.data_read_only:
-        identity = identity_of(info)
-        if identity is not None:
-            copy.set_xattr(SNAPSHOT_ID, encode_uuid(identity))
-        copy.set_read_only()
-    copy.remove_xattr(RECEIVE_STATE)
-    copy.flush()
+    """Give a copy its attributes; with this write it is what it is a copy of."""
+    xattrs: dict[str, bytes | None] = {
+        name: value
+        for name, value in info.xattrs.items()
+        if name not in OF_ONE_STORE or name == SNAPSHOT_TIME
+    }
+    identity = identity_of(info) if info.data_read_only else None
+    if identity is not None:
+        xattrs[SNAPSHOT_ID] = encode_uuid(identity)
+    copy.set_attributes({**xattrs, RECEIVE_STATE: None}, read_only=info.data_read_only)

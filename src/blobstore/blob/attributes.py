@@ -1,5 +1,6 @@
 """Attributes of an open blob: xattrs, and read-only for good."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from blobstore.errors import InvalidArgumentError, NoSpaceError, NotFoundError, ReadOnlyError
@@ -7,6 +8,8 @@ from blobstore.format.descriptors import READ_ONLY, Flags, Xattr, encode_name
 from blobstore.format.page import BODY_SIZE
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.host_space import with_space
+from blobstore.metadata.persist import persist
+from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.space import reserve
 from blobstore.metadata.store_state import ENOMEM, StoreState
 
@@ -143,4 +146,58 @@ def _set_read_only(store: StoreState, blob: BlobState) -> None:
         return
     reserve(store, blob, is_asked=False)
     blob.flags = Flags(blob.flags.invalid, blob.flags.data_ro | READ_ONLY, blob.flags.md_ro)
+    blob.touch_attributes()
+
+
+async def set_attributes(
+    store: StoreState, blob: BlobState, changes: Mapping[str, bytes | None], *, read_only: bool
+) -> None:
+    """Change attributes, and make the blob read-only if asked, by one write of its root.
+
+    None removes an attribute, if it is there.
+
+    Durability: on return, with all that was written to the blob before. A crash leaves all
+    attributes as they were, or all changed.
+
+    Raises:
+        ReadOnlyError: The blob's metadata is read-only.
+        NoSpaceError: No metadata page is left to write them to (ENOMEM); nothing changed.
+    """
+    async with store.mutex:
+        await set_attributes_locked(store, blob, changes, read_only=read_only)
+
+
+async def set_attributes_locked(
+    store: StoreState, blob: BlobState, changes: Mapping[str, bytes | None], *, read_only: bool
+) -> None:
+    """Change attributes as `set_attributes` does; the caller holds the mutex.
+
+    Every write of a root needs the mutex, so no other task makes a part of the changes durable.
+    """
+    check_metadata_writable(store, blob)
+    for name, value in changes.items():
+        if value is not None:
+            check_xattr(name, value)
+    await begin_change(store)
+    await persist(store, blob)  # what is left then fits into one round
+    await store.flush_device()  # a root that changes alone is written without a flush before it
+    await with_space(store, lambda: _set_attributes(store, blob, changes, read_only=read_only))
+    await persist(store, blob)
+
+
+def _set_attributes(
+    store: StoreState, blob: BlobState, changes: Mapping[str, bytes | None], *, read_only: bool
+) -> None:
+    before, flags = dict(blob.xattrs), blob.flags
+    for name, value in changes.items():
+        if value is not None or name in blob.xattrs:
+            blob.change_xattr(name, value, store.layout)
+    if read_only:
+        blob.flags = Flags(flags.invalid, flags.data_ro | READ_ONLY, flags.md_ro)
+    try:
+        reserve(store, blob, is_asked=False)
+    except NoSpaceError:
+        blob.flags = flags
+        blob.put_back_xattrs(before)
+        raise
     blob.touch_attributes()

@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from uuid import UUID
 
-from blobstore.blob.attributes import check_metadata_writable, overwrite_xattr_locked
+from blobstore.blob.attributes import (
+    check_metadata_writable,
+    overwrite_xattr_locked,
+    set_attributes_locked,
+)
 from blobstore.errors import InvalidArgumentError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.persist import persist
@@ -30,9 +34,13 @@ from blobstore.volumes.volume_store import VolumeRecord, VolumeStoreState
 
 
 def _xattrs_of(name: str, uuid: UUID, more: Mapping[str, bytes]) -> dict[str, bytes]:
-    for reserved in RESERVED & more.keys():
-        raise InvalidArgumentError(f"xattr {reserved!r}: belongs to the volume itself")
+    _refuse_reserved(more)
     return {**volume_xattrs(name, uuid), **more}
+
+
+def _refuse_reserved(xattrs: Mapping[str, bytes | None]) -> None:
+    for reserved in RESERVED & xattrs.keys():
+        raise InvalidArgumentError(f"xattr {reserved!r}: belongs to the volume itself")
 
 
 async def create_volume(
@@ -134,6 +142,33 @@ async def rename_volume(volumes: VolumeStoreState, record: VolumeRecord, name: s
         volumes.check_free(name)
         await _set_durably(volumes, record.blob_id, {NAME: encoded})
         record.name = name
+
+
+async def set_volume_attributes(
+    volumes: VolumeStoreState,
+    record: VolumeRecord,
+    blob: BlobState,
+    changes: Mapping[str, bytes | None],
+    *,
+    name: str | None,
+    read_only: bool,
+) -> None:
+    """Change attributes of an open volume, and its name if one is given, by one write of its root.
+
+    Durability: on return. A crash leaves all as they were, or all changed.
+
+    Raises:
+        InvalidArgumentError: A name that cannot be, or an attribute of the volume itself.
+        ExistsError: Another volume has the name.
+        ReadOnlyError, NoSpaceError: As `set_attributes`.
+    """
+    _refuse_reserved(changes)
+    named = {} if name is None else {NAME: check_name(name) + b"\0"}
+    async with volumes.core.mutex:
+        if name is not None and name != record.name:
+            volumes.check_free(name)
+        await set_attributes_locked(volumes.core, blob, {**changes, **named}, read_only=read_only)
+        record.name = record.name if name is None else name
 
 
 async def rename_store(volumes: VolumeStoreState, name: str) -> None:

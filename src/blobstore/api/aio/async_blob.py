@@ -115,6 +115,16 @@ class AsyncBlob(BlobHandle, AsyncDataPath):
     async def set_read_only(self) -> None:
         await self._run(attributes.set_read_only(self._core, self._state))
 
+    async def set_attributes(
+        self,
+        xattrs: Mapping[str, Buffer | None] | None = None,
+        *,
+        name: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        core = core_calls.set_attributes(self._core, self._state, xattrs, name, read_only)
+        await self._run(core)
+
     # Relations
 
     def snapshot(

@@ -75,6 +75,18 @@ class AsyncVolume(VolumeHandle, _Identified):
     async def rename(self, name: str) -> None:
         await self._run(core_calls.rename_volume(self._volumes, self._record, name))
 
+    async def set_attributes(
+        self,
+        xattrs: Mapping[str, Buffer | None] | None = None,
+        *,
+        name: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        core = core_calls.set_volume_attributes(
+            self._volumes, self._record, self._state, xattrs, name, read_only
+        )
+        await self._run(core)
+
     def snapshot(
         self, name: str | None = None, *, xattrs: Mapping[str, bytes] | None = None
     ) -> "Opening[AsyncVolume]":
