@@ -26,6 +26,13 @@ _SEQUENCE_WORD: Final = 2
 _LINK_WORD: Final = BODY_END // _WORD
 
 
+def empty_pages(count: int, page_size: int) -> Chunk:
+    """Return memory for neighbouring pages, aligned as direct I/O wants it: it is read as it is."""
+    memory = np.empty(count * page_size + PAGE_SIZE, dtype=np.uint8)
+    start = -memory.__array_interface__["data"][0] % PAGE_SIZE
+    return memory[start : start + count * page_size].reshape(count, page_size)
+
+
 def have_right_checksums(chunk: Chunk, rows: Numbers) -> Flagged:
     """Tell which of these pages are whole."""
     view = chunk.data.cast("B")

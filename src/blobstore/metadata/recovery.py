@@ -36,6 +36,7 @@ from blobstore.metadata.page_arrays import (
     Numbers,
     are_heads,
     are_roots,
+    empty_pages,
     have_right_checksums,
 )
 from blobstore.metadata.page_reader import Fetch, PageReader
@@ -76,7 +77,7 @@ async def scan_region(geometry: Geometry, read_region: ReadRegion = _read_region
     """
     scan = Scan()
     step = max(1, _CHUNK_BYTES // geometry.page_size)
-    buffer = np.empty((min(step, geometry.md_len), geometry.page_size), dtype=np.uint8)
+    buffer = empty_pages(min(step, geometry.md_len), geometry.page_size)
     first = await _next_page(geometry, 0)
     while first < geometry.md_len:
         chunk = buffer[: min(step, geometry.md_len - first)]
