@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blobstore import Blobstore, MemoryDevice, VolumeStore, check
+from blobstore import Blobstore, CorruptError, MemoryDevice, VolumeStore, check
 from blobstore.device.address import open_device
 from blobstore.device.base import Device
 from blobstore.nbd.exports import StoreExports
@@ -44,6 +44,26 @@ class TestOnOwnServer(ReadOnlyContract):
     def read_only_device(self, exported: str) -> Iterator[Device]:
         with open_device(exported, read_only=True) as device:
             yield device
+
+
+def test_a_store_on_an_export_that_is_smaller_is_refused_and_not_changed(directory: Path) -> None:
+    address = f"nbd+unix:///disk?socket={directory}/small.sock"
+    with (
+        VolumeStore.create(MemoryDevice(64 * MIB), name="vms", cluster_size="64KiB") as vms,
+        vms.create_volume("disk", "16MiB") as disk,
+        NbdServer(StoreExports(vms), f"unix:{directory}/small.sock"),
+    ):
+        VolumeStore.create(address, name="inner").close()
+        disk.resize("8MiB")
+        before = disk.read(8 * MIB)
+        for read_only in (True, False):
+            with pytest.raises(
+                CorruptError, match="the store has 16777216 bytes, the device 8388608"
+            ):
+                VolumeStore.open(address, read_only=read_only)
+        assert disk.read(8 * MIB) == before
+        disk.resize("16MiB")
+        VolumeStore.open(address).close()
 
 
 def test_a_store_in_a_volume_of_a_store_is_clean(exported: str) -> None:

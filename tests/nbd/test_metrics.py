@@ -105,7 +105,18 @@ def test_an_export_is_counted_by_one_name_whatever_clients_call_it(
         assert [export for export, _activity in server.totals()] == ["web"]
 
 
-def test_a_client_that_asks_nothing_is_hung_up_on_and_others_are_answered(
+def test_a_client_that_asks_nothing_holds_up_no_other(server: NbdServer) -> None:
+    with (
+        MetricsServer("127.0.0.1:0", lambda: render([server], 0)) as metrics,
+        socket.create_connection(("127.0.0.1", metrics.address.port)) as silent,
+    ):
+        assert scraped(metrics)[1]["blobstore_free_bytes"] == 0
+        silent.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            silent.recv(1)  # still connected
+
+
+def test_a_client_that_asks_nothing_is_hung_up_on(
     server: NbdServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blobstore.nbd.metrics._TIMEOUT_S", 0.1)
@@ -113,8 +124,23 @@ def test_a_client_that_asks_nothing_is_hung_up_on_and_others_are_answered(
         MetricsServer("127.0.0.1:0", lambda: render([server], 0)) as metrics,
         socket.create_connection(("127.0.0.1", metrics.address.port)) as silent,
     ):
-        assert scraped(metrics)[1]["blobstore_free_bytes"] == 0
         assert silent.recv(1) == b""
+
+
+def test_metrics_are_answered_to_other_machines_where_that_is_asked_for() -> None:
+    with MetricsServer("0.0.0.0:0", lambda: render([], 7)) as metrics:
+        assert not metrics.address.is_local
+        assert scraped(metrics)[1]["blobstore_free_bytes"] == 7
+
+
+def test_metrics_are_answered_at_an_address_of_ipv6() -> None:
+    try:
+        metrics = MetricsServer("[::1]:0", lambda: render([], 7))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with metrics:
+        assert str(metrics.address) == f"[::1]:{metrics.address.port}"
+        assert scraped(metrics)[1]["blobstore_free_bytes"] == 7
 
 
 def test_metrics_need_a_host_and_a_port() -> None:

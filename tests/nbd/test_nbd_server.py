@@ -407,6 +407,21 @@ def test_an_address_that_other_machines_reach_needs_tls(volumes: VolumeStore) ->
         NbdServer(StoreExports(volumes), "0.0.0.0:0")
 
 
+def test_a_client_is_named_by_its_process_or_its_address(
+    server: NbdServer, volumes: VolumeStore
+) -> None:
+    with wire(server).begin("web") as client:
+        client.request(Command.FLUSH)  # its answer says that the handshake is over
+        assert [each.peer for each in server.connections()] == [f"pid {os.getpid()}"]
+    with (
+        NbdServer(StoreExports(volumes), "127.0.0.1:0") as on_tcp,
+        Wire((on_tcp.address.host, on_tcp.address.port)).begin("web") as client,
+    ):
+        client.request(Command.FLUSH)
+        host, port = client.socket.getsockname()
+        assert [each.peer for each in on_tcp.connections()] == [f"{host}:{port}"]
+
+
 def test_a_tcp_client_is_served(volumes: VolumeStore) -> None:
     with NbdServer(StoreExports(volumes), "127.0.0.1:0") as server:
         connection = socket.create_connection(("127.0.0.1", server.address.port))

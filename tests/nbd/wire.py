@@ -37,10 +37,11 @@ class Answer:
 class Wire:
     """A connection of bytes, with a handshake and requests on top."""
 
-    def __init__(self, path: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, place: str | tuple[str, int]) -> None:
+        """Connect to a Unix socket, or to a host and a port."""
+        self.socket = socket.socket(socket.AF_UNIX if isinstance(place, str) else socket.AF_INET)
         self.socket.settimeout(_TIMEOUT_S)
-        self.socket.connect(path)
+        self.socket.connect(place)
         self.structured = self.extended = False
         self.size = self.flags = 0
         self._cookie = 0

@@ -4,21 +4,21 @@ Counters of an export never become smaller while the process runs. A label has t
 name, whatever clients called it.
 """
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from blobstore import InvalidArgumentError
 from blobstore.nbd.activity import Activity, Meter
 from blobstore.nbd.nbd_server import Address, NbdServer
+from blobstore.serving import ConnectionThreads, Serve, listen_tcp
 
 CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _TIMEOUT_S: Final = 5
-_LOOK_AGAIN_S: Final = 0.1
-"""How long the end of the server takes at most."""
+_GRACE_S: Final = 5
+_CONNECTIONS_MAX: Final = 8
 _NANOSECONDS: Final = 1e9
 _BOUNDS_NS: Final = tuple(10**exponent * step for exponent in range(4, 10) for step in (1, 2, 5))
 """The bounds of the histogram: 10 us to 5 s."""
@@ -94,8 +94,11 @@ def _labels(export: str, kind: str = "", bound: object = "") -> str:
     return f"{{{pairs}}}"
 
 
-def _handler_of(text: Callable[[], str]) -> type[BaseHTTPRequestHandler]:
-    """Return what answers a request; the name of the method is the standard library's."""
+def _answering(text: Callable[[], str]) -> Serve:
+    """Return what answers the request of a connection.
+
+    The names of the handler's members are the standard library's.
+    """
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         body = text().encode()
@@ -109,13 +112,14 @@ def _handler_of(text: Callable[[], str]) -> type[BaseHTTPRequestHandler]:
         """Say nothing."""
 
     members = {"timeout": _TIMEOUT_S, "do_GET": answer, "log_message": log_message}
-    return type("MetricsHandler", (BaseHTTPRequestHandler,), members)
+    handler: Any = type("MetricsHandler", (BaseHTTPRequestHandler,), members)
+    return lambda connection: handler(connection, connection.getpeername(), None)
 
 
 class MetricsServer:
     """Answers every GET with the metrics. Leaving its `with` stops it.
 
-    One client is served at a time, and hung up on if it is slow.
+    A client that sends nothing is hung up on, and holds up no other.
     """
 
     def __init__(self, address: str, text: Callable[[], str]) -> None:
@@ -128,18 +132,16 @@ class MetricsServer:
         wanted = Address.parse(address)
         if wanted.path:
             raise InvalidArgumentError(f"{address!r}: expected HOST:PORT")
-        self._server = HTTPServer((wanted.host, wanted.port), _handler_of(text))
-        self.address = Address("", wanted.host, self._server.server_port)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_LOOK_AGAIN_S,), daemon=True
+        listener = listen_tcp(wanted.host, wanted.port)
+        self.address = Address("", *listener.getsockname()[:2])
+        self._threads = ConnectionThreads(
+            listener, _answering(text), name="metrics", connections_max=_CONNECTIONS_MAX
         )
-        self._thread.start()
+        self._threads.start()
 
     def close(self) -> None:
-        """Stop answering. Calling it again does nothing."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        """Answer what was asked, and stop."""
+        self._threads.stop(_GRACE_S)
 
     def __enter__(self) -> Self:
         return self
