@@ -206,8 +206,9 @@ soak: $(STAMP)  ## A process under random load killed with SIGKILL, KILLS times
 attach-kills: $(STAMP)  ## The process of an attached device killed with SIGKILL, KILLS times; needs root
 	@$(BIN)/python -m tests.proof.attach_kills --kills $(KILLS)
 
-vm: $(STAMP)  ## A virtual machine on a thin clone over NBD, cut off and recovered; needs qemu-system-x86_64
+vm: $(STAMP)  ## Virtual machines: on a clone over NBD, cut off; with attached NBD devices; needs qemu-system-x86_64
 	@$(BIN)/python -m tests.proof.virtual_machine
+	@$(BIN)/python -m tests.proof.attach_by_nbd
 
 # --- documents -----------------------------------------------------------------------------
 

@@ -10,9 +10,9 @@ from typing import Final
 
 import pytest
 
+from tests.attach.attachments import Attachments, attachments
 from tests.docs.guide_session import GuideSession, commands_of
 from tests.docs.test_guides import script_of
-from tests.fuse.attachments import Attachments, attachments
 from tests.fuse.mounts import mounting
 from tests.shared import CHECKOUT
 
@@ -49,7 +49,7 @@ class Devices:
 
     def add(self, shown: str, output: str) -> None:
         """Note a device that was printed."""
-        assert re.fullmatch(r"/dev/loop\d+\n", output)
+        assert re.fullmatch(r"/dev/(loop|nbd)\d+\n", output)
         self._ours[shown] = output.strip()
         self._attached.made.add(Path(output.strip()))
 

@@ -25,6 +25,7 @@ _MODULES: Final = (  # in the order of their dependencies; all else is built in
     "virtio_pci_legacy_dev",
     "virtio_pci",
     "virtio_blk",
+    "nbd",
 )
 _ROOT_SIZE: Final = "64M"
 _PATH: Final = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -61,6 +62,15 @@ def make_small_linux(directory: Path) -> None:
     Raises:
         SystemExit: A program or a package is missing.
     """
+    _make_root(directory, make_kernel(directory))
+
+
+def make_kernel(directory: Path) -> Path:
+    """Make `vmlinuz` and `initrd.img` in a directory; return the path of BusyBox.
+
+    Raises:
+        SystemExit: A program or a package is missing.
+    """
     missing = [_PROGRAMS[name] for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
     if missing:
         sys.exit(f"needs Debian's packages {', '.join(missing)}")
@@ -82,7 +92,7 @@ def make_small_linux(directory: Path) -> None:
     kernel.rename(directory / "vmlinuz")
     busybox = unpacked / "bin/busybox"
     _make_initramfs(directory, busybox, unpacked)
-    _make_root(directory, busybox)
+    return busybox
 
 
 def _kernel_package() -> str:
@@ -92,7 +102,8 @@ def _kernel_package() -> str:
     return name
 
 
-def _make_tree(directory: Path, busybox: Path, first: str, program: str) -> None:
+def make_tree(directory: Path, busybox: Path, first: str, program: str) -> None:
+    """Make the files of a root file system: BusyBox, and the program that runs first."""
     for name in _DIRECTORIES:
         (directory / name).mkdir(parents=True)
     shutil.copy(busybox, directory / "bin/busybox")
@@ -105,7 +116,7 @@ def _make_tree(directory: Path, busybox: Path, first: str, program: str) -> None
 
 def _make_initramfs(directory: Path, busybox: Path, unpacked: Path) -> None:
     tree = directory / "initramfs"
-    _make_tree(tree, busybox, "init", _FIRST_OF_ALL)
+    make_tree(tree, busybox, "init", _FIRST_OF_ALL)
     for name in _MODULES:
         (module,) = unpacked.glob(f"lib/modules/*/kernel/drivers/**/{name}.ko")
         shutil.copy(module, tree / "modules")
@@ -120,9 +131,14 @@ def _make_initramfs(directory: Path, busybox: Path, unpacked: Path) -> None:
 
 def _make_root(directory: Path, busybox: Path) -> None:
     tree = directory / "root"
-    _make_tree(tree, busybox, "sbin/init", _INIT)
+    make_tree(tree, busybox, "sbin/init", _INIT)
     (tree / "log").touch()
-    _run("mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(directory / "root.img"), _ROOT_SIZE)
+    make_file_system(directory / "root.img", tree, _ROOT_SIZE)
+
+
+def make_file_system(image: Path, tree: Path, size: str) -> None:
+    """Make an image with the files of a tree."""
+    _run("mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(image), size)
 
 
 def _run(*command: str, directory: Path | None = None) -> str:

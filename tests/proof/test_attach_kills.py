@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.attachments import attachments
+from tests.attach.attachments import attachments
 from tests.proof.attach_kills import Ledger, LostError, kill_rounds
 
 

@@ -1,1 +1,1 @@
-"""Files and block devices of the host that show blobs, by FUSE."""
+"""Blobs as files of the host, by FUSE."""

@@ -47,8 +47,8 @@ def command(options: StoreOptions, *, which: str, read_only: bool, rpc: Path | N
     A process in the background serves all attached blobs of a store. Discards deallocate, and
     flushes make durable. Snapshots are read-only.
     """
-    from blobstore.fuse.attach_protocol import Wanted
-    from blobstore.fuse.attaching import attach
+    from blobstore.attach.attach_protocol import Wanted
+    from blobstore.attach.attaching import attach
 
     wanted = Wanted(which, read_only=read_only, is_first=rpc is not None)
     socket = None if rpc is None else rpc.absolute()  # the process in the background moves to /

@@ -14,7 +14,7 @@ def command(device: str, as_json: bool) -> None:
 
     With the last device of a store, the store is unloaded clean before the command ends.
     """
-    from blobstore.fuse.attaching import detach
+    from blobstore.attach.attaching import detach
 
     detach(device)
     print_result({"device": device}, "", as_json=as_json)

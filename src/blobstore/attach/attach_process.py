@@ -18,9 +18,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final, TypeAlias
 
-from blobstore.errors import BlobstoreError
-from blobstore.fuse.attach_place import Place
-from blobstore.fuse.attach_protocol import (
+from blobstore.attach.attach_place import Place
+from blobstore.attach.attach_protocol import (
     AttachedDevice,
     Wanted,
     encode_device,
@@ -28,8 +27,10 @@ from blobstore.fuse.attach_protocol import (
     encode_line,
     receive_line,
 )
-from blobstore.fuse.attach_server import AnyStore, AttachServer, FindBlob
-from blobstore.fuse.background import Report
+from blobstore.attach.attach_server import AttachServer, FindBlob
+from blobstore.attach.background import Report
+from blobstore.attach.block_devices import AnyStore
+from blobstore.errors import BlobstoreError
 from blobstore.serving import ConnectionThreads, UnixListener
 
 OpenStore: TypeAlias = Callable[[], AbstractContextManager[AnyStore]]
@@ -76,7 +77,7 @@ class AttachProcess:
                     )
 
                     def attached(device: AttachedDevice) -> None:
-                        os.chdir("/")
+                        os.chdir(self._place.directory)  # so NBD devices tell whose they are
                         threads.start()
                         at_end.callback(threads.stop, _GRACE_S)
                         at_end.callback(self._has_ended.set)  # this one is called first

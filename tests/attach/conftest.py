@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fuse.attachments import Attachments, attachments
+from tests.attach.attachments import Attachments, attachments
 
 
 @pytest.fixture

@@ -7,11 +7,13 @@ serves the file, so a device tells by itself whose it is.
 import errno
 import fcntl
 import os
-import stat
 import struct
 from typing import Final
 
-from blobstore.errors import BusyError, DeviceError, NotFoundError, UnsupportedError
+from blobstore.attach.claiming import claimed
+from blobstore.errors import BusyError, DeviceError, NotFoundError
+
+MAJOR: Final = 7
 
 _CONTROL: Final = "/dev/loop-control"
 _GET_FREE: Final = 0x4C82
@@ -31,7 +33,6 @@ _INFO: Final = struct.Struct(f"=5QIIII{_TEXT_SIZE}s112x")
 _CONFIG: Final = struct.Struct(f"=II{_INFO.size}s64x")
 assert (_INFO.size, _CONFIG.size) == (232, 304)
 
-_LOOP_MAJOR: Final = 7
 _PROCESS_IS_GONE: Final = (errno.ENOTCONN, errno.ECONNABORTED)
 _TRIES: Final = 64  # each lost to another process that took the free device first
 
@@ -84,17 +85,10 @@ def owner_of(path: str) -> str | None:
     """Return the text that was kept with a loop device; None if its file's process is gone.
 
     Raises:
-        NotFoundError: There is no such device, or no file is attached to it.
-        UnsupportedError: It is not a loop device.
+        NotFoundError: No file is attached to it.
     """
+    device = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        device = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise NotFoundError(f"{path}: {error.strerror}", errno=error.errno) from error
-    try:
-        found = os.fstat(device)
-        if not stat.S_ISBLK(found.st_mode) or os.major(found.st_rdev) != _LOOP_MAJOR:
-            raise UnsupportedError(f"{path}: is no loop device")
         status = fcntl.ioctl(device, _GET_STATUS, bytes(_INFO.size))
     except OSError as error:
         if error.errno in _PROCESS_IS_GONE:  # the kernel asks for the size of the file
@@ -108,29 +102,25 @@ def owner_of(path: str) -> str | None:
     return os.fsdecode(text.rstrip(b"\0"))
 
 
-def detach_file(path: str, *, flush: bool = True) -> None:
+def detach_file(path: str) -> None:
     """Flush a device, and let go of its file as soon as all programs have closed the device.
-
-    Without `flush`, what the kernel has cached and not written is lost.
 
     Raises:
         BusyError: It is mounted, or is part of something else.
         DeviceError: It could not be flushed; it stays attached.
     """
-    try:
-        device = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            raise BusyError(f"{path}: in use, such as mounted") from error
-        raise DeviceError(f"{path}: {error.strerror}", errno=error.errno) from error
-    try:
-        if flush:
-            os.fsync(device)
+    with claimed(path, flush=True) as device:
         fcntl.ioctl(device, _CLEAR)
-    except OSError as error:
-        raise DeviceError(f"{path}: {error.strerror}", errno=error.errno) from error
-    finally:
-        os.close(device)
+
+
+def detach_orphan(path: str) -> None:
+    """Let go of the file of a killed process; what the kernel has not written is lost.
+
+    Raises:
+        BusyError: It is mounted, or is part of something else.
+    """
+    with claimed(path, flush=False) as device:
+        fcntl.ioctl(device, _CLEAR)
 
 
 def detach_when_closed(path: str) -> None:

@@ -7,19 +7,21 @@ import contextlib
 import errno
 import os
 import select
+import stat
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from blobstore.errors import BlobstoreError, DeviceError
-from blobstore.fuse import loop_device
-from blobstore.fuse.attach_place import Place, all_places
-from blobstore.fuse.attach_protocol import AttachedDevice, Wanted, ask, decode_answer
-from blobstore.fuse.background import start_in_background
+from blobstore.attach import kernel_nbd, loop_device
+from blobstore.attach.attach_place import Place, all_places
+from blobstore.attach.attach_protocol import AttachedDevice, Wanted, ask, decode_answer
+from blobstore.attach.background import start_in_background
+from blobstore.errors import BlobstoreError, DeviceError, NotFoundError, UnsupportedError
 
 if TYPE_CHECKING:
-    from blobstore.fuse.attach_process import OpenStore
-    from blobstore.fuse.attach_server import FindBlob
+    from blobstore.attach.attach_process import OpenStore
+    from blobstore.attach.attach_server import FindBlob
 
 _PAUSE_S: Final = 0.05
 
@@ -51,7 +53,7 @@ def attach(
 def _start(
     place: Place, wanted: Wanted, open_store: "OpenStore", find: "FindBlob"
 ) -> AttachedDevice:
-    from blobstore.fuse.attach_process import AttachProcess
+    from blobstore.attach.attach_process import AttachProcess
 
     process = AttachProcess(place, open_store, find)
     reported = start_in_background(lambda report: process.run(wanted, report))
@@ -70,11 +72,15 @@ def detach(device: str) -> None:
             killed: then it is detached, but what was not flushed is lost.
     """
     path = os.path.realpath(device)
-    owner = loop_device.owner_of(path)
+    owner_of, detach_orphan = _driver_of(path)
+    try:
+        owner = owner_of(path)
+    except NotFoundError:
+        _clear_dead_places()
+        raise
     if owner is None:
-        loop_device.detach_file(path, flush=False)
-        for place in all_places():
-            place.clear_if_dead()
+        detach_orphan(path)
+        _clear_dead_places()
         raise DeviceError(
             f"{device}: detached; but the process that served it was killed: what was not "
             "flushed is lost, and the store recovers when it is opened"
@@ -82,6 +88,30 @@ def detach(device: str) -> None:
     answer = ask(Place.of_device(owner, path).socket, {"detach": path})
     if answer["is_ending"]:
         _wait_for_end(answer["pid"])
+
+
+def _clear_dead_places() -> None:
+    """Remove what killed processes have left."""
+    for place in all_places():
+        place.clear_if_dead()
+
+
+def _driver_of(path: str) -> tuple[Callable[[str], str | None], Callable[[str], None]]:
+    """Return how a device tells whose it is, and how one is detached that is no one's any more.
+
+    Raises:
+        NotFoundError: There is no such device.
+        UnsupportedError: It is not one that `attach` makes.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror}", errno=error.errno) from error
+    if stat.S_ISBLK(found.st_mode):
+        for driver in (loop_device, kernel_nbd):
+            if os.major(found.st_rdev) == driver.MAJOR:
+                return driver.owner_of, driver.detach_orphan
+    raise UnsupportedError(f"{path}: is no loop device and no NBD device")
 
 
 def _wait_for_end(pid: int) -> None:

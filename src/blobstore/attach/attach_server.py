@@ -1,9 +1,8 @@
-"""The attached blobs of one store: files that the kernel makes block devices of.
+"""The attached blobs of one store, and when their process ends.
 
-A block device is a loop device on a file of our own FUSE file system: the kernel turns discards
-into holes punched, and flushes into fsync. One process has the store, and so serves all of its
-attached blobs. A device is gone when the kernel releases its file: after `detach`, or after
-anything else that detaches loop devices.
+One process has the store, and so serves all of its attached blobs. A device is gone when the
+kernel lets go of it: after `detach`, or after anything else that ends such devices. The process
+ends with the last one.
 """
 
 import contextlib
@@ -14,33 +13,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from blobstore.api.blobstore import Blobstore
-from blobstore.api.volumes import VolumeStore
-from blobstore.errors import (
-    BusyError,
-    NotFoundError,
-    ReadOnlyError,
-)
-from blobstore.fuse import loop_device
-from blobstore.fuse.attach_place import Place
-from blobstore.fuse.attach_protocol import AttachedDevice, Wanted
-from blobstore.fuse.blob_files import BlobFiles
-from blobstore.fuse.mounting import Mounted
+from blobstore.api.blob import Blob
+from blobstore.attach.attach_place import Place
+from blobstore.attach.attach_protocol import AttachedDevice, Wanted
+from blobstore.attach.block_devices import AnyStore, block_devices
+from blobstore.errors import BusyError, NotFoundError, ReadOnlyError
 from blobstore.units import BlobId
 
-AnyStore: TypeAlias = Blobstore | VolumeStore
 FindBlob: TypeAlias = Callable[[AnyStore, str], BlobId]
 
 _DETACH_TIMEOUT_S: Final = 60
 _LOOK_S: Final = 0.5
-_OPTIONS: Final[dict[str, str | bool]] = {
-    "fsname": "blobstore", "default_permissions": True, "auto_unmount": True, "attr_timeout": "0"
-}  # fmt: skip
 
 
 @dataclass(slots=True)
 class _Attached:
     device: AttachedDevice
+    blob: Blob
     size: int
 
 
@@ -49,12 +38,11 @@ class AttachServer:
 
     def __init__(self, store: AnyStore, place: Place, find: FindBlob) -> None:
         self._store = store
-        self._place = place
         self._find = find
-        self._files = BlobFiles(store, {}, writable=not store.read_only, on_release=self._released)
         self._attached: dict[BlobId, _Attached] = {}
         self._changed = threading.Condition()
         self._is_ending = False
+        self._devices = block_devices(store, place.files, self._ended)
 
     def serve(self, wanted: Wanted, attached: Callable[[AttachedDevice], None]) -> None:
         """Attach a first blob, call `attached`, and serve until no device is left.
@@ -62,7 +50,7 @@ class AttachServer:
         Raises:
             BlobstoreError: As `attach`.
         """
-        with Mounted(self._files, self._place.files, _OPTIONS):
+        with self._devices:
             try:
                 attached(self.attach(wanted))
                 self._wait()
@@ -85,7 +73,7 @@ class AttachServer:
         Raises:
             BusyError: It is attached, or the last device is just being detached (ESHUTDOWN).
             ReadOnlyError: The store is open read-only.
-            DeviceError: There is no loop device for it.
+            DeviceError: There is no device for it.
         """
         with self._changed:
             if self._is_ending:
@@ -101,30 +89,11 @@ class AttachServer:
                 raise ReadOnlyError(
                     "is attached read-only; detach it first, or use --read-only"
                 ).at(store=self._store.device_name)
-            device, size = self._make_device(blob_id, read_only=wanted.read_only)
-            self._attached[blob_id] = _Attached(device, size)
+            path, blob = self._devices.add(blob_id, read_only=wanted.read_only)
+            read_only = wanted.read_only or blob.data_read_only
+            device = AttachedDevice(path, blob_id, read_only, os.getpid())
+            self._attached[blob_id] = _Attached(device, blob, blob.size)
             return device
-
-    def _make_device(self, blob_id: BlobId, *, read_only: bool) -> tuple[AttachedDevice, int]:
-        blob = self._files.add(_file_name(blob_id), blob_id)
-        read_only = read_only or blob.data_read_only
-        flags = os.O_RDONLY if read_only else os.O_RDWR
-        path = os.path.join(self._place.files, _file_name(blob_id))
-        try:
-            descriptor = os.open(path, flags | os.O_CLOEXEC)
-        except OSError:
-            self._files.remove(_file_name(blob_id))  # later the kernel's release does that
-            raise
-        try:
-            device = loop_device.attach_file(
-                descriptor,
-                block_size=self._store.info.io_unit_size,
-                read_only=read_only,
-                owner=self._place.directory,
-            )
-        finally:
-            os.close(descriptor)
-        return AttachedDevice(device, blob_id, read_only, os.getpid()), blob.size
 
     # Detaching
 
@@ -137,7 +106,7 @@ class AttachServer:
             DeviceError: It could not be flushed.
         """
         blob_id = self._blob_of(device)
-        loop_device.detach_file(device)
+        self._devices.detach(device)
         with self._changed:
             gone = self._changed.wait_for(lambda: blob_id not in self._attached, _DETACH_TIMEOUT_S)
         if not gone:
@@ -156,30 +125,26 @@ class AttachServer:
             devices = [attached.device.device for attached in self._attached.values()]
         for device in devices:
             with contextlib.suppress(OSError):
-                loop_device.detach_when_closed(device)
+                self._devices.detach_when_closed(device)
 
-    def _released(self, blob_id: BlobId) -> None:
-        """Close a blob whose file the kernel has released: its device is gone."""
+    def _ended(self, blob_id: BlobId) -> None:
+        """Note that the device of a blob is gone."""
         with self._changed:
             self._attached.pop(blob_id, None)
             self._is_ending = not self._attached
-            try:
-                self._files.remove(_file_name(blob_id))
-            finally:
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def _wait(self) -> None:
         """Wait until the last device is gone; devices follow the sizes of their blobs."""
         with self._changed:
             while self._attached:
                 self._changed.wait(_LOOK_S)
-                for blob_id, attached in self._attached.items():
-                    size = self._files.size_of(blob_id)
-                    if size != attached.size:
-                        attached.size = size
-                        with contextlib.suppress(OSError):
-                            loop_device.follow_size(attached.device.device)
+                for attached in self._attached.values():
+                    with contextlib.suppress(OSError):  # it has just ended
+                        self._follow_size(attached)
 
-
-def _file_name(blob_id: BlobId) -> str:
-    return f"{blob_id:#x}"
+    def _follow_size(self, attached: _Attached) -> None:
+        size = attached.blob.size
+        if size != attached.size:
+            attached.size = size
+            self._devices.resize(attached.device.device, size)

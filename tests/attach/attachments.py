@@ -14,17 +14,25 @@ from typing import Final
 
 import pytest
 
+from blobstore.attach import kernel_nbd
 from tests.cli.runner import Result, run_process
 from tests.fuse.mounts import skip_without_fuse
 
 _TIMEOUT_S: Final = 60
 
 
-def skip_without_loop_devices() -> None:
+BY_NBD: Final = kernel_nbd.is_available()
+"""Whether devices here are the kernel's NBD devices, as in `make vm`, and not loop devices."""
+
+
+def skip_without_block_devices() -> None:
     """Skip the test where this process cannot attach."""
-    skip_without_fuse()
-    if os.geteuid() != 0 or not os.path.exists("/dev/loop-control"):
-        pytest.skip("loop devices need root")
+    if os.geteuid() != 0:
+        pytest.skip("block devices need root")
+    if not BY_NBD:
+        skip_without_fuse()
+        if not os.path.exists("/dev/loop-control"):
+            pytest.skip("the kernel has no loop devices")
     for program in ("losetup", "mkfs.ext4", "fstrim", "blkdiscard"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
@@ -64,14 +72,24 @@ class Attachments:
             os.close(process)
 
     def devices(self) -> list[Path]:
-        """Return the devices that are attached; that of a killed process has lost its directory."""
-        found = []
-        for device in self.made:
-            with contextlib.suppress(FileNotFoundError):
-                file = Path("/sys/block", device.name, "loop/backing_file").read_text()
-                if file.startswith((f"{self.runtime}/", "/0x")):
-                    found.append(device)
-        return found
+        """Return the devices that are attached."""
+        return [device for device in self.made if self._is_attached(device)]
+
+    def _is_attached(self, device: Path) -> bool:
+        kernel = Path("/sys/block", device.name)
+        if BY_NBD:
+            return (kernel / "pid").exists()
+        try:
+            file = (kernel / "loop/backing_file").read_text()
+        except FileNotFoundError:
+            return False
+        return file.startswith((f"{self.runtime}/", "/0x"))  # a killed process's has no directory
+
+    def clear_killed(self, device: Path) -> None:
+        """Detach the device of a killed process, where the kernel has not done that by itself."""
+        told = self.run("detach", device)
+        assert told.status == 1
+        assert ("nothing is attached" if BY_NBD else "was killed") in told.stderr
 
     def is_empty(self) -> bool:
         """Say whether nothing is left: no device, no process, no file."""
@@ -91,7 +109,7 @@ class Attachments:
         for pid in self.pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        for device in devices:
+        for device in [] if BY_NBD else devices:
             subprocess.run(["losetup", "-d", device], check=False, capture_output=True)
         for _source, target in mounts:
             if target.startswith(f"{self.runtime}/"):
@@ -115,7 +133,7 @@ def wait_for_end(process: int) -> None:
 @contextlib.contextmanager
 def attachments() -> Iterator[Attachments]:
     """Have a runtime directory, and leave nothing of what is attached there."""
-    skip_without_loop_devices()
+    skip_without_block_devices()
     found = Attachments(Path(tempfile.mkdtemp(prefix="bs-", dir="/tmp")))  # socket paths are short
     try:
         yield found

@@ -1,0 +1,1 @@
+"""Blobs as block devices of the host: `attach` and `detach`."""

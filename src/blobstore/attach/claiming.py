@@ -1,0 +1,32 @@
+"""Claim a block device that `detach` ends, so that a mounted one is refused."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+from blobstore.errors import BusyError, DeviceError
+
+
+@contextlib.contextmanager
+def claimed(path: str, *, flush: bool) -> Iterator[int]:
+    """Have a device open, flushed if asked, and claimed so that no one mounts it meanwhile.
+
+    Raises:
+        BusyError: It is mounted, or is part of something else.
+        DeviceError: It could not be flushed, or what the `with` did with it failed.
+    """
+    try:
+        device = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise BusyError(f"{path}: in use, such as mounted") from error
+        raise DeviceError(f"{path}: {error.strerror}", errno=error.errno) from error
+    try:
+        if flush:
+            os.fsync(device)
+        yield device
+    except OSError as error:
+        raise DeviceError(f"{path}: {error.strerror}", errno=error.errno) from error
+    finally:
+        os.close(device)
