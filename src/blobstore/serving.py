@@ -58,13 +58,20 @@ class ConnectionThreads:
                 self._slots.release()  # the peer has gone already, or there are too many files
                 time.sleep(_PAUSE_S)
                 continue
-            thread = threading.Thread(
-                target=self._serve, args=(connection,), name=self._name, daemon=True
-            )
-            with self._guard:
-                self._threads.add(thread)
-            self.track(connection)
+            self._start_thread(connection)
+
+    def _start_thread(self, connection: socket.socket) -> None:
+        thread = threading.Thread(
+            target=self._serve, args=(connection,), name=self._name, daemon=True
+        )
+        with self._guard:
+            self._threads.add(thread)
+        self.track(connection)
+        try:
             thread.start()
+        except RuntimeError:  # the system has no room for one more thread now
+            self._end(connection, thread)
+            time.sleep(_PAUSE_S)
 
     def _serve(self, connection: socket.socket) -> None:
         try:
@@ -72,11 +79,14 @@ class ConnectionThreads:
         except OSError:
             pass  # the peer is gone: what it asked for is done all the same
         finally:
-            self.forget(connection)
-            connection.close()
-            with self._guard:
-                self._threads.discard(threading.current_thread())
-            self._slots.release()
+            self._end(connection, threading.current_thread())
+
+    def _end(self, connection: socket.socket, thread: threading.Thread) -> None:
+        self.forget(connection)
+        connection.close()
+        with self._guard:
+            self._threads.discard(thread)
+        self._slots.release()
 
     def track(self, connection: socket.socket) -> None:
         """Have a connection ended with the server; a wrapper of one replaces it."""

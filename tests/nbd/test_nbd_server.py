@@ -3,7 +3,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,8 +22,10 @@ from blobstore import (
     check,
 )
 from blobstore.nbd import handshake
+from blobstore.nbd.activity import Activity
 from blobstore.nbd.constants import (
     PAYLOAD_MAX,
+    REQUEST_MAGIC,
     Command,
     CommandFlag,
     ExportFlag,
@@ -31,8 +33,12 @@ from blobstore.nbd.constants import (
     OptionReply,
     WireError,
 )
-from blobstore.nbd.exports import OpenExport, StoreExports
+from blobstore.nbd.exports import BlobExport, OpenExport, StoreExports
 from blobstore.nbd.nbd_server import Address, NbdServer
+from blobstore.nbd.negotiation import Agreement, Export
+from blobstore.nbd.transfer import Transfer
+from blobstore.operations import Buffer
+from blobstore.units import MIB
 from tests.nbd.wire import Wire
 
 FORMS = [
@@ -212,6 +218,36 @@ def test_contexts_tell_allocation_depth_and_changes(server: NbdServer, extended:
         assert one == {1: [(4000, 3)], 2: [(4000, 0)], 3: [(4000, 0)]}
 
 
+@pytest.mark.slow
+def test_answers_about_many_ranges_do_not_pile_up(volumes: VolumeStore) -> None:
+    cluster, count = volumes.cluster_size, 500
+    with volumes.create_volume("split", count * cluster, thin=True) as split:
+        for place in range(0, count, 2):
+            split.write(b"x", place * cluster)
+        export = BlobExport("split", split, read_only=True)
+        described = Export("split", split.size, export.flags)
+        contexts = ((1, "qemu:allocation-depth"),)
+        sent = SentSizes()
+        request = struct.pack(">IHHQQI", REQUEST_MAGIC, 0, Command.BLOCK_STATUS, 7, 0, split.size)
+        agreement = Agreement(described, structured=True, contexts=contexts)
+        Transfer(export, agreement, sent, Activity()).run(request * 500)
+    assert sum(sent.sizes) > 500 * count * 8
+    assert max(sent.sizes) < 1.25 * MIB
+
+
+class SentSizes:
+    """A connection that brings nothing, and takes note of how much is sent at once."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def receive_into(self, space: memoryview) -> int:
+        return 0
+
+    def send(self, pieces: Sequence[Buffer]) -> None:
+        self.sizes.append(sum(map(len, pieces)))
+
+
 def test_contexts_are_listed_by_prefix(server: NbdServer) -> None:
     with wire(server).greet() as client:
         client.option(Option.STRUCTURED_REPLY)
@@ -339,6 +375,21 @@ def test_a_connection_beyond_the_limit_waits_for_one_to_end(
         first.close()
         second.socket.settimeout(60)
         second.begin("web").close()
+
+
+def test_a_connection_for_which_there_is_no_thread_is_closed_and_the_next_one_served(
+    server: NbdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("blobstore.serving.threading.Thread", ThreadThatCannotStart)
+        with wire(server) as refused, pytest.raises(EOFError):
+            refused.take(18)
+    wire(server).begin("web").close()
+
+
+class ThreadThatCannotStart(threading.Thread):
+    def start(self) -> None:
+        raise RuntimeError("can't start new thread")
 
 
 def test_the_end_answers_what_was_received_and_flushes(place: Path) -> None:

@@ -148,7 +148,7 @@ class Transfer:
             self._carry_out(request)  # fails again, and answers so
             return
         self._pieces += (self._replies.data_head(request, offset, length), data)
-        self._used += length  # not in the buffer; so that no more than that waits to be sent
+        self._used += length  # not in the buffer, but memory that waits to be sent
         self._short_reads += 1
         self._short_bytes += length
 
@@ -344,6 +344,7 @@ class Transfer:
             is_last = number == last
             answers.append(self._replies.block_status(request, number, ranges, is_last=is_last))
         self._pieces += answers
+        self._used += sum(map(len, answers))  # not in the buffer either
 
     # Checks
 
