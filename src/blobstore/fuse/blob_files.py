@@ -94,11 +94,8 @@ class BlobFiles:
         """
         with self._opening:
             blob = self._blobs.pop(self.files.pop(name))
+        self._written_ns.pop(blob.id, None)
         blob.close()
-
-    def size_of(self, blob_id: BlobId) -> int:
-        """Return the size of an open blob in bytes."""
-        return self._blobs[blob_id].size
 
     # The file system as a whole
 
@@ -177,6 +174,8 @@ class BlobFiles:
         with self._opening:
             self._open_count[blob_id] -= 1
             is_last = not self._open_count[blob_id]
+            if is_last:
+                del self._open_count[blob_id]
         if is_last:
             self._on_release(blob_id)
         return 0
