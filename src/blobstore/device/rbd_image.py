@@ -11,7 +11,10 @@ later. A reader takes no lock, and is refused while there is a writer that lives
 before are in the cluster.
 
 **Many requests.** librbd runs requests of several threads at once, and splits a large one over
-the objects that it touches. Its calls do not hold the GIL.
+the objects that it touches. Its calls do not hold the GIL. The thread that asks waits in librbd,
+which is asynchronous below. `aio_read` and `aio_write` call back on a thread of librbd instead,
+which then needs the GIL, and wakes the thread that asked: a 4 KiB write at depth 4 takes 82 us
+instead of 42, a read 284 us instead of 160. For 1 MiB both take the same time.
 
 **Forking.** A child has none of librbd's threads, and closing the image there would wait for them
 for ever. The child only forgets the image.
