@@ -28,7 +28,7 @@ _MACHINE: Final = (
     "-drive", "if=virtio,format=raw,file=root.img",
 )  # fmt: skip
 _TESTS: Final = "tests/attach"
-_TIMEOUT_S: Final = 3600
+_SHOWN_AT_ONCE: Final = 4096
 _STATUS: Final = re.compile(r"VM: status (\d+)")
 
 
@@ -41,17 +41,23 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="vm-", dir="/tmp") as name:
         task = _TASK.format(python=sys.executable, tests=given.tests, kills=given.kills)
         make_python_linux(Path(name), task)
-        with subprocess.Popen(
-            _MACHINE, cwd=name, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-            errors="replace",
-        ) as machine:  # fmt: skip
-            assert machine.stdout is not None
-            status = 1
-            for line in machine.stdout:
-                sys.stdout.write(line)
-                found = _STATUS.search(line)
-                status = int(found[1]) if found else status
-    return status
+        shown = run_machine(Path(name))
+    found = _STATUS.search(shown)
+    return int(found[1]) if found else 1
+
+
+def run_machine(directory: Path) -> str:
+    """Run the machine of a directory to its end; print what it shows, and return it."""
+    shown = ""
+    with subprocess.Popen(
+        _MACHINE, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0
+    ) as machine:
+        assert machine.stdout is not None
+        while part := machine.stdout.read(_SHOWN_AT_ONCE).decode(errors="replace"):
+            sys.stdout.write(part)
+            sys.stdout.flush()
+            shown += part
+    return shown
 
 
 if __name__ == "__main__":
