@@ -1,15 +1,18 @@
 """Rolling blobs back: what they read as, what is released, and what stays."""
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from blobstore import (
     Blob,
+    BlobId,
     Blobstore,
     InvalidArgumentError,
     MemoryDevice,
+    NoSpaceError,
     ReadOnlyError,
     VolumeStore,
     check,
@@ -110,6 +113,36 @@ def test_a_rollback_is_one_write_of_the_root_and_a_flush() -> None:
     root = (4 + workload.open["a"].root) * CLUSTER_OF_WORKLOADS
     assert [(event.offset, len(event.data)) for event in written] == [(root + 3584, 512)]
     assert isinstance(disk.events[first + 1], Flushed)
+
+
+def test_without_pages_for_a_copy_of_a_long_chain_it_is_refused_and_the_blob_keeps_its_content() -> (
+    None
+):
+    cluster, places = 4096, 2600
+    with Blobstore.create(MemoryDevice(24 << 20), cluster_size=cluster, md_pages=24) as store:
+        blob = store.create_blob(places * cluster, thin=True, extent_table=False)
+        snapshot = blob.snapshot()
+        for place in range(0, places, 2):  # runs of one cluster, so that the chain is long
+            blob.write(b"new!", place * cluster)
+        blob.flush()
+        fillers: list[BlobId] = []
+        with suppress(NoSpaceError):
+            while True:
+                with store.create_blob() as filler:
+                    fillers.append(filler.id)
+        refused = 0
+        while blob.info.allocated_clusters:
+            before = blob.info
+            try:
+                blob.rollback(snapshot.id)
+            except NoSpaceError:
+                refused += 1
+                assert blob.info == before, refused
+                assert blob.read(4) == b"new!"
+                store.delete_blob(fillers.pop())
+                store.flush()
+        assert refused > 4
+        assert blob.read(4) == bytes(4)
 
 
 def test_a_volume_keeps_its_name_and_uuid(device: MemoryDevice) -> None:

@@ -97,13 +97,19 @@ async def require_pages(store: StoreState, wanted: int) -> None:
         raise store.pages.exhausted(wanted)
 
 
-async def require_room_for_root(store: StoreState, blob: BlobState) -> None:
-    """Refuse a change of attributes if the chain could not be written again.
+async def require_room_for_root(
+    store: StoreState, blob: BlobState, *, pair_count: int | None = None
+) -> None:
+    """Refuse a change of the root if the chain could not be written again, beside the old one.
+
+    `pair_count` is how many runs or table entries there will be; without it they stay as many.
 
     Raises:
         NoSpaceError: As `require_pages`.
     """
-    await require_pages(store, blob.chain_pages_bound(store.layout, blob.pair_bound) + 2)
+    pairs = blob.pair_bound if pair_count is None else pair_count
+    chain = max(blob.chain_pages_bound(store.layout, pairs), 1 + len(blob.chain))
+    await require_pages(store, chain + 2)
 
 
 def rereserve(store: StoreState, blob: BlobState) -> None:

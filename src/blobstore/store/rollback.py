@@ -14,7 +14,7 @@ from blobstore.format.descriptors import THIN_PROV, Flags
 from blobstore.metadata.blob_state import BlobState, extent_table_of
 from blobstore.metadata.persist import persist
 from blobstore.metadata.recovery_plan import begin_change
-from blobstore.metadata.space import require_pages, reserve
+from blobstore.metadata.space import require_room_for_root, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.relations import change_parent
 from blobstore.units import BlobId
@@ -39,7 +39,7 @@ async def roll_back(store: StoreState, blob: BlobState, snapshot_id: BlobId) -> 
             snapshot = _ancestor(blob, snapshot_id)
             await begin_change(store)
             async with frozen(store, blob):
-                await require_pages(store, blob.chain_pages_bound(store.layout, 1) + 2)
+                await require_room_for_root(store, blob, pair_count=1)
                 store.forget_inherited()
                 _release_map(blob, snapshot.clusters.count)
                 change_parent(store, blob, snapshot, None)
