@@ -1,12 +1,15 @@
 """How far a store can grow: what is planned when it is made, and what that takes."""
 
 import os
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from blobstore import (
     Blobstore,
+    DeviceError,
     InvalidArgumentError,
     MemoryDevice,
     NoSpaceError,
@@ -15,6 +18,10 @@ from blobstore import (
     grow,
 )
 from blobstore.format.geometry import Geometry
+from blobstore.store.grow import grow_closed
+from blobstore.testing.alone import run_alone
+from blobstore.testing.simulated_device import SimulatedDevice
+from blobstore.testing.simulated_disk import Failure, SimulatedDisk
 from blobstore.units import GIB, KIB, MIB, TIB, parse_size
 
 ENOMEM = 12
@@ -105,6 +112,32 @@ def test_stores_grow_to_their_limit_open_and_closed(tmp_path: Path) -> None:
         assert store.info.total_clusters == 8 * GIB // (16 * KIB)
         store.create_blob(size=2 * GIB, thin=True).close()
     assert not check(path).findings
+
+
+@pytest.mark.slow
+def test_a_cut_leaves_the_old_size_or_the_new_one_also_where_the_mask_gets_more_pages() -> None:
+    small, large = 32000 * 4096, 34000 * 4096  # a page of the mask has 32,728 bits
+    made = SimulatedDisk(bytes(small), unmap_zeroes=True)
+    with Blobstore.create(
+        SimulatedDevice(made), cluster_size=4096, md_pages=16, max_size=large
+    ) as store:
+        blob_id = store.create_blob(MIB).id
+    sizes: list[int] = []
+    for at in count():
+        disk = SimulatedDisk(made.content + bytes(large - small))
+        disk.failure = Failure(at, forever=True)
+        with suppress(DeviceError):
+            run_alone(grow_closed(disk.traits), disk)
+        is_done = disk.operation_count <= at
+        disk.failure = None
+        with Blobstore.open(SimulatedDevice(disk)) as store:
+            assert (store.read_only, store.blob_ids()) == (False, [blob_id]), at
+            sizes.append(store.info.size)
+        if is_done:
+            break
+    assert sizes == sorted(sizes)
+    assert {*sizes} == {small, large}
+    assert not check(SimulatedDevice(disk)).findings
 
 
 def test_a_store_that_cannot_grow_says_how_far_it_can_and_what_would_have_helped(

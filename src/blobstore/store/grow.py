@@ -40,7 +40,11 @@ async def grow_open(store: StoreState, size_bytes: int) -> None:
 async def grow_closed(traits: DeviceTraits) -> Geometry:
     """Grow a store that is not loaded, and return its new layout.
 
-    Durability: on return.
+    The mask of the new size is valid under the old super block, too, as long as it lies in the
+    old one's pages. A longer one is not: then the store is dirty while both are written, because
+    a dirty store's masks are not read.
+
+    Durability: on return. A crash leaves the old size or the new one.
 
     Raises:
         BlobstoreError: The store is dirty (EIO, as in the original); nothing was written.
@@ -58,10 +62,16 @@ async def grow_closed(traits: DeviceTraits) -> Geometry:
         before, before.used_clusters, kind=MASK_CLUSTERS, bit_count=before.total_clusters
     )
     bits.extend([False] * (grown.total_clusters - before.total_clusters))
+    if region.length > before.used_clusters.length:
+        dirty = super_block.with_changes(clean=False)
+        super_block = await place_super_block(traits.layout, found=super_block, wanted=dirty)
+        await Flush()
     for write in mask_writes(grown, region, kind=MASK_CLUSTERS, bits=bits):
         await write
     await Flush()
-    wanted = super_block.with_changes(size_bytes=traits.size_bytes, used_clusters=region)
+    wanted = super_block.with_changes(
+        clean=True, size_bytes=traits.size_bytes, used_clusters=region
+    )
     await place_super_block(traits.layout, found=super_block, wanted=wanted)
     await Flush()
     return grown
