@@ -11,12 +11,14 @@ import pytest
 
 from blobstore.blob import read as blob_read
 from blobstore.blob import write as blob_write
+from blobstore.drivers.perform import perform
 from blobstore.metadata import space
-from blobstore.operations import Interrupted
+from blobstore.operations import Checkpoint, Flush, Interrupted
 from blobstore.store import inflate
-from blobstore.store.lifecycle import close_store
+from blobstore.store.lifecycle import close_store, flush_store
 from blobstore.testing.alone import run_alone
-from blobstore.testing.workload import CLUSTER
+from blobstore.testing.inspect_store import load_checked
+from blobstore.testing.workload import CLUSTER, Workload, new_disk
 from tests.faults.aftermath import check_nothing_is_held, check_reads_go_on
 from tests.faults.bench import (
     NAMES,
@@ -98,3 +100,25 @@ def check_the_store_ends_clean(run: FaultyRun) -> None:
 def test_long_operations_have_checkpoints(name: str) -> None:
     names = [one for one in NAMES if name in one]
     assert any(list(stopped_runs(script_of(one, sector=True))) for one in names), names
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_what_several_rounds_of_one_flush_released_is_free_although_the_caller_stops() -> None:
+    workload = Workload(new_disk(sector=True))
+    workload.run([("init",), ("create", "a", 8, "thin"), ("write", "a", 0, 64), ("sync", "a")])
+    workload.step("unmap", "a", 0, 16)
+    store, blob, disk = workload.store, workload.open["a"], workload.disk
+    assert store is not None
+    flush = blob_write.flush_blob(store, blob)
+    operation = flush.send(None)
+    while not isinstance(operation, Flush):
+        operation = flush.send(perform(disk, operation))
+    workload.step("unmap", "a", 32, 16)  # beside the first round: so there is a second one
+    while not isinstance(operation, Checkpoint):
+        operation = flush.send(perform(disk, operation))
+    with pytest.raises(Interrupted):
+        flush.throw(Interrupted(KeyboardInterrupt()))
+    run_alone(flush_store(store), disk)
+    assert store.clusters.pending_count == 0
+    run_alone(close_store(store), disk)
+    assert load_checked(disk) is not None

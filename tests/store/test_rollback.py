@@ -115,9 +115,7 @@ def test_a_rollback_is_one_write_of_the_root_and_a_flush() -> None:
     assert isinstance(disk.events[first + 1], Flushed)
 
 
-def test_without_pages_for_a_copy_of_a_long_chain_it_is_refused_and_the_blob_keeps_its_content() -> (
-    None
-):
+def test_without_pages_for_a_copy_of_a_long_chain_it_is_refused_and_nothing_changes() -> None:
     cluster, places = 4096, 2600
     with Blobstore.create(MemoryDevice(24 << 20), cluster_size=cluster, md_pages=24) as store:
         blob = store.create_blob(places * cluster, thin=True, extent_table=False)

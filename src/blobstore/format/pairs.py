@@ -36,6 +36,10 @@ class PackedPairs(Sequence[tuple[int, int]]):
         """Append pairs as they are on disk."""
         self.numbers.frombytes(content)
 
+    def extend(self, others: "PackedPairs") -> None:
+        """Append the pairs of another sequence."""
+        self.numbers.extend(others.numbers)
+
     def append_run(self, first: int, count: int) -> None:
         """Append a run of clusters, or of places with none; one that goes on makes it longer."""
         numbers = self.numbers

@@ -117,24 +117,20 @@ async def persist(store: StoreState, blob: BlobState, *, at_once: bool = False) 
             released = await _persist_in_rounds(store, blob, at_once=at_once)
     finally:
         blob.is_committing = False
-    for runs in released:
-        await clear_and_free(store, runs, clear_method=blob.clear_method)
+    # All in one call: the caller may stop while the first are cleared, and the rest is free then.
+    await clear_and_free(store, released, clear_method=blob.clear_method)
 
 
-async def _persist_in_rounds(
-    store: StoreState, blob: BlobState, *, at_once: bool
-) -> list[Sequence[tuple[int, int]]]:
-    """Commit round after round; return the clusters that these released."""
-    released: list[Sequence[tuple[int, int]]] = []
+async def _persist_in_rounds(store: StoreState, blob: BlobState, *, at_once: bool) -> PackedPairs:
+    """Commit round after round; return the runs of clusters that these released."""
+    released = PackedPairs()
     while blob.is_dirty:
         if _one_page_decides(store, blob):
             this = await _rewrite_extent_page(store, blob)
         else:
             this = _begin_round(store, blob, at_once=at_once)
             await _finish_round(store, blob, this)
-        runs = _commit(store, blob, this)
-        if runs:
-            released.append(runs)
+        released.extend(_commit(store, blob, this))
     return released
 
 
@@ -372,7 +368,7 @@ def _first(chain: Sequence[PageIndex]) -> PageIndex:
     return chain[0] if chain else NO_PAGE
 
 
-def _commit(store: StoreState, blob: BlobState, this: Round) -> Sequence[tuple[int, int]]:
+def _commit(store: StoreState, blob: BlobState, this: Round) -> PackedPairs:
     """Note that the round is durable, and release what it replaced; return released clusters."""
     release_pages(store, this.replaced + [page for page in blob.chain if page not in this.chain])
     blob.chain = this.chain or ()
@@ -385,7 +381,7 @@ def _commit(store: StoreState, blob: BlobState, this: Round) -> Sequence[tuple[i
     rereserve(store, blob)
     store.unmapped_count -= len(this.unmapped)
     released = this.released + [(cluster, 1) for cluster in this.unmapped]
-    return mark_clusters_pending(store, released) if released else ()
+    return mark_clusters_pending(store, released) if released else PackedPairs()
 
 
 async def _convert_in_place(store: StoreState, blob: BlobState) -> None:

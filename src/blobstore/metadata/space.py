@@ -27,6 +27,7 @@ from blobstore.errors import DeviceError
 from blobstore.format.checksum import SECTOR_SIZE
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import HEAD, PAGE_SIZE
+from blobstore.format.pairs import PackedPairs
 from blobstore.format.root import TAIL_OFFSET, Layout
 from blobstore.metadata.blob_state import NO_COST, BlobState, Cost
 from blobstore.metadata.host_space import (
@@ -251,9 +252,7 @@ async def release_clusters(
     await clear_and_free(store, mark_clusters_pending(store, released), clear_method=clear_method)
 
 
-def mark_clusters_pending(
-    store: StoreState, released: Iterable[tuple[int, int]]
-) -> Sequence[tuple[int, int]]:
+def mark_clusters_pending(store: StoreState, released: Iterable[tuple[int, int]]) -> PackedPairs:
     """Note that no blob owns these clusters any more, and return them as merged runs.
 
     The clusters count as free, but stay unclaimable until `clear_and_free` and a flush.
