@@ -136,6 +136,24 @@ def _many_blobs_one_table(forge: Forge) -> None:
         forge.put(blobs + number, 0, extents(number * 512, [0] * 512))
 
 
+def _many_chains_one_table(name: str) -> Build:
+    """Forge blobs that name others and the same extent pages, none of it in their roots."""
+
+    def build(forge: Forge) -> None:
+        blobs, pages = 600, 450
+        forge.md_len = 2 * blobs + pages + 8
+        forge.cluster_count = 8192
+        entries = [(2 * blobs + number, 1) for number in range(pages)]
+        for root in range(0, 2 * blobs, 2):
+            other = (1 << 32 | (root + 2) % (2 * blobs)).to_bytes(8, "little")
+            head = flags(_MARKED) + xattr(name, other, internal=True)
+            forge.chain(root, head, table(pages * 512, *entries))
+        for number in range(pages):
+            forge.put(2 * blobs + number, 0, extents(number * 512, [0] * 512))
+
+    return build
+
+
 def _table_names_a_root(forge: Forge) -> None:
     forge.root(0, flags(), table(512, (1, 1)))
     forge.root(1, flags(), table(512, (1, 1)))
@@ -316,6 +334,8 @@ EXTENTS: Final[dict[str, Build]] = {
     "same extent page a thousand times": _same_extent_page_a_thousand_times,
     "two blobs share an extent page": _two_blobs_one_extent_page,
     "64 blobs share 450 extent pages": _many_blobs_one_table,
+    "600 clones share 450 extent pages": _many_chains_one_table("SNAP"),
+    "600 marked blobs share 450 extent pages": _many_chains_one_table("SNAPTMP"),
     "extent pages lead to each other": _extent_pages_name_each_other,
     "extent page of another range": _table_with_page(extents(512, [0] * 512)),
     "extent page without clusters": _table_with_page(extents(0, [])),

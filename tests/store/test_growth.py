@@ -123,6 +123,7 @@ def test_a_cut_leaves_the_old_size_or_the_new_one_also_where_the_mask_gets_more_
     ) as store:
         blob_id = store.create_blob(MIB).id
     sizes: list[int] = []
+    disk = made
     for at in count():
         disk = SimulatedDisk(made.content + bytes(large - small))
         disk.failure = Failure(at, forever=True)

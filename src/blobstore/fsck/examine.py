@@ -11,7 +11,7 @@ import numpy as np
 from bitarray import bitarray
 
 from blobstore.errors import DeviceError
-from blobstore.format.geometry import Geometry, blob_id_of
+from blobstore.format.geometry import Geometry, blob_id_of, root_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.format.repair_mark import RepairMark
@@ -310,15 +310,16 @@ async def _resolve_marked(view: RegionView, findings: Findings) -> None:
     One that is going to be removed owns nothing; of one that stands the clone
     may have taken over some clusters already.
     """
+    revisits = Revisits(view.geometry)
     for info in list(view.relations.values()):
         if info.marker is None:
             continue
-        blob = await view.walk(info.blob_id, None, findings)
+        blob = await view.walk(info.blob_id, revisits, findings)
         partner_id = info.marker[1]
         if partner_id in (info.blob_id, *view.broken) or partner_id not in view.relations:
             _take(view, blob)
         elif snapshot_stands(info, view.relations):
-            partner = await view.walk(partner_id, None, findings)
+            partner = await view.walk(partner_id, revisits, findings)
             blob.segments = without_shared(blob.segments, partner.segments)
             _take(view, blob)
 
@@ -419,7 +420,7 @@ def _owner_of(view: RegionView, page: PageIndex) -> BlobId:
 
 def _check_super_blob(super_block: SuperBlock, view: RegionView, findings: Findings) -> None:
     blob_id = super_block.super_blob
-    if blob_id == NO_BLOB or PageIndex(blob_id - (1 << 32)) in view.roots:
+    if blob_id == NO_BLOB or root_of(blob_id) in view.roots:
         return
     message = f"super blob {blob_id:#x}: no such blob"
     findings.add(8, message, severity=Severity.NOTE, blob=blob_id)

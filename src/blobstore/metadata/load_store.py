@@ -8,13 +8,14 @@ from blobstore.errors import BlobstoreError, WrongTypeError
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
-from blobstore.metadata.blob_reader import read_blob
+from blobstore.metadata.blob_reader import read_content
 from blobstore.metadata.clones import Clones
 from blobstore.metadata.markers import resolve_markers
 from blobstore.metadata.masks import read_mask
 from blobstore.metadata.page_reader import PageReader
 from blobstore.metadata.recovered import Recovered
 from blobstore.metadata.relation_scan import scan_relations
+from blobstore.metadata.root_relations import add_relations_of_chain
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.operations import Read
 from blobstore.units import BlobId, PageIndex
@@ -101,7 +102,11 @@ async def _recovered(geometry: Geometry) -> Recovered:
 
 
 async def _believe_masks(geometry: Geometry) -> Recovered:
-    """Take the masks of a clean store, and look into the roots for relations."""
+    """Take the masks of a clean store, and look into the roots for relations.
+
+    Where a root alone does not tell them, its chain is read, but no extent page: chains have no
+    pages in common, so this takes no longer than reading the region.
+    """
     found = Recovered(
         used_pages=await read_mask(
             geometry, geometry.used_pages, kind=MASK_PAGES, bit_count=geometry.md_len
@@ -114,17 +119,14 @@ async def _believe_masks(geometry: Geometry) -> Recovered:
         ),
     )
     relations = await scan_relations(geometry, found.used_ids)
-    found.parents, found.marked = relations.parents, relations.marked
     fetch = PageReader(geometry).fetch
     for blob_id in relations.unclear:
         try:
-            state = await read_blob(geometry, blob_id, fetch)
+            content = await read_content(geometry, blob_id, fetch)
         except BlobstoreError:
             continue  # it says so when it is opened
-        if state.parent_id is not None:
-            found.parents[blob_id] = state.parent_id
-        if state.marker is not None:
-            found.marked.add(blob_id)
+        add_relations_of_chain(relations, content, blob_id)
+    found.parents, found.marked = relations.parents, relations.marked
     return found
 
 

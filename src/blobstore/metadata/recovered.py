@@ -10,6 +10,7 @@ from bitarray import bitarray
 
 from blobstore.alloc.extent_map import take_all
 from blobstore.errors import BlobstoreError, CorruptError
+from blobstore.format.geometry import root_of
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import RecoveryPlan
 from blobstore.units import BlobId
@@ -32,6 +33,18 @@ class Recovered:
     marked: set[BlobId] = field(default_factory=set)
     errors: dict[BlobId, BlobstoreError] = field(default_factory=dict)
     is_contested: bool = False
+
+
+def quarantine(found: Recovered, blob_id: BlobId, error: BlobstoreError) -> None:
+    """Keep the id and the root page of a blob that cannot be taken; what else it owns is unknown.
+
+    The error is kept without what it would keep alive: every page of the blob.
+    """
+    root = root_of(blob_id)
+    found.is_contested |= bool(found.used_pages[root])
+    found.used_pages[root] = True
+    found.used_ids[root] = True
+    found.errors[blob_id] = error.without_traceback()
 
 
 def take_pages(found: Recovered, state: BlobState) -> None:

@@ -40,10 +40,10 @@ from blobstore.metadata.page_arrays import (
     have_right_checksums,
 )
 from blobstore.metadata.page_reader import Fetch, PageReader
-from blobstore.metadata.recovered import Recovered, take_clusters, take_pages
+from blobstore.metadata.recovered import Recovered, quarantine, take_clusters, take_pages
 from blobstore.metadata.store_state import RecoveryPlan
 from blobstore.operations import NextData, ReadInto
-from blobstore.units import BlobId, PageIndex
+from blobstore.units import PageIndex
 
 _CHUNK_BYTES: Final = 1 << 21
 _EINVAL: Final = 22
@@ -214,7 +214,8 @@ async def _recover_root(
         if is_tombstone(data):
             found.plan.deleted.append(root)
             return
-        _quarantine(found, blob_id, CorruptError(f"page {root}: a root with a wrong crc", errno=22))
+        error = CorruptError(f"page {root}: a root with a wrong crc", errno=_EINVAL)
+        quarantine(found, blob_id, error)
         return
     if await is_half_deleted(geometry, data, fetch):
         found.plan.deleted.append(root)
@@ -224,7 +225,7 @@ async def _recover_root(
         _refuse_unknown(state)
         _take_blob(found, state)
     except BlobstoreError as error:
-        _quarantine(found, blob_id, error)
+        quarantine(found, blob_id, error)
 
 
 async def is_half_deleted(geometry: Geometry, data: bytes, fetch: Fetch) -> bool:
@@ -244,18 +245,6 @@ def _refuse_unknown(state: BlobState) -> None:
         raise CorruptError(
             f"blob {state.blob_id:#x}: unknown descriptors {state.unknown_kinds}", errno=_EINVAL
         )
-
-
-def _quarantine(found: Recovered, blob_id: BlobId, error: BlobstoreError) -> None:
-    """Keep the id and the root page; what else the blob owns cannot be known.
-
-    The error is kept without what it would keep alive: every page of the blob.
-    """
-    root = blob_id - BLOB_ID_BASE
-    found.is_contested |= bool(found.used_pages[root])
-    found.used_pages[root] = True
-    found.used_ids[root] = True
-    found.errors[blob_id] = error.without_traceback()
 
 
 def _take_blob(found: Recovered, state: BlobState) -> None:

@@ -1,9 +1,11 @@
 """What the root of a blob says of other blobs: its parent, and an unfinished snapshot."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from blobstore.errors import CorruptError
+from blobstore.format.chain import ChainContent
 from blobstore.format.descriptors import (
     EXTERNAL_SNAPSHOT,
     FLAGS,
@@ -56,10 +58,23 @@ def add_sound_relations(found: Relations, page: memoryview, blob_id: BlobId) -> 
     if attributes is None or len(attributes.get(SNAP, _SOME_ID)) != len(_SOME_ID):
         found.unclear.append(blob_id)
         return
+    _add(found, attributes, blob_id)
+
+
+def _add(found: Relations, attributes: Mapping[str, bytes], blob_id: BlobId) -> None:
     if SNAP in attributes:
         found.parents[blob_id] = BlobId(int.from_bytes(attributes[SNAP], "little"))
     if SNAPSHOT_IN_PROGRESS in attributes or SNAPSHOT_REMOVAL in attributes:
         found.marked.add(blob_id)
+
+
+def add_relations_of_chain(found: Relations, content: ChainContent, blob_id: BlobId) -> None:
+    """Take the relations from a whole chain; a parent's id of another size names none."""
+    attributes = dict(content.internal_xattrs)
+    is_external = content.flags is not None and bool(content.flags.invalid & EXTERNAL_SNAPSHOT)
+    if is_external or len(attributes.get(SNAP, _SOME_ID)) != len(_SOME_ID):
+        attributes.pop(SNAP, None)
+    _add(found, attributes, blob_id)
 
 
 def _internal_attributes(page: memoryview) -> dict[str, bytes] | None:

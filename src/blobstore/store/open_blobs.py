@@ -169,13 +169,14 @@ class _Chain:
     `at` is the one that is being looked at, and to blame for an error.
     """
 
-    __slots__ = ("_failures", "_reader", "_revisits", "_store", "at", "blobs", "ids")
+    __slots__ = ("_failures", "_page_count", "_reader", "_revisits", "_store", "at", "blobs", "ids")
 
     def __init__(self, store: StoreState, reader: PageReader, cache: OpenCache | None) -> None:
         self.at = BlobId(0)
         self.ids: dict[BlobId, None] = {}
         self.blobs: list[BlobState] = []
         self._store = store
+        self._page_count = 0
         self._reader = reader
         self._failures = {} if cache is None else cache.failures
         self._revisits = None if cache is None else cache.revisits
@@ -190,6 +191,8 @@ class _Chain:
             if wanted in self.ids or wanted in self._failures or self._store.circular:
                 self._refuse_known(wanted)
             blob = await _read_known(self._store, wanted, self._reader, self._revisits)
+            if self.ids:
+                self._count_pages(blob)
             self.ids[wanted] = None
             if not is_contested and not _own(self._store, blob):
                 self.blobs.append(blob)
@@ -200,6 +203,15 @@ class _Chain:
         if is_contested:
             await self._raise_conflict()
         return None if wanted is None else open_blobs[wanted]
+
+    def _count_pages(self, ancestor: BlobState) -> None:
+        """Bound how many pages are read: sound blobs have none in common."""
+        self._page_count += len(ancestor.metadata_pages)
+        if self._page_count > self._store.geometry.md_len:
+            raise CorruptError(
+                f"blob {self.at:#x}: it and its clones own more metadata pages than there are",
+                errno=_EINVAL,
+            )
 
     def _refuse_known(self, blob_id: BlobId) -> None:
         """Raise what is known to be wrong with a blob before it is read."""
