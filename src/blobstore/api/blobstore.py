@@ -8,7 +8,7 @@ from blobstore.api.arguments import blob_name_of, check_callback, id_of, optiona
 from blobstore.api.blob import Blob
 from blobstore.api.open_store import OpenStore
 from blobstore.api.session import Session
-from blobstore.api.source import Source, open_source, traits_of
+from blobstore.api.source import Source, opened_device, traits_of
 from blobstore.api.store_opening import create_store, load_store, new_store_options
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.store.blobs import ClearMethod
@@ -241,13 +241,18 @@ class Blobstore(OpenStore):
 def grow(source: Source, *, atomic_write_size: int | None = None) -> int:
     """Grow a closed, clean store to its device's size; return the size in bytes.
 
+    A device that was given stays open.
+
     Durability: on return.
 
     Raises:
         BlobstoreError: The store is dirty (EIO).
         NoSpaceError: The cluster mask has no room for as many clusters.
+        NotFoundError: There is no such file.
+        BusyError: It is open elsewhere.
+        CorruptError: It holds no store, or one that makes no sense.
     """
-    with open_source(source, read_only=False, atomic_write_size=atomic_write_size) as device:
+    with opened_device(source, read_only=False, atomic_write_size=atomic_write_size) as device:
         return BlockingDriver(device).run(grow_closed(traits_of(device))).size_bytes
 
 
@@ -263,6 +268,8 @@ def dump(source: Source) -> bytes:
 def iter_dump(source: Source) -> Iterator[bytes]:
     """Yield the text of `dump` piece by piece: it can be sixty times as long as the metadata.
 
+    A device that was given stays open.
+
     Raises:
         NotFoundError: There is no such file.
         BusyError: Another process has it open for writing.
@@ -270,7 +277,7 @@ def iter_dump(source: Source) -> Iterator[bytes]:
     """
     from blobstore.store.dump import Dumping  # every other start is faster without
 
-    with open_source(source, read_only=True, atomic_write_size=None) as device:
+    with opened_device(source, read_only=True) as device:
         driver, dumping = BlockingDriver(device), Dumping(traits_of(device))
         while (text := driver.run(dumping.read())) is not None:
             yield text

@@ -6,13 +6,12 @@ leave a device that they were given open.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from blobstore.api.arguments import check_flags, member_of, optional, path_of
-from blobstore.api.source import Source, open_source, traits_of
+from blobstore.api.source import Source, opened_device, traits_of
 from blobstore.api.undo_log import NO_UNDO_ID, Changes, apply, mark_of, undo_changes
 from blobstore.api.undo_path import (
     Path,
@@ -27,7 +26,7 @@ from blobstore.device.base import Device
 from blobstore.device.overlay import OverlayDevice
 from blobstore.drivers import interrupts
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.errors import CorruptError, ReadOnlyError, naming
+from blobstore.errors import CorruptError
 from blobstore.fsck.examine import Examination, examine
 from blobstore.fsck.finding import Finding, Severity
 from blobstore.fsck.repair import RepairMode, repair_store
@@ -77,7 +76,9 @@ def check(
         BusyError: It is open for writing, here or in another process.
         DeviceError: It cannot be opened, or not be read.
     """
-    with _opened(source, True, atomic_write_size, direct) as device:
+    with opened_device(
+        source, read_only=True, atomic_write_size=atomic_write_size, direct=direct
+    ) as device:
         return _examined(device, examine)
 
 
@@ -111,7 +112,9 @@ def repair(
     wanted = member_of(RepairMode, mode, argument="mode")
     check_flags(dry_run=dry_run)
     optional(path_of, undo, "undo")
-    with _opened(source, dry_run, atomic_write_size, direct) as device:
+    with opened_device(
+        source, read_only=dry_run, atomic_write_size=atomic_write_size, direct=direct
+    ) as device:
         return repair_device(
             device, lambda traits: repair_store(traits, wanted), examine, undo, dry_run=dry_run
         )
@@ -132,30 +135,15 @@ def undo(
             was changed since. Nothing was changed.
     """
     name = path_of(path, "path")
-    with _opened(source, False, atomic_write_size, direct) as device:
+    with opened_device(
+        source, read_only=False, atomic_write_size=atomic_write_size, direct=direct
+    ) as device:
         return _undo_changes(device, name)
 
 
 def _undo_changes(device: Device, name: str) -> int:
     with open_undo_file(name) as file, interrupts.Held():
         return undo_changes(device, file, shown_name(device, name))
-
-
-@contextmanager
-def _opened(
-    source: Source, read_only: bool, atomic_write_size: int | None, direct: bool
-) -> Iterator[Device]:
-    device = open_source(
-        source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
-    )
-    try:
-        if device.read_only and not read_only:
-            raise ReadOnlyError("opened read-only").at(store=device.name)
-        with naming(store=device.name):
-            yield device
-    finally:
-        if device is not source:
-            device.close()
 
 
 def _examined(device: Device, look: Examine) -> CheckReport:

@@ -3,6 +3,7 @@
 import os
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 from blobstore.api.pins import ThreadPins
@@ -85,8 +86,10 @@ class OpenSession:
         self.handles.clear()
 
     def _close_devices(self) -> None:
-        for device in (self.device, *self.externals):
-            device.close()
+        """Close them all, the store's own first, also when one fails."""
+        with ExitStack() as devices:
+            for device in (*reversed(self.externals), self.device):
+                devices.callback(device.close)
 
 
 class Session(OpenSession):

@@ -1,14 +1,22 @@
 """What a store lives on: from a path or an address to an open device, or to one to be filled."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from blobstore.api.arguments import check_flags, integer_of, optional, path_of
-from blobstore.device.address import open_device
-from blobstore.device.base import Device
+from blobstore.device.address import is_address, open_device
+from blobstore.device.base import SECTOR_SIZE, Device
 from blobstore.device.file import FileDevice
 from blobstore.drivers.blocking import BlockingDriver
-from blobstore.errors import ExistsError, NoSpaceError, UnsupportedError, naming
+from blobstore.errors import (
+    ExistsError,
+    NoSpaceError,
+    ReadOnlyError,
+    UnsupportedError,
+    naming,
+)
 from blobstore.format.super_block import SUPER_BLOCK_SIZE
 from blobstore.metadata.store_state import DeviceTraits, StoreState
 from blobstore.store.init import erase_super_block, take_space
@@ -59,8 +67,34 @@ def open_source(
         )
 
 
+@contextmanager
+def opened_device(
+    source: Source, *, read_only: bool, atomic_write_size: int | None = None, direct: bool = False
+) -> Iterator[Device]:
+    """Open what a source names for as long as the `with`; a device that was given stays open.
+
+    What fails in the `with` names the device.
+
+    Raises:
+        ReadOnlyError: A device is read-only, and is to be written.
+        TypeError, BlobstoreError: As `open_source`.
+    """
+    device = open_source(
+        source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
+    )
+    try:
+        if device.read_only and not read_only:
+            raise ReadOnlyError("opened read-only").at(store=device.name)
+        with naming(store=device.name):
+            yield device
+    finally:
+        if device is not source:
+            device.close()
+
+
 def device_to_fill(
     source: Source,
+    *,
     size: int | None,
     block_size: int | None,
     atomic_write_size: int | None,
@@ -68,7 +102,12 @@ def device_to_fill(
     is_new: bool,
     direct: bool,
 ) -> Device:
-    """Open or make the device that a new store goes to; only a new file has its size then."""
+    """Open or make the device that a new store goes to; only a new file has its size then.
+
+    Raises:
+        ExistsError: It holds something, and `overwrite` was not given.
+        BlobstoreError: As `open_device`.
+    """
     if isinstance(source, Device):
         device = source
     else:
@@ -77,8 +116,8 @@ def device_to_fill(
                 return FileDevice.create(
                     source,
                     size,
-                    atomic_write_size=atomic_write_size or 512,
-                    block_size=block_size or 512,
+                    atomic_write_size=atomic_write_size or SECTOR_SIZE,
+                    block_size=block_size or SECTOR_SIZE,
                     direct=direct,
                 )
             device = open_device(
@@ -101,7 +140,7 @@ def is_missing_file(source: Source) -> bool:
     """Tell whether a file is named that does not exist yet."""
     if isinstance(source, Device):
         return False
-    return not (isinstance(source, str) and ":" in source) and not os.path.exists(source)
+    return not (isinstance(source, str) and is_address(source)) and not os.path.exists(source)
 
 
 def _refuse_content(device: Device) -> None:

@@ -90,7 +90,13 @@ def create_store(
     atomic_write_size = optional(integer_of, atomic_write_size, "atomic_write_size")
     is_new = size is not None and is_missing_file(source)
     device = device_to_fill(
-        source, wanted, block_size, atomic_write_size, overwrite, is_new, direct
+        source,
+        size=wanted,
+        block_size=block_size,
+        atomic_write_size=atomic_write_size,
+        overwrite=overwrite,
+        is_new=is_new,
+        direct=direct,
     )
     try:
         traits = replace(

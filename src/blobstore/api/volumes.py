@@ -215,7 +215,11 @@ class VolumeStore(VolumeStoreHandle, OpenStore):
             write_through=write_through,
         )
         session = Session(*loaded)
-        return cls(session, session.run(load_volume_store(session.core)))
+        try:
+            return cls(session, session.run(load_volume_store(session.core)))
+        except BaseException:
+            session.close()
+            raise
 
     @classmethod
     def open(
@@ -306,7 +310,17 @@ class VolumeStore(VolumeStoreHandle, OpenStore):
         record = self._find(key)
         kept = self._kept.get(record.blob_id)
         if kept is None or kept.closed:
-            kept = self._kept[record.blob_id] = self._open(record)
+            opened = self._open(record)
+            kept = self._session.call(self._keep, record.blob_id, opened)
+            if kept is not opened:
+                opened.close()
+        return kept
+
+    def _keep(self, blob_id: BlobId, opened: Volume) -> Volume:
+        """Keep a volume open, unless another thread was faster; return which is kept."""
+        kept = self._kept.get(blob_id)
+        if kept is None or kept.closed:
+            kept = self._kept[blob_id] = opened
         return kept
 
     def open_volume(self, key: "str | UUID | int") -> Volume:

@@ -88,6 +88,11 @@ def open_device(
     )
 
 
+def is_address(source: str) -> bool:
+    """Tell whether a text is an address of its own kind, and no path."""
+    return _SCHEME.fullmatch(source) is not None
+
+
 def _opener(address: str, kind: str) -> _Opener:
     if kind not in _KINDS:
         raise UnsupportedError(

@@ -23,5 +23,7 @@ def command(options: StoreOptions) -> None:
 
 def _dump(options: StoreOptions) -> Iterator[bytes]:
     if options.kept_open is not None:
-        return options.kept_open.iter_dump()
-    return iter_dump(options.open_device(read_only=True))
+        yield from options.kept_open.iter_dump()
+    else:
+        with options.open_device(read_only=True) as device:
+            yield from iter_dump(device)

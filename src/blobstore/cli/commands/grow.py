@@ -17,6 +17,7 @@ def command(options: StoreOptions) -> None:
 def _grow(options: StoreOptions) -> tuple[AnyStore, StoreInfo]:
     if options.kept_open is not None:
         return options.kept_open, options.kept_open.grow()
-    grow(options.open_device(read_only=False))
+    with options.open_device(read_only=False) as device:
+        grow(device)
     with options.open(read_only=True) as store:
         return store, store.info
