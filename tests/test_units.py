@@ -49,7 +49,23 @@ def test_units_that_end_in_b_alone_are_powers_of_1000_as_in_coreutils(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "K", "1.5", "1.5B", ".5K", "1.K", "1,5G", "12X", "1KiBs", "-1", "1e3", "1Kb b", -1]
+    "text",
+    [
+        "",
+        "K",
+        "1.5",
+        "1.5B",
+        ".5K",
+        "1.K",
+        "1,5G",
+        "12X",
+        "1KiBs",
+        "-1",
+        "1e3",
+        "1Kb b",
+        -1,
+        "9" * 5000,
+    ],
 )
 def test_what_is_no_size_is_refused(text: int | str) -> None:
     with pytest.raises(InvalidArgumentError, match="size"):

@@ -17,8 +17,10 @@ GIB: Final = 1024 * MIB
 TIB: Final = 1024 * GIB
 
 _SIZE: Final = re.compile(
-    r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(iB|B)?|B)?\s*", re.ASCII | re.IGNORECASE
+    r"\s*(\d{1,99}(?:\.\d{1,99})?)\s*(?:([KMGT])(iB|B)?|B)?\s*", re.ASCII | re.IGNORECASE
 )
+"""Python reads no number of thousands of digits; a size has twenty."""
+
 _POWERS: Final = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 

@@ -1,5 +1,7 @@
 """Promised pages: what lasts is summed up, what passes is needed once."""
 
+import sys
+
 from blobstore.alloc.reservation import Need, Reservations
 
 
@@ -33,3 +35,34 @@ def test_a_clean_blob_needs_nothing() -> None:
     assert reservations.total == 3
     reservations.clear(1)
     assert (reservations.total, reservations.holds(1)) == (3, False)
+
+
+def test_what_the_neediest_blob_needed_before_does_not_count() -> None:
+    reservations = Reservations()
+    reservations.set(1, Need(lasting=0, passing=9))
+    reservations.set(2, Need(lasting=0, passing=4))
+    reservations.set(1, Need(lasting=0, passing=1))
+    assert reservations.total == 4
+    reservations.clear(2)
+    assert reservations.total == 1
+
+
+def test_blobs_that_become_clean_one_by_one_are_not_counted_again_each_time() -> None:
+    reservations = Reservations()
+    count = 20_000
+    for blob_id in range(count):
+        reservations.set(blob_id, Need(lasting=1, passing=2))
+    calls = 0
+
+    def count_calls(_frame: object, _event: str, _what: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count_calls)
+    try:
+        for blob_id in range(count):
+            reservations.clear(blob_id)
+    finally:
+        sys.setprofile(None)
+    assert reservations.total == 0
+    assert calls < 20 * count

@@ -6,7 +6,8 @@ what it needs only while it is rewritten (copies, given back by the same
 commit) is needed once, for the largest, because blobs are persisted one by one.
 """
 
-from typing import NamedTuple
+from collections import Counter
+from typing import Final, NamedTuple
 
 
 class Need(NamedTuple):
@@ -16,6 +17,9 @@ class Need(NamedTuple):
     passing: int
 
 
+_NOTHING: Final = Need(0, 0)
+
+
 class Reservations:
     """The needs of all blobs that are dirty, by blob id."""
 
@@ -23,6 +27,8 @@ class Reservations:
         self._needs: dict[int, Need] = {}
         self._lasting = 0
         self._passing = 0
+        self._with_passing: Counter[int] = Counter()
+        """How many blobs need so many pages for a while: few numbers, however many blobs."""
 
     @property
     def total(self) -> int:
@@ -31,9 +37,8 @@ class Reservations:
 
     def total_with(self, blob_id: int, need: Need) -> int:
         """Return what `total` would be if the blob's need were this."""
-        old = self._needs.get(blob_id)
-        lasting = self._lasting - (old.lasting if old else 0) + need.lasting
-        return lasting + max(self._passing, need.passing)
+        old = self._needs.get(blob_id, _NOTHING)
+        return self._lasting - old.lasting + need.lasting + max(self._passing, need.passing)
 
     def holds(self, blob_id: int) -> bool:
         """Tell whether the blob was promised anything."""
@@ -41,16 +46,22 @@ class Reservations:
 
     def set(self, blob_id: int, need: Need) -> None:
         """Replace the blob's need."""
-        self._lasting += need.lasting
-        self._passing = max(self._passing, need.passing)
-        old = self._needs.get(blob_id)
-        if old is not None:
-            self._lasting -= old.lasting
+        old = self._needs.get(blob_id, _NOTHING)
         self._needs[blob_id] = need
+        self._replace(old, need)
 
     def clear(self, blob_id: int) -> None:
         """Forget the blob's need; it is clean."""
-        old = self._needs.pop(blob_id, None)
-        if old is not None:
-            self._lasting -= old.lasting
-            self._passing = max((need.passing for need in self._needs.values()), default=0)
+        self._replace(self._needs.pop(blob_id, _NOTHING), _NOTHING)
+
+    def _replace(self, old: Need, new: Need) -> None:
+        """Count what one blob needs now instead of what it needed."""
+        self._lasting += new.lasting - old.lasting
+        if new.passing == old.passing:
+            return
+        counts = self._with_passing
+        counts[new.passing] += 1
+        counts[old.passing] -= 1
+        if not counts[old.passing]:
+            del counts[old.passing]
+        self._passing = max(counts, default=0)

@@ -111,7 +111,9 @@ class _Gathered:
     def __init__(self, device_size: int) -> None:
         self._heads: list[Numbers] = []
         self._written: list[Flags] = []
-        self._owned = np.zeros(min(device_size, SEARCH_LIMIT) // PAGE_SIZE, dtype=np.bool_)
+        # How many more runs cover a cluster than the one before it, and one at the end: a run
+        # costs the same however long it is.
+        self._edges = np.zeros(min(device_size, SEARCH_LIMIT) // PAGE_SIZE + 1, dtype=np.int64)
         self._pages: list[tuple[int, ...]] = []
         self._torn: list[tuple[int, int]] = []
         self._end = 0
@@ -144,8 +146,10 @@ class _Gathered:
         runs: list[tuple[int, int]] = []
         with suppress(CorruptError):  # what was said so far holds
             _collect(page[HEAD.size : HEAD.size + BODY_SIZE], runs, pages)
-        for first, count in runs:
-            self._owned[first : first + count] = True
+        named = np.array(runs, dtype=np.int64).reshape(-1, 2)
+        end = len(self._edges) - 1
+        np.add.at(self._edges, np.minimum(named[:, 0], end), 1)
+        np.subtract.at(self._edges, np.minimum(named.sum(axis=1), end), 1)
         return (
             blob_id - BLOB_ID_BASE,
             int(sequence == 0 and page[HEAD.size] != EXTENT_PAGE),
@@ -161,7 +165,7 @@ class _Gathered:
         return Evidence(
             heads=np.concatenate(self._heads or [np.empty(0, dtype=np.int64)]),
             is_written=np.concatenate(self._written or [np.empty(0, dtype=np.bool_)]),
-            owned=self._owned,
+            owned=np.cumsum(self._edges[:-1]) > 0,
             places=columns[0],
             roots=columns[1],
             can_be_root=columns[2] == 1,
