@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from blobstore import Blob, Blobstore, ClosedError, DeviceError, MemoryDevice, UnsupportedError
-from blobstore.format.descriptors import Descriptor, Flags
+from blobstore.format.descriptors import Flags
+from tests.descriptors import Descriptor
 from tests.proof.corruptions.image import StoreImage
 from tests.proof.corruptions.sample import ImageDevice
 

@@ -10,20 +10,16 @@ from blobstore.format.descriptors import (
     FLAGS_SIZE,
     RUNS_HEAD_SIZE,
     TABLE_HEAD_SIZE,
-    Descriptor,
     ExtentPage,
     ExtentTable,
     Flags,
-    Padding,
     Runs,
-    Unknown,
     Xattr,
-    decode_descriptors,
-    encode_descriptors,
 )
 from blobstore.format.page import BODY_SIZE
 from blobstore.format.pairs import PackedPairs
 from blobstore.format.root import SECTOR_CAPACITY
+from tests.descriptors import Descriptor, Padding, Unknown, decode_descriptors, encode_descriptors
 
 Pairs = list[tuple[int, int]]
 

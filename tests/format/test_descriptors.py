@@ -6,21 +6,17 @@ from hypothesis import strategies as st
 
 from blobstore.errors import CorruptError
 from blobstore.format.descriptors import (
-    Descriptor,
     ExtentPage,
     ExtentTable,
     Flags,
-    Padding,
     Runs,
-    Unknown,
     Xattr,
-    decode_descriptors,
     decode_name,
-    encode_descriptors,
     encode_name,
     split_descriptors,
 )
 from blobstore.format.page import BODY_SIZE
+from tests.descriptors import Descriptor, Padding, Unknown, decode_descriptors, encode_descriptors
 
 u32 = st.integers(0, 0xFFFF_FFFF)
 u64 = st.integers(0, 0xFFFF_FFFF_FFFF_FFFF)

@@ -8,21 +8,12 @@ from bitarray import bitarray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.format.descriptors import (
-    Descriptor,
-    ExtentPage,
-    ExtentTable,
-    Flags,
-    Padding,
-    Runs,
-    Unknown,
-    Xattr,
-    encode_descriptors,
-)
+from blobstore.format.descriptors import ExtentPage, ExtentTable, Flags, Runs, Xattr
 from blobstore.format.dump_text import DumpPlan, dump_mask, dump_page, dump_super_block
 from blobstore.format.page import BODY_SIZE, NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.format.super_block import NO_BLOB, MaskRegion, SuperBlock
 from blobstore.units import BlobId, PageIndex
+from tests.descriptors import Descriptor, Padding, Unknown, encode_descriptors
 
 SUPER_BLOCK = SuperBlock(
     version=3,

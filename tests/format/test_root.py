@@ -6,15 +6,7 @@ from hypothesis import strategies as st
 
 from blobstore.errors import CorruptError
 from blobstore.format.checksum import SECTOR_SIZE, crc32c
-from blobstore.format.descriptors import (
-    Descriptor,
-    Flags,
-    Padding,
-    Runs,
-    Xattr,
-    decode_descriptors,
-    encode_descriptors,
-)
+from blobstore.format.descriptors import Flags, Runs, Xattr
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.format.root import (
     SECTOR_CAPACITY,
@@ -33,6 +25,7 @@ from blobstore.format.root import (
     root_state_of,
 )
 from blobstore.units import BlobId, PageIndex
+from tests.descriptors import Descriptor, Padding, decode_descriptors, encode_descriptors
 
 BLOB = BlobId(0x1_0000_0005)
 AT = PageIndex(5)

@@ -17,7 +17,7 @@ import pytest
 from blobstore import BlobId, Blobstore, CheckReport, Rescue, check, repair, undo
 from blobstore.errors import BlobstoreError, CorruptError, NoSpaceError
 from blobstore.format.checksum import crc32c
-from blobstore.format.descriptors import HAS_INTERNAL_XATTRS, Descriptor
+from blobstore.format.descriptors import HAS_INTERNAL_XATTRS
 from blobstore.format.geometry import Geometry, root_of
 from blobstore.format.mask import MASK_CLUSTERS, MASK_HEAD_SIZE, MASK_PAGES
 from blobstore.format.page import BODY_SIZE, CRC_OFFSET, NO_PAGE, PAGE_SIZE, MetadataPage
@@ -26,6 +26,7 @@ from blobstore.fsck.finding import Severity
 from blobstore.testing.simulated_device import SimulatedDevice
 from blobstore.testing.simulated_disk import Event, Flushed, SimulatedDisk, Written
 from blobstore.units import KIB, MIB, PageIndex
+from tests.descriptors import Descriptor
 from tests.fsck.stores import contents, device_of, repaired
 from tests.golden.images import load_image
 from tests.proof.corruptions.catalogue import MODES

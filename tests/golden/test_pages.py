@@ -7,12 +7,7 @@ import pytest
 
 from blobstore.errors import CorruptError
 from blobstore.format.chain import decode_chain, pack_chain
-from blobstore.format.descriptors import (
-    ExtentPage,
-    Xattr,
-    decode_descriptors,
-    encode_descriptors,
-)
+from blobstore.format.descriptors import ExtentPage, Xattr
 from blobstore.format.dump_text import DumpPlan
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.mask import (
@@ -25,6 +20,7 @@ from blobstore.format.mask import (
 from blobstore.format.page import BODY_SIZE, NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, MaskRegion, SuperBlock
 from blobstore.units import PageIndex
+from tests.descriptors import decode_descriptors, encode_descriptors
 from tests.golden.images import IMAGE_NAMES, load_image, manifest
 
 Pages = dict[PageIndex, MetadataPage]

@@ -19,15 +19,11 @@ from blobstore.format.descriptors import (
     RUNS,
     THIN_PROV,
     XATTR,
-    Descriptor,
     ExtentPage,
     ExtentTable,
     Flags,
-    Padding,
     Runs,
-    Unknown,
     Xattr,
-    encode_descriptors,
 )
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, MetadataPage
@@ -37,6 +33,7 @@ from blobstore.metadata.page_reader import PageReader
 from blobstore.metadata.recovery import recover, scan_region
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.units import BlobId, PageIndex
+from tests.descriptors import Descriptor, Padding, Unknown, encode_descriptors
 from tests.metadata.media import ImageMedium
 from tests.proof.forge import Forge, extents, flags, runs, table
 

@@ -13,7 +13,7 @@ import pytest
 
 from blobstore.errors import CorruptError
 from blobstore.format.checksum import SECTOR_SIZE, crc32c
-from blobstore.format.descriptors import Flags, Xattr, encode_descriptors
+from blobstore.format.descriptors import Flags, Xattr
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.format.root import (
@@ -34,6 +34,7 @@ from blobstore.format.root import (
 )
 from blobstore.format.super_block import NO_BLOB, MaskRegion, SuperBlock
 from blobstore.units import BlobId, PageIndex
+from tests.descriptors import encode_descriptors
 
 AT: Final = PageIndex(7)
 ID: Final = blob_id_of(AT)

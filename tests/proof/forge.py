@@ -15,7 +15,6 @@ from blobstore.format.descriptors import (
     ExtentTable,
     Flags,
     Runs,
-    Unknown,
     Xattr,
 )
 from blobstore.format.geometry import Geometry, blob_id_of
@@ -23,6 +22,7 @@ from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES, enco
 from blobstore.format.page import CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL
 from blobstore.format.super_block import NO_BLOB, SuperBlock
 from blobstore.units import PageIndex
+from tests.descriptors import Unknown
 from tests.proof.image_device import SparseDevice
 
 CLUSTER: Final = 16384

@@ -1,10 +1,10 @@
 """Descriptors: the typed records inside a metadata page (FORMAT 4)."""
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from blobstore.errors import CorruptError
 from blobstore.operations import Buffer
@@ -111,31 +111,6 @@ class ExtentPage:
         return head + _U32.pack(self.first) + self.clusters
 
 
-@dataclass(frozen=True, slots=True)
-class Padding:
-    """Bytes that mean nothing."""
-
-    body: bytes
-
-    def encode(self) -> bytes:
-        return HEADER.pack(PADDING, len(self.body)) + self.body
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """A descriptor of a type that this version does not know."""
-
-    kind: int
-    body: bytes
-    known: ClassVar[bool] = False
-
-    def encode(self) -> bytes:
-        return HEADER.pack(self.kind, len(self.body)) + self.body
-
-
-Descriptor: TypeAlias = Flags | Xattr | Runs | ExtentTable | ExtentPage | Padding | Unknown
-
-
 def encode_name(name: str) -> bytes:
     """Return an attribute's name as on disk; bytes that are no UTF-8 survive a round trip."""
     return name.encode("utf-8", "surrogateescape")
@@ -144,11 +119,6 @@ def encode_name(name: str) -> bytes:
 def decode_name(name: bytes) -> str:
     """Return an attribute's name as text."""
     return name.decode("utf-8", "surrogateescape")
-
-
-def encode_descriptors(descriptors: Iterable[Descriptor]) -> bytes:
-    """Return the descriptors one after the other."""
-    return b"".join(descriptor.encode() for descriptor in descriptors)
 
 
 def split_descriptors(body: Buffer, *, place: str) -> Iterator[tuple[int, memoryview]]:
@@ -194,33 +164,6 @@ def too_long(kind: int, length: int, left: int, *, place: str) -> CorruptError:
     return CorruptError(
         f"{place}: descriptor {kind} of {length} bytes, but {left} are left", errno=_EINVAL
     )
-
-
-def decode_descriptors(body: Buffer, *, place: str) -> list[Descriptor]:
-    """Decode all descriptors of one page's body.
-
-    Raises:
-        CorruptError: A descriptor whose content does not add up (EINVAL).
-    """
-    return [_decode(kind, view, place) for kind, view in split_descriptors(body, place=place)]
-
-
-def _decode(kind: int, view: memoryview, place: str) -> Descriptor:
-    match kind:
-        case 0:
-            return Padding(bytes(view))
-        case 1:
-            return decode_runs(view, place=place)
-        case 2 | 4:
-            return decode_xattr(view, internal=kind == INTERNAL_XATTR, place=place)
-        case 3:
-            return decode_flags(view, place=place)
-        case 5:
-            return decode_extent_table(view, place=place)
-        case 6:
-            return decode_extent_page(view, place=place)
-        case _:
-            return Unknown(kind, bytes(view))
 
 
 def decode_flags(content: Buffer, *, place: str) -> Flags:

@@ -2,17 +2,9 @@
 
 import struct
 
-from blobstore.format.descriptors import (
-    FLAGS,
-    XATTR,
-    Descriptor,
-    ExtentTable,
-    Flags,
-    Runs,
-    Unknown,
-    Xattr,
-)
+from blobstore.format.descriptors import FLAGS, XATTR, ExtentTable, Flags, Runs, Xattr
 from blobstore.fsck.finding import Severity
+from tests.descriptors import Descriptor, Unknown
 from tests.proof.corruptions.catalogue import Place, corruption
 from tests.proof.corruptions.image import StoreImage
 

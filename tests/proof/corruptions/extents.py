@@ -10,10 +10,10 @@ from blobstore.format.descriptors import (
     ExtentTable,
     Flags,
     Runs,
-    Unknown,
 )
 from blobstore.format.mask import MASK_CLUSTERS
 from blobstore.units import PageIndex
+from tests.descriptors import Unknown
 from tests.proof.corruptions.catalogue import Place, corruption
 from tests.proof.corruptions.image import StoreImage, entries_of, extents_of
 

@@ -12,14 +12,11 @@ from blobstore.format.checksum import crc32c
 from blobstore.format.descriptors import (
     CLUSTERS_PER_EXTENT_PAGE,
     HAS_INTERNAL_XATTRS,
-    Descriptor,
     ExtentPage,
     ExtentTable,
     Flags,
     Runs,
     Xattr,
-    decode_descriptors,
-    encode_descriptors,
 )
 from blobstore.format.geometry import Geometry, root_of
 from blobstore.format.mask import (
@@ -34,6 +31,7 @@ from blobstore.format.root import TAIL_OFFSET, Layout, layout_of
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, MaskRegion, SuperBlock
 from blobstore.metadata.blob_state import SNAP
 from blobstore.units import BlobId, PageIndex
+from tests.descriptors import Descriptor, decode_descriptors, encode_descriptors
 
 Edit = Callable[[list[Descriptor]], Sequence[Descriptor]]
 

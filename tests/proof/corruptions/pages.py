@@ -1,11 +1,12 @@
 """Broken pages and chains: invariants 16 to 24."""
 
-from blobstore.format.descriptors import XATTR, ExtentPage, Flags, encode_descriptors
+from blobstore.format.descriptors import XATTR, ExtentPage, Flags
 from blobstore.format.geometry import blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_HEAD_SIZE, MASK_PAGES
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.fsck.finding import Severity
 from blobstore.units import BlobId, PageIndex
+from tests.descriptors import encode_descriptors
 from tests.proof.corruptions.catalogue import Place, corruption
 from tests.proof.corruptions.image import StoreImage
 

@@ -5,7 +5,6 @@ from blobstore.format.descriptors import (
     HAS_INTERNAL_XATTRS,
     READ_ONLY,
     THIN_PROV,
-    Descriptor,
     ExtentTable,
     Xattr,
 )
@@ -13,6 +12,7 @@ from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import HEAD
 from blobstore.fsck.finding import Severity
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL
+from tests.descriptors import Descriptor
 from tests.proof.corruptions.catalogue import Place, corruption
 from tests.proof.corruptions.image import StoreImage, entries_of, extents_of
 
