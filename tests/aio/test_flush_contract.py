@@ -72,12 +72,12 @@ class RecordingIO(EventLoopIO):
 
         def end(_waited: object = None) -> None:
             perform(self._disk, operation)
-            recorded.finish(completion.result())
+            recorded.finish(completion.outcome())
 
         if completion.is_done:
             end()
         else:
-            completion.wait(self.loop).add_done_callback(end)
+            completion.add_done_callback(end)
         return recorded
 
 

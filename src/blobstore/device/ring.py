@@ -67,6 +67,9 @@ _NO_MEMORY: Final = frozenset((errno.EAGAIN, errno.EBUSY))
 
 _DEFAULT_ENTRIES: Final = 256
 
+_address: Final = ctypes.addressof
+_from_buffer: Final = ctypes.c_char.from_buffer
+
 Completed: TypeAlias = tuple[int, int]
 """The token of a request, and its result: bytes, or a negative errno."""
 
@@ -270,6 +273,20 @@ class Ring:
         """
         self._backlog.append((operation, 0, 0, descriptor, offset, address, length, flags, token))
 
+    @property
+    def waiting_count(self) -> int:
+        """How many requests were submitted that have no place in the queue yet."""
+        return len(self._backlog)
+
+    def hand_over(self) -> None:
+        """Hand requests over before the next `turn`, as many as there is room for.
+
+        Raises:
+            DeviceError: The ring is broken or closed.
+        """
+        self._fill()
+        self.enter()
+
     def turn(self) -> list[Completed]:
         """Hand all requests over that there is room for, and return what is complete.
 
@@ -303,9 +320,10 @@ class Ring:
     def _fill(self) -> None:
         """Write waiting requests into the submission queue, as many as there is room for."""
         backlog, first, mask = self._backlog, self.tail, self.entry_count - 1
+        words, tail_at, pack_into = self._words, self._at.sq_tail, ENTRY.pack_into
         for number in range(first, first + min(self.room, len(backlog))):
-            ENTRY.pack_into(self.entries, (number & mask) * ENTRY.size, *backlog.popleft())
-            self.tail = number + 1
+            pack_into(self.entries, (number & mask) * ENTRY.size, *backlog.popleft())
+            words[tail_at] = (number + 1) & COUNTER_MASK
 
     def _refuse(self, done: list[Completed]) -> None:
         """Complete what the kernel does not take, and will not be woken for."""
@@ -341,7 +359,7 @@ class Ring:
 def address_of(view: memoryview) -> int:
     """Return where the memory of a contiguous view is; it stays there while the view is kept."""
     if not view.readonly:
-        return ctypes.addressof(ctypes.c_char.from_buffer(view)) if view.nbytes else 0
+        return _address(_from_buffer(view)) if view.nbytes else 0
     import numpy as np  # ctypes looks only at memory that may be written
 
     address: int = np.frombuffer(view, dtype=np.uint8).__array_interface__["data"][0]

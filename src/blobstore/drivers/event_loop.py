@@ -51,20 +51,18 @@ class AwaitedSource(Protocol):
 class Patience:
     """How one call waits: it takes note that it was cancelled, and goes on waiting."""
 
-    __slots__ = ("_loop", "cancelled")
+    __slots__ = ("cancelled",)
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self.cancelled: asyncio.CancelledError | None = None
 
     async def wait(self, completion: Completion) -> Any:
         """Return the result of what is under way, or raise its failure."""
-        while not completion.is_done:
-            try:
-                await completion.wait(self._loop)
-            except asyncio.CancelledError as error:
-                self.cancelled = error
-        return completion.result()
+        try:
+            return await completion
+        except asyncio.CancelledError as error:
+            self.cancelled = error
+            return completion.outcome()
 
 
 class EventLoopDriver:
@@ -115,7 +113,7 @@ class EventLoopDriver:
         except RuntimeError:
             core.close()
             raise
-        patience = Patience(self.loop)
+        patience = Patience()
         try:
             result = await self._run_to_end(core, patience)
             if patience.cancelled is not None and give_up is not None:
@@ -129,22 +127,6 @@ class EventLoopDriver:
         if patience.cancelled is not None:
             raise patience.cancelled
         return result
-
-    async def settle(self, completion: Completion) -> Any:
-        """Wait for one request, and return its result or raise its failure.
-
-        Raises:
-            asyncio.CancelledError: The caller was cancelled; the request has ended.
-        """
-        cancelled: asyncio.CancelledError | None = None
-        while not completion.is_done:
-            try:
-                await completion.wait(self.loop)
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
-        return completion.result()
 
     async def _run_to_end(self, core: Core[T], patience: Patience) -> T:
         value: object = None
@@ -223,10 +205,14 @@ class EventLoopDriver:
 
     def _parked(self, operation: Park) -> Completion:
         completion = Completion()
+
+        def finish_soon() -> None:  # a task fires the wakeup: it cannot run another one inside
+            self.loop.call_soon(completion.finish)
+
         if operation.wakeup.fired:
-            completion.finish(None)
+            completion.finish()
         else:
-            operation.wakeup.notify = lambda: completion.finish(None)
+            operation.wakeup.notify = finish_soon
         return completion
 
     def close(self) -> None:

@@ -98,18 +98,16 @@ class EventLoopIO:
         return self._read(Completion(), offset, view)
 
     def _read(self, completion: Completion, offset: int, view: memoryview) -> Completion:
-        if self._read_cached(offset, view):
+        if self.cached is not None and self._read_cached(self.cached, offset, view):
             completion.finish()
         elif not self._read_on_ring(completion, offset, view):
             self._read_in_thread(completion, offset, view)
         return completion
 
-    def _read_cached(self, offset: int, view: memoryview) -> bool:
+    def _read_cached(self, descriptor: int, offset: int, view: memoryview) -> bool:
         """Fill a buffer with what the page cache holds; say whether all of it was there."""
-        if self.cached is None:
-            return False
         try:
-            return os.preadv(self.cached, (view,), offset, os.RWF_NOWAIT) == view.nbytes
+            return os.preadv(descriptor, (view,), offset, os.RWF_NOWAIT) == view.nbytes
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 self.cached = None  # such a file system cannot tell
@@ -227,9 +225,8 @@ class CompletionOfBytes(Completion):
         super().__init__()
         self._buffer = buffer
 
-    def result(self) -> bytes:
-        super().result()
-        return bytes(self._buffer)
+    def finish(self, value: Any = None) -> None:
+        super().finish(bytes(self._buffer))
 
 
 def _done(value: object) -> Completion:

@@ -1,21 +1,25 @@
 """The io_uring of one store on an event loop.
 
-What the tasks of one turn of the loop submit enters the kernel together, with one system call at
-the beginning of the next turn. An eventfd wakes the loop when requests are complete.
+What the tasks of one turn of the loop submit enters the kernel together: with one system call for
+every `_HANDED_OVER_AT` requests, so that the device works while other tasks run, and one at the
+beginning of the next turn. An eventfd wakes the loop when requests are complete.
 """
 
 import asyncio
 import contextlib
 import errno
 import itertools
+from collections import deque
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-from blobstore.device.ring import Ring
+from blobstore.device.ring import Completed, Ring
 from blobstore.errors import DeviceError
 
 Done: TypeAlias = Callable[[int], None]
-"""Called with the result of a request: bytes, or a negative errno."""
+"""Called by the event loop with the result of a request: bytes, or a negative errno."""
+
+_HANDED_OVER_AT: Final = 16
 
 
 class EventLoopRing:
@@ -30,6 +34,7 @@ class EventLoopRing:
         self._loop = loop
         self._ring = Ring()
         self._pending: dict[int, tuple[Done, memoryview | None]] = {}
+        self._completed: deque[Completed] = deque()
         self._next_token = itertools.count().__next__
         self._is_due = False
         loop.add_reader(self._ring.eventfd(), self._turn)
@@ -55,6 +60,9 @@ class EventLoopRing:
         token = self._next_token()
         self._pending[token] = done, memory
         self._ring.submit(token, operation, descriptor, offset, address, length, flags)
+        if self._ring.waiting_count >= _HANDED_OVER_AT:
+            with contextlib.suppress(DeviceError):  # the next turn meets it again
+                self._ring.hand_over()
         if not self._is_due:
             self._is_due = True
             self._loop.call_soon(self._turn)
@@ -69,18 +77,25 @@ class EventLoopRing:
         except DeviceError:
             self._give_up()
             return
-        for token, result in completed:
-            done, _memory = self._pending.pop(token)
-            done(result)
+        self._completed.extend(completed)
+        try:
+            while self._completed:
+                token, result = self._completed.popleft()
+                done, _memory = self._pending.pop(token)
+                done(result)
+        finally:
+            if self._completed:  # the task of one of them ends the loop: the program may go on
+                self._loop.call_soon(self._turn)
 
     def _give_up(self) -> None:
         """Let all requests fail; what the kernel has of them may still use their memory."""
         self._loop.remove_reader(self._ring.eventfd())
         _kept_for_ever.append(self._pending)
         pending, self._pending = list(self._pending.values()), {}
+        self._completed.clear()
         self._ring.close()
         for done, _memory in pending:
-            done(-errno.EIO)
+            self._loop.call_soon(done, -errno.EIO)
 
     def close(self) -> None:
         """Wait for what is in flight, usually nothing, and close the ring."""

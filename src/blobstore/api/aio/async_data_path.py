@@ -44,7 +44,6 @@ class AsyncDataPath(ABC):
         "_leaves",
         "_loop",
         "_session",
-        "_settle",
         "_state",
     )
 
@@ -54,7 +53,6 @@ class AsyncDataPath(ABC):
         self._session = session
         self._io = session.io
         self._loop = session.loop
-        self._settle = session.settle
         self._core = session.core
         self._state = state
         self._cluster_size = session.core.geometry.cluster_size
@@ -67,9 +65,11 @@ class AsyncDataPath(ABC):
         return bytes(buffer)
 
     async def read_into(self, buffer: Any, offset: int = 0) -> int:
-        kind, io = buffer.__class__, self._io
-        length = len(buffer) if kind is bytearray else _length_of(buffer, kind)
-        if io.cached is not None:
+        io = self._io
+        descriptor = io.cached
+        if descriptor is not None:
+            kind = buffer.__class__
+            length = buffer.nbytes if kind is memoryview else _length_of(buffer, kind)
             # `_place` and `EventLoopIO.read_cached`, spelled out: nearly all requests end here.
             size = self._cluster_size
             try:
@@ -80,20 +80,17 @@ class AsyncDataPath(ABC):
                     cluster = self._leaves[leaf][at] or self._state.inherited[leaf][at]
                     if (
                         cluster
-                        and _preadv(io.cached, (buffer,), cluster * size + start, _AT_ONCE)
+                        and _preadv(descriptor, (buffer,), cluster * size + start, _AT_ONCE)
                         == length
                     ):
-                        io.at_once_count += 1
-                        if io.at_once_count % _AT_ONCE_MAX == 0:
+                        io.at_once_count = count = io.at_once_count + 1
+                        if count % _AT_ONCE_MAX == 0:
                             await asyncio.sleep(0)
                         return length
             except (IndexError, OSError, TypeError, BufferError):
                 pass  # not in memory, beyond the end, a wrong type: the other ways say so
-        return await self._read_waiting(buffer, integer_of(offset, "offset"))
-
-    async def _read_waiting(self, buffer: Any, offset: int) -> int:
         view = writable_bytes_of(buffer)
-        place = self._place(offset, len(view), False)
+        place = self._place(integer_of(offset, "offset"), len(view), False)
         if place == _NOWHERE or not await self._transfer(self._io.read_into, place, view):
             await self._read_fully(view, offset)
         return len(view)
@@ -145,7 +142,7 @@ class AsyncDataPath(ABC):
         epochs = self._core.epochs
         epoch = epochs.enter()
         try:
-            await self._settle(start(place, view))
+            await start(place, view)
         except BlobstoreError:
             return False
         finally:
@@ -180,10 +177,7 @@ class AsyncDataPath(ABC):
 
 
 def _length_of(buffer: Any, kind: type) -> int:
-    if kind is memoryview:
-        length: int = buffer.nbytes
-        return length
     try:
-        return memoryview(buffer).nbytes
+        return len(buffer) if kind is bytearray else memoryview(buffer).nbytes
     except TypeError:
         raise wrong_type("buffer", buffer, expected="a writable buffer") from None

@@ -31,7 +31,6 @@ class AsyncSession(OpenSession):
         self._driver = EventLoopDriver(device, core.mark_unusable)
         self.io = self._driver.io
         self.loop = self._driver.loop
-        self.settle = self._driver.settle
 
     @classmethod
     async def start(
@@ -43,7 +42,7 @@ class AsyncSession(OpenSession):
             asyncio.CancelledError: The caller was cancelled: the store was closed again.
         """
         loop = asyncio.get_running_loop()
-        threads, patience = EventLoopThreads(loop), Patience(loop)
+        threads, patience = EventLoopThreads(loop), Patience()
         try:
             loaded = await patience.wait(threads.start(_call, load, args, kwargs))
         except BlobstoreError as error:
@@ -87,7 +86,7 @@ class AsyncSession(OpenSession):
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that may wait for a device."""
         self.check_loop()
-        result: T = await self.settle(self.io.threads.start(_call, function, args, kwargs))
+        result: T = await self.io.threads.start(_call, function, args, kwargs)
         return result
 
     # The end
