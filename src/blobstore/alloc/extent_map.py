@@ -15,6 +15,7 @@ Memory stays in proportion to the metadata. Leaves that were made only for a rea
 is answered from the runs.
 """
 
+import errno
 from array import array
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -56,7 +57,6 @@ _LONGEST_LEAF: Final = LEAF_SIZE
 _PIECE: Final = 1 << 14
 _NOWHERE: Final = -1
 _NO_SPAN: Final = (0, 0, 0)
-_EINVAL: Final = 22
 
 
 class ExtentMap:
@@ -102,7 +102,7 @@ class ExtentMap:
         total = sum(pairs.numbers[1::2])
         if total > limit:
             message = f"{place}: {total} clusters, expected at most {limit}"
-            raise CorruptError(message, errno=_EINVAL)
+            raise CorruptError(message, errno=errno.EINVAL)
         if not (total and any(pairs.numbers[::2])):
             return cls(total)
         from blobstore.alloc.mapped_runs import MappedRuns, entries_of  # others need no NumPy

@@ -2,7 +2,7 @@
 
 A write that claims a cluster reserves here what persisting it can take, so
 that a flush never fails for space. What a blob adds for good is summed up;
-what it needs only while it is rewritten (copies, given back by the same
+what it needs only while it is rewritten (copies, freed by the same
 commit) is needed once, for the largest, because blobs are persisted one by one.
 """
 

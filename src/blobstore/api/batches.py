@@ -129,7 +129,7 @@ def _places_of_all(
     for part in parts:
         mine = offsets if part.numbers is None else offsets[part.numbers]
         found = _places(part.blob, mine, bits, length, is_write=is_write)
-        if bits < 0 or found.min() < 0:  # who has a place is inside of the blob
+        if bits < 0 or found.min() < 0:  # any other has a place, so it lies within the blob
             _check_bounds(part, mine, length)
         if part.numbers is None:
             return found

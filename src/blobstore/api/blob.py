@@ -222,6 +222,7 @@ class Blob(BlobHandle, FastPath):
         Raises:
             NoSpaceError: Not enough clusters or metadata pages; nothing changed.
             ReadOnlyError: The blob's metadata is read-only.
+            BusyError: The blob is under an operation such as `snapshot` or `inflate`.
         """
         self._run(core_calls.resize(self._core, self._state, size))
 
@@ -314,6 +315,7 @@ class Blob(BlobHandle, FastPath):
         Raises:
             InvalidArgumentError: The blob can be written to: snapshot it first.
             NoSpaceError: No metadata page is left.
+            BusyError: The blob is under another such operation.
         """
         core = core_calls.clone(self._core, self._state, name, xattrs)
         return Blob(self._session, self._run(core))
@@ -337,6 +339,7 @@ class Blob(BlobHandle, FastPath):
         Raises:
             InvalidArgumentError: The blob has no parent.
             NoSpaceError: There are not as many clusters; nothing changed.
+            BusyError: The blob is under another such operation.
         """
         self._run(decouple(self._core, self._state))
 
@@ -349,6 +352,7 @@ class Blob(BlobHandle, FastPath):
             NotFoundError: There is no such snapshot.
             InvalidArgumentError: The two do not fit.
             ExistsError: It is its parent already.
+            BusyError: One of the two is under another such operation.
         """
         self._run(core_calls.set_parent(self._core, self._state, parent_id))
 
@@ -378,6 +382,7 @@ class Blob(BlobHandle, FastPath):
             NotFoundError: Nothing is registered for that id.
             InvalidArgumentError: The two do not fit.
             ExistsError: It is its parent already.
+            BusyError: The blob is under another such operation.
         """
         self._run(core_calls.set_external_parent(self._core, self._state, external_id))
 
@@ -389,9 +394,12 @@ class Blob(BlobHandle, FastPath):
         What the blob reads from its parents is left alone. `progress` is
         called with the clusters copied, and to copy. Returns how many there were.
 
+        Durability: on return.
+
         Raises:
             ReadOnlyError: The blob can be written to (EPERM).
             InvalidArgumentError: The target is smaller, or its block does not fit.
+            BusyError: The blob is under another such operation.
             DeviceError: One of the two devices failed.
         """
         return self._run(core_calls.shallow_copy(self._core, self._state, target, progress))

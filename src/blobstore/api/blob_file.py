@@ -56,7 +56,7 @@ class OpenBlob(Protocol):
         """Give the blob `size` bytes."""
 
     def next_data(self, offset: int) -> int | None:
-        """Return where data begin."""
+        """Return where data begins."""
 
     def next_hole(self, offset: int) -> int:
         """Return where a hole begins."""

@@ -209,7 +209,9 @@ class Blobstore(OpenStore):
 
         Raises:
             NotFoundError: There is no such blob.
-            BusyError: It is open, or has several clones.
+            BusyError: It is open, has several clones, or is under another such operation.
+            ReadOnlyError: The store is read-only.
+            NoSpaceError: Its clone's metadata cannot be written beside the old; nothing changed.
         """
         self._session.run(core_calls.delete_blob(self._core, blob_id), id_of(blob_id))
 

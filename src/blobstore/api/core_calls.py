@@ -189,7 +189,7 @@ def set_type(store: StoreState, bstype: bytes) -> Core[None]:
     return lifecycle.set_type(store, value_of(bstype, "bstype"))
 
 
-# Of a store of volumes. Uuids are made here: the core knows no chance.
+# Of a store of volumes. Uuids are made here: nothing in the core is random.
 
 
 def create_volume(

@@ -121,8 +121,8 @@ class OpenStore(StoreHandle):
     def register_external(self, external_id: bytes, what: External | None) -> None:
         """Say what an external snapshot's id stands for: a path, a device, another store's blob.
 
-        Clones of it that are open see it at once; None takes it back. Nothing
-        that is named inside the store itself is ever opened.
+        Clones of it that are open see it at once; None means that it is not there any more.
+        Nothing that is named inside the store itself is ever opened.
 
         Raises:
             InvalidArgumentError: It is read in larger blocks than the store.

@@ -181,9 +181,14 @@ def load_store(
     mapped: bool = False,
 ) -> LoadedStore:
     """Load the store on what a source names; the arguments are `Blobstore.open`'s."""
-    check_flags(force_recovery=force_recovery, force=force, write_through=write_through)
-    check_flags(mapped=mapped)
-    if mapped and read_only is False:
+    check_flags(
+        read_only=read_only,
+        force_recovery=force_recovery,
+        force=force,
+        write_through=write_through,
+        mapped=mapped,
+    )
+    if mapped and not read_only:
         raise InvalidArgumentError("mapped: expected read_only=True as well")
     device = open_source(
         source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct

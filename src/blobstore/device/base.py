@@ -79,8 +79,8 @@ class Device(abc.ABC):
     def fast_descriptor(self) -> int | None:
         """A file descriptor for `os.preadv` and `os.pwritev`, or None.
 
-        Who uses it checks bounds, `read_only` and short results itself, and
-        forgets the number when the device is closed or the process has forked.
+        Its users check bounds, `read_only` and short results themselves, and forget
+        the number when the device is closed or the process has forked.
         """
         return None
 

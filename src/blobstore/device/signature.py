@@ -47,8 +47,8 @@ _MAGICS: Final = (
     Magic("a bcache device", 4096 + 24, bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81")),
     Magic("an ext2, ext3 or ext4 file system", KIB + 0x38, b"\x53\xef"),
     Magic("an f2fs file system", KIB, b"\x10\x20\xf5\xf2"),
-    Magic("a mdraid member", 0, b"\xfc\x4e\x2b\xa9"),
-    Magic("a mdraid member", 4 * KIB, b"\xfc\x4e\x2b\xa9"),
+    Magic("an mdraid member", 0, b"\xfc\x4e\x2b\xa9"),
+    Magic("an mdraid member", 4 * KIB, b"\xfc\x4e\x2b\xa9"),
     Magic("a LUKS volume (its second header)", 16 * KIB, b"SKUL\xba\xbe"),
     Magic("an ISO 9660 file system", 32 * KIB + 1, b"CD001"),
     Magic("a btrfs file system", 64 * KIB + 0x40, b"_BHRfS_M"),
@@ -77,7 +77,7 @@ def find_signature(read: Read, size: int) -> str | None:
         if _holds(read, size, offset, magic.value):
             return magic.name
     if _is_mdraid(read, size):
-        return "a mdraid member"
+        return "an mdraid member"
     return "a ZFS pool's member" if _is_zfs(read, size) else None
 
 

@@ -1,5 +1,6 @@
 """A blob's metadata as a chain of pages: how it is packed, how it is read back (FORMAT 4)."""
 
+import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -34,7 +35,6 @@ from blobstore.operations import Buffer
 
 Pairs = Sequence[tuple[int, int]]
 
-_EINVAL: Final = 22
 _MIN_EXTENTS_ROOM: Final = 13
 _HEADER_SIZE: Final = HEADER.size
 _unpack_header: Final = HEADER.unpack_from
@@ -91,7 +91,7 @@ class ChainContent:
                 _take_xattr(self.internal_xattrs, data[start:at], place)
             elif kind == FLAGS:
                 if self.flags is not None:
-                    raise CorruptError(f"{place}: two flags descriptors", errno=_EINVAL)
+                    raise CorruptError(f"{place}: two flags descriptors", errno=errno.EINVAL)
                 self.flags = decode_flags(data[start:at], place=place)
             elif kind == EXTENT_TABLE and self.runs is None:
                 self._take_table(data[start:at], place)
@@ -108,7 +108,7 @@ class ChainContent:
         elif kind != EXTENT_PAGE:
             self.unknown_kinds[kind] = None
         if kind == EXTENT_PAGE or (self.runs is not None and self.table is not None):
-            raise CorruptError(f"{place}: both kinds of extents in one blob", errno=_EINVAL)
+            raise CorruptError(f"{place}: both kinds of extents in one blob", errno=errno.EINVAL)
 
     def _take_runs(self, content: Buffer, place: str) -> None:
         split_runs(content, place=place)
@@ -125,7 +125,7 @@ class ChainContent:
             raise CorruptError(
                 f"{place}: extent table of {cluster_count} clusters, "
                 f"expected {self.table_cluster_count}",
-                errno=_EINVAL,
+                errno=errno.EINVAL,
             )
         self.table.append_encoded(content[TABLE_HEAD_SIZE - HEADER.size :])
 
@@ -134,7 +134,7 @@ def _take_xattr(xattrs: dict[str, bytes], content: Buffer, place: str) -> None:
     name, value = split_xattr(content, place=place)
     if name in xattrs or not name or "\0" in name:
         raise CorruptError(
-            f"{place}: xattr name {name!r} is empty, not unique or has a NUL", errno=_EINVAL
+            f"{place}: xattr name {name!r} is empty, not unique or has a NUL", errno=errno.EINVAL
         )
     xattrs[name] = value
 

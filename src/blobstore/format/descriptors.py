@@ -1,5 +1,6 @@
 """Descriptors: the typed records inside a metadata page (FORMAT 4)."""
 
+import errno
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,8 +43,6 @@ XATTR_OVERHEAD: Final = HEADER.size + _XATTR_HEAD.size
 FLAGS_SIZE: Final = HEADER.size + _FLAGS_BODY.size
 CLUSTERS_PER_EXTENT_PAGE: Final = 512
 assert (RUNS_HEAD_SIZE, TABLE_HEAD_SIZE, XATTR_OVERHEAD, FLAGS_SIZE) == (5, 13, 9, 29)
-
-_EINVAL: Final = 22
 
 
 class Flags(NamedTuple):
@@ -162,7 +161,7 @@ def only_extents(data: bytes, start: int, end: int, *, place: str) -> tuple[int,
 def too_long(kind: int, length: int, left: int, *, place: str) -> CorruptError:
     """Return what is raised for a descriptor that reaches beyond its page."""
     return CorruptError(
-        f"{place}: descriptor {kind} of {length} bytes, but {left} are left", errno=_EINVAL
+        f"{place}: descriptor {kind} of {length} bytes, but {left} are left", errno=errno.EINVAL
     )
 
 
@@ -170,7 +169,8 @@ def decode_flags(content: Buffer, *, place: str) -> Flags:
     """Decode the content of a flags descriptor; blobs with the same flags share one value."""
     if len(content) != _FLAGS_BODY.size:
         raise CorruptError(
-            f"{place}: flags of {len(content)} bytes, expected {_FLAGS_BODY.size}", errno=_EINVAL
+            f"{place}: flags of {len(content)} bytes, expected {_FLAGS_BODY.size}",
+            errno=errno.EINVAL,
         )
     return _shared_flags(bytes(content))
 
@@ -189,13 +189,13 @@ def split_xattr(content: Buffer, *, place: str) -> tuple[str, bytes]:
     """Return the name and the value that an xattr descriptor holds."""
     size = len(content)
     if size < _XATTR_HEAD.size:
-        raise CorruptError(f"{place}: xattr of {size} bytes", errno=_EINVAL)
+        raise CorruptError(f"{place}: xattr of {size} bytes", errno=errno.EINVAL)
     name_length, value_length = _XATTR_HEAD.unpack_from(content)
     end_of_name = _XATTR_HEAD.size + name_length
     if end_of_name + value_length != size:
         raise CorruptError(
             f"{place}: xattr of {size} bytes, but name {name_length} and value {value_length}",
-            errno=_EINVAL,
+            errno=errno.EINVAL,
         )
     name = decode_name(bytes(content[_XATTR_HEAD.size : end_of_name]))
     return name, bytes(content[end_of_name:])
@@ -211,7 +211,7 @@ def split_runs(content: Buffer, *, place: str) -> Iterator[tuple[int, int]]:
     if len(content) == 0 or len(content) % PAIR_SIZE:
         raise CorruptError(
             f"{place}: extents of {len(content)} bytes, expected a multiple of {PAIR_SIZE}",
-            errno=_EINVAL,
+            errno=errno.EINVAL,
         )
     return _PAIR.iter_unpack(content)
 
@@ -231,7 +231,7 @@ def split_extent_table(content: Buffer, *, place: str) -> tuple[int, Iterator[tu
 def cluster_count_of(content: Buffer, *, place: str) -> int:
     """Return the number of clusters that (one part of) an extent table says."""
     if len(content) < _U64.size or len(content) % PAIR_SIZE:
-        raise CorruptError(f"{place}: extent table of {len(content)} bytes", errno=_EINVAL)
+        raise CorruptError(f"{place}: extent table of {len(content)} bytes", errno=errno.EINVAL)
     cluster_count: int = _U64.unpack_from(content)[0]
     return cluster_count
 
@@ -252,7 +252,7 @@ def split_extent_page(content: Buffer, *, place: str) -> tuple[int, Buffer]:
 def _check_extents_length(length: int, place: str) -> None:
     size = length - _U32.size
     if size < 0 or size % _U32.size or size > CLUSTERS_PER_EXTENT_PAGE * _U32.size:
-        raise CorruptError(f"{place}: extent page of {length} bytes", errno=_EINVAL)
+        raise CorruptError(f"{place}: extent page of {length} bytes", errno=errno.EINVAL)
 
 
 def _encode_pairs(pairs: tuple[tuple[int, int], ...]) -> bytes:

@@ -3,6 +3,7 @@
 Indices, counts and bytes are converted only here; elsewhere they are never mixed.
 """
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
@@ -20,7 +21,6 @@ BLOB_ID_BASE: Final = 0x1_0000_0000
 MAX_CLUSTERS: Final = 0xFFFF_FFFE
 """A larger number does not fit into 32 bits, and not every cluster could have a metadata page."""
 
-_ENOMEM: Final = 12
 _METADATA_SHARE: Final = 4
 """Unless the original's default is larger, metadata takes at most one part in this many."""
 _EXPECTED_PAGE_SIZE: Final = f"expected a power of two from {DEFAULT_PAGE_SIZE} up"
@@ -147,7 +147,7 @@ class Geometry:
             raise NoSpaceError(
                 f"metadata: {self.md_clusters} clusters, but the device has {self.total_clusters}; "
                 "fewer md_pages or a smaller max_size would take less",
-                errno=_ENOMEM,
+                errno=errno.ENOMEM,
             )
         return self
 

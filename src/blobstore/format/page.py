@@ -1,5 +1,6 @@
 """The metadata page: one link of a blob's chain, or an extent page (FORMAT 4)."""
 
+import errno
 import struct
 from dataclasses import dataclass
 from typing import Final, Self
@@ -21,8 +22,6 @@ assert BODY_SIZE == 4072
 _unpack_head: Final = HEAD.unpack_from
 _unpack_tail: Final = TAIL.unpack_from
 _TAIL_OFFSET: Final = PAGE_SIZE - TAIL.size
-
-_EINVAL: Final = 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ def open_page(data: Buffer, *, at: PageIndex) -> tuple[BlobId, int, PageIndex]:
     crc_expected = crc32c(data[:CRC_OFFSET])
     if crc_found != crc_expected:
         raise CorruptError(
-            f"page {at}: crc {crc_found:#010x}, expected {crc_expected:#010x}", errno=_EINVAL
+            f"page {at}: crc {crc_found:#010x}, expected {crc_expected:#010x}", errno=errno.EINVAL
         )
     blob_id, sequence, _reserved = _unpack_head(data)
     return blob_id, sequence, next_page

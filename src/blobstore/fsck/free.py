@@ -1,5 +1,6 @@
 """Metadata pages and clusters without an owner, which a repair may use."""
 
+import errno
 from typing import Final
 
 from bitarray import bitarray
@@ -7,7 +8,6 @@ from bitarray import bitarray
 from blobstore.errors import NoSpaceError
 from blobstore.units import PageIndex
 
-_ENOMEM: Final = 12
 _FIRST_CHAIN_PAGE: Final = 1  # page 0 can hold a root only
 
 
@@ -30,7 +30,7 @@ class FreePages:
             found.append(PageIndex(page))
         if len(found) < count:
             message = f"{count} metadata pages are needed, {len(found)} are free"
-            raise NoSpaceError(message, errno=_ENOMEM)
+            raise NoSpaceError(message, errno=errno.ENOMEM)
         self.taken[found] = True
         return found
 

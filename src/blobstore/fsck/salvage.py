@@ -177,7 +177,7 @@ async def _claim_sound(
 
 
 async def _is_shared_with_others(view: RegionView, ownership: Ownership, blob: ParsedBlob) -> bool:
-    """Tell whether anybody but its partner owns part of an unfinished snapshot.
+    """Tell whether a blob other than its partner owns part of an unfinished snapshot.
 
     The two may own the same until recovery decides.
     """
@@ -309,7 +309,7 @@ def _lacks_clusters(blob: ParsedBlob) -> bool:
 def _adopt_ownerless(work: _Work, blob: ParsedBlob) -> list[str]:
     """Put clusters that are marked used and have no owner at the end of a blob that lacks some.
 
-    They may be its content, and must not be given to anybody else.
+    They may be its content, and no other blob must get them.
     """
     masks = work.view.masks
     if masks is None or masks.clusters is None:

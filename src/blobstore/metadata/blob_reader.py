@@ -5,6 +5,7 @@ every loop is bounded by the region. An inconsistency raises a typed error that
 names the place.
 """
 
+import errno
 from array import array
 from collections.abc import Sequence
 from typing import Final
@@ -41,7 +42,6 @@ MAX_CLUSTERS: Final = 1 << 26
 _REVISITS_MIN: Final = 4096
 _NOBODY: Final = 0
 _ABOVE_ALL: Final = 1 << 32
-_EINVAL: Final = 22
 _ID_SIZE: Final = 8
 _NO_FLAGS: Final = Flags()
 
@@ -64,7 +64,7 @@ async def _read_chain(
             raise CorruptError(
                 f"page {at}: blob {found_id:#x} sequence {sequence}, "
                 f"expected {blob_id:#x} sequence {len(chain)}",
-                errno=_EINVAL,
+                errno=errno.EINVAL,
             )
         content.take_page(data, place=f"blob {blob_id:#x}")
         at = following
@@ -77,11 +77,11 @@ def _check_link(
     if at >= geometry.md_len:
         raise CorruptError(
             f"blob {blob_id:#x}: its chain leads to page {at}, outside of {geometry.md_len} pages",
-            errno=_EINVAL,
+            errno=errno.EINVAL,
         )
     if len(chain) == geometry.md_len:
         raise CorruptError(
-            f"blob {blob_id:#x}: its chain is longer than the metadata region", errno=_EINVAL
+            f"blob {blob_id:#x}: its chain is longer than the metadata region", errno=errno.EINVAL
         )
 
 
@@ -153,7 +153,7 @@ async def read_blob(
     flags = content.flags or _NO_FLAGS
     has_parent = SNAP in content.internal_xattrs and not flags.invalid & EXTERNAL_SNAPSHOT
     if has_parent and len(content.internal_xattrs[SNAP]) != _ID_SIZE:
-        raise CorruptError(f"{place}: parent id is not 8 bytes", errno=_EINVAL)
+        raise CorruptError(f"{place}: parent id is not 8 bytes", errno=errno.EINVAL)
     is_thin = bool(flags.invalid & THIN_PROV)
     extent_pages: Sequence[int] | None = None
     table = content.table
@@ -166,7 +166,7 @@ async def read_blob(
         entries = PackedPairs() if table is None else table
         extent_pages, clusters = await reader.read(entries, content.table_cluster_count)
     if not is_thin and clusters.allocated_count != clusters.count:
-        raise CorruptError(f"{place}: unallocated clusters in a thick blob", errno=_EINVAL)
+        raise CorruptError(f"{place}: unallocated clusters in a thick blob", errno=errno.EINVAL)
     pairs = table if content.runs is None else content.runs
     state = BlobState(
         blob_id=blob_id,
@@ -197,7 +197,7 @@ def check_flags(state: BlobState) -> None:
     if unknown:
         raise CorruptError(
             f"blob {state.blob_id:#x}: unknown flags {unknown:#x}; a newer version wrote it",
-            errno=_EINVAL,
+            errno=errno.EINVAL,
         )
 
 
@@ -217,13 +217,13 @@ def _check_runs(geometry: Geometry, runs: PackedPairs, place: str) -> None:
         first, count = int(firsts[at]), int(counts[at])
         raise CorruptError(
             f"{place}: clusters {first} to {first + count - 1}, expected {lowest} to {end - 1}",
-            errno=_EINVAL,
+            errno=errno.EINVAL,
         )
     owned = int(counts.sum())
     if owned > geometry.data_clusters:
         raise CorruptError(
             f"{place}: {owned} clusters of its own in a store of {geometry.data_clusters}",
-            errno=_EINVAL,
+            errno=errno.EINVAL,
         )
 
 
@@ -278,7 +278,7 @@ class _TableReader:
         return extent_table_of(length, pages), clusters
 
     def _error(self, message: str) -> CorruptError:
-        return CorruptError(f"{self._place}: {message}", errno=_EINVAL)
+        return CorruptError(f"{self._place}: {message}", errno=errno.EINVAL)
 
     def _check_run(self, repeat: int, so_far: int) -> None:
         if not self._is_thin:

@@ -3,8 +3,8 @@
 Recovery finds it out page by page; of a clean store the masks say most of it.
 """
 
+import errno
 from dataclasses import dataclass, field
-from typing import Final
 
 from bitarray import bitarray
 
@@ -14,8 +14,6 @@ from blobstore.format.geometry import root_of
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import RecoveryPlan
 from blobstore.units import BlobId
-
-_EINVAL: Final = 22
 
 
 @dataclass(slots=True)
@@ -57,7 +55,7 @@ def take_pages(found: Recovered, state: BlobState) -> None:
     if len(set(pages)) != len(pages) or found.used_pages[pages].any():
         found.is_contested = True
         raise CorruptError(
-            f"blob {state.blob_id:#x}: a metadata page belongs to two places", errno=_EINVAL
+            f"blob {state.blob_id:#x}: a metadata page belongs to two places", errno=errno.EINVAL
         )
     found.used_pages[pages] = True
 
@@ -71,5 +69,5 @@ def take_clusters(found: Recovered, state: BlobState) -> None:
     if not take_all(found.used_clusters, state.clusters):
         found.is_contested = True
         raise CorruptError(
-            f"blob {state.blob_id:#x}: owns a cluster that another place owns", errno=_EINVAL
+            f"blob {state.blob_id:#x}: owns a cluster that another place owns", errno=errno.EINVAL
         )

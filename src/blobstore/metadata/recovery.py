@@ -16,6 +16,7 @@ first change carries out before anything else: a store that is only read stays a
 second power failure finds what the first one left.
 """
 
+import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -46,7 +47,6 @@ from blobstore.operations import NextData, ReadInto
 from blobstore.units import PageIndex
 
 _CHUNK_BYTES: Final = 1 << 21
-_EINVAL: Final = 22
 
 
 @dataclass(slots=True)
@@ -214,7 +214,7 @@ async def _recover_root(
         if is_tombstone(data):
             found.plan.deleted.append(root)
             return
-        error = CorruptError(f"page {root}: a root with a wrong crc", errno=_EINVAL)
+        error = CorruptError(f"page {root}: a root with a wrong crc", errno=errno.EINVAL)
         quarantine(found, blob_id, error)
         return
     if await is_half_deleted(geometry, data, fetch):
@@ -243,7 +243,8 @@ async def is_half_deleted(geometry: Geometry, data: bytes, fetch: Fetch) -> bool
 def _refuse_unknown(state: BlobState) -> None:
     if state.unknown_kinds:
         raise CorruptError(
-            f"blob {state.blob_id:#x}: unknown descriptors {state.unknown_kinds}", errno=_EINVAL
+            f"blob {state.blob_id:#x}: unknown descriptors {state.unknown_kinds}",
+            errno=errno.EINVAL,
         )
 
 

@@ -15,6 +15,7 @@ be the snapshot of another blob too. For that choice the chain is read a second 
 no more maps are held than own different clusters.
 """
 
+import errno
 from collections.abc import Iterable
 from itertools import dropwhile
 from typing import Final
@@ -31,7 +32,6 @@ from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.store_state import StoreState
 from blobstore.units import BlobId
 
-_EINVAL: Final = 22
 WRONG_CLUSTER: Final = "owns a cluster that is marked free, or another place's"
 _WRONG_PAGE: Final = "owns a metadata page that is marked free, or another place's"
 
@@ -64,7 +64,10 @@ class OpenCache:
         self.failures.update(dict.fromkeys(blob_ids, failure))
 
     def known_failure(self, blob_id: BlobId) -> BlobstoreError | None:
-        """Return why a blob does not open, if that is known and does not name who is asked."""
+        """Return why a blob does not open, if that is known; a missing blob is looked up again.
+
+        What says that something is missing names the blob that was asked for.
+        """
         _to_blame, error = self.failures.get(blob_id, (None, None))
         return (
             None if error is None or isinstance(error, NotFoundError) else error.without_traceback()
@@ -210,7 +213,7 @@ class _Chain:
         if self._page_count > self._store.geometry.md_len:
             raise CorruptError(
                 f"blob {self.at:#x}: it and its clones own more metadata pages than there are",
-                errno=_EINVAL,
+                errno=errno.EINVAL,
             )
 
     def _refuse_known(self, blob_id: BlobId) -> None:
@@ -218,7 +221,7 @@ class _Chain:
         if blob_id in self.ids:
             self._store.circular.update(dropwhile(blob_id.__ne__, self.ids))
         if blob_id in self._store.circular:
-            raise CorruptError(f"blob {blob_id:#x}: is its own ancestor", errno=_EINVAL)
+            raise CorruptError(f"blob {blob_id:#x}: is its own ancestor", errno=errno.EINVAL)
         if blob_id in self._failures:
             self.at, known = self._failures[blob_id]
             raise known.without_traceback()
@@ -303,7 +306,7 @@ def distrusted(store: StoreState, blob_id: BlobId, problem: str) -> CorruptError
     """Make the store read-only, unless the caller forced it open; return why."""
     message = f"blob {blob_id:#x}: {problem}"
     store.refuse_changes(message)
-    return CorruptError(message, errno=_EINVAL)
+    return CorruptError(message, errno=errno.EINVAL)
 
 
 def link(store: StoreState, blob: BlobState, parent: BlobState | None) -> None:

@@ -133,7 +133,7 @@ async def _move_below(
 
 
 def register_external(store: StoreState, external_id: bytes, source: ExternalSource | None) -> None:
-    """Say what an external snapshot's id stands for, or take it back; open clones see it at once.
+    """Say what an external snapshot's id stands for, None for nothing; open clones see it at once.
 
     Raises:
         InvalidArgumentError: The source is read in larger blocks than the store.

@@ -183,6 +183,7 @@ async def create_clone(store: StoreState, parent_id: BlobId, xattrs: Mapping[str
         NotFoundError: There is no such blob.
         InvalidArgumentError: It can be written to, or an attribute has no value.
         NoSpaceError: No metadata page is left.
+        BusyError: The blob is under another such operation.
     """
     clone = await create_open_clone(store, parent_id, xattrs)
     async with store.mutex:

@@ -72,7 +72,7 @@ class AsyncSession(OpenSession):
             raise
 
     async def open(self, core: Core[BlobState], blob_id: BlobId | None = None) -> BlobState:
-        """Run a coroutine of the core that opens a blob; it is closed again for who is gone."""
+        """Run a coroutine of the core that opens a blob; if the caller is gone, it is closed."""
         return await self.run(core, blob_id, lambda state: close_blob(self.core, state))
 
     def check_loop(self) -> None:
