@@ -6,10 +6,9 @@ metadata pages name pages and clusters that must be there.
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from blobstore.errors import CorruptError, DeviceError
 from blobstore.format.checksum import crc32c
@@ -26,12 +25,10 @@ from blobstore.format.geometry import BLOB_ID_BASE, Geometry
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.page import BODY_SIZE, CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL
 from blobstore.format.super_block import NEWEST_VERSION, SuperBlock
+from blobstore.metadata.page_arrays import Flagged, Numbers
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.operations import Buffer, NextData, Read
 from blobstore.units import GIB, MIB
-
-Numbers: TypeAlias = npt.NDArray[np.int64]
-Flags: TypeAlias = npt.NDArray[np.bool_]
 
 READ_LIMIT: Final = 64 * MIB
 """So much is looked at from the device's start, and as much again from the first root."""
@@ -59,11 +56,11 @@ class Evidence:
     """
 
     heads: Numbers
-    is_written: Flags
-    owned: Flags
+    is_written: Flagged
+    owned: Flagged
     places: Numbers
     roots: Numbers
-    can_be_root: Flags
+    can_be_root: Flagged
     lowest_cluster: Numbers
     highest_cluster: Numbers
     highest_page: Numbers
@@ -110,7 +107,7 @@ class _Gathered:
 
     def __init__(self, device_size: int) -> None:
         self._heads: list[Numbers] = []
-        self._written: list[Flags] = []
+        self._written: list[Flagged] = []
         # How many more runs cover a cluster than the one before it, and one at the end: a run
         # costs the same however long it is.
         self._edges = np.zeros(min(device_size, SEARCH_LIMIT) // PAGE_SIZE + 1, dtype=np.int64)
@@ -290,11 +287,11 @@ def _is_rest_empty(evidence: Evidence, layout: Geometry, block: SuperBlock) -> b
     return not heads.any()
 
 
-def is_inside(evidence: Evidence, layout: Geometry) -> Flags:
+def is_inside(evidence: Evidence, layout: Geometry) -> Flagged:
     """Tell of each page that was found whether it is one of the metadata region."""
     unit = layout.page_size // PAGE_SIZE
     start, end = layout.md_start * unit, (layout.md_start + layout.md_len) * unit
-    is_aligned: Flags = evidence.places % unit == 0
+    is_aligned: Flagged = evidence.places % unit == 0
     return is_aligned & (evidence.places >= start) & (evidence.places < end)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from blobstore.alloc.leaves import LEAF_SIZE, UNALLOCATED
 from blobstore.errors import CorruptError
@@ -19,12 +18,12 @@ from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.fsck.segments import PIECE, Places, Segments, name_run
 from blobstore.metadata.blob_reader import MAX_CLUSTERS, Revisits
 from blobstore.metadata.blob_state import ABSENT_PAGE
-from blobstore.metadata.page_arrays import Flagged, Numbers
+from blobstore.metadata.page_arrays import Entries, Flagged, Numbers
 from blobstore.operations import Buffer
 from blobstore.units import PageIndex
 
-Fetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes | None]]
-Entries: TypeAlias = npt.NDArray[np.uint32]
+TolerantFetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes | None]]
+"""Gives a metadata page that lies in the region, or None where it cannot be read."""
 
 _REPORTED_RUNS: Final = 8
 """This many of the wrong places in one extent page are named."""
@@ -154,7 +153,7 @@ async def read_table(
     blob: ParsedBlob,
     table: Sequence[tuple[int, int]],
     table_count: int,
-    fetch: Fetch,
+    fetch: TolerantFetch,
     revisits: Revisits | None = None,
 ) -> None:
     """Follow an extent table; what a page that is not sound would have said is lost.
@@ -214,7 +213,7 @@ async def _take_entry(
     repeat: int,
     table_count: int,
     seen: set[int],
-    fetch: Fetch,
+    fetch: TolerantFetch,
 ) -> None:
     """Take one present entry of the table."""
     at = PageIndex(page)

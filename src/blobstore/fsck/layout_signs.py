@@ -22,8 +22,9 @@ from blobstore.format.geometry import DEFAULT_PAGE_SIZE, Geometry
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.page import PAGE_SIZE
 from blobstore.format.super_block import SuperBlock
-from blobstore.fsck.evidence import Evidence, Flags
+from blobstore.fsck.evidence import Evidence
 from blobstore.fsck.metadata_start import MetadataStart, roots_in_place
+from blobstore.metadata.page_arrays import Flagged
 
 _ALL_MASKS: Final = 3
 
@@ -56,7 +57,7 @@ class Region(NamedTuple):
 
     layout: Geometry
     start: MetadataStart
-    is_inside: Flags
+    is_inside: Flagged
     strays: int
     """Roots that name their places outside of the region."""
 

@@ -16,7 +16,8 @@ from blobstore.format.geometry import DEFAULT_PAGE_SIZE
 from blobstore.format.mask import mask_pages
 from blobstore.format.page import PAGE_SIZE
 from blobstore.format.super_block import SuperBlock
-from blobstore.fsck.evidence import Evidence, Flags, Numbers
+from blobstore.fsck.evidence import Evidence
+from blobstore.metadata.page_arrays import Flagged, Numbers
 
 _UNITS: Final = tuple(1 << power for power in range(9))
 """Sizes of metadata pages, in 4096 bytes."""
@@ -60,9 +61,9 @@ class MetadataStart:
         return self.page_size // PAGE_SIZE
 
 
-def roots_in_place(evidence: Evidence, start: MetadataStart) -> Flags:
+def roots_in_place(evidence: Evidence, start: MetadataStart) -> Flagged:
     """Tell of each page whether it is a root that says that the metadata begins there."""
-    in_place: Flags = evidence.places == (start.md_start + evidence.roots) * start.unit
+    in_place: Flagged = evidence.places == (start.md_start + evidence.roots) * start.unit
     return in_place & evidence.can_be_root
 
 

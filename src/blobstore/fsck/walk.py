@@ -6,8 +6,7 @@ every loop is bounded by the region or by the pages read.
 """
 
 import struct
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 from blobstore.errors import CorruptError
 from blobstore.format.descriptors import (
@@ -36,15 +35,12 @@ from blobstore.format.descriptors import (
 )
 from blobstore.format.geometry import Geometry, root_of
 from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
-from blobstore.fsck.extent_checks import read_runs, read_table
+from blobstore.fsck.extent_checks import TolerantFetch, read_runs, read_table
 from blobstore.fsck.finding import Findings, Severity
 from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.metadata.blob_reader import MAX_CLUSTERS, Revisits
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL
 from blobstore.units import BlobId, PageIndex
-
-TolerantFetch: TypeAlias = Callable[[PageIndex], Awaitable[bytes | None]]
-"""Gives a metadata page that lies in the region, or None where it cannot be read."""
 
 _ID_SIZE: Final = 8
 _NAMES_OF_IDS: Final = (SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL)
