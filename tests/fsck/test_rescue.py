@@ -44,7 +44,6 @@ NAMES = sample(LAYOUT).names
 BLOCK = 4096
 HUGE = 1 << 26
 SOME_IMAGES = IMAGE_NAMES[:: len(IMAGE_NAMES) // 40]
-NOT_READ = (CorruptError, NotFoundError, UnsupportedError)
 NOT_THE_SAME = {5, 41}
 """Invariants with which less can be read, or where an external snapshot is in doubt."""
 

@@ -21,7 +21,7 @@ from tests.fsck.stores import undo_records
 SIZE = 4 * MIB
 ID = pattern(16, 9)
 PAGE = (0, pattern(4096, 1), pattern(4096, 2))
-HEADER_SIZE, RECORD_SIZE = 64, 24
+RECORD_SIZE = 24
 
 
 def header(*, device_size: int = SIZE, metadata_end: int = 8192) -> bytes:

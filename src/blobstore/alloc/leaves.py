@@ -10,6 +10,8 @@ from array import array
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
+from blobstore.units import ceil_div
+
 LEAF_SIZE: Final = 512
 LEAF_SHIFT: Final = 9
 LEAF_MASK: Final = LEAF_SIZE - 1
@@ -53,7 +55,7 @@ def absent_leaves(cluster_count: int) -> Leaves:
 
 def leaves_for(cluster_count: int) -> int:
     """Return how many leaves a map of `cluster_count` clusters has."""
-    return -(-cluster_count // LEAF_SIZE)
+    return ceil_div(cluster_count, LEAF_SIZE)
 
 
 def runs_of(leaf: Leaf) -> Iterator[tuple[int, int]]:

@@ -31,7 +31,7 @@ from blobstore.format.descriptors import (
     XATTR,
 )
 from blobstore.format.geometry import DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE
-from blobstore.format.mask import MASK_HEAD_SIZE
+from blobstore.format.mask import MASK_HEAD_SIZE, mask_pages
 from blobstore.format.page import BODY_SIZE, CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL
 from blobstore.format.super_block import NO_BLOB, SIGNATURE, SUPER_BLOCK_FIELDS, MaskRegion
 from blobstore.operations import Buffer
@@ -129,7 +129,7 @@ class DumpPlan:
         No mask of `md_len` metadata pages is longer. The length is 0 if no part of the mask
         is on the device; `dump_mask` accepts that, too.
         """
-        pages_needed = -(-(MASK_HEAD_SIZE + -(-self.md_len // 8)) // self.page_size)
+        pages_needed = mask_pages(self.md_len, self.page_size)
         pages_there = max(0, device_size // self.page_size - region.start)
         pages = min(region.length, pages_needed, pages_there)
         return region.start * self.page_size, pages * self.page_size

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 from blobstore.errors import BlobstoreError, CorruptError, DeviceError, UnsupportedError
 from blobstore.fsck.extent_index import Kind, Part, UnreadableRange
 from blobstore.operations import ExternalSource, Operation, ReadExternal, ReadInto
-from blobstore.units import KIB, MIB
+from blobstore.units import KIB, MIB, ceil_div
 
 ReadPlace: TypeAlias = Callable[[int, memoryview], Operation[None]]
 
@@ -85,7 +85,7 @@ async def _read_data(part: Part, view: memoryview, read: ReadPlace) -> list[Fail
 
 def _middle_of(start: int, stop: int) -> int | None:
     """Return the border between two blocks that is nearest to the middle, None within a block."""
-    first, last = start // _BLOCK_SIZE + 1, -(-stop // _BLOCK_SIZE) - 1
+    first, last = start // _BLOCK_SIZE + 1, ceil_div(stop, _BLOCK_SIZE) - 1
     return None if first > last else (first + last) // 2 * _BLOCK_SIZE
 
 

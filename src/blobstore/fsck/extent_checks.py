@@ -5,7 +5,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from blobstore.alloc.leaves import LEAF_SIZE, UNALLOCATED
+from blobstore.alloc.leaves import LEAF_SIZE, UNALLOCATED, leaves_for
 from blobstore.errors import CorruptError
 from blobstore.format.descriptors import (
     EXTENT_PAGE,
@@ -166,7 +166,7 @@ async def read_table(
     for page, repeat in table:
         if blob.cluster_count % LEAF_SIZE:
             blob.add(30, f"an extent page before place {blob.cluster_count} is short", page=page)
-            end = -(-blob.cluster_count // LEAF_SIZE) * LEAF_SIZE
+            end = leaves_for(blob.cluster_count) * LEAF_SIZE
             blob.lost.add(blob.cluster_count, end - blob.cluster_count)
             blob.cluster_count = end
         room = MAX_CLUSTERS - blob.cluster_count

@@ -13,6 +13,7 @@ from heapq import merge
 from typing import Final
 
 from blobstore.fsck.parsed_blob import ParsedBlob
+from blobstore.units import ceil_div
 
 
 class Kind(StrEnum):
@@ -160,7 +161,7 @@ class Surroundings:
 def parts_of(places: ExtentIndex, around: Surroundings, offset: int, length: int) -> Iterator[Part]:
     """Yield the parts of a range of the blob, in order and without gaps."""
     size, end = around.cluster_size, offset + length
-    for first, count, backing, cluster in places.part(offset // size, -(-end // size)):
+    for first, count, backing, cluster in places.part(offset // size, ceil_div(end, size)):
         start, stop = max(offset, first * size), min(end, (first + count) * size)
         if backing is CLUSTERS:
             place = cluster * size + start - first * size

@@ -12,7 +12,7 @@ from typing import Final
 
 from blobstore.errors import BlobstoreError
 from blobstore.format.geometry import BLOB_ID_BASE, DEFAULT_PAGE_SIZE, Geometry
-from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
+from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES, mask_pages
 from blobstore.format.super_block import (
     NEWEST_VERSION,
     NO_BLOB,
@@ -29,7 +29,7 @@ from blobstore.fsck.checksum_solver import (
 )
 from blobstore.fsck.evidence import Evidence, fits, gather_evidence, is_inside
 from blobstore.metadata.store_state import DeviceTraits
-from blobstore.units import MIB, BlobId
+from blobstore.units import MIB, BlobId, ceil_div
 
 _PAGE_SIZES: Final = tuple(DEFAULT_PAGE_SIZE << power for power in range(9))
 _MARKS_SIZE: Final = 16  # signature, version, length
@@ -205,13 +205,13 @@ def smaller_cluster_sizes_for(size: int, count: int, page_size: int) -> list[int
 
 def _multiples(size: int, count: int, page_size: int) -> range:
     """Return the cluster sizes that divide a device into exactly `count` clusters."""
-    first = -(-(size // (count + 1) + 1) // page_size) * page_size
+    first = ceil_div(size // (count + 1) + 1, page_size) * page_size
     return range(first, size // count + 1, page_size)
 
 
 def _cluster_mask_bits(block: SuperBlock, evidence: Evidence, unit: int) -> list[int]:
     """Return the lengths of cluster masks where page 0 has it, and where init puts it."""
-    usual = 1 + -(-(5 + -(-block.md_len // 8)) // unit)
+    usual = 1 + mask_pages(block.md_len, unit)
     starts = dict.fromkeys([block.used_clusters.start, usual])
     return [
         bits for start in starts for bits in evidence.mask_bits(start * unit, MASK_CLUSTERS) if bits

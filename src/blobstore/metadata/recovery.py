@@ -44,7 +44,7 @@ from blobstore.metadata.page_reader import Fetch, PageReader
 from blobstore.metadata.recovered import Recovered, quarantine, take_clusters, take_pages
 from blobstore.metadata.store_state import RecoveryPlan
 from blobstore.operations import NextData, ReadInto
-from blobstore.units import PageIndex
+from blobstore.units import PageIndex, ceil_div
 
 _CHUNK_BYTES: Final = 1 << 21
 
@@ -174,7 +174,7 @@ def _zeroes(count: int) -> bitarray:
 
 def _bits(numbers: Numbers, count: int) -> bitarray:
     """Return a mask in which just these bits are set."""
-    flags = np.zeros(-(-count // 8) * 8, dtype=np.uint8)
+    flags = np.zeros(ceil_div(count, 8) * 8, dtype=np.uint8)
     flags[numbers] = 1
     bits = bitarray(np.packbits(flags, bitorder="little").tobytes(), endian="little")
     del bits[count:]

@@ -19,7 +19,7 @@ from blobstore.metadata.persist import free_clusters_for, persist_new
 from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.space import claim_root, claim_zeroed_clusters, spare_pages
 from blobstore.metadata.store_state import StoreState
-from blobstore.store.open_blobs import let_go, link
+from blobstore.store.open_blobs import close_clean, link
 from blobstore.units import BlobId, PageIndex, ceil_div
 
 
@@ -57,8 +57,7 @@ async def create_blob(store: StoreState, options: BlobOptions) -> BlobId:
     """
     async with store.mutex:
         blob = await create_blob_locked(store, options)
-        blob.open_count -= 1
-        let_go(store, blob)
+        close_clean(store, blob)
         return blob.blob_id
 
 
