@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,19 +18,17 @@ CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 def test_the_commands_print_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    Path("first.bin").write_bytes(b"1" * (384 << 10))
-    Path("second.bin").write_bytes(b"2" * (128 << 10))
-    Path("photos.img").write_bytes(b"p" * (512 << 10))
     read = b""
-    commands = "".join(CONSOLE.findall(GUIDE)).split("$ blobstore ")
-    for command in commands[1:]:
+    files, *commands = "".join(CONSOLE.findall(GUIDE)).split("$ blobstore ")
+    subprocess.run(["sh", "-ec", files.replace("$ ", "")], check=True)
+    for command in commands:
         line, _end, shown = command.partition("\n")
         done = run_here(*shlex.split(line))
         assert (done.status, done.stderr) == (0, ""), line
         if shown:
             assert done.text == shown
         read = done.stdout
-    assert read == b"p" * 512
+    assert read == b"p\n" * 256
 
 
 def test_every_command_is_named() -> None:

@@ -24,7 +24,9 @@ def test_the_python_and_the_commands_work_on_one_store(
     exec(compile(block("python"), "README.md", "exec"), {})
     assert capsys.readouterr().out == "b'hello' ['debian', 'debian@monday', 'web']\n"
     Path("mail.raw").write_bytes(b"a letter" * 10000)
-    for line in block("console").splitlines():
+    mke2fs, *commands = block("console").splitlines()
+    assert mke2fs.startswith("$ mke2fs ")
+    for line in commands:
         assert line.startswith("$ blobstore ")
         done = run(*shlex.split(line)[2:])
         assert (done.status, done.stderr) == (0, ""), line
