@@ -19,6 +19,10 @@ SECONDS ?= 600
 KILLS   ?= 200
 STRESS_SECONDS ?= 60
 
+# Tests start the program some hundred times. A start takes twice as long where Python may not keep
+# bytecode and compiles every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo quick test check static format format-check lint types layers coverage crash repairs \
         syscalls sequences mutations races bytes corruptor hostile fuzz stress soak vm attach-kills rpc-kills nbd-kills nbd-fuzz system-packages site man dist install-check ceph bench clean

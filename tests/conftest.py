@@ -1,6 +1,7 @@
-"""What every test gets: the shared directories and the hypothesis profiles."""
+"""What every test gets: signals that work, the shared directories, the hypothesis profiles."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,16 @@ settings.register_profile("quick", deadline=None, derandomize=True, max_examples
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=50)
 settings.register_profile("dev", deadline=None, max_examples=100)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+# A run in the background of a script, or with nohup, ignores these signals, and so would every
+# program that a test starts and means to interrupt.
+for number, action in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, action)
 
 
 @pytest.fixture(scope="session")
