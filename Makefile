@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo quick test check static format format-check lint types layers coverage crash repairs \
-        syscalls sequences mutations races bytes corruptor hostile fuzz stress soak vm attach-kills rpc-kills nbd-kills nbd-fuzz system-packages site man dist install-check ceph bench clean
+        syscalls sequences mutations matrices races bytes corruptor hostile fuzz stress soak vm attach-kills rpc-kills nbd-kills nbd-fuzz system-packages site man dist install-check ceph bench clean
 # The steps of `check` stop at the first that fails, and their output does not interleave.
 .NOTPARALLEL:
 
@@ -176,6 +176,9 @@ sequences: $(STAMP)  ## Every sequence of one to three operations, cut off in a 
 
 mutations: $(STAMP)  ## Every flush of the core taken away once: the explorer must miss it
 	@$(BIN)/python -m tests.proof.mutation
+
+matrices: $(STAMP)  ## Every cell of the tests' matrices, of which `make test` tries a part
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --every-cell $(addprefix tests/,faults fsck golden) $(ARGS)
 
 races: $(STAMP)  ## Tasks of the core against each other, in RUNS seeded orders
 	@$(BIN)/python -m tests.proof.interleavings --runs $(RUNS)

@@ -1,5 +1,6 @@
 """What every test gets: signals that work, the shared directories, the hypothesis profiles."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import matrix
 from tests.shared import shared
 
 # Shared machines have no steady clock, and a change is not judged by luck.
@@ -24,6 +26,21 @@ for number, action in (
 ):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, action)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        matrix.OPTION, action="store_true", help="every cell of the matrices in tests/matrix.py"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    matrix.set_full(config.getoption(matrix.OPTION))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector fifteen thousand tests, which stay until the end."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

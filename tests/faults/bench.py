@@ -250,6 +250,7 @@ class Judgement:
 
     def __init__(self) -> None:
         self.judged: set[tuple[Script, int, bytes]] = set()
+        self._ends: dict[tuple[Script, bytes], list[Expectation]] = {}
 
     def problem(self, run: FaultyRun) -> str | None:
         """Say what is wrong with what a reopened store would show, or None."""
@@ -261,6 +262,15 @@ class Judgement:
                 if trouble is not None:
                     return trouble
         return None
+
+    def problem_at_the_end(self, run: FaultyRun) -> str | None:
+        """Say what is wrong with the disk of a run that went on to its end, or None."""
+        workload, content = run.workload, bytes(run.workload.disk.content)
+        known = self._ends.setdefault((run.script, content), [])
+        if workload.expected in known:
+            return None
+        known.append(workload.expected)
+        return judge_content(workload, content, workload.expected)
 
 
 def judge_content(

@@ -3,13 +3,13 @@
 import random
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import cycle
 from pathlib import Path
 
 import pytest
 
 from blobstore import check, repair, undo
 from blobstore.fsck.finding import Severity
+from tests import matrix
 from tests.fsck.stores import (
     assert_usable,
     broken,
@@ -28,11 +28,13 @@ LAST_INVARIANT = 46
 both_layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["sector", "compact"])
 
 
-def in_turn_with_layouts(name: str, values: Iterable[object]) -> pytest.MarkDecorator:
-    """Give each value one layout, one after the other: both would take twice as long."""
-    pairs = zip(values, cycle(LAYOUTS), strict=False)
-    named = [pytest.param(item, at, id=f"{getattr(item, 'name', item)}-{at}") for item, at in pairs]
-    return pytest.mark.parametrize((name, "layout"), named)
+def in_turn_with_layouts(
+    name: str, values: Iterable[object], *, first: int = 0
+) -> pytest.MarkDecorator:
+    """Give each value one layout, from the first or the second on."""
+    named = {str(getattr(item, "name", item)): item for item in values}
+    layouts = {str(layout): layout for layout in LAYOUTS}
+    return matrix.in_turn((name, "layout"), named, layouts, first=first)
 
 
 def each(*corruptions: Corruption) -> pytest.MarkDecorator:
@@ -90,8 +92,7 @@ def test_check_names_what_is_broken_and_where_and_nothing_else(
     assert [str(found) for found in others if found.severity is not Severity.NOTE] == []
 
 
-@both_layouts
-@each(*MENDABLE)
+@in_turn_with_layouts("corruption", MENDABLE)
 def test_the_weakest_mode_that_mends_it_is_the_declared_one(
     corruption: Corruption, layout: int
 ) -> None:
@@ -105,8 +106,7 @@ def test_the_weakest_mode_that_mends_it_is_the_declared_one(
     assert_mended(corruption, layout, corruption.mode)
 
 
-@both_layouts
-@each(*[c for c in MENDABLE if c.mode != "all"])
+@in_turn_with_layouts("corruption", [c for c in MENDABLE if c.mode != "all"], first=1)
 def test_the_strongest_mode_mends_what_a_weaker_one_does(
     corruption: Corruption, layout: int
 ) -> None:
@@ -187,8 +187,7 @@ def test_what_cannot_be_known_is_not_guessed(corruption: Corruption, layout: int
         assert not report.after.clean
 
 
-@both_layouts
-@each(*MENDABLE)
+@in_turn_with_layouts("corruption", MENDABLE, first=1)
 def test_a_dry_run_tells_the_same_and_undo_brings_every_bit_back(
     corruption: Corruption, layout: int, tmp_path: Path
 ) -> None:

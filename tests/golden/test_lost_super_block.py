@@ -5,6 +5,7 @@ from functools import lru_cache
 import pytest
 
 from blobstore import CorruptError
+from tests import matrix
 from tests.golden.images import IMAGE_NAMES
 from tests.proof.lost_super_block import NEEDS_CLUSTER_SIZE, OTHER_FITS, Damage, Image
 
@@ -14,8 +15,12 @@ def image_of(name: str) -> Image:
     return Image.load(name)
 
 
-@pytest.mark.parametrize("damage", Damage, ids=[damage.value for damage in Damage])
-@pytest.mark.parametrize("name", IMAGE_NAMES)
+@matrix.in_turn(
+    ("name", "damage"),
+    {name: name for name in IMAGE_NAMES},
+    {damage.value: damage for damage in Damage},
+    whole={*NEEDS_CLUSTER_SIZE, *OTHER_FITS},
+)
 def test_without_its_super_block_every_blob_of_an_image_is_found_and_read(
     name: str, damage: Damage
 ) -> None:
