@@ -2,13 +2,12 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.docs.console import make_program, run_line
 from tests.shared import CHECKOUT
 
 GUIDE: Final = (CHECKOUT / "docs" / "guide-backup.md").read_text(encoding="utf-8")
@@ -20,9 +19,7 @@ _COMMAND: Final = re.compile(r"^\$ ", re.MULTILINE)
 def test_the_commands_print_what_is_shown(tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
-    program = programs / "blobstore"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m blobstore "$@"\n')
-    program.chmod(0o755)
+    make_program(programs)
     # The other machine is this one, in the same directory.
     ssh = programs / "ssh"
     ssh.write_text('#!/bin/sh\nshift\nexec "$@"\n')
@@ -32,16 +29,8 @@ def test_the_commands_print_what_is_shown(tmp_path: Path) -> None:
     directory.mkdir()
     for command in _COMMAND.split("".join(CONSOLE.findall(GUIDE)))[1:]:
         line, _end, shown = command.partition("\n")
-        done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", line],
-            cwd=directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        ended = run_line(line, directory, environment)
         is_broken = "|| true" in line
-        assert (done.returncode, bool(done.stderr)) == (0, is_broken), line
+        assert (ended.status, bool(ended.stderr)) == (0, is_broken), line
         if shown:
-            assert done.stdout.strip("\n") == shown.strip("\n"), line
+            assert ended.stdout.strip("\n") == shown.strip("\n"), line
