@@ -74,10 +74,7 @@ def _search(options: argparse.Namespace) -> None:
         target: Any = importlib.import_module(_TARGET)
         mutate: Any = importlib.import_module(_MUTATE)
     options.found.mkdir(parents=True, exist_ok=True)
-    options.corpus.mkdir(parents=True, exist_ok=True)
-    if not any(options.corpus.iterdir()):
-        for number, seed in enumerate(target.seeds()):
-            (options.corpus / f"seed-{number:03}").write_bytes(seed)
+    write_seeds(options.corpus)
 
     def change(data: bytes, max_size: int, seed: int) -> bytes:
         changed: bytes = mutate.mutated(data, seed)
@@ -98,6 +95,15 @@ def _search(options: argparse.Namespace) -> None:
     finder = target.Finder(options.found)
     atheris.Setup([sys.argv[0], *flags, str(options.corpus)], finder, custom_mutator=change)
     atheris.Fuzz()
+
+
+def write_seeds(corpus: Path) -> None:
+    """Make a corpus of the seeds, where there is none."""
+    target: Any = importlib.import_module(_TARGET)
+    corpus.mkdir(parents=True, exist_ok=True)
+    if not any(corpus.iterdir()):
+        for number, seed in enumerate(target.seeds()):
+            (corpus / f"seed-{number:03}").write_bytes(seed)
 
 
 if __name__ == "__main__":

@@ -293,7 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.proof.hostile")
     parser.add_argument("--only", default="", help="only images with this in their name")
     parser.add_argument("--small", action="store_true", help="not the stores of 100,000 blobs")
-    parser.add_argument("--cheap", action="store_true", help="not what takes seconds each")
+    parser.add_argument(
+        "--cheap", action="store_true", help="not what takes long; each clean or dirty, in turn"
+    )
     parser.add_argument(
         "--limit", type=float, default=LONGEST_S, help="seconds for each step, and the pages beside"
     )
@@ -301,11 +303,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     bad = again = 0
     skipped = COSTLY if options.cheap else LARGE.keys() if options.small else set()
-    for name in IMAGES:
+    for number, name in enumerate(IMAGES):
         if options.only not in name or name in skipped:
             continue
         forge = forged(name, clean=True)
-        for forge.clean in (True, False):
+        for forge.clean in (number % 2 == 0,) if options.cheap else (True, False):
             steps = list(try_image(name, forge, limit_s=options.limit))
             bad += sum(bool(step.problem) for step in steps)
             again += sum(step.tries - 1 for step in steps)

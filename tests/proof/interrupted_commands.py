@@ -21,6 +21,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -71,6 +72,7 @@ def contents(path: Path) -> dict[int, str]:
     return found
 
 
+@cache
 def pattern(seed: int) -> bytes:
     return random.Random(seed).randbytes(SIZE)
 

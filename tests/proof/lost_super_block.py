@@ -28,6 +28,7 @@ from blobstore import (
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.units import MIB
 from tests.golden.images import IMAGE_NAMES, load_image
+from tests.replay import pieces_of
 
 
 class Damage(StrEnum):
@@ -72,7 +73,8 @@ class KeptDevice(MemoryDevice):
 
     def __init__(self, image: bytes) -> None:
         super().__init__(len(image))
-        self._content[:] = image
+        for at, piece in pieces_of(image):
+            self._content[at : at + len(piece)] = piece
 
     def close(self) -> None:
         """Keep the content."""

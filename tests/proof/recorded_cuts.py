@@ -128,7 +128,8 @@ class Shop:
         return calls
 
     def prepare(self) -> None:
-        """Make the store: a thick blob, a thin one with a snapshot."""
+        """Make the directory and the store: a thick blob, a thin one with a snapshot."""
+        self.directory.mkdir()
         (self.directory / "mail.raw").write_bytes(random.Random(1).randbytes(50_000))
         (self.directory / "part.raw").write_bytes(random.Random(3).randbytes(20_000))
         (self.directory / "vol0.raw").write_bytes(random.Random(2).randbytes(40_000))
@@ -317,12 +318,9 @@ def _said(recorded: Recorded, left: Left, problem: str) -> str:
     )
 
 
-def explore_program(
-    directory: Path, *, samples: int, names: Sequence[str] | None = None
-) -> Outcome:
-    """Run the steps, and judge what cuts leave of each."""
-    outcome, shop = Outcome(), Shop(directory)
-    shop.prepare()
+def explore_program(shop: Shop, *, samples: int, names: Sequence[str] | None = None) -> Outcome:
+    """Run the steps in a shop that was prepared, and judge what cuts leave of each."""
+    outcome = Outcome()
     for step in STEPS:
         if names is None or step.name in names:
             recorded = shop.record(step)
@@ -341,9 +339,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     began = time.monotonic()
     with TemporaryDirectory() as directory:
-        work = Path(directory) / "work"
-        work.mkdir()
-        outcome = explore_program(work, samples=options.samples, names=options.names or None)
+        shop = Shop(Path(directory) / "work")
+        shop.prepare()
+        outcome = explore_program(shop, samples=options.samples, names=options.names or None)
     for name in dict.fromkeys(name for name, _model in outcome.states):
         counts = {model: n for (each, model), n in outcome.states.items() if each == name}
         print(f"{name:16} " + "  ".join(f"{model} {n:6}" for model, n in counts.items()))

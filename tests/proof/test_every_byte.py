@@ -8,7 +8,7 @@ from tests.proof.every_byte import Bench, Case, Tally, main, sample, try_all
 from tests.proof.legal import flaw_of
 from tests.proof.small_stores import small_stores
 
-SAMPLE: Final = 2000
+SAMPLE: Final = 1000
 STORES: Final = len(small_stores())
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from blobstore.api.blobstore import Blobstore
 from blobstore.errors import BlobstoreError
-from tests.proof.fuzz import main
+from tests.proof.fuzz import main, write_seeds
 from tests.proof.fuzz_target import seeds, try_input
 from tests.proof.mutate import LARGEST_INPUT, SmallImage, mutated
 
@@ -20,6 +20,7 @@ REACHED: Final = [path for path in KEPT if path.name.startswith("reached-")]
 FUZZ: Final = [sys.executable, "-m", "tests.proof.fuzz"]
 MOST_KEPT: Final = 200
 MOST_BYTES: Final = 2 << 20
+BEGUN_WITH: Final = 5
 
 
 def test_the_kept_corpus_is_there_and_small() -> None:
@@ -75,9 +76,12 @@ def test_a_short_search_runs_to_its_end_and_keeps_what_reaches_something_new(
     tmp_path: Path,
 ) -> None:
     corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for path in REACHED[:BEGUN_WITH]:
+        (corpus / path.name).write_bytes(path.read_bytes())
     options = [
         "--seconds=500",
-        "--runs=350",
+        "--runs=100",
         f"--corpus={corpus}",
         f"--found={tmp_path / 'found'}",
         "--seed=7",
@@ -85,7 +89,16 @@ def test_a_short_search_runs_to_its_end_and_keeps_what_reaches_something_new(
     ended = subprocess.run([*FUZZ, *options], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr[-2000:]
     assert "0 found" in ended.stdout
-    assert len(list(corpus.iterdir())) > len(seeds())
+    assert len(list(corpus.iterdir())) > BEGUN_WITH
+
+
+def test_a_search_without_a_corpus_begins_with_the_seeds(tmp_path: Path) -> None:
+    write_seeds(tmp_path / "new")
+    assert {path.read_bytes() for path in (tmp_path / "new").iterdir()} == {*seeds()}
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "one").write_bytes(b"kept")
+    write_seeds(tmp_path / "kept")
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["one"]
 
 
 def test_files_are_tried_again_without_atheris() -> None:

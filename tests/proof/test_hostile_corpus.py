@@ -1,8 +1,8 @@
 """Every hostile image ends in an answer or a typed error, and in bounded memory.
 
 Whether each takes no more than 2 s and 0.2 ms for each page is what `make hostile` tells, and so
-is what comes of the images that take seconds each: here other tests run beside it, and only what
-hangs is found.
+is what comes of the images that take long, and of each both clean and dirty: here other tests run
+beside it, and only what hangs is found.
 """
 
 import json
@@ -28,25 +28,26 @@ from tests.proof.observe import observe
 
 COMMAND: Final = [sys.executable, "-m", "tests.proof.hostile", "--cheap", "--json"]
 HANGS: Final = ["--limit", "15"]
-FEWER: Final = 2000
+FEWER: Final = 1000
 FEWER_IMAGES: Final = {
     "snapshots": snapshots(FEWER),
     "clones": clones(FEWER),
     "snapshots with runs": snapshots_with_runs(FEWER),
     "snapshots with extent pages": snapshots_with_pages(FEWER),
 }
-Found = dict[tuple[str, bool], list[dict[str, Any]]]
 
 
 def test_images_made_to_hurt_do_no_harm() -> None:
     """The command forks, which a test process with threads may not."""
     ended = subprocess.run([*COMMAND, *HANGS], capture_output=True, text=True, check=False)
     assert ended.returncode in (0, 1), ended.stderr
-    steps: Found = defaultdict(list)
+    steps: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in ended.stdout.splitlines():
         step = json.loads(line)
-        steps[step["image"], step["clean"]].append(step)
-    assert {*steps} == {(name, clean) for name in IMAGES.keys() - COSTLY for clean in (True, False)}
+        steps[step["image"]].append(step)
+    assert {*steps} == IMAGES.keys() - COSTLY
+    states = [taken[0]["clean"] for taken in steps.values()]
+    assert min(states.count(True), states.count(False)) > len(states) / 3
     assert all([step["step"] for step in taken] == list(STEPS) for taken in steps.values())
     bad = [step for taken in steps.values() for step in taken if step["problem"]]
     assert bad == []
@@ -65,7 +66,7 @@ def test_a_forged_store_without_lies_is_sound() -> None:
 
 @pytest.mark.parametrize("clean", [pytest.param(True, id="clean"), pytest.param(False, id="dirty")])
 @pytest.mark.parametrize("kind", FEWER_IMAGES)
-def test_thousands_of_snapshots_or_clones_open_list_and_read(kind: str, clean: bool) -> None:
+def test_a_thousand_snapshots_or_clones_open_list_and_read(kind: str, clean: bool) -> None:
     forge = Forge(clean=clean)
     FEWER_IMAGES[kind](forge)
     with Blobstore.open(forge.device(read_only=True), read_only=True) as store:

@@ -2,7 +2,6 @@
 
 import random
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -24,22 +23,19 @@ SHORT: Final = ("import", "snapshot", "repair", "undo", "repair again", "undo ag
 needs_strace = pytest.mark.skipif(not may_trace(), reason="no strace, or tracing is not allowed")
 
 
-@needs_strace
-def test_no_cut_of_the_real_program_leaves_a_bad_state(tmp_path: Path) -> None:
-    work = tmp_path / "work"
-    work.mkdir()
-    outcome = explore_program(work, samples=6, names=SHORT)
-    assert outcome.bad == []
-    assert {name for name, _model in outcome.states} == set(SHORT)
-    assert outcome.looked_at > 80
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     made = Shop(tmp_path_factory.mktemp("shop") / "work")
-    made.directory.mkdir()
     made.prepare()
     return made
+
+
+@needs_strace
+def test_no_cut_of_the_real_program_leaves_a_bad_state(shop: Shop) -> None:
+    outcome = explore_program(shop, samples=6, names=SHORT)
+    assert outcome.bad == []
+    assert {name for name, _model in outcome.states} == set(SHORT)
+    assert outcome.looked_at > 80
 
 
 def step_named(name: str) -> Step:
