@@ -46,6 +46,7 @@ INVALID_ID: Final = 2**64 - 1
 
 Result = dict[str, Any]
 
+_ZEROES: Final = bytes(65536)
 _PATTERN_BLOCK: Final = 512
 _GOLDEN_RATIO: Final = np.uint64(0x9E3779B97F4A7C15)
 _OPTIONS: Final = frozenset(
@@ -104,6 +105,14 @@ def _splitmix64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 # --- the device ------------------------------------------------------------------------------
 
 
+def pieces_of(image: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the pieces of an image that are not zero, and where each of them is."""
+    for at in range(0, len(image), len(_ZEROES)):
+        piece = image[at : at + len(_ZEROES)]
+        if piece != _ZEROES[: len(piece)]:
+            yield at, piece
+
+
 class ReplayDevice(MemoryDevice):
     """A memory device that outlives its stores, counts changes, and fails when told to.
 
@@ -135,8 +144,10 @@ class ReplayDevice(MemoryDevice):
     def of(
         cls, image: bytes, *, block_size: int = 512, atomic_write_size: int = COMPACT
     ) -> "ReplayDevice":
+        """Make a device of an image; what is zero there takes no memory here."""
         device = cls(len(image), block_size, atomic_write_size=atomic_write_size)
-        device._content[:] = image
+        for at, piece in pieces_of(image):
+            device._content[at : at + len(piece)] = piece
         return device
 
     def content(self) -> bytes:

@@ -133,12 +133,12 @@ def test_a_sector_that_was_replaced_with_its_checksum_kept_is_noticed() -> None:
 # Damage
 
 
-@pytest.mark.parametrize("position", [*range(80), *range(1000, 6500, 97)])
-def test_every_changed_byte_is_noticed(position: int) -> None:
-    data = bytearray(example())
-    data[position % len(data)] ^= 0x40
-    with pytest.raises(CorruptError, match="undo file: "):
-        undo_records(data)
+def test_every_changed_byte_is_noticed() -> None:
+    for position in (*range(80), *range(1000, 6500, 97)):
+        data = bytearray(example())
+        data[position % len(data)] ^= 0x40
+        with pytest.raises(CorruptError, match="undo file: "):
+            undo_records(data)
 
 
 def test_every_cut_is_noticed() -> None:

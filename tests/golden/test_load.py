@@ -33,6 +33,7 @@ from tests.replay import (
     blob_facts,
     know_externals,
     pattern,
+    pieces_of,
     store_facts,
 )
 from tests.shared import CHECKOUT
@@ -380,11 +381,9 @@ def file_of(name: str, directory: Path) -> Path:
     path = directory / "image"
     with path.open("wb") as file:
         file.truncate(len(image))
-        for at in range(0, len(image), CLUSTER):
-            piece = image[at : at + CLUSTER]
-            if any(piece):
-                file.seek(at)
-                file.write(piece)
+        for at, piece in pieces_of(image):
+            file.seek(at)
+            file.write(piece)
     return path
 
 

@@ -1,4 +1,3 @@
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,6 +42,6 @@ def test_without_requests_there_is_no_latency() -> None:
     assert percentile_ns([], 0.5) == 0
 
 
-@pytest.mark.parametrize("bucket", range(300))
-def test_bounds_ascend(bucket: int) -> None:
-    assert bound_of(bucket) < bound_of(bucket + 1)
+def test_bounds_ascend() -> None:
+    bounds = [bound_of(bucket) for bucket in range(301)]
+    assert bounds == sorted(set(bounds))

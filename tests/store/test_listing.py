@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Final
 
 import pytest
@@ -26,7 +27,7 @@ from tests.proof.image_device import SparseDevice
 from tests.proof.mutate import SmallImage, mutated
 
 CLUSTER: Final = 16384
-MANY: Final = 2000
+MANY: Final = 1000
 CHANGES: Final = 6
 
 Seen = dict[BlobId, BlobInfo | str]
@@ -109,11 +110,16 @@ def test_damaged_stores_are_seen_as_by_opening_each_blob(way: str) -> None:
 
 
 def forged(build: Callable[[Forge], None], *, clean: bool = True) -> CountingDevice:
+    size, pieces = built(build, clean)
+    return CountingDevice(size, pieces, read_only=True)
+
+
+@cache
+def built(build: Callable[[Forge], None], clean: bool) -> tuple[int, dict[int, bytes]]:
     forge = Forge(md_len=2 * MANY + 8, cluster_count=2 * MANY, clean=clean)
     build(forge)
     device = forge.device(read_only=True)
-    pieces = {n: device.piece(n) for n in range((2 * MANY + 8) * 2)}
-    return CountingDevice(device.size_bytes, pieces, read_only=True)
+    return device.size_bytes, {n: device.piece(n) for n in range((2 * MANY + 8) * 2)}
 
 
 def chain(forge: Forge, *parents: int | None) -> None:

@@ -1,8 +1,10 @@
 """Every test asserts something, itself or in a helper that it calls."""
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -13,43 +15,56 @@ from tests.shared import CHECKOUT
 PACKAGE: Final = Path(blobstore.__file__).parent
 TESTING: Final = PACKAGE / "testing"
 ASSERTING_CALLS: Final = {"raises", "warns", "fail"}
+DEFINED: Final = re.compile(r"^ *def ([a-z]\w*)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Function:
+    """What a function does, as far as it matters here; what is nested in it counts as its own."""
+
+    name: str
+    calls: frozenset[str]
+    has_assert: bool
+    has_raise: bool
+
+    @classmethod
+    def of(cls, node: ast.FunctionDef) -> "Function":
+        inside = list(ast.walk(node))
+        called = [each.func for each in inside if isinstance(each, ast.Call)]
+        named = {call.id for call in called if isinstance(call, ast.Name)}
+        return cls(
+            node.name,
+            frozenset(named | {call.attr for call in called if isinstance(call, ast.Attribute)}),
+            any(isinstance(each, ast.Assert) for each in inside),
+            any(isinstance(each, ast.Raise) for each in inside),
+        )
 
 
 @cache
-def functions_of(path: Path) -> list[ast.FunctionDef]:
+def functions_of(path: Path) -> list[Function]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return [Function.of(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
 
 
-def functions_in(*directories: Path) -> Iterator[tuple[Path, ast.FunctionDef]]:
+def functions_in(*directories: Path) -> Iterator[tuple[Path, Function]]:
     for directory in directories:
         for path in sorted(directory.rglob("*.py")):
             for function in functions_of(path):
                 yield path, function
 
 
-@cache
-def called_in(function: ast.FunctionDef) -> set[str]:
-    calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
-    named = {call.id for call in calls if isinstance(call, ast.Name)}
-    return named | {call.attr for call in calls if isinstance(call, ast.Attribute)}
+def asserts_itself(function: Function) -> bool:
+    return function.has_assert or bool(function.calls & ASSERTING_CALLS)
 
 
-def asserts_itself(function: ast.FunctionDef) -> bool:
-    nodes = list(ast.walk(function))
-    return any(isinstance(node, ast.Assert) for node in nodes) or bool(
-        called_in(function) & ASSERTING_CALLS
-    )
-
-
-def refuses(function: ast.FunctionDef) -> bool:
+def refuses(function: Function) -> bool:
     """Say whether a helper asserts, or raises where something is wrong."""
-    return asserts_itself(function) or any(isinstance(n, ast.Raise) for n in ast.walk(function))
+    return asserts_itself(function) or function.has_raise
 
 
-def asserts_near(function: ast.FunctionDef, path: Path) -> bool:
+def asserts_near(function: Function, path: Path) -> bool:
     """Say whether it asserts, or calls a function of the same file that does."""
-    return asserts_itself(function) or bool(called_in(function) & refusing_in(path))
+    return asserts_itself(function) or bool(function.calls & refusing_in(path))
 
 
 @cache
@@ -57,21 +72,26 @@ def refusing_in(path: Path) -> set[str]:
     return {function.name for function in functions_of(path) if refuses(function)}
 
 
+def public_names_of_package() -> set[str]:
+    return {
+        name
+        for path in PACKAGE.rglob("*.py")
+        if not path.is_relative_to(TESTING)
+        for name in DEFINED.findall(path.read_text(encoding="utf-8"))
+    }
+
+
 @cache
 def asserting_helpers() -> set[str]:
     """Return names of helpers that assert; a public name of the package does not count."""
-    of_package = {
-        function.name
-        for path, function in functions_in(PACKAGE)
-        if not path.is_relative_to(TESTING) and not function.name.startswith("_")
-    }
+    of_package = public_names_of_package()
     helpers = defaultdict(list)
     for _path, function in functions_in(CHECKOUT / "tests", TESTING):
         if function.name not in of_package:
             helpers[function.name].append(function)
     found = {name for name, those in helpers.items() if any(map(refuses, those))}
     while True:
-        more = {name for name, those in helpers.items() if any(called_in(f) & found for f in those)}
+        more = {name for name, those in helpers.items() if any(f.calls & found for f in those)}
         if more <= found:
             return found
         found |= more
@@ -84,7 +104,7 @@ def test_every_test_asserts_something() -> None:
         for path, function in functions_in(CHECKOUT / "tests", TESTING)
         if function.name.startswith("test_")
         and not asserts_near(function, path)
-        and not called_in(function) & helpers
+        and not function.calls & helpers
     ]
     assert not silent
 
@@ -94,6 +114,6 @@ def test_a_test_without_an_assertion_is_seen() -> None:
     (loud,) = ast.parse("def test_x():\n    assert store.close() is None").body
     assert isinstance(silent, ast.FunctionDef)
     assert isinstance(loud, ast.FunctionDef)
-    assert not asserts_itself(silent)
-    assert asserts_itself(loud)
+    assert not asserts_itself(Function.of(silent))
+    assert asserts_itself(Function.of(loud))
     assert "close" not in asserting_helpers()
