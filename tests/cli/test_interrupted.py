@@ -1,5 +1,6 @@
 """A command that cannot end removes what it began, or says what is left, in one line."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -53,6 +54,18 @@ def test_an_import_over_a_blob_that_fails_says_what_is_left(image: Image) -> Non
     assert done.stderr.count("\n") == 1
 
 
+def run_limited(blocks: int, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    """Run a command that may write no file beyond so many blocks of 512 bytes.
+
+    It keeps no bytecode: Python would put a file that was cut off at the limit into its cache, and
+    every later start would fail with it.
+    """
+    limit = ["sh", "-c", f'ulimit -f {blocks}; exec "$@"', "sh"]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [*limit, *COMMAND, *arguments]
+    return subprocess.run(command, capture_output=True, check=False, env=environment)
+
+
 @pytest.mark.parametrize("yes", [[], ["--yes"]], ids=["new", "over a file"])
 def test_an_export_without_space_leaves_what_was_there(
     image: Image, tmp_path: Path, yes: list[str]
@@ -64,12 +77,7 @@ def test_an_export_without_space_leaves_what_was_there(
         (tmp_path / "out").write_bytes(b"mine")
     before = sorted(path.name for path in tmp_path.iterdir())
     same = unchanged(image.path)
-    limited = ["sh", "-c", 'ulimit -f 128; exec "$@"', "sh", *COMMAND]
-    done = subprocess.run(
-        [*limited, "export", image.path, "alpha", tmp_path / "out", *yes],
-        capture_output=True,
-        check=False,
-    )
+    done = run_limited(128, "export", image.path, "alpha", tmp_path / "out", *yes)
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr == b"File too large\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == before
@@ -88,10 +96,7 @@ def test_an_export_over_a_file_keeps_its_rights(image: Image, tmp_path: Path) ->
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(image: Image, tmp_path: Path) -> None:
     out = tmp_path / "map.svg"
     out.write_text("<svg>old</svg>")
-    limited = ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", *COMMAND]
-    done = subprocess.run(
-        [*limited, "map", image.path, "--svg", out], capture_output=True, check=False
-    )
+    done = run_limited(1, "map", image.path, "--svg", out)
     assert done.returncode == 1
     assert out.read_text() == "<svg>old</svg>"
     assert [path.name for path in tmp_path.glob(".*")] == []

@@ -25,6 +25,7 @@ from blobstore import (
     grow,
 )
 from blobstore.format.page import PAGE_SIZE
+from tests import matrix
 from tests.golden.images import IMAGE_NAMES, golden_dump, load_image, manifest
 from tests.replay import (
     COMPACT,
@@ -563,8 +564,11 @@ FULL: Final = "md_full_dirty"
 CHANGEABLE: Final = [name for name in LOADABLE if name not in {*QUARANTINED, *REFUSING, FULL}]
 
 
-@pytest.mark.parametrize("name", CHANGEABLE)
-@pytest.mark.parametrize("atomic_write_size", [COMPACT, SECTOR])
+@matrix.in_turn(
+    ("name", "atomic_write_size"),
+    {name: name for name in CHANGEABLE},
+    {"compact": COMPACT, "sector": SECTOR},
+)
 def test_a_change_leaves_all_other_blobs_as_they_were(name: str, atomic_write_size: int) -> None:
     device = device_of(name, atomic_write_size=atomic_write_size)
     wanted = expected(name)["blobs"]
