@@ -131,6 +131,7 @@ class _ServedBlob:
             self._kernel.run()
             self._shut()
             server.join()
+            self._server_end.close()
             self._export.close()
         except BlobstoreError as error:
             _LOG.error("%s: %s", self.path, error)  # unloading the store says so as well
