@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore import Blobstore, BusyError, InvalidArgumentError, MemoryDevice
+from blobstore.backup.any_store import delete_any
 from blobstore.backup.retention import (
     NEEDED,
     NO_TIME,
@@ -14,7 +15,7 @@ from blobstore.backup.retention import (
     judge_snapshots,
     reasons_to_keep,
 )
-from blobstore.backup.snapshot_identity import delete_any, take_snapshot
+from blobstore.backup.snapshot_identity import take_snapshot
 
 CLUSTER = 4096
 NEW_YEAR = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -26,11 +26,12 @@ from blobstore.backup.receiving import (
     receive,
     receive_records,
     resume_token,
-    unfinished,
+    unfinished_receipts,
 )
 from blobstore.backup.sending import Sent, send
-from blobstore.backup.snapshot_identity import RECEIVE_STATE, identity_of, take_snapshot, taken_at
+from blobstore.backup.snapshot_identity import identity_of, take_snapshot, taken_at
 from blobstore.backup.stream_format import Begin
+from blobstore.backup.unfinished import RECEIVE_STATE
 from blobstore.operations import Buffer
 from tests.backup.random_trees import CHANGES, CLUSTER, Change, grow, new_store
 
@@ -94,13 +95,13 @@ def test_differences_between_any_snapshots_are_cut_continued_and_arrive(
             with pytest.raises(CorruptError, match="early"):
                 receive(other, io.BytesIO(stream[: int(cut * (len(stream) - 1))]))
             rest = stream
-            for _info, state in list(unfinished(other)):
+            for _info, state in list(unfinished_receipts(other)):
                 rest = stream_of(snapshot, base, start=state.offset)
             received = receive(other, io.BytesIO(rest))
             assert shows_the_same(received, snapshot)
             assert received.info.parent is not None
             assert len(set(other.blob_ids()) - before) == 1
-        assert list(unfinished(other)) == []
+        assert list(unfinished_receipts(other)) == []
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ def test_a_token_says_where_a_cut_stream_goes_on(
     stream = stream_of(first)
     with pytest.raises(CorruptError, match="early"):
         receive(store, io.BytesIO(stream[: len(stream) // 2]))
-    ((info, state),) = unfinished(store)
+    ((info, state),) = unfinished_receipts(store)
     assert info.xattrs[RECEIVE_STATE]
     assert "disk@1" not in store
     assert parse_token(resume_token(state)) == state

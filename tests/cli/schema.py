@@ -28,6 +28,7 @@ PRUNED: Final = {
 COPIED: Final = {"blobs": [{"source": ID, "id": ID}]}
 SENT: Final = {"id": ID, "data": int, "stream": int}
 UNFINISHED: Final = {"unfinished": [{"id": ID, "offset": int, "token": str}]}
+UNFINISHED_BLOBS: Final = [{"id": ID, "command": str}]
 RANGE: Final = {"id": ID, "offset": int, "length": int}
 IMPORTED_CHAIN: Final = {"id": ID, "snapshots": [{"id": ID}]}
 IMPORTED_CHAIN_OF_VOLUMES: Final = {

@@ -23,7 +23,7 @@ from blobstore.format.super_block import SuperBlock
 from blobstore.units import PageIndex
 from tests.cli.conftest import Image
 from tests.cli.runner import Result, run, run_here, unchanged
-from tests.cli.schema import OPTIONAL_ID, conforms
+from tests.cli.schema import OPTIONAL_ID, UNFINISHED_BLOBS, conforms
 
 FINDING = {
     "invariant": int, "severity": str, "message": str, "blob": OPTIONAL_ID, "page": OPTIONAL_ID,
@@ -31,7 +31,12 @@ FINDING = {
 }  # fmt: skip
 PROSPECT = {"mode": str, "would_repair": [str], "would_leave": [FINDING]}
 FOUND = {"clean": bool, "unloaded": bool, "findings": [FINDING], "repaired": [str]}
-CHECK = {"schema_version": int, **FOUND, "repairs": [PROSPECT]}
+CHECK = {
+    "schema_version": int,
+    **FOUND,
+    "repairs": [PROSPECT],
+    "unfinished": UNFINISHED_BLOBS,
+}
 REPAIR = {
     "schema_version": int,
     "clean": bool,

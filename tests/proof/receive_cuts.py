@@ -22,9 +22,11 @@ import pytest
 from blobstore import BlobInfo, Blobstore, BlobstoreError, MemoryDevice, VolumeStore, check
 from blobstore.api.session import Session
 from blobstore.backup import receiving, sending
+from blobstore.backup.any_store import AnyStore
 from blobstore.backup.receiving import receive
 from blobstore.backup.sending import send
-from blobstore.backup.snapshot_identity import RECEIVE_STATE, AnyStore, take_snapshot
+from blobstore.backup.snapshot_identity import take_snapshot
+from blobstore.backup.unfinished import RECEIVE_STATE
 from blobstore.store.lifecycle import flush_store
 from blobstore.testing.crash_states import Limits, crash_contents
 from blobstore.testing.simulated_device import SimulatedDevice

@@ -9,7 +9,6 @@ next stream of the same snapshot goes on with, or the snapshot.
 The order of flushes matters: `receive_state` says an offset only when all before it is durable.
 """
 
-import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -21,17 +20,11 @@ import msgspec
 from blobstore.api.arguments import blob_name_of
 from blobstore.api.blob import Blob
 from blobstore.api.volumes import VolumeStore
+from blobstore.backup.any_store import AnyStore, delete_any
 from blobstore.backup.sending import OF_ONE_STORE, Progress
-from blobstore.backup.snapshot_identity import (
-    INCOMPLETE,
-    RECEIVE_STATE,
-    SNAPSHOT_ID,
-    SNAPSHOT_TIME,
-    AnyStore,
-    delete_any,
-    find_snapshot,
-)
+from blobstore.backup.snapshot_identity import SNAPSHOT_ID, SNAPSHOT_TIME, find_snapshot
 from blobstore.backup.stream_format import Begin, Data, Record, StreamDecoder, Zeroes
+from blobstore.backup.unfinished import INCOMPLETE, RECEIVE_STATE, hidden_name
 from blobstore.drivers import interrupts
 from blobstore.errors import (
     BlobstoreError,
@@ -70,8 +63,8 @@ def receive(
     """Make the snapshot that a stream holds, and return it, open.
 
     `name` is what it is to be called, or else what it was called where it came from. If the
-    stream ends early, what came is kept: `unfinished` finds it, and the next stream of the same
-    snapshot goes on with it.
+    stream ends early, what came is kept: `unfinished_receipts` finds it, and the next stream of
+    the same snapshot goes on with it.
 
     Durability: on return. A crash leaves the snapshot whole, or an unfinished blob.
 
@@ -185,7 +178,7 @@ class _UnfinishedSnapshot:
             NotFoundError: The stream goes on where none has come so far.
         """
         begin = self._begin
-        for info, state in unfinished(self._store):
+        for info, state in unfinished_receipts(self._store):
             is_same = (state.snapshot, state.base) == (begin.identity, begin.base)
             if is_same and state.offset >= begin.start:
                 self._at = self._durable = state.offset
@@ -200,9 +193,11 @@ class _UnfinishedSnapshot:
         """Make a thin blob, or a clone of the base, that no name leads to."""
         begin, store = self._begin, self._store
         xattrs = {RECEIVE_STATE: self._state()}
+        hidden = hidden_name(store, "receiving")
         if begin.base is None:
             if isinstance(store, VolumeStore):
-                return store.create_volume(self._hidden_name(), thin=True, xattrs=xattrs)
+                assert hidden is not None
+                return store.create_volume(hidden, thin=True, xattrs=xattrs)
             return store.create_blob(thin=True, xattrs=xattrs)
         try:
             base = find_snapshot(store, begin.base)
@@ -211,12 +206,7 @@ class _UnfinishedSnapshot:
                 f"the stream is a difference to snapshot {begin.base}, which is not here"
             ).at(store=store.device_name) from error
         with store.open_blob(base) as parent:
-            hidden = self._hidden_name() if isinstance(store, VolumeStore) else None
             return parent.clone(hidden, xattrs=xattrs)
-
-    def _hidden_name(self) -> str:
-        """Return a name for an unfinished volume: every volume must have one."""
-        return f".receiving-{secrets.token_hex(8)}"
 
     def _state(self) -> bytes:
         begin = self._begin
@@ -290,7 +280,7 @@ def clear(blob: Blob, offset: int, end: int) -> None:
         at = blob.next_data(stop)
 
 
-def unfinished(store: AnyStore) -> Iterator[tuple[BlobInfo, ReceiveState]]:
+def unfinished_receipts(store: AnyStore) -> Iterator[tuple[BlobInfo, ReceiveState]]:
     """Yield the blobs that are being received, and how far they came.
 
     Raises:

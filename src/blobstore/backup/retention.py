@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Final
 
-from blobstore.backup.snapshot_identity import AnyStore, taken_at
+from blobstore.backup.any_store import AnyStore, ancestors
+from blobstore.backup.snapshot_identity import taken_at
 from blobstore.errors import InvalidArgumentError
 from blobstore.store.describe import BlobInfo
 from blobstore.units import BlobId
@@ -72,7 +73,7 @@ def judge_snapshots(store: AnyStore, blob_id: int, retention: Retention) -> list
     numbers = [getattr(retention, each.name) for each in fields(retention)]
     if min(numbers) < 0 or not any(numbers):
         raise InvalidArgumentError("retention: expected at least one number above 0, none below")
-    found = _ancestors(store, blob_id)
+    found = ancestors(store, blob_id)
     dated = sorted(
         ((time, info) for info in found if (time := taken_at(info.xattrs)) is not None),
         key=lambda each: each[0],
@@ -81,18 +82,6 @@ def judge_snapshots(store: AnyStore, blob_id: int, retention: Retention) -> list
     reasons = reasons_to_keep([time for time, _info in dated], retention)
     by_id = {info.blob_id: why for (_time, info), why in zip(dated, reasons, strict=True)}
     return [_judged(info, by_id.get(info.blob_id, (NO_TIME,))) for info in found]
-
-
-def _ancestors(store: AnyStore, blob_id: int) -> list[BlobInfo]:
-    """Return the descriptions of a blob's ancestors, from the top down."""
-    found: list[BlobInfo] = []
-    with store.open_blob(blob_id) as blob:
-        parent = blob.info.parent
-    while parent is not None:
-        with store.open_blob(parent) as snapshot:
-            found.append(snapshot.info)
-        parent = found[-1].parent
-    return found
 
 
 def _judged(info: BlobInfo, reasons: tuple[str, ...]) -> JudgedSnapshot:

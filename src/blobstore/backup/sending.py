@@ -11,7 +11,6 @@ from uuid import UUID
 from blobstore.api.blob import Blob
 from blobstore.backup.snapshot_identity import (
     IDENTIFYING,
-    RECEIVE_STATE,
     SNAPSHOT_ID,
     SNAPSHOT_TIME,
     check_read_only,
@@ -27,6 +26,7 @@ from blobstore.backup.stream_format import (
     StreamEncoder,
     Zeroes,
 )
+from blobstore.backup.unfinished import MARKS
 from blobstore.errors import InvalidArgumentError, naming
 from blobstore.format.descriptors import encode_name
 from blobstore.operations import Buffer
@@ -35,7 +35,7 @@ from blobstore.volumes.identity import NAME, UUID_NAME
 DEFAULT_LEVEL: Final = 3
 """The level of zstd: a gigabyte takes some seconds."""
 
-OF_ONE_STORE: Final = frozenset({NAME, UUID_NAME, SNAPSHOT_ID, SNAPSHOT_TIME, RECEIVE_STATE})
+OF_ONE_STORE: Final = frozenset({NAME, UUID_NAME, SNAPSHOT_ID, SNAPSHOT_TIME, *MARKS})
 """Attributes that are said otherwise, or belong to one store alone."""
 
 Progress = Callable[[int], object]

@@ -6,33 +6,28 @@ A volume's is its uuid. In a store of blobs the attribute `snapshot_id` holds a 
 takes a snapshot for backups writes it, and whoever receives one copies it, into volumes too.
 Snapshots do not change, so two with one identity have the same content.
 
-`snapshot_time` says when a snapshot was taken. `receive_state` marks a blob that is being
-received: it is no snapshot yet. SPDK ignores these attributes.
+`snapshot_time` says when a snapshot was taken. SPDK ignores both attributes.
 """
 
 import time
 import uuid as uuids
 from collections.abc import Iterator, Mapping
-from typing import Final, TypeAlias
+from typing import Final
 from uuid import UUID
 
 from blobstore.api.blob import Blob
-from blobstore.api.blobstore import Blobstore
-from blobstore.api.volumes import Volume, VolumeStore
+from blobstore.api.volumes import Volume
+from blobstore.backup.any_store import AnyStore
+from blobstore.backup.unfinished import MARKS, unfinished_by
 from blobstore.errors import InvalidArgumentError, NotFoundError
 from blobstore.store.describe import BlobInfo
 from blobstore.units import BlobId
 from blobstore.volumes.identity import UUID_NAME, decode_uuid, encode_uuid
 
-AnyStore: TypeAlias = Blobstore | VolumeStore
-
 SNAPSHOT_ID: Final = "snapshot_id"
 SNAPSHOT_TIME: Final = "snapshot_time"
-RECEIVE_STATE: Final = "receive_state"
-IDENTIFYING: Final = (SNAPSHOT_ID, UUID_NAME, RECEIVE_STATE)
+IDENTIFYING: Final = (SNAPSHOT_ID, UUID_NAME, *MARKS)
 """The attributes that say which snapshot it is, and whether it is complete."""
-INCOMPLETE: Final = b"-"
-"""The `receive_state` of what no stream can go on with."""
 
 _TIME_DIGITS_MAX: Final = 11  # up to the year 5138
 
@@ -78,31 +73,20 @@ def check_read_only(xattrs: Mapping[str, bytes], *, is_read_only: bool) -> None:
     """Refuse what can still change, or is not complete.
 
     Raises:
-        InvalidArgumentError: It is a writable blob, or one that is being received.
+        InvalidArgumentError: It is a writable blob, or an unfinished one.
     """
     if not is_read_only:
         raise InvalidArgumentError("not read-only: take a snapshot, and send that")
-    if RECEIVE_STATE in xattrs:
-        raise InvalidArgumentError("received only in part")
+    command = unfinished_by(xattrs)
+    if command is not None:
+        raise InvalidArgumentError(f"not complete: its {command} was interrupted")
 
 
 def snapshots_in(store: AnyStore) -> Iterator[BlobInfo]:
     """Yield what can be the base of a stream."""
     for info in store.list_blobs():
-        if info.error is None and info.data_read_only and RECEIVE_STATE not in info.xattrs:
+        if info.error is None and info.data_read_only and not unfinished_by(info.xattrs):
             yield info
-
-
-def delete_any(store: AnyStore, blob_id: int) -> None:
-    """Delete a blob or a volume.
-
-    Raises:
-        BusyError, NotFoundError: As `Blobstore.delete_blob` and `VolumeStore.delete_volume`.
-    """
-    if isinstance(store, Blobstore):
-        store.delete_blob(blob_id)
-    else:
-        store.delete_volume(blob_id)
 
 
 def find_snapshot(store: AnyStore, identity: UUID) -> BlobId:

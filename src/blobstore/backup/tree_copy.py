@@ -1,7 +1,7 @@
 """Copying blobs with their snapshots and clones, so that what they share stays shared.
 
 Each blob is copied after its parent, as a clone of the parent's copy, and only the clusters that
-it owns itself are read and written. A copy carries `receive_state` until it is complete.
+it owns itself are read and written. A copy carries `copy_state` until it is complete.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,18 +10,16 @@ from contextlib import suppress
 from blobstore.api.blob import Blob
 from blobstore.api.blobstore import Blobstore
 from blobstore.api.volumes import VolumeStore
+from blobstore.backup.any_store import AnyStore, delete_any
 from blobstore.backup.receiving import clear
 from blobstore.backup.sending import OF_ONE_STORE, Progress
 from blobstore.backup.snapshot_identity import (
-    INCOMPLETE,
-    RECEIVE_STATE,
     SNAPSHOT_ID,
     SNAPSHOT_TIME,
-    AnyStore,
-    delete_any,
     identity_of,
 )
 from blobstore.backup.stream_format import DATA_MAX
+from blobstore.backup.unfinished import COPY_STATE, INCOMPLETE
 from blobstore.errors import BlobstoreError, ExistsError
 from blobstore.store.blobs import ClearMethod
 from blobstore.store.describe import BlobInfo
@@ -125,7 +123,7 @@ def _refuse_taken(target: AnyStore, names: list[str | None]) -> None:
 
 def _make(target: AnyStore, info: BlobInfo, parent: BlobId | None, name: str | None) -> Blob:
     """Make an empty copy, below the copy of the parent."""
-    mark = {RECEIVE_STATE: INCOMPLETE}
+    mark = {COPY_STATE: INCOMPLETE}
     if parent is not None:
         with target.open_blob(parent) as snapshot:
             copy = snapshot.clone(name, xattrs=mark)
@@ -177,4 +175,4 @@ def _complete(copy: Blob, info: BlobInfo) -> None:
     identity = identity_of(info) if info.data_read_only else None
     if identity is not None:
         xattrs[SNAPSHOT_ID] = encode_uuid(identity)
-    copy.set_attributes({**xattrs, RECEIVE_STATE: None}, read_only=info.data_read_only)
+    copy.set_attributes({**xattrs, COPY_STATE: None}, read_only=info.data_read_only)

@@ -1,7 +1,8 @@
 """Copying between blobs and raw files, sparse both ways."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from blobstore import Blob, InvalidArgumentError
 from blobstore.cli.content import PART_SIZE, cut_in_parts, data_runs, sized
@@ -10,14 +11,36 @@ from blobstore.cli.progress import Advance
 from blobstore.cli.rendering import is_clone
 from blobstore.cli.rescuing import Content
 from blobstore.device.write_out import WriteOut
+from blobstore.units import MIB
+
+CHECKPOINT_BYTES: Final = 64 * MIB
+"""After so much data an import makes it durable, and notes how far it came."""
 
 
-def fill_new(blob: Blob, descriptor: int, size_bytes: int, *, path: str, advance: Advance) -> None:
-    """Write a file's data into a blob that is all zeroes."""
-    for start, data in _file_parts(descriptor, size_bytes, path=path):
+def fill_new(
+    blob: Blob,
+    descriptor: int,
+    size_bytes: int,
+    *,
+    path: str,
+    advance: Advance,
+    start: int = 0,
+    note: Callable[[int], object] = lambda _offset: None,
+) -> None:
+    """Write a file's data from `start` on into a blob that is all zeroes, or holds that data.
+
+    Now and then `note` is called with the offset up to which all is written.
+    """
+    advance(data_size(descriptor, start))
+    unnoted = 0
+    for at, data in _file_parts(descriptor, size_bytes, path=path, start=start):
         for first, last in data_runs(data):
-            blob.write(memoryview(data)[first:last], start + first)
+            blob.write(memoryview(data)[first:last], at + first)
         advance(len(data))
+        unnoted += len(data)
+        if unnoted >= CHECKPOINT_BYTES:
+            note(at + len(data))
+            unnoted = 0
 
 
 def data_size(descriptor: int, size_bytes: int) -> int:
@@ -53,17 +76,19 @@ def replace_content(
     blank(at, blob.size - at)
 
 
-def _file_parts(descriptor: int, size_bytes: int, *, path: str) -> Iterator[tuple[int, bytearray]]:
-    """Yield (start, bytes) of what is no hole, cut where parts of a blob are cut.
+def _file_parts(
+    descriptor: int, size_bytes: int, *, path: str, start: int = 0
+) -> Iterator[tuple[int, bytearray]]:
+    """Yield (offset, bytes) of what is no hole from `start` on, cut where parts of a blob are cut.
 
     The bytes are valid until the next ones are asked for.
     """
     data = bytearray()
-    for begin, stop in data_ranges(descriptor, size_bytes):
-        for start, end in cut_in_parts(begin, stop):
-            data = sized(data, end - start)
-            fill_exactly(descriptor, data, start, path=path)
-            yield start, data
+    for begin, stop in data_ranges(descriptor, size_bytes, start=start):
+        for at, end in cut_in_parts(begin, stop):
+            data = sized(data, end - at)
+            fill_exactly(descriptor, data, at, path=path)
+            yield at, data
 
 
 def copy_out_qcow2(content: Content, descriptor: int, length: int, *, advance: Advance) -> None:

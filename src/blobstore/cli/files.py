@@ -45,16 +45,16 @@ def size_of(descriptor: int) -> int:
     return os.lseek(descriptor, 0, os.SEEK_END)
 
 
-def data_ranges(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of what is no hole."""
-    at = 0
+def data_ranges(descriptor: int, size_bytes: int, *, start: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of what is no hole from `start` on."""
+    at = start
     while at < size_bytes:
-        start = _seek(descriptor, at, os.SEEK_DATA, otherwise=at)
-        if start is None:
+        begin = _seek(descriptor, at, os.SEEK_DATA, otherwise=at)
+        if begin is None:
             return
-        end = _seek(descriptor, start, os.SEEK_HOLE, otherwise=size_bytes)
+        end = _seek(descriptor, begin, os.SEEK_HOLE, otherwise=size_bytes)
         at = size_bytes if end is None else min(end, size_bytes)
-        yield start, at
+        yield begin, at
 
 
 def _seek(descriptor: int, at: int, whence: int, *, otherwise: int) -> int | None:

@@ -125,9 +125,9 @@ class Left:
 
 
 @contextmanager
-def leaving(what: str = "") -> Iterator[Left]:
+def leaving(what: str | Left = "") -> Iterator[Left]:
     """Let an error that ends the body say what is left then; a refusal leaves nothing."""
-    left = Left(what)
+    left = what if isinstance(what, Left) else Left(what)
     try:
         yield left
     except _REFUSALS:
@@ -142,9 +142,10 @@ def leaving(what: str = "") -> Iterator[Left]:
 def making_blobs(options: "StoreOptions") -> "Iterator[AnyStore]":
     """Open the store to make a blob; one that the body cannot finish is deleted again.
 
-    The blob is known by not having been there: an interrupt can strike when it
-    was made, and before anything has its id. It is deleted when the store was
-    closed and opened again, as the handle that would have to be closed is lost, too.
+    An unfinished import is kept if another can go on with it. A blob is known by not having
+    been there: an interrupt can strike when it was made, and before anything has its id. It
+    is deleted when the store was closed and opened again, as the handle that would have to be
+    closed is lost, too.
     """
     unfinished: list[BlobId] = []
     complete: list[BlobId] = []
@@ -170,11 +171,20 @@ def _made_since(store: "AnyStore", before: "frozenset[BlobId]") -> "list[BlobId]
 
 
 def _delete(options: "StoreOptions", blob_ids: "list[BlobId]", error: BaseException) -> None:
+    if not blob_ids:
+        return
     from blobstore.cli.blob_lookup import delete_blob
+    from blobstore.cli.importing import HOW_TO_GO_ON, worth_keeping
 
+    kept: set[BlobId] = set()
     for blob_id in blob_ids:
         try:
             with options.open(read_only=False) as store:
-                delete_blob(store, blob_id)
+                if not isinstance(error, _REFUSALS):
+                    kept = kept or worth_keeping(store, blob_ids)
+                if blob_id not in kept:
+                    delete_blob(store, blob_id)
         except (BlobstoreError, KeyboardInterrupt):
             error.add_note(f"blob {blob_id:#x} is left unfinished: delete it")
+    if kept:
+        error.add_note(HOW_TO_GO_ON)

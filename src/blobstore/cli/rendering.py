@@ -6,6 +6,7 @@ from uuid import UUID
 
 from blobstore import BlobInfo, BlobstoreError, ClearMethod, StoreInfo, VolumeStore
 from blobstore.api.open_store import OpenStore
+from blobstore.backup.unfinished import unfinished_by
 from blobstore.cli.output import (
     error_fields,
     printable,
@@ -89,10 +90,17 @@ def blob_fields(
         "extent_table": info.extent_table,
         "clear_method": ClearMethod(info.clear_method).name.lower(),
         "xattrs": xattr_fields(info.xattrs),
+        **_unfinished_fields(info),
         **(_volume_fields(info) if in_volumes else {}),
         **(_long_fields(info) if long else {}),
         **({} if sha256 is None else {"sha256": sha256}),
     }
+
+
+def _unfinished_fields(info: BlobInfo) -> dict[str, object]:
+    """Return the command that has not finished a blob, of blobs that are not complete."""
+    command = unfinished_by(info.xattrs)
+    return {} if command is None else {"unfinished": command}
 
 
 def _volume_fields(info: BlobInfo) -> dict[str, object]:
@@ -218,6 +226,7 @@ def kind_of(info: BlobInfo) -> str:
         "clone": is_clone(info),
         "thin" if info.thin else "thick": True,
         "read-only": info.read_only and not info.snapshot,
+        f"unfinished {unfinished_by(info.xattrs)}": unfinished_by(info.xattrs) is not None,
     }
     return " ".join(word for word, holds in words.items() if holds)
 

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
-from blobstore import CheckReport, Finding, RepairReport, Severity
+from blobstore import BlobId, CheckReport, Finding, RepairReport, Severity
 from blobstore.cli.output import printable, unicode_text
 
 _REPAIRS_SHOWN_MAX: Final = 3
@@ -21,7 +21,15 @@ class Prospect:
     refusal: str = ""
 
 
-def check_fields(report: CheckReport, prospects: Sequence[Prospect] = ()) -> dict[str, object]:
+UnfinishedBlob: TypeAlias = tuple[BlobId, str]
+"""A blob, and the command that was interrupted while it filled the blob."""
+
+
+def check_fields(
+    report: CheckReport,
+    prospects: Sequence[Prospect] = (),
+    unfinished: Sequence[UnfinishedBlob] = (),
+) -> dict[str, object]:
     """Return the fields of `check`; `repairs` says what each kind of repair would do."""
     return {
         "clean": report.clean,
@@ -29,6 +37,7 @@ def check_fields(report: CheckReport, prospects: Sequence[Prospect] = ()) -> dic
         "findings": findings_fields(report),
         "repaired": [],
         "repairs": [_prospect_fields(prospect) for prospect in prospects],
+        "unfinished": [{"id": blob_id, "command": command} for blob_id, command in unfinished],
     }
 
 
@@ -85,12 +94,23 @@ def findings_fields(report: CheckReport) -> list[dict[str, object]]:
     ]
 
 
-def render_check(report: CheckReport, prospects: Sequence[Prospect] = (), *, store: str) -> str:
+def render_check(
+    report: CheckReport,
+    prospects: Sequence[Prospect] = (),
+    unfinished: Sequence[UnfinishedBlob] = (),
+    *,
+    store: str,
+) -> str:
     """Return a line for each finding, what each repair would do, and a line that sums up."""
     unchanged = "" if report.clean else "; nothing was changed"
     return _lines(
         *map(_render_finding, report.findings),
         *map(_render_prospect, prospects),
+        *(
+            f"blob {blob_id:#x}: not complete, its {command} was interrupted; "
+            "`delete --unfinished` deletes it"
+            for blob_id, command in unfinished
+        ),
         f"{store}: {_summary(report)}{unchanged}",
     )
 

@@ -69,7 +69,7 @@ def create_blob(
     if not extent_table:
         raise InvalidArgumentError("a volume has an extent table, not runs")
     return store.create_volume(
-        _name_of_volume(name),
+        name_of_volume(name),
         size_bytes,
         thin=thin,
         clear_method=clear_method,
@@ -87,7 +87,7 @@ def snapshot(blob: Blob, name: str | None) -> Blob:
         InvalidArgumentError: A volume's would have no name.
         BlobstoreError: As `Blob.snapshot` and `Volume.snapshot`.
     """
-    return take_snapshot(blob, _name_of_volume(name) if isinstance(blob, Volume) else name)
+    return take_snapshot(blob, name_of_volume(name) if isinstance(blob, Volume) else name)
 
 
 def clone(blob: Blob, name: str | None) -> Blob:
@@ -98,7 +98,7 @@ def clone(blob: Blob, name: str | None) -> Blob:
         BlobstoreError: As `Blob.clone` and `Volume.clone`.
     """
     if isinstance(blob, Volume):
-        return blob.clone(_name_of_volume(name))
+        return blob.clone(name_of_volume(name))
     return blob.clone(xattrs=name_xattrs(name))
 
 
@@ -146,7 +146,7 @@ def made_text(blob: Blob) -> str:
     return f"{blob.id:#x} {blob.unique_id}" if isinstance(blob, Volume) else f"{blob.id:#x}"
 
 
-def _name_of_volume(name: str | None) -> str:
+def name_of_volume(name: str | None) -> str:
     """Return the name that a volume is to have.
 
     Raises:

@@ -24,6 +24,7 @@ from blobstore.store.snapshots import create_clone_locked, create_snapshot_locke
 from blobstore.units import BlobId
 from blobstore.volumes.identity import (
     NAME,
+    NAME_SIZE,
     RESERVED,
     UUID_NAME,
     check_name,
@@ -155,6 +156,8 @@ async def set_volume_attributes(
 ) -> None:
     """Change attributes of an open volume, and its name if one is given, by one write of its root.
 
+    The name is written as that of a new volume, because this completes new volumes.
+
     Durability: on return. A crash leaves all as they were, or all changed.
 
     Raises:
@@ -163,7 +166,7 @@ async def set_volume_attributes(
         ReadOnlyError, NoSpaceError: As `set_attributes`.
     """
     _refuse_reserved(changes)
-    named = {} if name is None else {NAME: check_name(name) + b"\0"}
+    named = {} if name is None else {NAME: check_name(name).ljust(NAME_SIZE, b"\0")}
     async with volumes.core.mutex:
         if name is not None and name != record.name:
             volumes.check_free(name)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,11 +35,11 @@ def test_an_import_that_lost_a_byte_is_an_error_and_leaves_no_blob(
 ) -> None:
     right = copying.fill_new
 
-    def wrong(blob: Blob, source: int, size: int, *, path: str, advance: Advance) -> None:
-        right(blob, source, size, path=path, advance=advance)
+    def wrong(blob: Blob, *arguments: Any, **options: Any) -> None:
+        right(blob, *arguments, **options)
         blob.write(b"!", 70_000)
 
-    monkeypatch.setattr("blobstore.cli.commands.import_.fill_new", wrong)
+    monkeypatch.setattr("blobstore.cli.importing.fill_new", wrong)
     (tmp_path / "in").write_bytes(b"x" * 2 * CLUSTER)
     done = run_here("import", image.path, tmp_path / "in", "--verify", "--json")
     assert (done.status, done.error["errno"]) == (1, "EIO")

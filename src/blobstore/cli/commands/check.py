@@ -17,7 +17,7 @@ from blobstore.cli.checking import (
 )
 from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result
-from blobstore.cli.report import Prospect, check_fields, render_check
+from blobstore.cli.report import Prospect, UnfinishedBlob, check_fields, render_check
 
 
 @store_command("check", changes=True, opens=False, cls=CheckCommand)
@@ -48,9 +48,21 @@ def command(options: StoreOptions, *, mode: str | None, dry_run: bool, undo: str
 def _check(options: StoreOptions) -> int:
     report = check(options.source, atomic_write_size=options.atomic_write, direct=options.direct)
     prospects = list(_prospects(options, report))
-    text = render_check(report, prospects, store=options.address)
-    print_result(check_fields(report, prospects), text, as_json=options.as_json)
+    unfinished = _unfinished(options) if report.clean else []
+    text = render_check(report, prospects, unfinished, store=options.address)
+    print_result(check_fields(report, prospects, unfinished), text, as_json=options.as_json)
     return SOUND if report.clean else PROBLEMS_LEFT
+
+
+def _unfinished(options: StoreOptions) -> list[UnfinishedBlob]:
+    """Return what interrupted commands left, of a store that can be opened."""
+    from blobstore.backup.unfinished import unfinished_blobs
+
+    try:
+        with options.open(read_only=True) as store:
+            return [(info.blob_id, command) for info, command in unfinished_blobs(store)]
+    except BlobstoreError:
+        return []
 
 
 def _prospects(options: StoreOptions, report: CheckReport) -> Iterator[Prospect]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import click
 
 from blobstore import BlobInfo
-from blobstore.backup.snapshot_identity import AnyStore
+from blobstore.backup.any_store import AnyStore
 from blobstore.backup.tree_copy import copy_blobs, tree_of, whole_store
 from blobstore.cli.blob_lookup import find_blob
 from blobstore.cli.interruption import finish

@@ -5,14 +5,15 @@ from contextlib import contextmanager
 
 import click
 
-from blobstore import Blob, Blobstore
+from blobstore import Blob
 from blobstore.cli import store_kinds
 from blobstore.cli.asking import confirm
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.content import holds_data
-from blobstore.cli.copying import check_fits, data_size, fill_new, replace_content
+from blobstore.cli.copying import check_fits, data_size, replace_content
 from blobstore.cli.files import open_to_read, size_of
 from blobstore.cli.images.formats import FORMATS, refuse_image
+from blobstore.cli.importing import BlobImport, check_new_name, describe_source
 from blobstore.cli.interruption import leaving, making_blobs
 from blobstore.cli.options import (
     StoreOptions,
@@ -51,6 +52,9 @@ from blobstore.cli.progress import progress
     help="Where --chain may open images, too; otherwise only beside FILE and below.",
 )
 @click.option("--verify", is_flag=True, help="Read all of it again, and compare hashes.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with an import of FILE that was interrupted, if any."
+)
 @yes_option
 def command(
     options: StoreOptions,
@@ -63,34 +67,44 @@ def command(
     chain: bool,
     directories: tuple[str, ...],
     verify: bool,
+    resume: bool,
     yes: bool,
 ) -> None:
     """Copy FILE into a new blob, or into BLOB, and print the id.
 
-    Zeroes and holes take no clusters of a thin blob. An import that fails leaves no
-    new blob. The content of BLOB is replaced, after asking; beyond the end of FILE,
+    Zeroes and holes take no clusters of a thin blob. An import that is interrupted
+    keeps what came, once some of it is durable, and --resume goes on with it; FILE
+    must not have changed. The content of BLOB is replaced, after asking; beyond the end of FILE,
     BLOB reads as zeroes. With --chain each snapshot gets the name of its file
     without extension, and the blob the name of FILE or of --name.
     """
-    if which is not None and (name is not None or thin or chain):
-        raise click.UsageError("--name, --thin and --chain are for a new blob")
+    if which is not None and (name is not None or thin or chain or resume):
+        raise click.UsageError("--name, --thin, --chain and --resume are for a new blob")
     if directories and not chain:
         raise click.UsageError("--backing-dir is for --chain")
     if chain:
         if file_format not in (None, "qcow2"):
             raise click.UsageError("--chain takes a qcow2 image")
-        _import_chain(options, file, directories, name=name, verifying=verify)
+        _import_chain(options, file, directories, name=name, verifying=verify, resume=resume)
         return
     extra: dict[str, object] = {}
     with _opened(file, file_format) as source:
         if which is None:
             with making_blobs(options) as store:
-                done = _into_new(store, source, file, thin=thin, name=name)
-                extra = _verified(store, done, source, file) if verify else {}
+                done, extra = _into_new(
+                    store,
+                    source,
+                    file,
+                    file_format or "raw",
+                    thin=thin,
+                    name=name,
+                    resume=resume,
+                    verifying=verify,
+                )
         else:
             with options.open(read_only=False) as store, open_blob(store, which) as opened:
                 done = _into_existing(opened, source, file, yes=yes)
-                extra = _verified(store, done, source, file) if verify else {}
+                extra = _verified(opened, source, file) if verify else {}
     fields = {**store_kinds.made_fields(done), **extra}
     print_result(fields, store_kinds.made_text(done), as_json=options.as_json)
 
@@ -102,13 +116,14 @@ def _import_chain(
     *,
     name: str | None,
     verifying: bool,
+    resume: bool,
 ) -> None:
     from blobstore.cli.images.backing_chain import find_chain
     from blobstore.cli.images.import_chain import import_chain
 
     levels = find_chain(file, directories)
     with making_blobs(options) as store:
-        done, snapshots = import_chain(store, levels, name=name, verifying=verifying)
+        done, snapshots = import_chain(store, levels, name=name, verifying=verifying, resume=resume)
     fields = store_kinds.made_fields(done)
     fields["snapshots"] = [store_kinds.made_fields(snapshot) for snapshot in snapshots]
     print_result(fields, store_kinds.made_text(done), as_json=options.as_json)
@@ -130,28 +145,35 @@ def _opened(file: str, file_format: str | None) -> Iterator[int]:
         yield source
 
 
-def _verified(store: store_kinds.AnyStore, blob: Blob, source: int, path: str) -> dict[str, object]:
+def _into_new(
+    store: store_kinds.AnyStore,
+    source: int,
+    path: str,
+    image_format: str,
+    *,
+    thin: bool,
+    name: str | None,
+    resume: bool,
+    verifying: bool,
+) -> tuple[Blob, dict[str, object]]:
+    """Import into a new blob, which gets its name when it is complete; return the hash, too."""
+    check_new_name(store, name)
+    length = size_of(source)
+    state = describe_source([(path, image_format)])
+    found = BlobImport.go_on(store, state, thin=thin) if resume else None
+    this = found or BlobImport.begin(store, state, length, thin=thin)
+    with this.filling():
+        this.fill(source, length, path=path, label="import")
+        extra = _verified(this.blob, source, path) if verifying else {}
+        this.finish(name)
+    return this.blob, extra
+
+
+def _verified(blob: Blob, source: int, path: str) -> dict[str, object]:
     """Read the file and the blob again; return the hash of both."""
     from blobstore.cli.images.verifying import verify
 
-    with store.open_blob(blob.id) as opened:
-        return {"sha256": verify(opened, source, [(0, size_of(source))], path=path)}
-
-
-def _into_new(
-    store: store_kinds.AnyStore, source: int, path: str, *, thin: bool, name: str | None
-) -> Blob:
-    """Import into a new blob; it has no name before it has its content, but a volume has one."""
-    length = size_of(source)
-    first_name = None if isinstance(store, Blobstore) else name
-    with (
-        store_kinds.create_blob(store, first_name, length, thin=thin) as blob,
-        progress("import", data_size(source, length)) as advance,
-    ):
-        fill_new(blob, source, length, path=path, advance=advance)
-        if first_name is None and name is not None:
-            store_kinds.rename(blob, name)
-    return blob
+    return {"sha256": verify(blob, source, [(0, size_of(source))], path=path)}
 
 
 def _into_existing(blob: Blob, source: int, path: str, *, yes: bool) -> Blob:

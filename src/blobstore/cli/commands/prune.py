@@ -6,12 +6,12 @@ from typing import Final
 
 import click
 
+from blobstore.backup.any_store import delete_any
 from blobstore.backup.retention import (
     JudgedSnapshot,
     Retention,
     judge_snapshots,
 )
-from blobstore.backup.snapshot_identity import delete_any
 from blobstore.cli.asking import confirm
 from blobstore.cli.blob_lookup import find_blob
 from blobstore.cli.interruption import leaving

@@ -8,8 +8,8 @@ from typing import IO
 import click
 
 from blobstore import NotFoundError
-from blobstore.backup.receiving import receive, resume_token, unfinished
-from blobstore.backup.snapshot_identity import AnyStore
+from blobstore.backup.any_store import AnyStore
+from blobstore.backup.receiving import receive, resume_token, unfinished_receipts
 from blobstore.cli import store_kinds
 from blobstore.cli.interruption import finish
 from blobstore.cli.options import StoreOptions, name_argument, store_command
@@ -62,7 +62,7 @@ def _print_tokens(store: AnyStore, *, as_json: bool) -> None:
     Raises:
         NotFoundError: There is none.
     """
-    found = list(unfinished(store))
+    found = list(unfinished_receipts(store))
     if not found:
         raise NotFoundError("nothing was received in part").at(store=store.device_name)
     entries = [

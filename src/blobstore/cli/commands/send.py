@@ -8,9 +8,10 @@ from typing import IO
 import click
 
 from blobstore import Blob
+from blobstore.backup.any_store import AnyStore
 from blobstore.backup.receiving import parse_token
 from blobstore.backup.sending import DEFAULT_LEVEL, Sent, data_length, send
-from blobstore.backup.snapshot_identity import AnyStore, find_snapshot
+from blobstore.backup.snapshot_identity import find_snapshot
 from blobstore.cli.blob_lookup import find_blob
 from blobstore.cli.files import open_to_write
 from blobstore.cli.options import StoreOptions, blob, complete_blob, store_command, yes_option

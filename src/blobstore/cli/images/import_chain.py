@@ -7,44 +7,73 @@ from what is below it takes clusters.
 
 from collections.abc import Sequence
 
-from blobstore import Blob, VolumeStore
+from blobstore import Blob, BlobId, VolumeStore
+from blobstore.backup.any_store import ancestors
 from blobstore.cli import store_kinds
 from blobstore.cli.content import cut_in_parts, is_zero
-from blobstore.cli.copying import data_size, fill_new
 from blobstore.cli.files import read_exactly, size_of
 from blobstore.cli.images.backing_chain import Level
 from blobstore.cli.images.qemu_img import Extent, extents_of, open_disk
 from blobstore.cli.images.verifying import verify
+from blobstore.cli.importing import BlobImport, describe_source
 from blobstore.cli.progress import progress
 from blobstore.errors import ExistsError
 
 
 def import_chain(
-    store: store_kinds.AnyStore, levels: Sequence[Level], *, name: str | None, verifying: bool
+    store: store_kinds.AnyStore,
+    levels: Sequence[Level],
+    *,
+    name: str | None,
+    verifying: bool,
+    resume: bool,
 ) -> tuple[Blob, list[Blob]]:
     """Import images, base first; return the blob and its snapshots, base first, all closed.
 
+    With `resume` the import that was interrupted goes on, after the snapshots that are there.
+
     Raises:
         ExistsError: A volume has the name of one of them.
+        InvalidArgumentError: One of the images has changed since the interruption.
         As `as_raw` and `Blob.write`.
     """
-    names = _names_of(store, levels, name)
-    snapshots: list[Blob] = []
-    with (
-        open_disk(levels[0].path, levels[0].image_format) as base,
-        store_kinds.create_blob(store, names[-1], size_of(base), thin=True) as blob,
-    ):
-        _fill(blob, levels[0], base, verifying=verifying)
-        for level, below in zip(levels[1:], names, strict=False):
-            with store_kinds.snapshot(blob, below) as snapshot:
-                snapshots.append(snapshot)
-            _write_over(blob, level, verifying=verifying)
-        blob.flush()
-    return blob, snapshots
+    state = describe_source([(level.path, level.image_format) for level in levels])
+    this = BlobImport.go_on(store, state, thin=True) if resume else None
+    done = [] if this is None else [each.blob_id for each in ancestors(store, this.blob.id)][::-1]
+    names = _names_of(store, levels, name, done=len(done))
+    this = this or BlobImport.begin(store, state, 0, thin=True)
+    with this.filling():
+        snapshots = [
+            _verified(store, blob_id, level, is_base=level is levels[0], verifying=verifying)
+            for blob_id, level in zip(done, levels, strict=False)
+        ]
+        for number in range(len(done), len(levels)):
+            if number > len(done):
+                this.blob.flush()
+                with store_kinds.snapshot(this.blob, names[number - 1]) as snapshot:
+                    snapshots.append(snapshot)
+            _add_level(this, levels[number], is_base=number == 0, verifying=verifying)
+        this.finish(names[-1])
+    return this.blob, snapshots
 
 
-def _names_of(store: store_kinds.AnyStore, levels: Sequence[Level], name: str | None) -> list[str]:
+def _verified(
+    store: store_kinds.AnyStore, blob_id: BlobId, level: Level, *, is_base: bool, verifying: bool
+) -> Blob:
+    """Return a snapshot that an earlier import made, closed, after comparing it if asked."""
+    with store.open_blob(blob_id) as snapshot:
+        if verifying:
+            with open_disk(level.path, level.image_format) as source:
+                _verify(snapshot, level, source, _extents(level, source, is_base=is_base))
+    return snapshot
+
+
+def _names_of(
+    store: store_kinds.AnyStore, levels: Sequence[Level], name: str | None, *, done: int
+) -> list[str]:
     """Return a name for each image: its file's, with a number if another image has that name.
+
+    The first `done` images are snapshots already.
 
     Raises:
         ExistsError: A volume has it.
@@ -58,37 +87,50 @@ def _names_of(store: store_kinds.AnyStore, levels: Sequence[Level], name: str | 
             free = f"{level.name}-{number}"
         names.append(free)
     if isinstance(store, VolumeStore):
-        for each in (*names, top):
+        for each in (*names[done:], top):
             if each in store:
                 raise ExistsError(f"volume {each!r}: exists; an image of the chain has its name")
     return [*names, top]
 
 
-def _fill(blob: Blob, level: Level, source: int, *, verifying: bool) -> None:
-    length = size_of(source)
-    with progress(f"import {level.name}", data_size(source, length)) as advance:
-        fill_new(blob, source, length, path=level.path, advance=advance)
-    if verifying:
-        verify(blob, source, [(0, length)], path=level.path)
-
-
-def _write_over(blob: Blob, level: Level, *, verifying: bool) -> None:
+def _add_level(this: BlobImport, level: Level, *, is_base: bool, verifying: bool) -> None:
     """Write what an image itself holds over what is below it."""
+    with open_disk(level.path, level.image_format) as source:
+        extents = _extents(level, source, is_base=is_base)
+        if is_base:
+            _fill(this, level, source)
+        else:
+            _write_over(this.blob, level, source, extents)
+        if verifying:
+            _verify(this.blob, level, source, extents)
+
+
+def _extents(level: Level, source: int, *, is_base: bool) -> list[Extent]:
+    """Return what an image itself holds; a base holds all of its disk."""
+    if is_base:
+        return [Extent(0, size_of(source), is_zero=False)]
+    return extents_of(level.path, level.image_format)
+
+
+def _verify(blob: Blob, level: Level, source: int, extents: Sequence[Extent]) -> None:
+    verify(blob, source, [(each.start, each.end) for each in extents], path=level.path)
+
+
+def _fill(this: BlobImport, level: Level, source: int) -> None:
+    length = size_of(source)
+    this.blob.resize(length)
+    this.fill(source, length, path=level.path, label=f"import {level.name}")
+
+
+def _write_over(blob: Blob, level: Level, source: int, extents: Sequence[Extent]) -> None:
     assert level.size is not None
-    extents = extents_of(level.path, level.image_format)
     total = sum(extent.end - extent.start for extent in extents)
     blob.resize(level.size)
     _make_equal(blob, Extent(level.size, blob.size, is_zero=True), None, level.path)
-    with (
-        open_disk(level.path, level.image_format) as source,
-        progress(f"import {level.name}", total) as advance,
-    ):
+    with progress(f"import {level.name}", total) as advance:
         for extent in extents:
             _make_equal(blob, extent, source, level.path)
             advance(extent.end - extent.start)
-        if verifying:
-            ranges = [(extent.start, extent.end) for extent in extents]
-            verify(blob, source, ranges, path=level.path)
 
 
 def _make_equal(blob: Blob, extent: Extent, source: int | None, path: str) -> None:

@@ -10,6 +10,11 @@ from blobstore.cli.images.qemu_img import open_disk
 from blobstore.cli.progress import progress
 from blobstore.cli.rescuing import Content
 
+
+class DifferentContentError(DeviceError):
+    """What was written is not what was read."""
+
+
 Range = tuple[int, int]
 """(start, end) in bytes."""
 
@@ -18,7 +23,7 @@ def verify(blob: Blob, source: int, ranges: Sequence[Range], *, path: str) -> st
     """Read ranges of a file and of a blob again, and return the hash of both.
 
     Raises:
-        DeviceError: The blob does not hold what the file holds.
+        DifferentContentError: The blob does not hold what the file holds.
     """
     total = sum(end - start for start, end in ranges)
     expected, found = hashlib.sha256(), hashlib.sha256()
@@ -28,7 +33,7 @@ def verify(blob: Blob, source: int, ranges: Sequence[Range], *, path: str) -> st
             found.update(blob.read(end - start, start))
             advance(end - start)
     if expected.digest() != found.digest():
-        raise DeviceError(
+        raise DifferentContentError(
             f"blob {blob.id:#x}: sha256 {found.hexdigest()}, expected that of {path}, "
             f"{expected.hexdigest()}"
         )
@@ -39,7 +44,7 @@ def verify_file(content: Content, path: str, image_format: str, length: int) -> 
     """Read the first `length` bytes of a blob and of its image again, and return their hash.
 
     Raises:
-        DeviceError: The image does not hold what the blob holds.
+        DifferentContentError: The image does not hold what the blob holds.
     """
     expected, found = hashlib.sha256(), hashlib.sha256()
     with open_disk(path, image_format) as image, progress("verify", length) as advance:
@@ -48,7 +53,7 @@ def verify_file(content: Content, path: str, image_format: str, length: int) -> 
             found.update(read_exactly(image, len(data), offset, path=path))
             advance(len(data))
     if expected.digest() != found.digest():
-        raise DeviceError(
+        raise DifferentContentError(
             f"{path}: sha256 {found.hexdigest()}, expected that of blob {content.blob_id:#x}, "
             f"{expected.hexdigest()}"
         )
