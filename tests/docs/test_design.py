@@ -11,7 +11,7 @@ from blobstore.operations import Buffer
 
 DESIGN: Final = (Path(__file__).parents[2] / "docs" / "DESIGN.md").read_text()
 PROGRAM: Final = re.search(r"```python\n(with Blobstore\.create.*?)```", DESIGN, re.DOTALL)
-DUMPS: Final = re.findall(r"```hex (\d) flush\w*\n(.*?)```", DESIGN, re.DOTALL)
+DUMPS: Final = re.findall(r"""```hex title="After (\d) flush\w*"\n(.*?)```""", DESIGN, re.DOTALL)
 LINE: Final = re.compile(r"([0-9A-F]{5})  ((?:[0-9A-F]{2} +)*[0-9A-F]{2})(?:   .*)?")
 
 

@@ -215,9 +215,7 @@ def _draw_blobs(drawing: _Drawing, ownership: OwnershipMap, keys: dict[BlobId, K
     drawing.y += 44
     drawing.text(_MARGIN, drawing.y, "Blobs", "strong", size=16)
     drawing.text(_STRIP_LEFT - 16, drawing.y, "own clusters", "soft", to="end")
-    drawing.text(
-        _STRIP_LEFT, drawing.y, "what each shows, in the colour of the blob that holds it", "soft"
-    )
+    drawing.text(_STRIP_LEFT, drawing.y, "what each shows, coloured by its holder", "soft")
     drawing.y += 14
     reader = Reader(ownership.blobs)
     places: dict[BlobId, tuple[float, float]] = {}
