@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ _DARK: Final = {
 }
 """What each colour becomes on a dark page."""
 
-_SETTINGS: Final = {
+_SETTINGS: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "blobstore",  # the same curve gives the same bytes
     "font.family": "sans-serif",

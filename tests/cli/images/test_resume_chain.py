@@ -27,8 +27,8 @@ def chain(tmp_path: Path) -> list[Path]:
     directory = tmp_path / "images"
     directory.mkdir()
     paths = [directory / f"{name}.qcow2" for name in ("base", "monday", "web")]
-    for number, (path, below) in enumerate(zip(paths, (None, *paths[:-1]), strict=True)):
-        make_image(path, 8 * MIB, backing=below and below.name)
+    for number, path in enumerate(paths):
+        make_image(path, 8 * MIB, backing=paths[number - 1].name if number else None)
         change(path, f"write -P {number + 1} {number}M 1M", f"write -P {number + 5} 5M 64k")
     return paths
 
