@@ -17,7 +17,6 @@ from blobstore.store import lifecycle
 from blobstore.store.describe import BlobInfo, StoreInfo
 from blobstore.store.grow import grow_open
 from blobstore.store.listing import Listing
-from blobstore.store.relations import register_external
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,21 +121,15 @@ class OpenStore(StoreHandle):
         """Say what an external snapshot's id stands for: a path, a device, another store's blob.
 
         Clones of it that are open see it at once; None means that it is not there any more.
-        Nothing that is named inside the store itself is ever opened.
+        Nothing that is named inside the store itself is ever opened. What is opened here is
+        closed with the store.
 
         Raises:
             InvalidArgumentError: It is read in larger blocks than the store.
         """
         name = value_of(external_id, "external_id")
         source, opened = (None, None) if what is None else open_external(what)
-        try:
-            self._session.call(register_external, self._core, name, source)
-        except BlobstoreError:
-            if opened is not None:
-                opened.close()
-            raise
-        if opened is not None:
-            self._session.externals.append(opened)
+        self._session.register_external(name, source, opened)
 
     def flush(self) -> None:
         """Make all that was written to any open blob durable.

@@ -12,9 +12,10 @@ from blobstore.drivers import interrupts
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, ClosedError
 from blobstore.metadata.store_state import StoreState
-from blobstore.operations import Core
+from blobstore.operations import Core, ExternalSource
 from blobstore.store import lifecycle
 from blobstore.store.listing import Listing
+from blobstore.store.relations import register_external
 from blobstore.units import BlobId
 
 P = ParamSpec("P")
@@ -65,6 +66,31 @@ class OpenSession:
         """Raise `ClosedError` when the store was closed."""
         if self.core.is_closed:
             raise ClosedError("store: closed").at(store=self.device.name)
+
+    def register_external(
+        self, external_id: bytes, source: ExternalSource | None, opened: Device | None
+    ) -> None:
+        """Say what an external snapshot's id stands for, None for nothing.
+
+        `opened` is closed with the store, or at once if this fails. It is not closed when the
+        id stands for something else later: reads of it may be in flight.
+
+        Raises:
+            InvalidArgumentError: It is read in larger blocks than the store.
+            ClosedError: The store was closed.
+        """
+        with ExitStack() as unused:
+            if opened is not None:
+                unused.callback(opened.close)
+            self.call(self._register_external, external_id, source, opened)
+            unused.pop_all()
+
+    def _register_external(
+        self, external_id: bytes, source: ExternalSource | None, opened: Device | None
+    ) -> None:
+        register_external(self.core, external_id, source)
+        if opened is not None:
+            self.externals.append(opened)
 
     def forget(self, handle: Handle) -> bool:
         """Take a handle out of those that are open; return whether it was among them."""

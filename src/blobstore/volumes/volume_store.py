@@ -1,10 +1,10 @@
 """A loaded volume store: which volumes it has, by id, name and uuid.
 
-The index of names lives in memory. It is made when the store is loaded, from the
-attributes of every blob, and it changes in the step in which a change of the device is
-acknowledged. Every change of a name holds the store's mutex from the lookup in the index to
-the last flush. So "is the name free" and "create" are one step, and no list of pending
-names is needed.
+The records live in memory. They are made when the store is loaded, from the attributes of
+every blob, and they change in the step in which a change of the device is acknowledged.
+Every change of a name holds the store's mutex from the search for the name to the last
+flush. So "is the name free" and "create" are one step, and no list of pending names is
+needed. A search looks at every record: damaged stores have names twice, and the first counts.
 """
 
 from collections.abc import Iterator

@@ -34,7 +34,6 @@ from blobstore.store.init import DEFAULT_CLUSTER_SIZE, Clear
 from blobstore.store.listing import Listing
 from blobstore.store.names import find_blob
 from blobstore.store.open_blobs import close_blob
-from blobstore.store.relations import register_external
 from blobstore.units import BlobId
 
 if TYPE_CHECKING:
@@ -131,14 +130,7 @@ class AsyncOpenStore(StoreHandle):
     ) -> None:
         name = value_of(external_id, "external_id")
         source, opened = await self._open_external(what)
-        try:
-            self._session.call(register_external, self._core, name, source)
-        except BlobstoreError:
-            if opened is not None:
-                opened.close()
-            raise
-        if opened is not None:
-            self._session.externals.append(opened)
+        self._session.register_external(name, source, opened)
 
     async def _open_external(
         self, what: External | AsyncBlob | None
