@@ -81,11 +81,11 @@ class ExtentMap:
             self._room = _KEPT_BYTES + _KEPT_BYTES_PER_RUN * len(runs)
 
     @classmethod
-    def of_leaf(cls, entries: "array[int]") -> Self:
-        """Make the map of a blob that has no more than these clusters, as they were read."""
+    def of_leaf(cls, entries: "array[int]", owned_count: int) -> Self:
+        """Make the map of a blob that has no more than these places; so many have a cluster."""
         clusters = cls.__new__(cls)
-        clusters.count = count = len(entries)
-        clusters.allocated_count = owned_count = count - entries.count(UNALLOCATED)
+        clusters.count = len(entries)
+        clusters.allocated_count = owned_count
         clusters.dirty_leaves = _NONE_DIRTY
         clusters.leaves = [entries if owned_count else ABSENT]
         clusters._runs = None
@@ -109,7 +109,8 @@ class ExtentMap:
 
         if total > _LONGEST_LEAF:
             return cls(total, MappedRuns.of(pairs))
-        return cls.of_leaf(entries_of(pairs))
+        entries = entries_of(pairs)
+        return cls.of_leaf(entries, total - entries.count(UNALLOCATED))
 
     def copy(self) -> "ExtentMap":
         """Return a clean map that shares the leaves: from now on, one of both may change."""
@@ -245,7 +246,7 @@ class ExtentMap:
             spans = self.spans()
             return [at for _index, first, count in spans for at in range(first, first + count)]
         if self.count <= LEAF_SIZE:
-            return [cluster for cluster in self.leaves[0] if cluster]
+            return [*filter(None, self.leaves[0])]
         return [cluster for _number, leaf in self._made_leaves() for cluster in leaf if cluster]
 
     def allocated_pieces(self) -> Iterator[Piece]:
@@ -258,7 +259,7 @@ class ExtentMap:
         piece: list[int] = []
         for begin, end, leaf in self._parts():
             if leaf is not None:
-                piece += [cluster for cluster in leaf if cluster]
+                piece += filter(None, leaf)
                 if len(piece) >= _PIECE:
                     yield piece
                     piece = []

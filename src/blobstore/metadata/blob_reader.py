@@ -41,7 +41,6 @@ MAX_CLUSTERS: Final = 1 << 26
 
 _REVISITS_MIN: Final = 4096
 _NOBODY: Final = 0
-_ABOVE_ALL: Final = 1 << 32
 _ID_SIZE: Final = 8
 _NO_FLAGS: Final = Flags()
 
@@ -252,7 +251,7 @@ class _TableReader:
         """Return the extent pages and the clusters; their number is counted on the way."""
         if len(table.numbers) == 2 and table.numbers[0] != ABSENT_PAGE:  # nearly every blob
             page, repeat = table.numbers
-            return (page,), ExtentMap.of_leaf(await self._read_page(page, repeat, 0))
+            return (page,), ExtentMap.of_leaf(*await self._read_page(page, repeat, 0))
         pages: dict[int, int] = {}
         leaves: list[array[int]] = []
         length = count = 0
@@ -264,10 +263,11 @@ class _TableReader:
                 length += repeat
                 count += LEAF_SIZE * repeat
                 continue
-            leaves.append(await self._read_page(page, repeat, count))
+            entries, _owned_count = await self._read_page(page, repeat, count)
+            leaves.append(entries)
             pages[length] = page
             length += 1
-            count += len(leaves[-1])
+            count += len(entries)
         present = next(reversed(pages)) + 1 if pages else 0
         if present < length:
             count = min(count, max(cluster_count, present * LEAF_SIZE))
@@ -286,8 +286,11 @@ class _TableReader:
         if repeat + so_far > MAX_CLUSTERS >> LEAF_SHIFT:
             raise self._error(f"extent table of {repeat} absent pages")
 
-    async def _read_page(self, page: int, repeat: int, count: int) -> "array[int]":
-        """Return what an extent page says, which is to begin at this place of the blob."""
+    async def _read_page(self, page: int, repeat: int, count: int) -> "tuple[array[int], int]":
+        """Return the entries of an extent page, and how many name a cluster.
+
+        The page is to begin at place `count` of the blob.
+        """
         geometry = self._geometry
         if page >= geometry.md_len or repeat != 1:
             raise self._error(
@@ -299,13 +302,13 @@ class _TableReader:
         at = PageIndex(page)
         data = await self._fetch(at)
         entries = array("I", self._clusters_in(data, at, count))[:]  # no room to spare
-        least = min(entries) or min(filter(None, entries), default=_ABOVE_ALL)
-        if max(entries) >= geometry.total_clusters or least < geometry.md_clusters:
+        owned = [*filter(None, entries)]
+        if owned and not geometry.md_clusters <= min(owned) <= max(owned) < geometry.total_clusters:
             raise self._error(
                 f"extent page {page} names a cluster outside of {geometry.md_clusters} "
                 f"to {geometry.total_clusters - 1}"
             )
-        return entries
+        return entries, len(owned)
 
     def _clusters_in(self, data: bytes, at: PageIndex, count: int) -> bytes:
         """Return the entries of an extent page as they are on disk; there is at least one."""
