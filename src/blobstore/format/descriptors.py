@@ -2,9 +2,11 @@
 
 import errno
 import struct
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Final, NamedTuple
 
 from blobstore.errors import CorruptError
@@ -256,4 +258,4 @@ def _check_extents_length(length: int, place: str) -> None:
 
 
 def _encode_pairs(pairs: tuple[tuple[int, int], ...]) -> bytes:
-    return b"".join(_PAIR.pack(*pair) for pair in pairs)
+    return array("I", chain.from_iterable(pairs)).tobytes()
