@@ -210,6 +210,7 @@ class Blobstore(OpenStore):
         Raises:
             NotFoundError: There is no such blob.
             BusyError: It is open, has several clones, or is under another such operation.
+            CorruptError: It cannot be read; or a blob that cannot be read may be its clone.
             ReadOnlyError: The store is read-only.
             NoSpaceError: Its clone's metadata cannot be written beside the old; nothing changed.
         """

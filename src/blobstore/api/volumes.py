@@ -385,6 +385,7 @@ class VolumeStore(VolumeStoreHandle, OpenStore):
         Raises:
             NotFoundError: There is no such volume.
             BusyError: It is open, or has several clones.
+            CorruptError: It cannot be read; or a blob that cannot be read may be its clone.
         """
         record = self._find(key)
         kept = self._kept.pop(record.blob_id, None)

@@ -25,7 +25,9 @@ def add_batch(
     """Take the relations of the roots among the pages from `first` on, as `used` says."""
     pages = np.frombuffer(view, dtype=np.uint8).reshape(len(used), geometry.page_size)
     is_used = np.array(used.tolist(), dtype=np.bool_)
-    _add_relations(found, pages, np.flatnonzero(_may_have_relations(pages) & is_used), first)
+    is_own = are_roots(pages, np.arange(len(pages)), first=first)
+    is_suspect = _may_have_relations(pages) | ~is_own
+    _add_relations(found, pages, np.flatnonzero(is_suspect & is_used), first)
 
 
 def _add_relations(found: Relations, pages: Chunk, rows: Numbers, first: int) -> None:

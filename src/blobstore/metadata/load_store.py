@@ -90,6 +90,7 @@ def _adopt(store: StoreState, found: Recovered) -> None:
     """Take over relations, errors and the plan."""
     store.clones = Clones(found.parents)
     store.errors = found.errors
+    store.unrelated = found.unrelated
     store.recovery_plan = found.plan
     for blob_id, error in found.errors.items():
         store.refuse_changes(f"blob {blob_id:#x} is in quarantine: {error.message}")
@@ -123,9 +124,10 @@ async def _believe_masks(geometry: Geometry) -> Recovered:
     for blob_id in relations.unclear:
         try:
             content = await read_content(geometry, blob_id, fetch)
-        except BlobstoreError:
-            continue  # it says so when it is opened
-        add_relations_of_chain(relations, content, blob_id)
+        except BlobstoreError as error:
+            found.unrelated[blob_id] = error.without_traceback()
+        else:
+            add_relations_of_chain(relations, content, blob_id)
     found.parents, found.marked = relations.parents, relations.marked
     return found
 

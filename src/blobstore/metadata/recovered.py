@@ -20,7 +20,8 @@ from blobstore.units import BlobId
 class Recovered:
     """The masks as they follow from the chains, and all that loading must know beside them.
 
-    `is_contested` tells that two blobs named the same place.
+    `is_contested` tells that two blobs named the same place. `unrelated` are blobs of a
+    clean store that cannot be read, so their parents are not known, and why.
     """
 
     used_pages: bitarray
@@ -30,6 +31,7 @@ class Recovered:
     parents: dict[BlobId, BlobId] = field(default_factory=dict)
     marked: set[BlobId] = field(default_factory=set)
     errors: dict[BlobId, BlobstoreError] = field(default_factory=dict)
+    unrelated: dict[BlobId, BlobstoreError] = field(default_factory=dict)
     is_contested: bool = False
 
 

@@ -35,13 +35,11 @@ class Relations:
 
 def add_relations(found: Relations, page: memoryview, blob_id: BlobId) -> None:
     """Take the relations of the blob whose root is said to be this page."""
-    if not _may_have_some(page):
-        return
     root_id, sequence, _reserved = HEAD.unpack_from(page)
-    if (root_id, sequence) == (blob_id, 0) and has_right_crc(page):
-        add_sound_relations(found, page, blob_id)
-    else:
+    if (root_id, sequence) != (blob_id, 0) or not has_right_crc(page):
         found.unclear.append(blob_id)
+    elif _may_have_some(page):
+        add_sound_relations(found, page, blob_id)
 
 
 def _may_have_some(page: memoryview) -> bool:

@@ -88,7 +88,8 @@ class StoreState:
     that blobs gave up by unmaps and no commit has said so yet; `thawing` are
     writers that wait for a frozen blob, `allocating` those that wait for a cluster
     that another one is just making, by blob and place. `circular` are blobs that
-    were found to be their own ancestors. `page_reader` keeps metadata pages from one opening to
+    were found to be their own ancestors. `unrelated` are blobs that cannot be read, so their
+    parents are not known, and why. `page_reader` keeps metadata pages from one opening to
     the next, until something changes. Metadata before `backed_pages` has its space on
     the host, super block and masks included; None is not even those.
     """
@@ -136,6 +137,7 @@ class StoreState:
         self.clones = Clones()
         self.errors: dict[BlobId, BlobstoreError] = {}
         self.circular: set[BlobId] = set()
+        self.unrelated: dict[BlobId, BlobstoreError] = {}
         self.owned_clusters = bitarray(len(used_clusters), endian="little")
         self.zeroed_clusters = bitarray(len(used_clusters), endian="little")
         self.prepared_pages = bitarray(len(used_pages), endian="little")

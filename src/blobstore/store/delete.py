@@ -5,10 +5,12 @@ hands its clusters over. The clone's root decides: it gets the merged map and
 the new parent in one write.
 """
 
+from typing import Final
+
 from blobstore.alloc.extent_map import drop_all, mark_all
 from blobstore.alloc.runs import merged_runs, runs_without
 from blobstore.blob.exclusive import exclusive, frozen
-from blobstore.errors import BusyError
+from blobstore.errors import BusyError, CorruptError
 from blobstore.format.page import PAGE_SIZE
 from blobstore.format.pairs import PackedPairs
 from blobstore.format.root import TAIL_OFFSET, Layout, encode_tombstone_tail
@@ -32,6 +34,8 @@ from blobstore.store.open_blobs import close_blob, let_go, open_blob, open_chain
 from blobstore.store.relations import change_parent
 from blobstore.units import BlobId, PageIndex
 
+_EINVAL: Final = 22
+
 
 async def delete_blob(store: StoreState, blob_id: BlobId) -> None:
     """Delete a blob that is not open; a snapshot with one clone is merged into it.
@@ -41,13 +45,17 @@ async def delete_blob(store: StoreState, blob_id: BlobId) -> None:
     Raises:
         NotFoundError: There is no such blob.
         BusyError: It is open, has several clones, or is under another operation.
-        CorruptError: It cannot be read, so its clusters are not known.
+        CorruptError: It cannot be read, so its clusters are not known. Or it may be a snapshot,
+            and a blob that cannot be read may be its clone; a store that was forced open
+            deletes it all the same.
         NoSpaceError: No pages to write the clone's merged metadata to; nothing changed.
     """
     store.check_writable()
     clones = store.clones.of(blob_id)
     with exclusive(store, blob_id, *clones[:1], what="delete"):
         _refuse_users(store, blob_id)
+        if store.unrelated and not store.forced:
+            await _refuse_possible_parent(store, blob_id)
         if clones:
             await _prepare_clone(store, clones[0])
         async with store.mutex:
@@ -77,6 +85,23 @@ def _refuse_users(store: StoreState, blob_id: BlobId) -> None:
     count = len(store.clones.of(blob_id))
     if count > 1:
         raise BusyError(f"blob {blob_id:#x}: has {count} clones")
+
+
+async def _refuse_possible_parent(store: StoreState, blob_id: BlobId) -> None:
+    """Refuse what may be the parent of a blob that cannot be read: a clone's data would be lost.
+
+    Every parent is read-only. So blobs that can be written to are deleted as ever.
+    """
+    if not store.clones.of(blob_id):
+        async with store.mutex:
+            if not (await read_checked(store, blob_id)).data_read_only:
+                return
+    unread_id, error = next(iter(store.unrelated.items()))
+    raise CorruptError(
+        f"blob {blob_id:#x}: kept, because blob {unread_id:#x} cannot be read and may be its clone "
+        f"({error.message}); run check, or open the store with --force",
+        errno=_EINVAL,
+    )
 
 
 async def _delete_alone(store: StoreState, blob: BlobState) -> None:
