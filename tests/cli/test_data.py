@@ -1,11 +1,15 @@
 """read and write."""
 
 import os
+import subprocess
 from pathlib import Path
 
+import pytest
+
 from blobstore import Blobstore
+from blobstore.units import MIB
 from tests.cli.conftest import CLUSTER, Image
-from tests.cli.runner import run, unchanged
+from tests.cli.runner import COMMAND, run, unchanged
 
 
 def content(image: Image, blob_id: int) -> bytes:
@@ -38,6 +42,36 @@ def test_write_beyond_the_end_is_refused(image: Image) -> None:
     done = run("write", image.path, str(image.thick), "--offset", offset, "--json", stdin=b"hello")
     assert (done.status, done.error["errno"]) == (1, "EINVAL")
     assert content(image, image.thick)[-2:] == b"\0\0"
+
+
+@pytest.mark.parametrize("way", ["by name", "redirected"])
+def test_a_file_larger_than_the_blob_is_refused_before_anything_is_written(
+    image: Image, tmp_path: Path, way: str
+) -> None:
+    same = unchanged(image.path)
+    source = tmp_path / "large"
+    source.write_bytes(b"x" * (4 * CLUSTER))
+    command = [*COMMAND, "write", str(image.path), str(image.thick), "--offset", "1"]
+    with source.open("rb") as stream:
+        files = [str(source)] if way == "by name" else []
+        done = subprocess.run(
+            [*command, *files], stdin=stream, capture_output=True, check=False, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"{image.path}: blob {image.thick:#x}: 262144 bytes at 1: outside of 262144 bytes; "
+        "nothing is written\n"
+    )
+    assert same()
+
+
+def test_a_stream_larger_than_the_blob_says_how_much_of_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    with Blobstore.create(path, size="16MiB") as store:
+        blob_id = store.create_blob("1MiB").id
+    done = run("write", path, str(blob_id), stdin=b"x" * (MIB + 1))
+    assert done.status == 1
+    assert done.stderr.endswith("outside of 1048576 bytes; 1048576 bytes are written\n")
 
 
 def test_write_from_a_file_that_is_not_there_is_a_usage_error(image: Image) -> None:

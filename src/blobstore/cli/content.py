@@ -1,10 +1,13 @@
 """A blob's content as a stream of parts, and data apart from zeroes."""
 
 import hashlib
+import io
+import os
+import stat
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from blobstore import Blob
+from blobstore import Blob, InvalidArgumentError
 from blobstore.cli.interruption import leaving
 from blobstore.cli.rendering import is_clone
 from blobstore.units import KIB, MIB
@@ -78,7 +81,18 @@ def cut_in_parts(start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def write_stream(blob: Blob, stream: Readable, *, offset: int) -> int:
-    """Write all that a stream gives, durably; return the number of bytes."""
+    """Write all that a stream gives, durably; return the number of bytes.
+
+    Raises:
+        InvalidArgumentError: It does not fit. If its length is known at the start, nothing is
+            written; otherwise the message says how much was.
+    """
+    length = _known_length(stream)
+    if length is not None and offset + length > blob.size:
+        raise InvalidArgumentError(
+            f"blob {blob.id:#x}: {length} bytes at {offset}: outside of {blob.size} bytes; "
+            "nothing is written"
+        )
     at = offset
     with leaving() as left:
         while data := stream.read(PART_SIZE):
@@ -86,6 +100,17 @@ def write_stream(blob: Blob, stream: Readable, *, offset: int) -> int:
             left.what = f"{at - offset} bytes are written"
         blob.flush()
     return at - offset
+
+
+def _known_length(stream: Readable) -> int | None:
+    """Return how many bytes a regular file will still give; None if that is not known."""
+    if not isinstance(stream, io.BufferedReader):
+        return None
+    try:
+        state = os.fstat(stream.fileno())
+    except OSError:  # a stream in memory
+        return None
+    return max(0, state.st_size - stream.tell()) if stat.S_ISREG(state.st_mode) else None
 
 
 def sha256_of(blob: Blob, *, length: int | None = None) -> str:

@@ -126,14 +126,17 @@ class Left:
 
 @contextmanager
 def leaving(what: str | Left = "") -> Iterator[Left]:
-    """Let an error that ends the body say what is left then; a refusal leaves nothing."""
+    """Let an error that ends the body say what is left then.
+
+    A refusal at the start leaves nothing. If the body has said what it did, so does a refusal.
+    """
     left = what if isinstance(what, Left) else Left(what)
+    before = left.what
     try:
         yield left
-    except _REFUSALS:
-        raise
     except BaseException as error:
-        if left.what:
+        is_begun = left.what != before or not isinstance(error, _REFUSALS)
+        if left.what and is_begun:
             error.add_note(left.what)
         raise
 

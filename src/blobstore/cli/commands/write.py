@@ -12,6 +12,7 @@ from blobstore.cli.options import (
     store_command,
 )
 from blobstore.cli.output import print_result
+from blobstore.errors import naming
 
 
 @store_command("write", changes=True, reads_content=True)
@@ -19,8 +20,15 @@ from blobstore.cli.output import print_result
 @click.argument("file", type=InputFile(), default="-")
 @offset_option
 def command(options: StoreOptions, *, which: str, file: Readable, offset: int) -> None:
-    """Write FILE, or standard input, into a blob at --offset; durable when done."""
-    with options.open(read_only=False) as store, open_blob(store, which) as blob:
+    """Write FILE, or standard input, into a blob at --offset; durable when done.
+
+    A FILE that does not fit is refused before anything is written.
+    """
+    with (
+        naming(store=options.address),
+        options.open(read_only=False) as store,
+        open_blob(store, which) as blob,
+    ):
         length = write_stream(blob, file, offset=offset)
     fields = {"id": blob.id, "offset": offset, "length": length}
     print_result(fields, "", as_json=options.as_json)
