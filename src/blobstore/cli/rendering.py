@@ -15,12 +15,15 @@ from blobstore.cli.output import (
     render_table,
     unicode_text,
 )
+from blobstore.store.describe import SALVAGED
 from blobstore.units import format_size
 from blobstore.volumes.identity import UUID_NAME, decode_uuid, decode_volume_name
 
 _NONE: Final = "-"
 _VALUE_SHOWN_MAX: Final = 64
 _LIST_HEAD: Final = ("ID", "SIZE", "CLUSTERS", "ALLOCATED", "KIND", "PARENT", "NAME")
+KIND_COLUMN: Final = _LIST_HEAD.index("KIND")
+SALVAGED_PARENT: Final = "salvaged parent"
 
 
 def store_fields(info: StoreInfo, store: OpenStore | None = None) -> dict[str, object]:
@@ -147,14 +150,14 @@ def parent_fields(info: BlobInfo) -> dict[str, object]:
     return {name: fields[name] for name in names}
 
 
-def render_blob(info: BlobInfo) -> str:
+def render_blob(info: BlobInfo, *, has_salvaged_parent: bool = False) -> str:
     """Return a blob in full as text."""
     return render_fields(
         {
             "id": f"{info.blob_id:#x}",
             "size": f"{format_size(info.size)}, {info.cluster_count} clusters",
             "allocated": f"{info.allocated_clusters} clusters",
-            "kind": kind_of(info),
+            "kind": kind_of(info, has_salvaged_parent=has_salvaged_parent),
             "parent": _render_parent(info),
             "clones": " ".join(f"{clone:#x}" for clone in info.clones) or _NONE,
             "clear method": ClearMethod(info.clear_method).name.lower(),
@@ -219,7 +222,7 @@ def list_row(info: BlobInfo, *, in_volumes: bool = False) -> list[str]:
     ]
 
 
-def kind_of(info: BlobInfo) -> str:
+def kind_of(info: BlobInfo, *, has_salvaged_parent: bool = False) -> str:
     """Say in words what a blob is."""
     words = {
         "snapshot": info.snapshot,
@@ -227,6 +230,8 @@ def kind_of(info: BlobInfo) -> str:
         "thin" if info.thin else "thick": True,
         "read-only": info.read_only and not info.snapshot,
         f"unfinished {unfinished_by(info.xattrs)}": unfinished_by(info.xattrs) is not None,
+        SALVAGED: info.salvaged,
+        SALVAGED_PARENT: has_salvaged_parent,
     }
     return " ".join(word for word, holds in words.items() if holds)
 

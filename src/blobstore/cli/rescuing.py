@@ -27,6 +27,7 @@ from blobstore.cli.blob_lookup import choose, find_blob, id_in, name_matches
 from blobstore.cli.content import allocated_parts, cut_in_parts, read_parts
 from blobstore.cli.options import StoreOptions, UnopenedError, size
 from blobstore.cli.output import SCHEMA_VERSION, error_fields, printable, unicode_text
+from blobstore.cli.salvaged import nearest_salvaged, salvaged_below, salvaged_fields, warn
 from blobstore.fsck.extent_index import Kind
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class Content:
     """A blob to copy from. Entering opens it; afterwards it is closed, store and all.
 
     With `hints` it is read by rescue, whether the store opens or not. `warning` says why
-    it is read by rescue, None if it is not.
+    it is read by rescue, None if it is not. `salvaged` is the blob or its ancestor that a
+    repair has salvaged, if there is one.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Content:
         self._met: list[UnreadableRange] = []
         self._lost_end: list[UnreadableRange] = []
         self.warning: str | None = None
+        self.salvaged: BlobId | None = None
 
     def __enter__(self) -> Self:
         if self._hints:
@@ -113,6 +116,7 @@ class Content:
             store = self._stack.enter_context(self._options.open(read_only=True))
             self._id = find_blob(store, self._which)
             self._blob = self._stack.enter_context(store.open_blob(self._id))
+            self._note_salvaged(salvaged_below(store, self._blob))
         except self._failures as error:
             self._turn_to_rescue(error)
         except BaseException:
@@ -232,9 +236,18 @@ class Content:
             rescue = self._stack.enter_context(open_rescue(self._options, self._hints))
             self._id = self._id or _find_id(rescue, self._which)
             self._rescued = _find(rescue, self.blob_id, cause)
+            look = functools.partial(_look, rescue)
+            self._note_salvaged(nearest_salvaged(look, self.blob_id))
         except BaseException:
             self._stack.close()
             raise
+
+    def _note_salvaged(self, salvaged: BlobId | None) -> None:
+        """Warn once that what is read may be zeroes instead of data."""
+        if self.salvaged is None and salvaged is not None:
+            self.salvaged = salvaged
+            if not self._options.as_json:
+                warn(self.blob_id, salvaged)
 
     def _warn(self, reason: str) -> None:
         self.warning = f"{reason}; blob {self.blob_id:#x} is read by rescue"
@@ -288,16 +301,25 @@ def _find(rescue: "Rescue", blob_id: int, cause: BlobstoreError | None) -> "Resc
     return found
 
 
+def _look(rescue: "Rescue", blob_id: BlobId) -> "RescuedBlob | None":
+    try:
+        return rescue.blob(blob_id)
+    except NotFoundError:
+        return None
+
+
 # Saying it
 
 
 def rescue_fields(content: Content) -> dict[str, object]:
-    """Return what a result says more of a blob that was read by rescue."""
+    """Return what a result says more of a blob that was read by rescue, or was salvaged."""
+    fields = salvaged_fields(content.salvaged)
     if content.warning is None:
-        return {}
+        return fields
     return {
         "warning": unicode_text(content.warning),
         "unreadable": range_fields(content.unreadable),
+        **fields,
     }
 
 

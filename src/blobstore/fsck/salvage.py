@@ -42,10 +42,8 @@ from blobstore.metadata.blob_state import (
     SNAPSHOT_IN_PROGRESS,
     SNAPSHOT_REMOVAL,
 )
+from blobstore.store.describe import SALVAGED
 from blobstore.units import BlobId, PageIndex
-
-SALVAGED: Final = "salvaged"
-"""The attribute of a blob that was salvaged: what was wrong with it."""
 
 _REASON_BYTES: Final = 200
 _REASONS_MAX: Final = 4
@@ -242,7 +240,25 @@ async def _restore(work: _Work, blob_id: BlobId, *, is_last: bool) -> None:
         _mark_salvaged(blob, [*reasons, *mended])
     await _write(work, blob, keeps_table=not is_salvaged)
     what = "salvaged, read-only" if is_salvaged else "mended"
-    work.actions.append(f"blob {blob_id:#x}: {what}: {'; '.join([*reasons, *mended])}")
+    said = [*reasons, *mended]
+    if is_salvaged:
+        said += _readers_of(work.view, blob_id)
+    work.actions.append(f"blob {blob_id:#x}: {what}: {'; '.join(said)}")
+
+
+def _readers_of(view: RegionView, blob_id: BlobId) -> list[str]:
+    """Name the clones of a salvaged blob, and theirs: they read zeroes where it lost something."""
+    clones: defaultdict[BlobId, list[BlobId]] = defaultdict(list)
+    for info in view.relations.values():
+        if info.parent_id is not None:
+            clones[info.parent_id].append(info.blob_id)
+    found = {blob_id: None}
+    for each in (waiting := [blob_id]):
+        new = [clone for clone in clones[each] if clone not in found]
+        found.update(dict.fromkeys(new))
+        waiting += new
+    names = ", ".join(f"{each:#x}" for each in sorted(found) if each != blob_id)
+    return [f"what it lost is missing in its clones too: {names}"] if names else []
 
 
 def _reasons_of(blob: ParsedBlob) -> list[str]:

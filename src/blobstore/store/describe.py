@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from blobstore.errors import BlobstoreError
 from blobstore.format.super_block import NO_BLOB
@@ -9,6 +10,9 @@ from blobstore.metadata.blob_state import EXTERNAL, BlobState, all_pages
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.names import name_in
 from blobstore.units import BlobId
+
+SALVAGED: Final = "salvaged"
+"""The attribute of a blob that a repair has salvaged: what was wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,11 @@ class BlobInfo:
     def name(self) -> str | None:
         """The attribute ``name`` as text, without padding; None if there is none."""
         return name_in(self.xattrs)
+
+    @property
+    def salvaged(self) -> bool:
+        """Whether a repair has salvaged the blob: what it had lost reads as zeroes since."""
+        return SALVAGED in self.xattrs
 
 
 def describe_store(store: StoreState) -> StoreInfo:

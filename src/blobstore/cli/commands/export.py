@@ -31,6 +31,7 @@ from blobstore.cli.rescuing import (
     rescue_fields,
     zero_fill_option,
 )
+from blobstore.cli.salvaged import salvaged_below, salvaged_fields, warn
 
 
 @store_command("export", reads_content=True)
@@ -150,11 +151,18 @@ def _export_chain(
         store = stack.enter_context(options.open(read_only=True))
         blobs = open_chain(store, find_blob(store, which), stack)
         wanted = blobs[-1]
+        salvaged = salvaged_below(store, wanted)
+        if not options.as_json:
+            warn(wanted.id, salvaged)
         if with_clones:
             blobs += open_clones(store, wanted, stack)
         files = plan_files(blobs, wanted, file)
         present = [each.path for each in files if _may_overwrite(each.path, yes=yes)]
         export_chain(files, overwrite=bool(present), verifying=verifying, left=left)
         finish(options)
-    fields = {"id": wanted.id, "files": [unicode_text(each.path) for each in files]}
+    fields = {
+        "id": wanted.id,
+        "files": [unicode_text(each.path) for each in files],
+        **salvaged_fields(salvaged),
+    }
     print_result(fields, "", as_json=options.as_json)

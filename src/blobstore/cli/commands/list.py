@@ -9,12 +9,15 @@ from blobstore.api.open_store import OpenStore
 from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import print_result
 from blobstore.cli.rendering import (
+    KIND_COLUMN,
+    SALVAGED_PARENT,
     blob_fields,
     failed_fields,
     list_row,
     render_extents,
     render_list,
 )
+from blobstore.cli.salvaged import readers_of
 
 
 @store_command("list", reads_content=True)
@@ -74,12 +77,19 @@ def _entry(found: _Found, *, long: bool, in_volumes: bool) -> dict[str, object]:
 
 
 def _render(blobs: Iterable[_Found], *, long: bool, in_volumes: bool) -> str:
-    rows: list[list[str]] = []
+    rows: dict[BlobId, list[str]] = {}
     details: list[str] = []
+    parents: dict[BlobId, BlobId] = {}
+    salvaged: list[BlobId] = []
     for info, digest in blobs:
-        rows.append(list_row(info, in_volumes=in_volumes))
+        rows[info.blob_id] = list_row(info, in_volumes=in_volumes)
         details += (f"{info.blob_id:#x}  {line}" for line in _details(info, digest, long=long))
-    return "\n".join([render_list(rows, in_volumes=in_volumes), *details])
+        salvaged += [info.blob_id] if info.salvaged else []
+        if info.parent is not None:
+            parents[info.blob_id] = info.parent
+    for blob_id in readers_of(salvaged, parents) if salvaged else ():
+        rows[blob_id][KIND_COLUMN] += f" {SALVAGED_PARENT}"
+    return "\n".join([render_list([*rows.values()], in_volumes=in_volumes), *details])
 
 
 def _details(info: BlobInfo, digest: str | None, *, long: bool) -> list[str]:

@@ -21,7 +21,8 @@ from blobstore.cli.rescuing import (
     range_fields,
     render_range,
 )
-from blobstore.units import format_size
+from blobstore.cli.salvaged import nearest_salvaged, salvaged_fields, warn
+from blobstore.units import BlobId, format_size
 
 _LINES_MAX: Final = 8
 
@@ -37,7 +38,11 @@ def command(options: StoreOptions, *, hints: Hints) -> int:
     `export` or `read` reaches them. Status 1: nothing can be read.
     """
     with open_rescue(options, hints) as rescue:
-        found = [_Row(blob, blob.unreadable()) for blob in rescue.blobs()]
+        blobs = [*rescue.blobs()]
+        known = {blob.id: blob for blob in blobs}
+        found = [
+            _Row(blob, blob.unreadable(), nearest_salvaged(known.get, blob.id)) for blob in blobs
+        ]
         findings, assumptions = rescue.findings, rescue.assumptions
     fields = {
         "blobs": [_fields(row) for row in found],
@@ -47,6 +52,9 @@ def command(options: StoreOptions, *, hints: Hints) -> int:
     general = [str(finding) for finding in findings if finding.blob is None]
     store = " ".join([shlex.quote(options.address), *map(_option, hints.items())])
     text = _render(options.address, store, found, [*general, *assumptions])
+    if not options.as_json:
+        for row in found:
+            warn(row.blob.id, row.salvaged)
     print_result(fields, text, as_json=options.as_json)
     return 0 if any(row.has_content for row in found) else 1
 
@@ -55,6 +63,7 @@ def command(options: StoreOptions, *, hints: Hints) -> int:
 class _Row:
     blob: RescuedBlob
     unreadable: list[UnreadableRange]
+    salvaged: BlobId | None
 
     @property
     def readable_bytes(self) -> int:
@@ -75,6 +84,7 @@ def _fields(row: _Row) -> dict[str, object]:
         "xattrs": {unicode_text(name): value.hex() for name, value in blob.xattrs.items()},
         "unreadable": range_fields(row.unreadable),
         **_findings_fields(CheckReport(blob.findings)),
+        **salvaged_fields(row.salvaged),
     }
 
 

@@ -1,0 +1,78 @@
+"""Warnings of salvaged blobs: what they lost reads as zeroes, in their clones as well."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from blobstore.cli.output import printable
+from blobstore.store.describe import SALVAGED
+from blobstore.units import BlobId
+
+if TYPE_CHECKING:
+    from blobstore import Blob, RescuedBlob
+    from blobstore.cli.store_kinds import AnyStore
+
+
+def salvaged_below(store: "AnyStore", blob: "Blob") -> BlobId | None:
+    """Return the blob itself if it was salvaged, or its next ancestor that was, or None.
+
+    Raises:
+        BlobstoreError: As `Blobstore.open_blob`.
+    """
+    info = blob.info
+    while not info.salvaged:
+        if info.parent is None:
+            return None
+        with store.open_blob(info.parent) as parent:
+            info = parent.info
+    return info.blob_id
+
+
+def nearest_salvaged(
+    look: "Callable[[BlobId], RescuedBlob | None]", blob_id: BlobId
+) -> BlobId | None:
+    """Return the same of a blob that is read by rescue; its ancestors need not be sound."""
+    seen: set[BlobId] = set()
+    at: BlobId | None = blob_id
+    while at is not None and at not in seen:
+        blob = look(at)
+        if blob is None:
+            return None
+        if SALVAGED in blob.xattrs:
+            return at
+        seen.add(at)
+        at = blob.parent
+    return None
+
+
+def readers_of(salvaged: Iterable[BlobId], parents: Mapping[BlobId, BlobId]) -> set[BlobId]:
+    """Return all descendants of salvaged blobs; `parents` has the parent of every clone."""
+    clones: defaultdict[BlobId, list[BlobId]] = defaultdict(list)
+    for clone, parent in parents.items():
+        clones[parent].append(clone)
+    found: set[BlobId] = set()
+    waiting = [*salvaged]
+    while waiting:
+        new = set(clones[waiting.pop()]) - found
+        found |= new
+        waiting += new
+    return found
+
+
+def warning_of(blob_id: BlobId, salvaged: BlobId) -> str:
+    """Say that what is read may be zeroes instead of data."""
+    who = "was" if salvaged == blob_id else f"reads blob {salvaged:#x}, which was"
+    return f"blob {blob_id:#x}: {who} salvaged by a repair; what was lost reads as zeroes"
+
+
+def warn(blob_id: BlobId, salvaged: BlobId | None) -> None:
+    """Say it on standard error, if there is anything to say."""
+    if salvaged is not None:
+        click.echo(printable(warning_of(blob_id, salvaged)), err=True)
+
+
+def salvaged_fields(salvaged: BlobId | None) -> dict[str, object]:
+    """Return what a result in JSON says more of content that depends on a salvaged blob."""
+    return {} if salvaged is None else {"salvaged": salvaged}

@@ -1,0 +1,117 @@
+"""A repair that loses content: whoever reads it later is told so."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from blobstore import Blobstore
+from tests.cli.runner import Result, run
+
+CLUSTER = 65536
+
+
+@dataclass(frozen=True)
+class Lossy:
+    """A store after `check --repair all`: a snapshot without its extents, and what reads it."""
+
+    path: Path
+    snapshot: int
+    clone: int
+    upper: int
+    other: int
+    repair: Result
+
+
+@pytest.fixture
+def lossy(tmp_path: Path) -> Lossy:
+    path = tmp_path / "disk.img"
+    with Blobstore.create(path, size="16MiB", cluster_size=CLUSTER) as store:
+        blob = store.create_blob(4 * CLUSTER, thin=True, name="mail")
+        blob.write(b"data" * CLUSTER)
+        snapshot = blob.snapshot("mail@1")
+        upper = blob.snapshot("mail@2")
+        other = store.create_blob(CLUSTER, name="other")
+        ids = snapshot.id, blob.id, upper.id, other.id
+        page = store.info.md_start + snapshot.info.extent_pages[0]
+    with path.open("r+b") as file:
+        file.seek(4096 * page)
+        file.write(bytes(4096))
+    assert "cannot be read" in run("export", path, "mail", tmp_path / "before.raw").stderr
+    return Lossy(path, *ids, run("check", path, "--repair", "all"))
+
+
+def warning(lossy: Lossy, blob: int) -> str:
+    return (
+        f"blob {blob:#x}: reads blob {lossy.snapshot:#x}, which was salvaged by a repair; "
+        "what was lost reads as zeroes\n"
+    )
+
+
+def test_a_repair_names_every_blob_that_reads_what_it_lost(lossy: Lossy) -> None:
+    assert lossy.repair.status == 1
+    (line,) = [line for line in lossy.repair.text.splitlines() if "salvaged" in line]
+    readers = ", ".join(f"{blob_id:#x}" for blob_id in sorted((lossy.clone, lossy.upper)))
+    assert line.endswith(f"what it lost is missing in its clones too: {readers}")
+
+
+def test_a_list_tells_salvaged_blobs_and_what_reads_them(lossy: Lossy) -> None:
+    lines = run("list", lossy.path).text.splitlines()
+    kinds = {int(line.split()[0], 16): line for line in lines[1:]}
+    assert "snapshot thin salvaged " in kinds[lossy.snapshot]
+    assert "clone thin salvaged parent " in kinds[lossy.clone]
+    assert "snapshot clone thin salvaged parent " in kinds[lossy.upper]
+    assert "salvaged" not in kinds[lossy.other]
+
+
+@pytest.mark.parametrize(("which", "kind"), [("mail@1", "salvaged"), ("mail", "salvaged parent")])
+def test_show_tells_that_a_blob_or_its_parent_was_salvaged(
+    lossy: Lossy, which: str, kind: str
+) -> None:
+    (line,) = [line for line in run("show", lossy.path, which).text.splitlines() if "kind" in line]
+    assert line.endswith(f"thin {kind}")
+
+
+def test_read_and_export_and_send_warn_once_and_do_what_was_asked(
+    lossy: Lossy, tmp_path: Path
+) -> None:
+    read = run("read", lossy.path, "mail", "--length", "4")
+    assert (read.status, read.stdout) == (0, bytes(4))
+    assert read.stderr == warning(lossy, lossy.clone)
+    export = run("export", lossy.path, "mail", tmp_path / "mail.raw")
+    assert (export.status, export.stderr) == (0, warning(lossy, lossy.clone))
+    chain = run("export", lossy.path, "mail", tmp_path / "mail.qcow2", "--chain")
+    assert (chain.status, chain.stderr) == (0, warning(lossy, lossy.clone))
+    send = run("send", lossy.path, "mail@2")
+    assert (send.status, send.stderr) == (0, warning(lossy, lossy.upper))
+    itself = run("read", lossy.path, "mail@1", "--length", "4").stderr
+    assert itself == (
+        f"blob {lossy.snapshot:#x}: was salvaged by a repair; what was lost reads as zeroes\n"
+    )
+
+
+def test_a_sound_blob_of_the_store_warns_of_nothing(lossy: Lossy, tmp_path: Path) -> None:
+    assert run("read", lossy.path, "other", "--length", "4").stderr == ""
+    assert "salvaged" not in run("read", lossy.path, "other", "--length", "4", "--json").json
+
+
+def test_json_has_the_salvaged_blob_as_a_member(lossy: Lossy, tmp_path: Path) -> None:
+    read = run("read", lossy.path, "mail", "--length", "4", "--json").json
+    export = run("export", lossy.path, "mail", tmp_path / "mail.raw", "--json").json
+    send = run("send", lossy.path, "mail@2", "--to", tmp_path / "mail.stream", "--json").json
+    assert [each["salvaged"] for each in (read, export, send)] == [lossy.snapshot] * 3
+
+
+def test_rescue_tells_which_blobs_read_what_was_salvaged(lossy: Lossy) -> None:
+    done = run("rescue", lossy.path)
+    assert (done.status, done.stderr.count("salvaged by a repair")) == (0, 3)
+    assert warning(lossy, lossy.upper) in done.stderr
+    blobs = json.loads(run("rescue", lossy.path, "--json").stdout)["blobs"]
+    found = {blob["id"]: blob.get("salvaged") for blob in blobs}
+    assert found == {
+        lossy.snapshot: lossy.snapshot,
+        lossy.clone: lossy.snapshot,
+        lossy.upper: lossy.snapshot,
+        lossy.other: None,
+    }
