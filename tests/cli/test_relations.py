@@ -89,6 +89,26 @@ def test_set_parent_puts_a_blob_on_another_snapshot(image: Image) -> None:
     assert again.error["errno"] == "EEXIST"
 
 
+def test_set_parent_asks_before_it_changes_what_clones_read(image: Image) -> None:
+    snapshot = run_here("snapshot", image.path, str(image.thin), "--json").json["id"]
+    size = run_here("show", image.path, str(image.thin), "--json").json["size"]
+    other = run_here("create", image.path, "--size", str(size), "--thin", "--json").json["id"]
+    parent = run_here("snapshot", image.path, str(other), "--json").json["id"]
+    same = unchanged(image.path)
+    command = ("set-parent", image.path, str(snapshot), str(parent))
+    refused = run(*command)
+    assert refused.status == 1
+    assert refused.stderr == (
+        f"blob {snapshot:#x}: change what it and its clones read: "
+        "refused, not on a terminal and no --yes\n"
+    )
+    assert same()
+    assert run(*command, "--yes").status == 0
+    refused = run("send", image.path, str(parent), "--from", str(snapshot))
+    assert (refused.status, refused.stdout) == (1, b"")
+    assert "has got another parent since it was taken" in refused.stderr
+
+
 def test_set_parent_takes_an_external_one_that_is_there(image: Image, tmp_path: Path) -> None:
     (tmp_path / "photos").write_bytes(b"p" * CLUSTER)
     arguments = ("set-parent", image.path, str(image.thin), "--external-snapshot", "photos")

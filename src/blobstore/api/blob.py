@@ -346,6 +346,9 @@ class Blob(BlobHandle, FastPath):
     def set_parent(self, parent_id: int) -> None:
         """Make this thin blob a clone of a snapshot of its size.
 
+        If it is a snapshot, its clones read the new parent, too, and `send` does not take it,
+        nor a snapshot above it, as a base any more.
+
         Durability: on return.
 
         Raises:

@@ -22,7 +22,7 @@ from blobstore.api.blob import Blob
 from blobstore.api.volumes import VolumeStore
 from blobstore.backup.any_store import AnyStore, delete_any
 from blobstore.backup.sending import OF_ONE_STORE, Progress
-from blobstore.backup.snapshot_identity import SNAPSHOT_ID, SNAPSHOT_TIME, find_snapshot
+from blobstore.backup.snapshot_identity import SNAPSHOT_TIME, find_snapshot
 from blobstore.backup.stream_format import Begin, Data, Record, StreamDecoder, Zeroes
 from blobstore.backup.unfinished import INCOMPLETE, RECEIVE_STATE, hidden_name
 from blobstore.drivers import interrupts
@@ -35,6 +35,7 @@ from blobstore.errors import (
 )
 from blobstore.format.descriptors import decode_name
 from blobstore.store.describe import BlobInfo
+from blobstore.store.relations import SNAPSHOT_ID
 from blobstore.units import MIB
 from blobstore.volumes.identity import check_name, encode_uuid
 

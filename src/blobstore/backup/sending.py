@@ -11,7 +11,6 @@ from uuid import UUID
 from blobstore.api.blob import Blob
 from blobstore.backup.snapshot_identity import (
     IDENTIFYING,
-    SNAPSHOT_ID,
     SNAPSHOT_TIME,
     check_read_only,
     identity_in,
@@ -30,6 +29,7 @@ from blobstore.backup.unfinished import MARKS
 from blobstore.errors import InvalidArgumentError, naming
 from blobstore.format.descriptors import encode_name
 from blobstore.operations import Buffer
+from blobstore.store.relations import SNAPSHOT_ID
 from blobstore.volumes.identity import NAME, UUID_NAME
 
 DEFAULT_LEVEL: Final = 3
@@ -167,6 +167,11 @@ def _base_identity(base: Blob) -> UUID:
         xattrs = {name: value for name in IDENTIFYING if (value := base.xattrs.get(name))}
         check_read_only(xattrs, is_read_only=base.data_read_only)
         identity = identity_in(xattrs)
+        if identity is None and SNAPSHOT_ID in xattrs:
+            raise InvalidArgumentError(
+                "has got another parent since it was taken, so its copies elsewhere may differ: "
+                "take a new snapshot, and send that whole"
+            )
         if identity is None:
             raise InvalidArgumentError(
                 "has no identity, so a copy of it cannot be recognised: send it whole, and take "

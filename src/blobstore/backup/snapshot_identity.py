@@ -6,7 +6,9 @@ A volume's is its uuid. In a store of blobs the attribute `snapshot_id` holds a 
 takes a snapshot for backups writes it, and whoever receives one copies it, into volumes too.
 Snapshots do not change, so two with one identity have the same content.
 
-`snapshot_time` says when a snapshot was taken. SPDK ignores both attributes.
+`snapshot_time` says when a snapshot was taken. SPDK ignores both attributes. A `snapshot_id` that
+is no uuid says that a new parent has changed the content: then nothing names the snapshot, nor the
+volume.
 """
 
 import time
@@ -21,10 +23,10 @@ from blobstore.backup.any_store import AnyStore
 from blobstore.backup.unfinished import MARKS, unfinished_by
 from blobstore.errors import InvalidArgumentError, NotFoundError
 from blobstore.store.describe import BlobInfo
+from blobstore.store.relations import SNAPSHOT_ID
 from blobstore.units import BlobId
 from blobstore.volumes.identity import UUID_NAME, decode_uuid, encode_uuid
 
-SNAPSHOT_ID: Final = "snapshot_id"
 SNAPSHOT_TIME: Final = "snapshot_time"
 IDENTIFYING: Final = (SNAPSHOT_ID, UUID_NAME, *MARKS)
 """The attributes that say which snapshot it is, and whether it is complete."""
@@ -39,11 +41,7 @@ def identity_of(info: BlobInfo) -> UUID | None:
 
 def identity_in(xattrs: Mapping[str, bytes]) -> UUID | None:
     """Return what names the snapshot with these attributes for ever, or None."""
-    for name in (SNAPSHOT_ID, UUID_NAME):
-        uuid = decode_uuid(xattrs.get(name))
-        if uuid is not None:
-            return uuid
-    return None
+    return decode_uuid(xattrs.get(SNAPSHOT_ID if SNAPSHOT_ID in xattrs else UUID_NAME))
 
 
 def taken_at(xattrs: Mapping[str, bytes]) -> int | None:

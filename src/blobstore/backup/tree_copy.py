@@ -14,7 +14,6 @@ from blobstore.backup.any_store import AnyStore, delete_any
 from blobstore.backup.receiving import clear
 from blobstore.backup.sending import OF_ONE_STORE, Progress
 from blobstore.backup.snapshot_identity import (
-    SNAPSHOT_ID,
     SNAPSHOT_TIME,
     identity_of,
 )
@@ -23,6 +22,7 @@ from blobstore.backup.unfinished import COPY_STATE, INCOMPLETE
 from blobstore.errors import BlobstoreError, ExistsError
 from blobstore.store.blobs import ClearMethod
 from blobstore.store.describe import BlobInfo
+from blobstore.store.relations import SNAPSHOT_ID
 from blobstore.units import BlobId
 from blobstore.volumes.identity import encode_uuid
 

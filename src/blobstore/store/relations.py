@@ -1,5 +1,14 @@
-"""Relations of blobs: changing a parent, and what stands for external snapshots."""
+"""Relations of blobs: changing a parent, and what stands for external snapshots.
 
+A snapshot has an identity, by which backups recognise its copies: two snapshots with one identity
+have the same content. Another parent changes what a snapshot reads, and what its descendants read.
+So read-only blobs among them lose their identities, durably, before the parent changes.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from blobstore.blob.attributes import overwrite_xattr_locked
 from blobstore.blob.exclusive import exclusive, frozen
 from blobstore.errors import ExistsError, InvalidArgumentError, NotFoundError
 from blobstore.metadata.blob_state import BlobState
@@ -8,8 +17,15 @@ from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.space import require_room_for_root, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import ExternalSource
-from blobstore.store.open_blobs import close_blob, let_go, open_blob
+from blobstore.store.open_blobs import close_blob, let_go, open_blob, open_chain
 from blobstore.units import BlobId
+
+SNAPSHOT_ID: Final = "snapshot_id"
+"""The attribute with the uuid that names a snapshot for ever, in whatever store its copies are."""
+_UUID: Final = "uuid"
+"""The attribute that does so for a volume, which has no `SNAPSHOT_ID`."""
+_NO_IDENTITY: Final = b"-"
+"""A `SNAPSHOT_ID` that is no uuid: the content has changed, so nothing names it."""
 
 
 def change_parent(
@@ -34,7 +50,8 @@ def change_parent(
 async def set_parent(store: StoreState, blob: BlobState, parent_id: BlobId) -> None:
     """Make a thin blob a clone of a snapshot of its size.
 
-    What it has not written itself reads as that snapshot from then on.
+    What it has not written itself reads as that snapshot from then on. If it is a snapshot, its
+    clones read so, too, and backups do not take it for what they have of it.
 
     Durability: on return.
 
@@ -125,11 +142,43 @@ async def _move_below(
 ) -> None:
     async with store.mutex:
         await begin_change(store)
+        await _drop_identities(store, blob)
         async with frozen(store, blob):
             await require_room_for_root(store, blob)
             change_parent(store, blob, parent, external_id)
             reserve(store, blob)
             await persist(store, blob)
+
+
+async def _drop_identities(store: StoreState, blob: BlobState) -> None:
+    """Let no read-only blob below this one, nor itself, claim to be as its copies elsewhere are."""
+    for blob_id in _descendants(store, blob.blob_id):
+        clone = await open_chain(store, blob_id)
+        clone.pin_count += 1
+        try:
+            await _drop_identity(store, clone)
+        finally:
+            clone.pin_count -= 1
+            let_go(store, clone)
+    await _drop_identity(store, blob)
+
+
+def _descendants(store: StoreState, blob_id: BlobId) -> Iterator[BlobId]:
+    seen = {blob_id}
+    waiting = [blob_id]
+    while waiting:
+        for clone in store.clones.of(waiting.pop()):
+            if clone not in seen:
+                seen.add(clone)
+                waiting.append(clone)
+                yield clone
+
+
+async def _drop_identity(store: StoreState, blob: BlobState) -> None:
+    names = blob.xattrs
+    if blob.data_read_only and (SNAPSHOT_ID in names or _UUID in names):
+        await overwrite_xattr_locked(store, blob, SNAPSHOT_ID, _NO_IDENTITY)
+        await persist(store, blob)
 
 
 def register_external(store: StoreState, external_id: bytes, source: ExternalSource | None) -> None:

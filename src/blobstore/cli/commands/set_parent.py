@@ -2,6 +2,7 @@
 
 import click
 
+from blobstore.cli.asking import confirm
 from blobstore.cli.blob_lookup import find_blob, open_blob
 from blobstore.cli.options import (
     StoreOptions,
@@ -10,6 +11,7 @@ from blobstore.cli.options import (
     complete_blob,
     external_snapshot_option,
     store_command,
+    yes_option,
 )
 from blobstore.cli.output import print_result
 from blobstore.cli.rendering import parent_fields
@@ -19,17 +21,29 @@ from blobstore.cli.rendering import parent_fields
 @blob_argument
 @click.argument("parent", type=blob, required=False, shell_complete=complete_blob)
 @external_snapshot_option
+@yes_option
 def command(
-    options: StoreOptions, *, which: str, parent: str | None, external_parent: bytes | None
+    options: StoreOptions,
+    *,
+    which: str,
+    parent: str | None,
+    external_parent: bytes | None,
+    yes: bool,
 ) -> None:
     """Make a thin blob a clone of the snapshot PARENT, or of an external one.
 
     What the blob has not written itself reads as that snapshot from then on.
-    An external one must be there: name it with --external, too.
+    An external one must be there: name it with --external, too. If BLOB is a snapshot,
+    its clones read the new parent as well: the command asks first. `send --from` does
+    not take such a snapshot any more.
     """
     if (parent is None) == (external_parent is None):
         raise click.UsageError("expected either PARENT or --external-snapshot")
     with options.open(read_only=False) as store, open_blob(store, which) as opened:
+        before = opened.info
+        if before.snapshot:
+            change = "change what it and its clones read"
+            confirm(f"blob {before.blob_id:#x}: {change}", yes=yes)
         if parent is not None:
             opened.set_parent(find_blob(store, parent))
         elif external_parent is not None:
