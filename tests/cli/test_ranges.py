@@ -99,3 +99,21 @@ def test_direct_io_gives_the_same(empty: Path) -> None:
     assert run_here("init", empty, "--direct", "--yes").status == 0
     with Blobstore.open(empty, read_only=True) as store:
         assert store.blob_ids() == []
+
+
+def test_unmap_says_what_of_a_clone_still_reads_its_parent(image: Image) -> None:
+    run("write", image.path, str(image.thin), "--offset", str(CLUSTER), stdin=b"x" * 2 * CLUSTER)
+    run("snapshot", image.path, str(image.thin))
+    run("write", image.path, str(image.thin), "--offset", str(CLUSTER), stdin=b"y" * CLUSTER)
+    part = ("--offset", str(CLUSTER), "--length", str(2 * CLUSTER))
+    done = run("unmap", image.path, str(image.thin), *part)
+    assert (done.status, done.stdout) == (0, b"")
+    assert done.stderr == (
+        f"blob {image.thin:#x}: {CLUSTER} of {2 * CLUSTER} bytes still read its parent; "
+        "`zero` makes them zeroes\n"
+    )
+    assert run("unmap", image.path, str(image.thin), *part, "--json").json["inherited"] == CLUSTER
+    read = run("read", image.path, str(image.thin), *part).stdout
+    assert read == bytes(CLUSTER) + b"x" * CLUSTER
+    own = ("--offset", str(CLUSTER), "--length", str(CLUSTER))
+    assert run("unmap", image.path, str(image.thin), *own).stderr == ""

@@ -1,5 +1,8 @@
 """`unmap`: give a part of a blob back."""
 
+import click
+
+from blobstore import Blob
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.options import (
     StoreOptions,
@@ -9,6 +12,7 @@ from blobstore.cli.options import (
     store_command,
 )
 from blobstore.cli.output import print_result
+from blobstore.cli.rendering import is_clone
 
 
 @store_command("unmap", changes=True, reads_content=True)
@@ -16,13 +20,34 @@ from blobstore.cli.output import print_result
 @offset_option
 @length_option
 def command(options: StoreOptions, *, which: str, offset: int, length: int) -> None:
-    """Deallocate a range of a blob: it reads as zeroes, and a thin blob frees whole clusters.
+    """Deallocate a range of a blob: what was written there is dropped.
 
-    A clone keeps its clusters, filled with zeroes. Where a clone has no cluster, it
-    still reads its parent.
+    A blob without parent then reads zeroes, and a thin one frees whole clusters. A
+    clone fills its own clusters with zeroes, and keeps them. Where a clone has no
+    cluster it still reads its parent: `zero` gives zeroes there, too.
     """
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.unmap(offset, length)
         blob.flush()
+        inherited = _inherited_bytes(blob, offset, length)
+    if inherited and not options.as_json:
+        what = f"blob {blob.id:#x}: {inherited} of {length} bytes still read its parent"
+        click.echo(f"{what}; `zero` makes them zeroes", err=True)
     fields = {"id": blob.id, "offset": offset, "length": length}
+    if inherited:
+        fields["inherited"] = inherited
     print_result(fields, "", as_json=options.as_json)
+
+
+def _inherited_bytes(blob: Blob, offset: int, length: int) -> int:
+    """Return how many bytes of a range a clone reads from its parent."""
+    if not is_clone(blob.info):
+        return 0
+    end = offset + length
+    inherited = 0
+    hole = blob.next_unallocated(offset)
+    while hole is not None and hole < end:
+        after = blob.next_allocated(hole)
+        inherited += min(end, after or end) - hole
+        hole = None if after is None else blob.next_unallocated(after)
+    return inherited
