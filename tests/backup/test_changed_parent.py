@@ -15,7 +15,8 @@ from blobstore import (
     check,
 )
 from blobstore.backup import send, take_snapshot
-from blobstore.backup.snapshot_identity import AnyStore, identity_of
+from blobstore.backup.any_store import AnyStore
+from blobstore.backup.snapshot_identity import identity_of
 
 CLUSTER = 16384
 SIZE = 4 * CLUSTER
