@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blobstore import (
+    Blob,
     Blobstore,
     ExistsError,
     MemoryDevice,
@@ -107,3 +108,20 @@ def test_a_copy_that_does_not_fit_leaves_nothing(source: VolumeStore) -> None:
             copy_blobs(source, target, whole_store(source))
         assert len(target.blob_ids()) == 1
         assert target.free_clusters == free
+
+
+def test_a_copy_that_fails_right_after_a_clone_was_made_leaves_no_blob(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with new_store() as store, new_store() as other:
+        with store.create_blob(4 * CLUSTER, thin=True) as blob:
+            take_snapshot(blob).close()
+        before = other.blob_ids()
+
+        def full(*_arguments: object) -> None:
+            raise NoSpaceError("no clusters left")
+
+        monkeypatch.setattr(Blob, "resize", full)
+        with pytest.raises(NoSpaceError):
+            copy_blobs(store, other, whole_store(store))
+        assert other.blob_ids() == before

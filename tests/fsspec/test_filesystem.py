@@ -14,6 +14,7 @@ from blobstore import (
     BusyError,
     InvalidArgumentError,
     NoSpaceError,
+    ReadOnlyError,
     UnsupportedError,
     VolumeStore,
 )
@@ -216,6 +217,27 @@ def test_a_rename_copies_nothing_and_keeps_the_uuid(filesystem: BlobstoreFileSys
     assert filesystem.info("dir/b")["uuid"] == uuid
     filesystem.mv("dir", "other", recursive=True)
     assert filesystem.find("") == ["other/b", "other/c"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        pytest.param("one@monday", "two", ReadOnlyError, id="a snapshot"),
+        pytest.param("one", "t" * 64, InvalidArgumentError, id="too long a name"),
+    ],
+)
+def test_a_rename_that_cannot_be_deletes_nothing(
+    filesystem: BlobstoreFileSystem, old: str, new: str, error: type[OSError]
+) -> None:
+    filesystem.pipe({"one": b"1", "two": b"2"})
+    filesystem.snapshot("one", "one@monday")
+    with pytest.raises(error):
+        filesystem.mv(old, new)
+    assert filesystem.cat(["one", "two", "one@monday"]) == {
+        "one": b"1",
+        "two": b"2",
+        "one@monday": b"1",
+    }
 
 
 def test_a_copy_keeps_holes(path: Path, filesystem: BlobstoreFileSystem) -> None:

@@ -97,6 +97,7 @@ def copy_blobs(
                 copy = _make(target, info, None if info.parent is None else made[info.parent], name)
                 made[info.blob_id] = copy.id
                 with copy:
+                    copy.resize(info.size)  # a clone is made as large as its parent
                     _fill(copy, old, progress)
                     _complete(copy, info)
     except BaseException:
@@ -126,9 +127,7 @@ def _make(target: AnyStore, info: BlobInfo, parent: BlobId | None, name: str | N
     mark = {COPY_STATE: INCOMPLETE}
     if parent is not None:
         with target.open_blob(parent) as snapshot:
-            copy = snapshot.clone(name, xattrs=mark)
-        copy.resize(info.size)
-        return copy
+            return snapshot.clone(name, xattrs=mark)
     if isinstance(target, Blobstore):
         return target.create_blob(
             info.size,

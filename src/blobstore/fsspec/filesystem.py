@@ -18,6 +18,7 @@ from blobstore.errors import (
     BlobstoreError,
     IsDirectoryError,
     PathNotFoundError,
+    ReadOnlyError,
     UnsupportedError,
 )
 from blobstore.fsspec.lengths import LENGTH, encode_length, length_in, length_of
@@ -26,6 +27,7 @@ from blobstore.fsspec.upload import Upload
 from blobstore.fsspec.volume_file import VolumeReader, VolumeWriter
 from blobstore.store.describe import BlobInfo
 from blobstore.units import MIB
+from blobstore.volumes.identity import check_name
 
 _SCHEME: Final = "blobstore://"
 _COPIED_AT_ONCE: Final = 4 * MIB
@@ -230,7 +232,8 @@ class BlobstoreFileSystem(AbstractFileSystem):
 
         Raises:
             PathNotFoundError: There is no such volume.
-            ReadOnlyError: It is a snapshot, which keeps its name.
+            ReadOnlyError: It is a snapshot, which keeps its name; nothing changed.
+            InvalidArgumentError: No volume can have the new name; nothing changed.
         """
         if not isinstance(path1, str) or not isinstance(path2, str) or not self.isfile(path1):
             super().mv(path1, path2, recursive=recursive, **options)
@@ -241,6 +244,9 @@ class BlobstoreFileSystem(AbstractFileSystem):
         if old == new:
             return
         with self.use_store(writable=True) as store, store.open_volume(old) as volume:
+            if volume.read_only:
+                raise ReadOnlyError(f"volume {old!r}: a snapshot or read-only, keeps its name")
+            check_name(new)
             if new in store:
                 store.delete_volume(new)
             volume.rename(new)
