@@ -1,6 +1,7 @@
 """Snapshots that are sent arrive as they are: whole, differences, cut and continued."""
 
 import io
+import os
 from itertools import pairwise
 
 import pytest
@@ -291,3 +292,17 @@ def test_a_difference_without_an_identity_of_its_own_arrives(
         for record in read_records(io.BytesIO(stream_of(second, first)))
     ]
     assert receive_records(store, records).read(SIZE) == second.read(SIZE)
+
+
+def test_a_stream_that_does_not_block_is_an_error_and_not_a_stream_with_gaps(
+    source: VolumeStore,
+) -> None:
+    first, _second = chain_in(source)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with (
+        open(reading, "rb"),
+        open(writing, "wb", buffering=0) as stream,
+        pytest.raises(BlockingIOError),
+    ):
+        send(first, stream, level=0)

@@ -3,6 +3,8 @@
 The maps say what to send, and nothing else is read.
 """
 
+import errno
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -181,12 +183,18 @@ def _base_identity(base: Blob) -> UUID:
 
 
 def _write(stream: Writable, buffers: list[Buffer]) -> int:
-    """Write buffers to a stream that may take less than it is given at a time."""
+    """Write buffers to a stream that may take less than it is given at a time.
+
+    Raises:
+        BlockingIOError: It does not block, and takes nothing now.
+    """
     total = 0
     for buffer in buffers:
         left = memoryview(buffer).cast("B")
         total += len(left)
         while left:
             done = stream.write(left)
+            if done is None and isinstance(stream, io.RawIOBase):
+                raise BlockingIOError(errno.EAGAIN, "stream: non-blocking, expected blocking")
             left = left[done if isinstance(done, int) else len(left) :]
     return total
