@@ -149,6 +149,16 @@ def test_an_unfinished_blob_of_another_kind_is_not_gone_on_with(store: Path, sou
     assert "unfinished and thin, not thick" in done.error["message"]
 
 
+def test_of_two_unfinished_imports_the_one_that_came_further_goes_on(
+    store: Path, source: Path
+) -> None:
+    for number in (6, 8):
+        killed(number, "import", store, source, "--name", "disk", "--thin")
+    first, second = blobs(store)
+    assert imported(store, source, "--thin", "--resume").json["id"] == second
+    assert blobs(store) == {first: "import", second: None}
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 

@@ -110,6 +110,7 @@ class BlobImport:
             InvalidArgumentError: The source has changed since, or the blob is not thin as asked.
         """
         found = [(info, state) for info, state in _left(store) if state.path == wanted.path]
+        found.sort(key=lambda each: each[1].offset, reverse=True)
         for info, state in found:
             if state.source == wanted.source:
                 if info.thin != thin:
