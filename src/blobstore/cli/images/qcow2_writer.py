@@ -9,6 +9,7 @@ The header is written last, so that a file which is cut off is no image.
 
 import os
 import struct
+import sys
 from array import array
 from itertools import groupby
 from typing import Final
@@ -153,6 +154,6 @@ class Qcow2Writer:
 
 def _big_endian(numbers: "array[int]") -> bytes:
     swapped = array("Q", numbers)
-    if struct.pack("=H", 1) == struct.pack("<H", 1):
+    if sys.byteorder == "little":
         swapped.byteswap()
     return swapped.tobytes()
