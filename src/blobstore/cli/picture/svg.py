@@ -41,6 +41,7 @@ _INDENT: Final = 22
 _INDENT_MAX: Final = 5
 _ID_LEFT: Final = 264
 _KIND_LEFT: Final = 368
+_KIND_LENGTH_MAX: Final = 21
 _STRIP_LEFT: Final = 600
 _STRIP_CELLS: Final = 24
 _STRIP_PITCH: Final = 13
@@ -258,7 +259,7 @@ def _draw_blob(drawing: _Drawing, branch: Branch, blob: BlobInfo, keys: dict[Blo
     room = int((_ID_LEFT - x - 34) / _LETTER_WIDTH)
     drawing.text(x + 30, base, _cut(_shown_name(blob), room), "strong", size=14)
     drawing.text(_ID_LEFT, base, f"{blob.blob_id:#x}", "soft mono", size=12)
-    drawing.text(_KIND_LEFT, base, kind_of(blob), "soft")
+    drawing.text(_KIND_LEFT, base, _cut(kind_of(blob), _KIND_LENGTH_MAX), "soft")
     owned = f"{blob.allocated_clusters} of {blob.cluster_count}"
     drawing.text(_STRIP_LEFT - 16, base, owned, "soft", to="end")
 
