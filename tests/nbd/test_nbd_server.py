@@ -14,6 +14,7 @@ from blobstore import (
     BlobId,
     Blobstore,
     BusyError,
+    CorruptError,
     DeviceError,
     InvalidArgumentError,
     NoSpaceError,
@@ -539,6 +540,50 @@ class DiskExport(OpenExport):
 
     def clear(self, offset: int, length: int) -> None:
         self.disk.write_zeroes(offset, length)
+
+
+class ClosingDisk(FailingDisk):
+    """A disk that takes note of its end."""
+
+    def __init__(self) -> None:
+        self.is_closed = threading.Event()
+
+    def close(self) -> None:
+        self.is_closed.set()
+
+
+class DamagedExport(DiskExport):
+    """A disk whose snapshots can be found once, and not again."""
+
+    def __init__(self, disk: ClosingDisk, *, is_damaged: bool) -> None:
+        super().__init__("damaged", disk, read_only=False, description="")
+        self._is_damaged = is_damaged
+
+    def bases(self) -> dict[str, BlobId]:
+        if self._is_damaged:
+            raise CorruptError("damaged: no snapshot is found")
+        return {"monday": BlobId(1)}
+
+
+class DamagedExports(FailingExports):
+    """An export that is damaged after a client has chosen its contexts."""
+
+    def __init__(self) -> None:
+        self.disks: list[ClosingDisk] = []
+
+    def open(self, name: str) -> OpenExport:
+        self.disks.append(ClosingDisk())
+        return DamagedExport(self.disks[-1], is_damaged=len(self.disks) > 1)
+
+
+def test_an_export_that_fails_as_its_transmission_begins_is_closed(place: Path) -> None:
+    exports = DamagedExports()
+    with NbdServer(exports, f"unix:{place}/damaged.sock") as server:
+        client = wire(server).begin("damaged", "qemu:dirty-bitmap:monday")
+        with client, pytest.raises(EOFError):
+            client.take(1)
+        assert exports.disks[1].is_closed.wait(60)
+        assert server.connections() == []
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ What fails while the store is unloaded is told to the `detach` that has ended th
 
 The process is in the path of the host's own writes. If the kernel had to write to one of our
 devices to free memory for this process, both would wait for each other forever. So the kernel is
-told not to (PR_SET_IO_FLUSHER).
+told not to (PR_SET_IO_FLUSHER); the threads that serve inherit that. The memory of the process is
+not locked. What was swapped out is read back from the swap space, which must therefore not be on
+an attached device.
 """
 
 import contextlib

@@ -16,7 +16,7 @@ from typing import Final, Self
 
 from blobstore import BlobstoreError, InvalidArgumentError
 from blobstore.nbd.activity import Activity
-from blobstore.nbd.exports import Exports
+from blobstore.nbd.exports import Exports, OpenExport
 from blobstore.nbd.handshake import Agreed, Handshake
 from blobstore.nbd.negotiation import NbdProtocolError
 from blobstore.nbd.transfer import Transfer
@@ -134,6 +134,8 @@ class NbdServer:
             _LOG.warning("%s: protocol error: %s", peer, error)
         except ssl.SSLError as error:
             _LOG.warning("%s: TLS: %s", peer, error)
+        except BlobstoreError as error:
+            _LOG.error("%s: %s", peer, error)
         except OSError as error:
             _LOG.info("%s: connection lost: %s", peer, error)
         except Exception:
@@ -149,20 +151,19 @@ class NbdServer:
     def _transfer(self, agreed: Agreed, peer: str) -> None:
         export = agreed.export
         listed = Connection(peer, export.name, Activity())
-        transfer = Transfer(export, agreed.agreement, agreed.transport, listed.activity)
         with self._guard:
             self._open[listed] = None
         _LOG.info("%s: export %r opened", peer, export.name)
+        has_written = False
         try:
-            transfer.run(agreed.rest)
+            transfer = Transfer(export, agreed.agreement, agreed.transport, listed.activity)
+            try:
+                transfer.run(agreed.rest)
+            finally:
+                has_written = transfer.has_written
         finally:
             self._end(listed)
-            try:
-                if transfer.has_written and not export.disk.closed:
-                    export.disk.flush()
-                export.close()
-            except BlobstoreError as error:
-                _LOG.error("export %r: %s", export.name, error)
+            _close(export, flush=has_written)
             _LOG.info("%s: export %r closed", peer, export.name)
 
     def _end(self, connection: Connection) -> None:
@@ -215,6 +216,16 @@ class NbdServer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _close(export: OpenExport, *, flush: bool) -> None:
+    """Close an export; first make durable what a client wrote and did not flush."""
+    try:
+        if flush and not export.disk.closed:
+            export.disk.flush()
+        export.close()
+    except BlobstoreError as error:
+        _LOG.error("export %r: %s", export.name, error)
 
 
 def _set_options(connection: socket.socket) -> None:
