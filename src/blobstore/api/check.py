@@ -29,9 +29,10 @@ from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import CorruptError
 from blobstore.fsck.examine import Examination, examine
 from blobstore.fsck.finding import Finding, Severity
-from blobstore.fsck.repair import RepairMode, repair_store
+from blobstore.fsck.repair import RepairMode
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.operations import Core
+from blobstore.volumes.lost_type import repair_any_store
 
 Examine: TypeAlias = Callable[[DeviceTraits], Core[Examination]]
 Plan: TypeAlias = Callable[[DeviceTraits], Core[tuple[str, ...]]]
@@ -116,7 +117,7 @@ def repair(
         source, read_only=dry_run, atomic_write_size=atomic_write_size, direct=direct
     ) as device:
         return repair_device(
-            device, lambda traits: repair_store(traits, wanted), examine, undo, dry_run=dry_run
+            device, lambda traits: repair_any_store(traits, wanted), examine, undo, dry_run=dry_run
         )
 
 
