@@ -10,6 +10,7 @@ from blobstore import (
     Blob,
     Blobstore,
     ExistsError,
+    InvalidArgumentError,
     MemoryDevice,
     NoSpaceError,
     VolumeStore,
@@ -125,3 +126,16 @@ def test_a_copy_that_fails_right_after_a_clone_was_made_leaves_no_blob(
         with pytest.raises(NoSpaceError):
             copy_blobs(store, other, whole_store(store))
         assert other.blob_ids() == before
+
+
+def test_a_name_that_no_volume_can_have_is_refused_before_anything_is_copied() -> None:
+    device = MemoryDevice(4 << 20)
+    with (
+        new_store() as store,
+        VolumeStore.create(device, name="s", cluster_size=CLUSTER) as volumes,
+    ):
+        store.create_blob(CLUSTER, name="short").close()
+        store.create_blob(CLUSTER, name="n" * 64).close()
+        with pytest.raises(InvalidArgumentError):
+            copy_blobs(store, volumes, whole_store(store))
+        assert len(volumes) == 0

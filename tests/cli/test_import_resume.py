@@ -243,6 +243,7 @@ def test_a_killed_copy_is_visible_and_can_be_deleted(
     Blobstore.create(target, size="32MiB", cluster_size=CLUSTER).close()
     killed(3, "copy", store, target)
     assert list(blobs(target).values()) == ["copy"]
+    assert run_here("show", target, "disk").status == 1  # it has no name yet
     assert "its copy was interrupted" in run_here("check", target).text
     run_here("delete", target, "--unfinished", "--yes")
     assert blobs(target) == {}

@@ -18,13 +18,13 @@ from blobstore.backup.snapshot_identity import (
     identity_of,
 )
 from blobstore.backup.stream_format import DATA_MAX
-from blobstore.backup.unfinished import COPY_STATE, INCOMPLETE
+from blobstore.backup.unfinished import COPY_STATE, INCOMPLETE, hidden_name
 from blobstore.errors import BlobstoreError, ExistsError
 from blobstore.store.blobs import ClearMethod
 from blobstore.store.describe import BlobInfo
 from blobstore.store.relations import SNAPSHOT_ID
 from blobstore.units import BlobId
-from blobstore.volumes.identity import encode_uuid
+from blobstore.volumes.identity import check_name, encode_uuid
 
 
 def whole_store(store: AnyStore) -> list[BlobInfo]:
@@ -85,21 +85,22 @@ def copy_blobs(
 
     Raises:
         ExistsError: A name is taken; nothing was copied.
+        InvalidArgumentError: No volume can have one of the names; nothing was copied.
         NoSpaceError: No cluster or metadata page is left.
         BlobstoreError: As reading, creating and writing blobs.
     """
-    _refuse_taken(target, [_name_of(info, target, prefix) for info in infos])
+    _check_names(target, [_name_of(info, target, prefix) for info in infos])
     made: dict[BlobId, BlobId] = {}
     try:
         for info in infos:
             name = _name_of(info, target, prefix)
             with source.open_blob(info.blob_id) as old:
-                copy = _make(target, info, None if info.parent is None else made[info.parent], name)
+                copy = _make(target, info, None if info.parent is None else made[info.parent])
                 made[info.blob_id] = copy.id
                 with copy:
                     copy.resize(info.size)  # a clone is made as large as its parent
                     _fill(copy, old, progress)
-                    _complete(copy, info)
+                    _complete(copy, info, name)
     except BaseException:
         for blob_id in reversed(made.values()):
             with suppress(BlobstoreError):
@@ -110,37 +111,39 @@ def copy_blobs(
 
 def _name_of(info: BlobInfo, target: AnyStore, prefix: str) -> str | None:
     """Return what the copy is called: every volume has a name."""
-    if info.name is not None:
+    if info.name:
         return prefix + info.name
     return f"{prefix}{info.blob_id:#x}" if isinstance(target, VolumeStore) else None
 
 
-def _refuse_taken(target: AnyStore, names: list[str | None]) -> None:
+def _check_names(target: AnyStore, names: list[str | None]) -> None:
+    for name in names if isinstance(target, VolumeStore) else ():
+        check_name(name or "")
     taken = {info.name for info in target.list_blobs()} - {None}
     found = next((name for name in names if name in taken), None)
     if found is not None:
         raise ExistsError(f"name {found!r}: taken").at(store=target.device_name)
 
 
-def _make(target: AnyStore, info: BlobInfo, parent: BlobId | None, name: str | None) -> Blob:
-    """Make an empty copy, below the copy of the parent."""
+def _make(target: AnyStore, info: BlobInfo, parent: BlobId | None) -> Blob:
+    """Make an empty copy, below the copy of the parent; it gets its name when it is complete."""
     mark = {COPY_STATE: INCOMPLETE}
+    hidden = hidden_name(target, "copying")
     if parent is not None:
         with target.open_blob(parent) as snapshot:
-            return snapshot.clone(name, xattrs=mark)
+            return snapshot.clone(hidden, xattrs=mark)
     if isinstance(target, Blobstore):
         return target.create_blob(
             info.size,
             thin=info.thin,
             extent_table=info.extent_table,
             clear_method=ClearMethod(info.clear_method),
-            name=name,
             xattrs=mark,
             external_snapshot=info.external_snapshot,
         )
-    assert name is not None
+    assert hidden is not None
     return target.create_volume(
-        name,
+        hidden,
         info.size,
         thin=info.thin,
         clear_method=ClearMethod(info.clear_method),
@@ -164,8 +167,8 @@ def _fill(copy: Blob, old: Blob, progress: Progress | None) -> None:
                 progress(len(part))
 
 
-def _complete(copy: Blob, info: BlobInfo) -> None:
-    """Give a copy its attributes; with this write it is what it is a copy of."""
+def _complete(copy: Blob, info: BlobInfo, name: str | None) -> None:
+    """Give a copy its name and attributes; with this write it is what it is a copy of."""
     xattrs: dict[str, bytes | None] = {
         name: value
         for name, value in info.xattrs.items()
@@ -174,4 +177,4 @@ def _complete(copy: Blob, info: BlobInfo) -> None:
     identity = identity_of(info) if info.data_read_only else None
     if identity is not None:
         xattrs[SNAPSHOT_ID] = encode_uuid(identity)
-    copy.set_attributes({**xattrs, COPY_STATE: None}, read_only=info.data_read_only)
+    copy.set_attributes({**xattrs, COPY_STATE: None}, name=name, read_only=info.data_read_only)

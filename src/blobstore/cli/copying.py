@@ -13,8 +13,11 @@ from blobstore.cli.rescuing import Content
 from blobstore.device.write_out import WriteOut
 from blobstore.units import MIB
 
-CHECKPOINT_BYTES: Final = 64 * MIB
-"""After so much data an import makes it durable, and notes how far it came."""
+CHECKPOINT_BYTES: Final = 256 * MIB
+"""After so much data an import makes it durable, and notes how far it came.
+
+With 64 MiB an import took a third longer, because it waits for the disk at each note.
+"""
 
 
 def fill_new(
