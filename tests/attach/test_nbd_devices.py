@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 
-from blobstore import BlobId, MemoryDevice, VolumeStore
+from blobstore import BlobId, DeviceError, MemoryDevice, VolumeStore
 from blobstore.attach.nbd_devices import NbdDevices
 from blobstore.nbd.constants import REQUEST_MAGIC, Command, ExportFlag, WireError
 from blobstore.units import MIB
@@ -159,6 +159,24 @@ def test_leaving_ends_all_devices_at_once_and_closes_their_blobs(
     os.close(held)
     ended.wait(2)
     assert all(blob.closed for blob in blobs)
+
+
+class NoKernel(FakeKernel):
+    """A kernel that has no free device."""
+
+    def __init__(self, kernel_end: socket.socket, *, size: int, block_size: int, flags: int):
+        raise DeviceError("no free NBD device")
+
+
+def test_a_blob_for_which_there_is_no_device_is_closed(
+    vms: VolumeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blobstore.attach.nbd_devices.KernelNbd", NoKernel)
+    ended = Ended()
+    with NbdDevices(vms, ended) as devices, pytest.raises(DeviceError, match="no free"):
+        devices.add(vms["db"].id, read_only=False)
+    vms.delete_volume("db")
+    assert ended.blobs == []
 
 
 def test_a_server_that_hangs_up_is_the_end_of_the_device(

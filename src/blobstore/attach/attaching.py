@@ -97,7 +97,7 @@ def _clear_dead_places() -> None:
 
 
 def _driver_of(path: str) -> tuple[Callable[[str], str | None], Callable[[str], None]]:
-    """Return how a device tells whose it is, and how one is detached that is no one's any more.
+    """Return what finds the process of a device, and what detaches a killed process's device.
 
     Raises:
         NotFoundError: There is no such device.

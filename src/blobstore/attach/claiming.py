@@ -1,4 +1,4 @@
-"""Claim a block device that `detach` ends, so that a mounted one is refused."""
+"""The claim on a block device that `detach` ends: a mounted device is refused."""
 
 import contextlib
 import errno
@@ -10,7 +10,7 @@ from blobstore.errors import BusyError, DeviceError
 
 @contextlib.contextmanager
 def claimed(path: str, *, flush: bool) -> Iterator[int]:
-    """Have a device open, flushed if asked, and claimed so that no one mounts it meanwhile.
+    """Open a device, flush it if asked, and claim it: it cannot be mounted inside the `with`.
 
     Raises:
         BusyError: It is mounted, or is part of something else.

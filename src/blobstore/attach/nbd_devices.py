@@ -1,7 +1,7 @@
 """Block devices by the kernel's NBD: each has a thread in the kernel, and one that serves it.
 
-The second thread is that of any client of the NBD server, after the handshake. It ends when the
-kernel disconnects, or hangs up. The first one then closes the blob.
+The second thread carries out requests as for any client of the NBD server after the handshake.
+It ends when the kernel disconnects. The first thread then closes the blob.
 """
 
 import contextlib
@@ -70,7 +70,8 @@ class NbdDevices:
 
     def _forget(self, served: "_ServedBlob", blob_id: BlobId) -> None:
         with self._guard:
-            del self._served[served.path]
+            if self._served.get(served.path) is served:  # its device may be another blob's already
+                del self._served[served.path]
         self._ended(blob_id)
 
     def detach(self, path: str) -> None:
@@ -98,10 +99,14 @@ class _ServedBlob:
         self._export = export
         self._size = export.disk.size
         self._server_end, kernel_end = socket.socketpair()
-        with kernel_end:  # the kernel keeps it open
-            self._kernel = KernelNbd(
-                kernel_end, size=self._size, block_size=block_size, flags=export.flags
-            )
+        try:
+            with kernel_end:  # the kernel keeps it open
+                self._kernel = KernelNbd(
+                    kernel_end, size=self._size, block_size=block_size, flags=export.flags
+                )
+        except BaseException:
+            self._server_end.close()
+            raise
         self.path = self._kernel.path
         self.resize = self._kernel.resize
         self._gone = threading.Event()

@@ -194,11 +194,11 @@ class NbdConnection:
         return DeviceError(f"{self._name}: connection lost: {reason}", errno=number)
 
     def close(self) -> None:
-        """Say goodbye, without waiting for an answer."""
+        """Tell the server that the client leaves, without waiting for an answer."""
         if self._lost is None:
-            goodbye = Call(Command.DISCONNECT, next(self._cookies), 0, 0)
+            leave = Call(Command.DISCONNECT, next(self._cookies), 0, 0)
             with suppress(OSError):
-                self._transport.send([memoryview(goodbye.encode())])
+                self._transport.send([memoryview(leave.encode())])
         self._socket.close()
 
     def close_in_child(self) -> None:

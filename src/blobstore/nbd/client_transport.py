@@ -151,7 +151,7 @@ class TlsTransport:
 
 
 def _context(address: NbdAddress) -> ssl.SSLContext:
-    """Verify the server always; show who this client is if there is a certificate.
+    """Return a context that verifies the server, and shows the client's certificate if it has one.
 
     Raises:
         OSError: A file is missing or makes no sense.

@@ -235,7 +235,7 @@ def _set_options(connection: socket.socket) -> None:
 
 
 def _peer_of(connection: socket.socket) -> str:
-    """Say who has connected: an address, or the process at a Unix socket."""
+    """Return the name of a client: its address, or the process at a Unix socket."""
     if connection.family == socket.AF_UNIX:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return f"pid {int.from_bytes(credentials[:4], 'little')}"
