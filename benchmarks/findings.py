@@ -15,8 +15,8 @@ _INTERPRETER: Final = (
 )
 
 _DURABLE: Final = (
-    "The Python of the call is what is missing, and always was: the oldest version with this row"
-    " takes as long in the same run. Without its flushes, in a loop, in microseconds by layer:"
+    "The Python of the call is what is missing, and was before: an early version takes as long in"
+    " the same run. Without its flushes, in a loop, in microseconds by layer:"
     " create 149 (metadata 59, store 17, driver 17, format 15, api 15, alloc 10, device 5, locks"
     " and epochs 7), set_xattr 22 to 30 (metadata 7, blob 5, format 4, driver and api 4), sync_md"
     " 80 (metadata 48, of them persist.py 31, driver 12, format 12, device 3, locks 3). These are"
