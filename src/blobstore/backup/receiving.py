@@ -39,8 +39,11 @@ from blobstore.store.relations import SNAPSHOT_ID
 from blobstore.units import MIB
 from blobstore.volumes.identity import check_name, encode_uuid
 
-_CHECKPOINT_BYTES: Final = 64 * MIB
-"""After so much data `receive_state` is brought up to date: a crash loses at most twice that."""
+_CHECKPOINT_BYTES: Final = 256 * MIB
+"""After so much data `receive_state` is brought up to date: a crash loses at most twice that.
+
+Each time the receipt waits for the disk.
+"""
 
 
 class Readable(Protocol):
