@@ -235,6 +235,14 @@ def test_a_name_that_a_volume_has_is_refused_before_anything_is_copied(
         assert done.status == 0
 
 
+def test_a_name_that_no_blob_can_have_is_refused_before_anything_is_copied(
+    store: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_write(monkeypatch, 1, interrupt)
+    done = run_here("import", store, source, "--name", "", "--json")
+    assert (done.status, done.error["errno"]) == (1, "EINVAL")
+
+
 def test_a_killed_copy_is_visible_and_can_be_deleted(
     store: Path, source: Path, tmp_path: Path
 ) -> None:

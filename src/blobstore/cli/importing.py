@@ -23,6 +23,7 @@ from typing import Final, Self
 import msgspec
 
 from blobstore import Blob, Blobstore
+from blobstore.api.arguments import blob_name_of
 from blobstore.backup.any_store import ancestors
 from blobstore.backup.unfinished import (
     IMPORT_STATE,
@@ -180,6 +181,8 @@ def check_new_name(store: store_kinds.AnyStore, name: str | None) -> None:
         ExistsError: A volume has it.
     """
     if isinstance(store, Blobstore):
+        if name is not None:
+            blob_name_of(name)
         return
     wanted = store_kinds.name_of_volume(name)
     check_name(wanted)

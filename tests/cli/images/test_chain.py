@@ -246,6 +246,16 @@ def test_a_name_that_a_volume_has_is_refused_before_anything_is_made(
     assert same()
 
 
+def test_a_name_that_no_volume_can_have_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    store, image = tmp_path / "store.img", tmp_path / f"{'n' * 64}.qcow2"
+    new_store(store, volumes=True)
+    make_image(image, MIB)
+    same = unchanged(store)
+    done = run("import", store, image, "--chain", "--json")
+    assert done.error["errno"] == "EINVAL"
+    assert same()
+
+
 def test_options_that_do_not_fit_each_other_are_usage_errors(tmp_path: Path) -> None:
     store = tmp_path / "store.img"
     new_store(store, volumes=False)

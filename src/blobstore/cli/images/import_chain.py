@@ -18,6 +18,7 @@ from blobstore.cli.images.verifying import verify
 from blobstore.cli.importing import BlobImport, describe_source
 from blobstore.cli.progress import progress
 from blobstore.errors import ExistsError
+from blobstore.volumes.identity import check_name
 
 
 def import_chain(
@@ -77,6 +78,7 @@ def _names_of(
 
     Raises:
         ExistsError: A volume has it.
+        InvalidArgumentError: No volume can have it.
     """
     top = name or levels[-1].name
     names: list[str] = []
@@ -88,6 +90,7 @@ def _names_of(
         names.append(free)
     if isinstance(store, VolumeStore):
         for each in (*names[done:], top):
+            check_name(each)
             if each in store:
                 raise ExistsError(f"volume {each!r}: exists; an image of the chain has its name")
     return [*names, top]
