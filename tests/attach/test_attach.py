@@ -20,7 +20,7 @@ from blobstore import Blobstore, DeviceError, VolumeStore
 from blobstore.attach.attach_protocol import decode_answer
 from blobstore.units import KIB, MIB
 from tests.attach.attachments import BY_NBD, Attachments
-from tests.cli.runner import run_here
+from tests.cli.runner import run_here, run_process
 from tests.device.loops import attached as loop_on
 from tests.fuse.test_mount import check_is_clean, fails
 from tests.rpc.client import Client
@@ -146,6 +146,20 @@ def test_a_store_that_is_attached_read_only_is_read_by_other_commands_and_not_wr
     refused = attached.run("attach", image, "db")
     assert (refused.status, "is attached read-only" in refused.stderr) == (1, True)
     attached.detach(device)
+    assert attached.is_empty()
+
+
+def test_a_second_attach_takes_the_store_as_it_is_open_and_finds_it_in_its_runtime_directory_alone(
+    image: Path, attached: Attachments, tmp_path: Path
+) -> None:
+    first = attached.attach(image, "new")
+    second = attached.attach(image, "db", "--external", "none=/nowhere")
+    assert len(set(attached.pids)) == 1
+    elsewhere = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    refused = run_process("attach", image, "monday", environment=elsewhere)
+    assert (refused.status, "in use by process" in refused.stderr) == (1, True)
+    for device in (first, second):
+        attached.detach(device)
     assert attached.is_empty()
 
 
