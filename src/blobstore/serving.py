@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from blobstore.errors import BusyError
+from blobstore.errors import BusyError, ExistsError, InvalidArgumentError
 
 _BACKLOG: Final = 512
+_PATH_MAX: Final = 107
 
 Serve = Callable[[socket.socket], None]
 
@@ -147,8 +148,14 @@ class UnixListener:
 
         Raises:
             BusyError: Another server has the socket.
+            InvalidArgumentError: The path is too long for a socket.
             OSError: The socket cannot be made.
         """
+        length = len(os.fsencode(path))
+        if length > _PATH_MAX:
+            raise InvalidArgumentError(
+                f"{path}: a path of {length} bytes, a Unix socket's has at most {_PATH_MAX}"
+            )
         self.path = path
         self._lock_file = _locked(f"{path}.lock")
         self._is_bound = False
@@ -157,18 +164,20 @@ class UnixListener:
         """Return a socket that listens at the path; a socket that no server has is replaced.
 
         Raises:
-            OSError: The socket cannot be made, or something else is at the path.
+            ExistsError: Something else is at the path.
+            OSError: The socket cannot be made.
         """
         with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISSOCK(os.lstat(self.path).st_mode):
-                os.unlink(self.path)
+            if not stat.S_ISSOCK(os.lstat(self.path).st_mode):
+                raise ExistsError(f"{self.path}: exists, and is no socket")
+            os.unlink(self.path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             os.fchmod(listener.fileno(), 0o600)  # bind makes the file with this mode
             listener.bind(self.path)
-        except OSError:
+        except OSError as error:
             listener.close()
-            raise
+            raise _named(error, self.path) from error
         self._is_bound = True
         listener.listen(_BACKLOG)
         return listener
@@ -212,7 +221,12 @@ def listen_tcp(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
-    except OSError:
+    except OSError as error:
         listener.close()
-        raise
+        raise _named(error, f"{host}:{port}") from error
     return listener
+
+
+def _named(error: OSError, place: str) -> OSError:
+    """Return the error with the address that it is about."""
+    return OSError(error.errno, error.strerror, place)

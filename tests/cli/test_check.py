@@ -134,7 +134,7 @@ def test_after_its_findings_check_says_what_each_repair_would_do(leaking: Path) 
     same = unchanged(leaking)
     *_findings, prospect, last = run_here("check", leaking).text.splitlines()
     assert prospect.startswith("--repair leaks would do this: ")
-    assert prospect.endswith("; and leave nothing")
+    assert prospect.endswith("; no problem would remain")
     assert last.endswith("; nothing was changed")
     assert same()
     (plan,) = json.loads(run_here("check", leaking, "--json").stdout)["repairs"]

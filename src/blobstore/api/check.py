@@ -12,7 +12,14 @@ from typing import TypeAlias
 
 from blobstore.api.arguments import check_flags, member_of, optional, path_of
 from blobstore.api.source import Source, opened_device, traits_of
-from blobstore.api.undo_log import NO_UNDO_ID, Changes, apply, mark_of, undo_changes
+from blobstore.api.undo_log import (
+    NO_UNDO_ID,
+    Changes,
+    UnwritableError,
+    apply,
+    mark_of,
+    undo_changes,
+)
 from blobstore.api.undo_path import (
     Path,
     find_undo_file,
@@ -212,5 +219,9 @@ def _carry_out(device: Device, changes: Changes, undo: Path | None) -> str | Non
     undo_id = os.urandom(len(NO_UNDO_ID))
     write_undo_file(name, file, changes.undo_file(device, undo_id))
     with interrupts.Held():  # between the mark and its end nothing opens the store
-        apply(device, changes, changes.mark(undo_id, shown_name(device, name)), name)
+        try:
+            apply(device, changes, changes.mark(undo_id, shown_name(device, name)), name)
+        except UnwritableError:
+            remove_undo_file(name)
+            raise
     return name

@@ -33,7 +33,7 @@ from typing import BinaryIO, Final
 from blobstore.api.differences import differing, read_blocks, surroundings
 from blobstore.device.base import Device
 from blobstore.device.overlay import BLOCK_SIZE, OverlayDevice
-from blobstore.errors import BlobstoreError, CorruptError
+from blobstore.errors import AccessError, BlobstoreError, CorruptError
 from blobstore.format.checksum import crc32c
 from blobstore.format.geometry import Geometry
 from blobstore.format.repair_mark import MARK_OFFSET, UNDO_ID_SIZE, RepairMark
@@ -142,14 +142,23 @@ def _page_crc(page: bytes) -> int:
 # Forwards
 
 
+class UnwritableError(AccessError):
+    """A device that may not be written to, and was not."""
+
+
 def apply(device: Device, changes: Changes, mark: RepairMark, undo_name: str | None) -> None:
     """Make the changes, in the order that is this module's theory.
 
     Raises:
         BlobstoreError: The device failed; it says how to undo what was done.
+        UnwritableError: The device refused the first write; nothing was changed.
     """
     try:
-        _write_flushed(device, MARK_OFFSET, mark.encode(changes.found[:MARK_OFFSET]))
+        device.write(MARK_OFFSET, [mark.encode(changes.found[:MARK_OFFSET])])
+    except AccessError as error:
+        raise UnwritableError(error.message, errno=error.errno) from error
+    try:
+        device.flush()
         for step in Step:
             is_changed = _apply_step(device, changes, step)
             if step is Step.ERASE and changes.final[:MARK_OFFSET] != changes.found[:MARK_OFFSET]:

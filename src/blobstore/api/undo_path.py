@@ -27,7 +27,7 @@ def make_undo_file(device: Device, path: Path | None) -> tuple[str, BinaryIO] | 
         return os.fspath(path), _create(os.fspath(path))
     if device.needs_undo_path:
         raise InvalidArgumentError(
-            f"{device.name}: it is in no directory that could have an undo file: name one"
+            f"{device.name}: in no directory for an undo file: name one (--undo FILE)"
         )
     if not isinstance(device, FileDevice):
         return None

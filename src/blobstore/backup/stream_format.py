@@ -217,7 +217,7 @@ class StreamDecoder:
     def _take_preamble(self, data: bytes) -> None:
         magic, version = _PREAMBLE.unpack(data)
         if magic != _MAGIC:
-            raise CorruptError(f"stream: starts with {magic!r}, expected {_MAGIC!r}")
+            raise CorruptError(f"no stream of `send`: starts with {magic!r}, expected {_MAGIC!r}")
         if version != VERSION:
             raise CorruptError(f"stream: version {version}, expected {VERSION}")
         self._digest.update(data)

@@ -13,7 +13,7 @@ import click
 
 from blobstore import BlobstoreError, BusyError, CorruptError, RepairReport, Severity, repair
 from blobstore.cli.group import describe_os_error
-from blobstore.cli.interruption import leaving, with_notes
+from blobstore.cli.interruption import with_notes
 from blobstore.cli.options import StoreCommand, StoreOptions
 from blobstore.cli.output import print_error, print_result, printable
 from blobstore.cli.report import plan_fields, render_plan, render_repair, repair_fields
@@ -88,7 +88,7 @@ def run_repair(options: StoreOptions, mode: str, *, dry_run: bool, undo: str | N
     """
     if options.kept_open is not None:
         raise BusyError(f"{options.address}: not repaired, the shell has it open")
-    with leaving(_LEFT):
+    try:
         report = repair(
             options.address,
             mode,
@@ -97,6 +97,9 @@ def run_repair(options: StoreOptions, mode: str, *, dry_run: bool, undo: str | N
             atomic_write_size=options.atomic_write,
             direct=options.direct,
         )
+    except KeyboardInterrupt as error:
+        error.add_note(_LEFT)
+        raise
     fields, render = (plan_fields, render_plan) if dry_run else (repair_fields, render_repair)
     text = render(report, store=options.address)
     if mode == MODES[-1] and not options.as_json and _has_no_super_block(report):

@@ -114,7 +114,7 @@ def open_to_write(path: str, *, overwrite: bool) -> Iterator[int]:
         InvalidArgumentError: It is neither a file nor a block device.
     """
     refuse_link(path)
-    with locked_target(path, overwrite=overwrite) as old:
+    with _naming_file(path), locked_target(path, overwrite=overwrite) as old:
         if old is not None and is_block_device(old):
             with leaving(f"{path} holds a part of it: export again"):
                 yield old
@@ -124,6 +124,19 @@ def open_to_write(path: str, *, overwrite: bool) -> Iterator[int]:
                 yield descriptor
                 os.fsync(descriptor)
                 give_name(temporary, path, overwrite=overwrite)
+
+
+@contextmanager
+def _naming_file(path: str) -> Iterator[None]:
+    """Let the system's error say which file it is about, such as one that does not fit."""
+    try:
+        yield
+    except BlobstoreError:
+        raise
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path
+        raise
 
 
 @contextmanager

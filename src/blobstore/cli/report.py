@@ -121,11 +121,11 @@ def _render_prospect(prospect: Prospect) -> str:
         return f"{start} is refused: {prospect.refusal}"
     if not prospect.plan.repaired:
         return f"{start} would repair nothing"
-    left = _counted(prospect.plan.after) or "nothing"
+    left = _counted(prospect.plan.after) or "no problem"
     done = "; ".join(prospect.plan.repaired[:_REPAIRS_SHOWN_MAX])
     more = len(prospect.plan.repaired) - _REPAIRS_SHOWN_MAX
     rest = f"; and {more} more, see --dry-run" if more > 0 else ""
-    return f"{start} would do this: {done}{rest}; and leave {left}"
+    return f"{start} would do this: {done}{rest}; {left} would remain"
 
 
 def render_repair(report: RepairReport, *, store: str) -> str:

@@ -28,6 +28,7 @@ from blobstore.cli.content import allocated_parts, cut_in_parts, read_parts
 from blobstore.cli.options import StoreOptions, UnopenedError, size
 from blobstore.cli.output import SCHEMA_VERSION, error_fields, printable, unicode_text
 from blobstore.cli.salvaged import nearest_salvaged, salvaged_below, salvaged_fields, warn
+from blobstore.errors import naming
 from blobstore.fsck.extent_index import Kind
 
 if TYPE_CHECKING:
@@ -234,7 +235,8 @@ class Content:
     def _open_rescue(self, cause: BlobstoreError | None) -> None:
         try:
             rescue = self._stack.enter_context(open_rescue(self._options, self._hints))
-            self._id = self._id or _find_id(rescue, self._which)
+            with naming(store=self._options.address):
+                self._id = self._id or _find_id(rescue, self._which)
             self._rescued = _find(rescue, self.blob_id, cause)
             look = functools.partial(_look, rescue)
             self._note_salvaged(nearest_salvaged(look, self.blob_id))

@@ -58,8 +58,14 @@ def ask(path: str | os.PathLike[str]) -> Mapping[str, Any]:
             with connection.makefile("rb") as answers:
                 result: Mapping[str, Any] = json.loads(answers.readline())["result"]
                 return result
-    except (OSError, ValueError, KeyError) as error:
-        raise DeviceError(f"{os.fspath(path)}: no server with statistics: {error}") from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise DeviceError(f"{os.fspath(path)}: no server with statistics: {why}") from error
+    except (ValueError, KeyError) as error:
+        raise DeviceError(
+            f"{os.fspath(path)}: no server with statistics, expected the socket of "
+            "`serve --rpc` or `rpc`"
+        ) from error
 
 
 def difference(

@@ -10,9 +10,7 @@ from typing import Any, Final
 
 from blobstore.errors import UnsupportedError
 
-_NEEDS: Final = (
-    "files by FUSE need the packages mfusepy (the extra `fuse` of blobstore) and libfuse 3"
-)
+_NEEDS: Final = "files by FUSE need libfuse 3 and mfusepy (pip install mfusepy)"
 
 
 def _load() -> Any:

@@ -4,7 +4,7 @@ Loading writes nothing. What it decided is written before the first change, or
 at unload.
 """
 
-from blobstore.errors import BlobstoreError, WrongTypeError
+from blobstore.errors import BlobstoreError, CorruptError, WrongTypeError
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
@@ -82,7 +82,9 @@ async def read_super_block(traits: DeviceTraits) -> SuperBlock:
         CorruptError: The device is too small for one, or it is not valid (EILSEQ).
     """
     if traits.size_bytes < SUPER_BLOCK_SIZE:
-        return SuperBlock.decode(bytes(SUPER_BLOCK_SIZE))
+        raise CorruptError(
+            f"no blobstore: {traits.size_bytes} bytes, a super block takes {SUPER_BLOCK_SIZE}"
+        )
     return SuperBlock.decode(await Read(0, SUPER_BLOCK_SIZE))
 
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from blobstore import Blob
+from blobstore import Blob, NoSpaceError
 from blobstore.cli import store_kinds
 from blobstore.cli.blob_lookup import delete_blob
 from blobstore.cli.interruption import making_blobs
 from blobstore.cli.options import StoreOptions, size, store_command
 from blobstore.cli.output import print_result
 from blobstore.cli.progress import progress
-from blobstore.units import KIB, MIB
+from blobstore.units import KIB, MIB, format_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,11 +47,19 @@ def command(options: StoreOptions, *, length: int, seconds: float) -> None:
     length = max(length, MIB * 4) // MIB * MIB
     with making_blobs(options) as store:
         name = f"bench-{secrets.token_hex(4)}"
-        with store_kinds.create_blob(store, name, length, thin=False) as blob:
+        with _made(store, name, length) as blob:
             rows = _measured(blob, length, seconds)
         delete_blob(store, blob.id)
     fields = {"size": length, "direct": options.direct, "rows": rows}
     print_result(fields, _text_of(rows), as_json=options.as_json)
+
+
+def _made(store: store_kinds.AnyStore, name: str, length: int) -> Blob:
+    try:
+        return store_kinds.create_blob(store, name, length, thin=False)
+    except NoSpaceError as error:
+        error.add_note(f"the blob has {format_size(length)}: --size sets another size")
+        raise
 
 
 def page_aligned(size_bytes: int) -> memoryview:

@@ -55,7 +55,7 @@ def command(options: StoreOptions, *, which: str, dry_run: bool, yes: bool, **nu
     kept, and those that another blob needs. Try --dry-run first.
     """
     if not any(numbers.values()):
-        raise click.UsageError("expected at least one --keep-... N")
+        raise click.UsageError("expected at least one --keep-... N of 1 or more")
     with options.open(read_only=dry_run) as store:
         blob_id = find_blob(store, which)
         judged = judge_snapshots(store, blob_id, Retention(**numbers))

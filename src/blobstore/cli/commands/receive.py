@@ -7,7 +7,7 @@ from typing import IO
 
 import click
 
-from blobstore import NotFoundError
+from blobstore import CorruptError, NotFoundError
 from blobstore.backup.any_store import AnyStore
 from blobstore.backup.receiving import receive, resume_token, unfinished_receipts
 from blobstore.cli import store_kinds
@@ -49,7 +49,11 @@ def command(options: StoreOptions, *, name: str | None, file: str | None, is_tok
 def _opened(options: StoreOptions, file: str | None) -> Iterator[IO[bytes]]:
     if file is not None:
         with open(file, "rb") as stream:
-            yield stream
+            try:
+                yield stream
+            except CorruptError as error:
+                error.at(store=file)
+                raise
     elif options.kept_open is not None:
         raise click.UsageError("standard input is the shell's: use --from FILE")
     else:

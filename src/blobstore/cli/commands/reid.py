@@ -15,8 +15,9 @@ def command(options: StoreOptions, *, name: str | None) -> None:
 
     The store on the device that was copied keeps its own.
     """
-    with options.open(read_only=False) as store, leaving("some uuids are new: reid again"):
+    with options.open(read_only=False) as store:
         volumes = volume_store(store)
-        volumes.reid(name=name)
+        with leaving("some uuids are new: reid again"):
+            volumes.reid(name=name)
     fields = {"name": unicode_text(volumes.name), "uuid": str(volumes.uuid)}
     print_result(fields, str(volumes.uuid), as_json=options.as_json)

@@ -1,0 +1,152 @@
+"""What an error says: which file, address or option it is about, and what to do next."""
+
+import errno
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from blobstore import Blobstore, check, repair
+from blobstore.cli.files import open_to_write
+from blobstore.cli.group import describe_os_error
+from blobstore.errors import AccessError
+from blobstore.operations import Buffer
+from blobstore.units import MIB
+from tests.cli.conftest import CLUSTER, Image
+from tests.cli.runner import run
+from tests.proof.image_device import ImageDevice
+
+
+@pytest.fixture
+def volumes(tmp_path: Path) -> Path:
+    path = tmp_path / "vms.img"
+    assert run("init", path, "--size", "32MiB", "--volumes", "vms").status == 0
+    assert run("create", path, "disk", "--size", "4MiB").status == 0
+    return path
+
+
+def said(*arguments: str | Path) -> str:
+    """Return the one line that a command ends with."""
+    done = run(*arguments)
+    assert (done.status, done.stdout) == (1, b"")
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_a_file_that_is_too_short_for_a_store_is_called_none(tmp_path: Path) -> None:
+    path = tmp_path / "passwd"
+    path.write_bytes(b"root:x:0:0\n")
+    assert said("list", path).startswith(
+        f"{path}: no blobstore: 11 bytes, a super block takes 4096"
+    )
+
+
+def test_a_name_that_no_blob_has_is_said_with_the_store(image: Image) -> None:
+    assert said("read", image.path, "wen") == f"{image.path}: no blob is named 'wen'"
+
+
+def test_reid_of_a_store_of_blobs_says_nothing_of_new_uuids(image: Image) -> None:
+    assert said("reid", image.path) == f"{image.path}: is no volume store"
+
+
+def test_bench_without_room_names_its_option(image: Image) -> None:
+    line = said("bench", image.path, "--size", "1GiB")
+    assert line.endswith("free; the blob has 1 GiB: --size sets another size")
+
+
+def test_a_server_says_at_which_address_it_cannot_listen(volumes: Path, tmp_path: Path) -> None:
+    long = "s" * 120
+    assert said("serve", volumes, "--nbd", f"unix:{long}") == (
+        f"{long}: a path of 120 bytes, a Unix socket's has at most 107"
+    )
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        line = said("serve", volumes, "--nbd", address)
+    assert line == f"{address}: Address already in use"
+
+
+def test_a_server_does_not_listen_at_a_path_where_something_else_is(
+    volumes: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    Path("notes").write_text("mine")
+    assert said("serve", volumes, "--nbd", "unix:notes") == "notes: exists, and is no socket"
+    assert Path("notes").read_text() == "mine"
+
+
+def test_what_is_no_stream_is_called_none_with_its_name(volumes: Path, tmp_path: Path) -> None:
+    stream = tmp_path / "stream"
+    stream.write_bytes(b"\0" * 300)
+    assert said("receive", volumes, "--from", stream).startswith(
+        f"{stream}: no stream of `send`: starts with b'\\x00"
+    )
+    assert run("snapshot", volumes, "disk", "monday").status == 0
+    assert run("send", volumes, "monday", "--to", stream, "--yes").status == 0
+    data = bytearray(stream.read_bytes())
+    data[-1] ^= 1
+    stream.write_bytes(data)
+    assert said("receive", volumes, "new", "--from", stream).startswith(f"{stream}: stream: record")
+
+
+def test_top_at_a_socket_without_statistics_names_the_right_ones(tmp_path: Path) -> None:
+    line = said("top", tmp_path / "none.sock")
+    assert line == f"{tmp_path}/none.sock: no server with statistics: No such file or directory"
+
+
+def test_prune_that_keeps_nothing_says_how_many_to_keep(volumes: Path) -> None:
+    done = run("prune", volumes, "disk", "--keep-last", "0")
+    assert done.status == 2
+    assert "expected at least one --keep-... N of 1 or more" in done.stderr
+
+
+def test_a_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    path = str(tmp_path / "out")
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        open_to_write(path, overwrite=False),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert describe_os_error(caught.value) == (f"{path}: No space left on device", errno.ENOSPC)
+
+
+class Unwritable(ImageDevice):
+    """A device that opens for writing, and refuses each write: a block device set read-only."""
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        raise AccessError(f"write at {offset}: Operation not permitted")
+
+
+def test_a_repair_of_a_device_that_refuses_writes_says_that_and_leaves_no_undo_file(
+    tmp_path: Path,
+) -> None:
+    image = bytearray(8 * MIB)
+    with Blobstore.create(ImageDevice(image), cluster_size=CLUSTER) as store:
+        store.create_blob(CLUSTER)
+        image_offset = store.info.md_start * 4096 + 100
+    image[image_offset] ^= 1
+    with pytest.raises(AccessError) as caught:
+        repair(Unwritable(image), "all", undo=tmp_path / "undo")
+    assert "half done" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    assert not check(ImageDevice(image)).clean
+
+
+def test_a_plan_that_mends_everything_says_that_no_problem_would_remain(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    with Blobstore.create(path, size=8 * MIB, cluster_size=CLUSTER) as store:
+        store.create_blob(CLUSTER)
+        start = store.info.md_start * 4096
+    with path.open("r+b") as file:
+        file.seek(start + 100)
+        file.write(b"broken")
+    lines = run("check", path).text.splitlines()
+    (line,) = [line for line in lines if line.startswith("--repair all would do this")]
+    assert line.endswith("; no problem would remain")
+
+
+def test_a_repair_that_cannot_open_the_store_says_nothing_of_an_undo(tmp_path: Path) -> None:
+    done = run("repair", tmp_path / "none.img")
+    assert (done.status, done.stderr) == (8, f"{tmp_path}/none.img: no such file or directory\n")
