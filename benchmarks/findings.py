@@ -72,7 +72,7 @@ FINDINGS: Final[dict[str, str]] = {
     "read_many, 256 of 4 KiB at once, mapped": (
         "The memory is the limit: one numpy.take of 256 random rows of 256 MiB does nothing but"
         " copy, and needs 0.50 to 0.60 us for each. So 1.5 to 1.8 is all that one processor can"
-        " reach here. Of 0.69 us, 0.15 are the 37 us of Python and NumPy for each batch. Rows that"
+        " reach here. Of 0.66 us, 0.12 are the 30 us of Python and NumPy for each batch. Rows that"
         " are in the processor's cache take 0.09 us, rows in order 0.33 to 0.39. It is not the page"
         " tables: memory in huge pages takes as long as memory in pages of 4 KiB. It is not page"
         " faults: all pages were touched before. Tried: touching the first lines of all rows"

@@ -66,6 +66,15 @@ def test_batches_of_a_mapped_store_read_what_single_requests_read(blob: Blob) ->
         assert blob.read_many(offsets, length).tobytes() == expected
 
 
+def test_the_size_of_a_mapped_file_need_not_be_a_multiple_of_the_requests(tmp_path: Path) -> None:
+    path = tmp_path / "odd.img"
+    with Blobstore.create(path, size=4 * 1024 * KIB + 1536, cluster_size=CLUSTER) as store:
+        store.create_blob(2 * CLUSTER, name="vol").write(b"AB" * CLUSTER)
+    with Blobstore.open(path, read_only=True, mapped=True) as store:
+        rows = store.open_blob(name="vol").read_many([CLUSTER, 0], CLUSTER)
+        assert rows.tobytes() == b"AB" * CLUSTER
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

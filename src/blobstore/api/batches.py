@@ -129,7 +129,8 @@ def _places_of_all(
     for part in parts:
         mine = offsets if part.numbers is None else offsets[part.numbers]
         found = _places(part.blob, mine, bits, length, is_write=is_write)
-        if bits < 0 or found.min() < 0:  # any other has a place, so it lies within the blob
+        # A request that has a place lies within the blob.
+        if bits < 0 or np.count_nonzero(found < 0):
             _check_bounds(part, mine, length)
         if part.numbers is None:
             return found
@@ -243,16 +244,16 @@ def _gather(
     if unit < _LEAST_GATHERED:
         return False
     try:
-        view = blob._device.view(0, int(places.max()) + length)
+        view = blob._device.view(0, blob._device.size_bytes)
     except BlobstoreError:
         return False
-    units = np.frombuffer(view, f"V{unit}")
+    units = np.frombuffer(view, f"V{unit}", len(view) // unit)
     indices = places // unit
     if length > unit:
         indices = indices[:, None] + np.arange(length // unit)
     found = rows.view(f"V{unit}").reshape(len(rows), *indices.shape[1:])
     if numbers is None:
-        np.take(units, indices, out=found, mode="clip")  # other modes copy once more
+        units.take(indices, out=found, mode="clip")  # other modes copy once more
     else:
         found[numbers] = units[indices]
     return True
