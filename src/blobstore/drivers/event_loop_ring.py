@@ -60,7 +60,7 @@ class EventLoopRing:
         token = self._next_token()
         self._pending[token] = done, memory
         self._ring.submit(token, operation, descriptor, offset, address, length, flags)
-        if self._ring.waiting_count >= _HANDED_OVER_AT:
+        if self._ring.waiting_count % _HANDED_OVER_AT == 0:  # more wait while the queue is full
             with contextlib.suppress(DeviceError):  # the next turn meets it again
                 self._ring.hand_over()
         if not self._is_due:
