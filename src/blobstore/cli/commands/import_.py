@@ -74,9 +74,9 @@ def command(
 
     Zeroes and holes take no clusters of a thin blob. An import that is interrupted
     keeps what came, once some of it is durable, and --resume goes on with it; FILE
-    must not have changed. The content of BLOB is replaced, after asking; beyond the end of FILE,
-    BLOB reads as zeroes. With --chain each snapshot gets the name of its file
-    without extension, and the blob the name of FILE or of --name.
+    must not have changed. The content of BLOB is replaced, after asking; beyond the
+    end of FILE, BLOB reads as zeroes. With --chain each snapshot gets the name of its
+    file without extension, and the blob the name of FILE or of --name.
     """
     if which is not None and (name is not None or thin or chain or resume):
         raise click.UsageError("--name, --thin, --chain and --resume are for a new blob")
