@@ -207,9 +207,10 @@ def _allocate(store: StoreState, blob: BlobState, holes: Sequence[Piece]) -> lis
     """Claim clusters and promise the pages that persisting them can take: all or nothing."""
     if not holes:
         return []
-    cost = blob.allocation_cost([piece.index for piece in holes])
+    places = [piece.index for piece in holes]
+    cost = blob.allocation_cost(places)
     if any(cost) or not store.reservations.holds(blob.blob_id):
-        reserve(store, blob, cost, is_asked=False)
+        reserve(store, blob, cost, places=places, is_asked=False)
     clusters = store.clusters.claim_many(len(holes))
     for piece in holes:
         store.allocating[blob.blob_id, piece.index] = deque()
@@ -405,7 +406,8 @@ def _make_hole(store: StoreState, blob: BlobState, piece: Piece) -> bool:
         return False  # an inflate counts on every cluster that is there
     cluster = blob.clusters.get(piece.index)
     if cluster:
-        reserve(store, blob, blob.allocation_cost([piece.index]), is_asked=False)
+        places = [piece.index]
+        reserve(store, blob, blob.allocation_cost(places), places=places, is_asked=False)
         store.unmapped[blob.blob_id].append(cluster)
         blob.clusters.set(piece.index, 0)
         if blob.pin_count:

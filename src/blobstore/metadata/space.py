@@ -4,7 +4,8 @@ Three invariants hold here.
 
 **A flush never fails for space.** Whoever claims a cluster first reserves the metadata pages that
 making it durable can take. `spare_pages` counts the pages without a reservation. Only a claim with
-a reservation may take more pages than that.
+a reservation may take more pages than that. An operation that takes pages after an await keeps
+them from its check on (`kept_pages`), because writers reserve meanwhile.
 
 **Free after commit.** Until a flush follows a commit, a crash can restore the state before the
 commit. In that state the pages and clusters that the commit released still have an owner. So they
@@ -20,8 +21,10 @@ some at a time.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
+from blobstore.alloc.reservation import Need
 from blobstore.alloc.runs import merged_runs
 from blobstore.errors import DeviceError
 from blobstore.format.checksum import SECTOR_SIZE
@@ -29,6 +32,7 @@ from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import HEAD, PAGE_SIZE
 from blobstore.format.pairs import PackedPairs
 from blobstore.format.root import TAIL_OFFSET, Layout
+from blobstore.format.super_block import NO_BLOB
 from blobstore.metadata.blob_state import NO_COST, BlobState, Cost
 from blobstore.metadata.host_space import (
     HostSpaceNeededError,
@@ -62,21 +66,28 @@ def _claimable_pages(store: StoreState) -> int:
 
 
 def reserve(
-    store: StoreState, blob: BlobState, cost: Cost = NO_COST, *, is_asked: bool = True
+    store: StoreState,
+    blob: BlobState,
+    cost: Cost = NO_COST,
+    *,
+    places: Sequence[int] = (),
+    is_asked: bool = True,
 ) -> None:
-    """Promise the blob the pages that persisting it can take.
+    """Promise the blob the pages that persisting it can take, for writes in flight as well.
 
-    An operation that has not asked the host for their space yet (`require_pages`) says so.
+    `places` are those that `cost` is for. An operation that has not asked the host for their
+    space yet (`require_pages`) says so.
 
     Raises:
         NoSpaceError: There are not as many; nothing changed.
         HostSpaceNeededError: The host must be asked first; nothing changed.
     """
-    need = blob.need(store.layout, cost)
+    whole = _with_flights(store, blob, cost, places)
+    need = blob.need(store.layout, whole)
     total = store.reservations.total_with(blob.blob_id, need)
     if total > _claimable_pages(store) and blob.attribute_pages is not None:
         blob.measure_exactly()
-        need = blob.need(store.layout, cost)
+        need = blob.need(store.layout, whole)
         total = store.reservations.total_with(blob.blob_id, need)
     if total > _claimable_pages(store):
         raise store.pages.exhausted(total)
@@ -84,6 +95,21 @@ def reserve(
         raise HostSpaceNeededError(total)
     store.reservations.set(blob.blob_id, need)
     blob.pair_bound += cost.pairs
+
+
+def _with_flights(
+    store: StoreState, blob: BlobState, cost: Cost, places: Sequence[int] = ()
+) -> Cost:
+    """Add the extent pages of the blob's writes in flight; their pairs are counted already.
+
+    A page that several places need is counted once.
+    """
+    if blob.extent_pages is None or not store.allocating:
+        return cost
+    in_flight = store.places_in_flight(blob)
+    if not in_flight:
+        return cost
+    return blob.allocation_cost([*places, *in_flight])._replace(pairs=cost.pairs)
 
 
 async def require_pages(store: StoreState, wanted: int) -> None:
@@ -98,6 +124,16 @@ async def require_pages(store: StoreState, wanted: int) -> None:
         raise store.pages.exhausted(wanted)
 
 
+@contextmanager
+def kept_pages(store: StoreState, count: int) -> Iterator[None]:
+    """Keep pages, found to be there just now, for the operation that holds the mutex."""
+    store.reservations.set(NO_BLOB, Need(count, 0))
+    try:
+        yield
+    finally:
+        store.reservations.clear(NO_BLOB)
+
+
 async def require_room_for_root(
     store: StoreState, blob: BlobState, *, pair_count: int | None = None
 ) -> None:
@@ -108,21 +144,21 @@ async def require_room_for_root(
     Raises:
         NoSpaceError: As `require_pages`.
     """
+    await require_pages(store, room_for_root(store, blob, pair_count=pair_count))
+
+
+def room_for_root(store: StoreState, blob: BlobState, *, pair_count: int | None = None) -> int:
+    """Return how many pages a root and its chain can take that are written beside the old ones."""
     pairs = blob.pair_bound if pair_count is None else pair_count
-    chain = max(blob.chain_pages_bound(store.layout, pairs), 1 + len(blob.chain))
-    await require_pages(store, chain + 2)
+    return 2 + max(blob.chain_pages_bound(store.layout, pairs), 1 + len(blob.chain))
 
 
 def rereserve(store: StoreState, blob: BlobState) -> None:
-    """Replace the blob's promise by what it still needs, for writes in flight as well.
-
-    Their pairs are in `pair_bound` already.
-    """
-    in_flight = store.places_in_flight(blob)
-    if not (in_flight or blob.is_dirty):
+    """Replace the blob's promise by what it still needs, for writes in flight as well."""
+    if not (blob.is_dirty or store.places_in_flight(blob)):
         store.reservations.clear(blob.blob_id)
         return
-    cost = blob.allocation_cost(in_flight)._replace(pairs=0)
+    cost = _with_flights(store, blob, NO_COST)
     store.reservations.set(blob.blob_id, blob.need(store.layout, cost))
 
 

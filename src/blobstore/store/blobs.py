@@ -17,7 +17,7 @@ from blobstore.metadata.blob_state import BlobState, SparsePages
 from blobstore.metadata.host_space import give_space
 from blobstore.metadata.persist import free_clusters_for, persist_new
 from blobstore.metadata.recovery_plan import begin_change
-from blobstore.metadata.space import claim_root, claim_zeroed_clusters, spare_pages
+from blobstore.metadata.space import claim_root, claim_zeroed_clusters, kept_pages, spare_pages
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.open_blobs import close_clean, link
 from blobstore.units import BlobId, PageIndex, ceil_div
@@ -83,15 +83,15 @@ async def create_blob_locked(store: StoreState, options: BlobOptions) -> BlobSta
     if claimed > store.free_clusters:
         raise store.clusters.exhausted(claimed)
     blob = _new_blob(options)
-    await _check_pages(store, blob, claimed)
-    await begin_change(store)
-    await free_clusters_for(store, claimed)
-    blob.root = await claim_root(store)
-    blob.blob_id = blob_id_of(blob.root)
-    for index, cluster in enumerate(await _claim_clusters(store, blob, claimed)):
-        blob.clusters.set(index, cluster)
-    blob.is_root_dirty = True
-    await persist_new(store, blob)
+    with kept_pages(store, await _check_pages(store, blob, claimed)):
+        await begin_change(store)
+        await free_clusters_for(store, claimed)
+        blob.root = await claim_root(store)
+        blob.blob_id = blob_id_of(blob.root)
+        for index, cluster in enumerate(await _claim_clusters(store, blob, claimed)):
+            blob.clusters.set(index, cluster)
+        blob.is_root_dirty = True
+        await persist_new(store, blob)
     _register(store, blob, options.parent_id)
     return blob
 
@@ -149,8 +149,8 @@ def _new_blob(options: BlobOptions) -> BlobState:
     return blob
 
 
-async def _check_pages(store: StoreState, blob: BlobState, claimed: int) -> None:
-    """Refuse a blob whose pages are not there; only its root may take page 0.
+async def _check_pages(store: StoreState, blob: BlobState, claimed: int) -> int:
+    """Refuse a blob whose pages are not there; return how many. Only its root may take page 0.
 
     Where just that page is missing, and on its way back, it is waited for.
     """
@@ -162,10 +162,10 @@ async def _check_pages(store: StoreState, blob: BlobState, claimed: int) -> None
     wanted = extent_pages + blob.chain_pages_bound(store.layout, pairs)
     await give_space(store, store.reservations.total + wanted)
     if wanted <= spare_pages(store):
-        return
+        return wanted
     if wanted - 1 <= spare_pages(store) and not store.used_ids[0]:
         while store.pages.used[0] and store.pages.pending_count:
             await store.flush_device()
         if not store.pages.used[0]:
-            return
+            return wanted
     raise store.pages.exhausted(wanted)

@@ -8,6 +8,7 @@ the new parent in one write.
 from typing import Final
 
 from blobstore.alloc.extent_map import drop_all, mark_all
+from blobstore.alloc.reservation import Need
 from blobstore.alloc.runs import merged_runs, runs_without
 from blobstore.blob.exclusive import exclusive, frozen
 from blobstore.errors import BusyError, CorruptError
@@ -24,8 +25,8 @@ from blobstore.metadata.space import (
     release_pages,
     release_root,
     require_pages,
-    require_room_for_root,
     reserve,
+    room_for_root,
 )
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Read, Write
@@ -167,10 +168,11 @@ async def _merge(store: StoreState, snapshot: BlobState, clone: BlobState) -> Pa
 async def _require_room(store: StoreState, snapshot: BlobState, clone: BlobState) -> None:
     """Refuse before anything is written: the merge must fit into one round.
 
+    The pages are the clone's from then on: before it reserves what it needs, others write.
+
     Raises:
         NoSpaceError: Too few metadata pages are left.
     """
-    await require_room_for_root(store, snapshot)
     leaves = 0
     pairs = clone.pair_bound + snapshot.pair_bound + 2
     if clone.extent_pages is not None:
@@ -180,7 +182,9 @@ async def _require_room(store: StoreState, snapshot: BlobState, clone: BlobState
     elif snapshot.clusters.allocated_count:
         pairs += 2 * clone.clusters.allocated_count
     wanted = leaves + clone.chain_pages_bound(store.layout, pairs) + len(snapshot.chain) + 3
+    wanted = max(wanted, room_for_root(store, snapshot))
     await require_pages(store, wanted)
+    store.reservations.set(clone.blob_id, Need(wanted, 0))
 
 
 def _take_over_pages(snapshot: BlobState, clone: BlobState) -> set[PageIndex]:

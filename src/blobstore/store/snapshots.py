@@ -16,7 +16,7 @@ from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, BlobState,
 from blobstore.metadata.dirty_flag import poisoning
 from blobstore.metadata.persist import persist, persist_new
 from blobstore.metadata.recovery_plan import begin_change
-from blobstore.metadata.space import claim_root, require_pages
+from blobstore.metadata.space import claim_root, kept_pages, require_pages
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.blobs import BlobOptions, check_xattrs, create_blob_locked
 from blobstore.store.open_blobs import close_clean, open_blob_locked
@@ -88,9 +88,16 @@ async def _create_snapshot(
 
 async def _hand_over(store: StoreState, blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
     snapshot = _snapshot_of(blob, xattrs)
-    await _require_pages(store, blob, snapshot)
-    snapshot.root = await claim_root(store)
-    snapshot.blob_id = blob_id_of(snapshot.root)
+    wanted = _wanted_pages(store, blob, snapshot)
+    await require_pages(store, wanted)
+    with kept_pages(store, wanted):
+        snapshot.root = await claim_root(store)
+        snapshot.blob_id = blob_id_of(snapshot.root)
+        await _write_both(store, blob, snapshot)
+    return snapshot
+
+
+async def _write_both(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
     with poisoning(store):
         await persist_new(store, snapshot)
         store.used_ids[snapshot.root] = True
@@ -99,7 +106,6 @@ async def _hand_over(store: StoreState, blob: BlobState, xattrs: Mapping[str, by
         await persist(store, blob)
         _complete(snapshot)
         await persist(store, snapshot)
-    return snapshot
 
 
 def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
@@ -128,15 +134,15 @@ def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
     )
 
 
-async def _require_pages(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
-    """Refuse before anything is written: new root and chain, and a copy of the blob's chain.
+def _wanted_pages(store: StoreState, blob: BlobState, snapshot: BlobState) -> int:
+    """Return how many pages it can take: new root and chain, and a copy of either chain.
 
-    The blob's attributes grow by its parent's id, which can begin one page more.
+    The snapshot's is written again when it is complete. The blob's attributes grow by its
+    parent's id, which can begin one page more.
     """
-    wanted = snapshot.chain_pages_bound(store.layout, max(1, snapshot.pair_bound)) - 1
-    wanted += 1 if store.pages.used[0] else 0
-    wanted += blob.chain_pages_bound(store.layout, 1) + 1
-    await require_pages(store, wanted)
+    pages = snapshot.chain_pages_bound(store.layout, max(1, snapshot.pair_bound))
+    root = 1 if store.pages.used[0] else 0
+    return pages - 1 + root + max(blob.chain_pages_bound(store.layout, 1), pages) + 1
 
 
 def _relate(store: StoreState, blob: BlobState, snapshot: BlobState) -> None:
