@@ -126,6 +126,11 @@ class Rescue:
         findings = self._rescuer.findings_of(known.blob)
         return RescuedBlob(self, known, findings)
 
+    @property
+    def cluster_size(self) -> int:
+        """The size of a cluster in bytes."""
+        return self._rescuer.view.geometry.cluster_size
+
     def register_external(self, external_id: bytes, what: External | None) -> None:
         """Say what an external snapshot's id stands for, as `Blobstore.register_external`.
 
@@ -172,11 +177,6 @@ class Rescue:
         """Raise `ClosedError` when this was closed."""
         if not self._is_open:
             raise ClosedError("closed").at(store=self._device.name)
-
-    @property
-    def cluster_size(self) -> int:
-        """The size of a cluster in bytes."""
-        return self._rescuer.view.geometry.cluster_size
 
     def _places_of(self, blob_id: BlobId) -> ExtentIndex:
         """Return where a blob lies."""
