@@ -150,3 +150,60 @@ def test_a_plan_that_mends_everything_says_that_no_problem_would_remain(tmp_path
 def test_a_repair_that_cannot_open_the_store_says_nothing_of_an_undo(tmp_path: Path) -> None:
     done = run("repair", tmp_path / "none.img")
     assert (done.status, done.stderr) == (8, f"{tmp_path}/none.img: no such file or directory\n")
+
+
+def test_a_list_marks_the_super_blob_of_a_volume_store(volumes: Path) -> None:
+    _head, own, disk = run("list", volumes).text.splitlines()
+    assert ("the store itself" in own, "the store itself" in disk) == (True, False)
+    assert "kind" not in run("list", volumes, "--json").json["blobs"][0]
+
+
+def test_text_that_is_padded_with_zeroes_is_shown_as_text(volumes: Path) -> None:
+    shown = dict(line.split() for line in run("xattr", "list", volumes, "disk").text.splitlines())
+    assert shown["name"] == "disk"
+    assert run("xattr", "set", volumes, "disk", "zeroes", "hex:0000").status == 0
+    assert "hex:0000" in run("xattr", "list", volumes, "disk").text
+
+
+def test_a_blob_whose_content_cannot_be_hashed_keeps_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"x" * CLUSTER)
+    assert run("init", path, "--size", "8MiB", "--cluster-size", "64KiB").status == 0
+    extern = ("--external-snapshot", "far", "--external", f"far={outside}")
+    assert run("create", path, "clone", "--size", "64KiB", *extern).status == 0
+    lines = run("list", path, "--sha256").text.splitlines()
+    assert "clone" in lines[1]
+    assert "64 KiB" in lines[1]
+    assert "sha256 not known: " in lines[2]
+    (entry,) = run("list", path, "--sha256", "--json").json["blobs"]
+    assert (entry["size"], entry["sha256"], entry["error"]["errno"]) == (CLUSTER, None, "ENOTSUP")
+
+
+@pytest.mark.parametrize("way", ["create", "snapshot", "clone", "rename", "import"])
+def test_a_name_that_another_blob_has_is_warned_of(image: Image, tmp_path: Path, way: str) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    snapshot = run("snapshot", image.path, str(image.thin), "beta@1", "--json").json["id"]
+    for arguments in (["create", "beta", "--size", "1M"], ["create", "other", "--size", "1M"]):
+        made = run(arguments[0], image.path, *arguments[1:], "--json").json["id"]
+    command: dict[str, tuple[str | Path, ...]] = {
+        "create": ("create", image.path, "other", "--size", "1M"),
+        "snapshot": ("snapshot", image.path, str(image.thin), "other"),
+        "clone": ("clone", image.path, str(snapshot), "other"),
+        "rename": ("rename", image.path, str(image.thin), "other"),
+        "import": ("import", image.path, tmp_path / "file", "--name", "other"),
+    }
+    done = run(*command[way])
+    assert done.status == 0
+    assert done.stderr.startswith("warning: 2 blobs are named 'other'")
+    assert f"{made:#x}" in done.stderr
+
+
+def test_a_name_that_is_the_id_of_another_volume_is_warned_of(volumes: Path) -> None:
+    disk = run("show", volumes, "disk", "--json").json["id"]
+    done = run("create", volumes, f"{disk:#x}", "--size", "4MiB")
+    assert done.status == 0
+    assert done.stderr == (
+        f"warning: BLOB {disk:#x} means the blob of this id, not the blob of this name\n"
+    )
+    assert run("create", volumes, "0x7", "--size", "4MiB").stderr == ""

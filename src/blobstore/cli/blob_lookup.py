@@ -4,6 +4,9 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
+import click
+
+from blobstore.cli.output import printable
 from blobstore.errors import InvalidArgumentError, NotFoundError
 from blobstore.units import BlobId
 
@@ -41,6 +44,22 @@ def find_blob(store: "AnyStore", which: str) -> BlobId:
         if number is None:
             raise
         raise NotFoundError(f"blob {number:#x}: no such blob").at(store=error.filename) from error
+
+
+def warn_of_name(store: "AnyStore", name: str | None) -> None:
+    """Say on standard error how a new name can mislead: as another blob's id, or as its name."""
+    number = None if name is None else id_in(name)
+    if number is not None and number in store.blob_ids():
+        what = f"BLOB {name} means the blob of this id, not the blob of this name"
+        click.echo(printable(f"warning: {what}"), err=True)
+    from blobstore import Blobstore
+
+    if name is None or not isinstance(store, Blobstore):
+        return
+    try:
+        store.find(name)
+    except InvalidArgumentError as error:
+        click.echo(printable(f"warning: {error.strerror}; use their ids"), err=True)
 
 
 def open_blob(store: "AnyStore", which: str) -> "Blob":

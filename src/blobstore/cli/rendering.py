@@ -24,6 +24,8 @@ _VALUE_SHOWN_MAX: Final = 64
 _LIST_HEAD: Final = ("ID", "SIZE", "CLUSTERS", "ALLOCATED", "KIND", "PARENT", "NAME")
 KIND_COLUMN: Final = _LIST_HEAD.index("KIND")
 SALVAGED_PARENT: Final = "salvaged parent"
+STORES_OWN: Final = "the store itself"
+"""What the super blob of a volume store is: no volume, and no command finds it by name."""
 
 
 def store_fields(info: StoreInfo, store: OpenStore | None = None) -> dict[str, object]:
@@ -179,10 +181,15 @@ def _render_xattrs(kind: str, xattrs: dict[str, bytes]) -> dict[str, str]:
 
 
 def render_bytes(value: bytes) -> str:
-    """Show a value as text where it is one, otherwise in hex; long ones are cut."""
+    """Show a value as text where it is one, NULs at its end or not, otherwise in hex.
+
+    Long values are cut.
+    """
     shown = value[:_VALUE_SHOWN_MAX]
     rest = f" ... ({len(value)} bytes)" if len(value) > len(shown) else ""
-    text = shown.decode("utf-8", "replace")
+    text = shown.rstrip(b"\0").decode("utf-8", "replace")
+    if shown and not text:
+        return f"hex:{shown.hex()}{rest}"
     return (text if text.isprintable() and "\ufffd" not in text else f"hex:{shown.hex()}") + rest
 
 

@@ -47,6 +47,8 @@ from blobstore.rpc.target import Target
 from blobstore.serving import ConnectionThreads, UnixListener
 
 _LOG: Final = logging.getLogger("blobstore.rpc")
+_POLLED: Final = frozenset({"nbd_get_statistics"})
+"""Methods that a viewer calls each second."""
 _CONNECTIONS_MAX: Final = 64
 _RECEIVED_AT_ONCE: Final = 64 * 1024
 _ANSWER_TIMEOUT_S: Final = 60
@@ -192,7 +194,8 @@ class RpcServer:
             return encode_error(message.id_text, RpcError(INTERNAL_ERROR, "Internal error"))
         finally:
             taken_ms = (time.monotonic() - begin) * 1000
-            _LOG.info("%s %.1f ms %s", message.method, taken_ms, outcome)
+            level = logging.DEBUG if message.method in _POLLED else logging.INFO
+            _LOG.log(level, "%s %.1f ms %s", message.method, taken_ms, outcome)
 
     # The end
 

@@ -4,6 +4,7 @@ import click
 
 from blobstore import ClearMethod, InvalidArgumentError
 from blobstore.cli import store_kinds
+from blobstore.cli.blob_lookup import warn_of_name
 from blobstore.cli.interruption import making_blobs
 from blobstore.cli.options import (
     StoreOptions,
@@ -68,6 +69,8 @@ def command(
         ) as blob,
     ):
         fields, text = store_kinds.made_fields(blob), store_kinds.made_text(blob)
+        if not options.as_json:
+            warn_of_name(store, name)
     print_result(fields, text, as_json=options.as_json)
 
 

@@ -8,7 +8,10 @@ from blobstore.cli.output import print_result
 @store_command("destroy", changes=True)
 @yes_option
 def command(options: StoreOptions, *, yes: bool) -> None:
-    """Remove the store from STORE, after asking; all blobs are lost."""
+    """Remove the store from STORE, after asking; all blobs are lost.
+
+    The data are not wiped: `rescue` may still read them.
+    """
     confirm(f"{options.address}: destroy the store and all its blobs", yes=yes)
     with options.open(read_only=False) as store:
         store.destroy()

@@ -8,7 +8,7 @@ import click
 from blobstore import Blob
 from blobstore.cli import store_kinds
 from blobstore.cli.asking import confirm
-from blobstore.cli.blob_lookup import open_blob
+from blobstore.cli.blob_lookup import open_blob, warn_of_name
 from blobstore.cli.content import holds_data
 from blobstore.cli.copying import check_fits, data_size, replace_content
 from blobstore.cli.files import open_to_read, size_of
@@ -101,6 +101,8 @@ def command(
                     resume=resume,
                     verifying=verify,
                 )
+                if not options.as_json:
+                    warn_of_name(store, name)
         else:
             with options.open(read_only=False) as store, open_blob(store, which) as opened:
                 done = _into_existing(opened, source, file, yes=yes)

@@ -7,10 +7,11 @@ import click
 from blobstore import BlobId, BlobInfo, BlobstoreError, VolumeStore
 from blobstore.api.open_store import OpenStore
 from blobstore.cli.options import StoreOptions, store_command
-from blobstore.cli.output import print_result
+from blobstore.cli.output import print_result, printable
 from blobstore.cli.rendering import (
     KIND_COLUMN,
     SALVAGED_PARENT,
+    STORES_OWN,
     blob_fields,
     failed_fields,
     list_row,
@@ -34,12 +35,13 @@ def command(options: StoreOptions, *, long: bool, sha256: bool) -> None:
                 "",
             )
         else:
-            fields, text = {}, _render(found, long=long, in_volumes=in_volumes)
+            super_blob = store.info.super_blob if in_volumes else None
+            fields, text = {}, _render(found, super_blob, long=long, in_volumes=in_volumes)
     print_result(fields, text, as_json=options.as_json)
 
 
-_Found = tuple[BlobInfo, str | None]
-"""A blob, and the hash of its content if that was asked for and could be read."""
+_Found = tuple[BlobInfo, str | BlobstoreError | None]
+"""A blob, and, if that was asked for, the hash of its content, or why it cannot be read."""
 
 
 def _described(store: OpenStore) -> Iterator[_Found]:
@@ -48,7 +50,7 @@ def _described(store: OpenStore) -> Iterator[_Found]:
 
 
 def _hashed(store: OpenStore) -> Iterator[_Found]:
-    """Yield every blob; of one whose content cannot be read, only why."""
+    """Yield every blob, with the hash of its content, or why that cannot be read."""
     from blobstore.cli.content import sha256_of  # a list without hashes starts faster
 
     failed: list[BlobstoreError] = []
@@ -57,7 +59,7 @@ def _hashed(store: OpenStore) -> Iterator[_Found]:
         try:
             yield blob.info, sha256_of(blob)
         except BlobstoreError as error:
-            yield BlobInfo.of_unopened(blob.id, error), None
+            yield blob.info, error
     yield from _taken(failed)
 
 
@@ -73,10 +75,15 @@ def _entry(found: _Found, *, long: bool, in_volumes: bool) -> dict[str, object]:
     info, digest = found
     if info.error is not None:
         return failed_fields(info.blob_id, info.error)
+    if isinstance(digest, BlobstoreError):
+        fields = blob_fields(info, long=long, in_volumes=in_volumes)
+        return {**fields, "sha256": None, **failed_fields(info.blob_id, digest)}
     return blob_fields(info, long=long, sha256=digest, in_volumes=in_volumes)
 
 
-def _render(blobs: Iterable[_Found], *, long: bool, in_volumes: bool) -> str:
+def _render(
+    blobs: Iterable[_Found], super_blob: BlobId | None, *, long: bool, in_volumes: bool
+) -> str:
     rows: dict[BlobId, list[str]] = {}
     details: list[str] = []
     parents: dict[BlobId, BlobId] = {}
@@ -87,13 +94,17 @@ def _render(blobs: Iterable[_Found], *, long: bool, in_volumes: bool) -> str:
         salvaged += [info.blob_id] if info.salvaged else []
         if info.parent is not None:
             parents[info.blob_id] = info.parent
+    if super_blob in rows:
+        rows[super_blob][KIND_COLUMN] = STORES_OWN
     for blob_id in readers_of(salvaged, parents) if salvaged else ():
         rows[blob_id][KIND_COLUMN] += f" {SALVAGED_PARENT}"
     return "\n".join([render_list([*rows.values()], in_volumes=in_volumes), *details])
 
 
-def _details(info: BlobInfo, digest: str | None, *, long: bool) -> list[str]:
+def _details(info: BlobInfo, digest: str | BlobstoreError | None, *, long: bool) -> list[str]:
     lines = [] if digest is None else [f"sha256 {digest}"]
+    if isinstance(digest, BlobstoreError):
+        lines = [f"sha256 not known: {printable(digest.strerror)}"]
     if long and info.error is None:
         lines.append(f"extents {render_extents(info.extents)}")
     return lines

@@ -3,7 +3,7 @@
 import click
 
 from blobstore.cli import store_kinds
-from blobstore.cli.blob_lookup import open_blob
+from blobstore.cli.blob_lookup import open_blob, warn_of_name
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result, unicode_text
 
@@ -18,5 +18,7 @@ def command(options: StoreOptions, *, which: str, name: str) -> None:
     """
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         store_kinds.rename(blob, name)
+        if not options.as_json:
+            warn_of_name(store, name)
     fields = {**store_kinds.made_fields(blob), "name": unicode_text(name)}
     print_result(fields, "", as_json=options.as_json)

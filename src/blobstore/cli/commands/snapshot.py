@@ -1,7 +1,7 @@
 """`snapshot`: keep what a blob holds now."""
 
 from blobstore.cli import store_kinds
-from blobstore.cli.blob_lookup import open_blob
+from blobstore.cli.blob_lookup import open_blob, warn_of_name
 from blobstore.cli.interruption import making_blobs
 from blobstore.cli.options import (
     StoreOptions,
@@ -27,4 +27,6 @@ def command(options: StoreOptions, *, which: str, name: str | None) -> None:
         store_kinds.snapshot(blob, name) as snapshot,
     ):
         fields, text = store_kinds.made_fields(snapshot), store_kinds.made_text(snapshot)
+        if not options.as_json:
+            warn_of_name(store, name)
     print_result(fields, text, as_json=options.as_json)

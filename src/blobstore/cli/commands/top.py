@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from blobstore.cli.traffic import Traffic
 
 _SHOWN: Final = ("read", "write")
+_WIDE: Final = 140
+"""From this many columns on all rates are shown."""
 
 
 @click.command("top")
@@ -40,14 +42,14 @@ def command(path: Path, interval: float, once: bool, as_json: bool) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
     if once or not sys.stdout.isatty():
-        console.print(_table(next(shown)))
+        console.print(_screen(next(shown), console.width))
         return 0
     with Live(console=console, auto_refresh=False, screen=True) as live:
         try:
             for traffic in shown:
-                live.update(_table(traffic), refresh=True)
+                live.update(_screen(traffic, console.width), refresh=True)
         except KeyboardInterrupt:
             pass
     return 0
@@ -82,25 +84,35 @@ def _fields(traffic: "Traffic") -> dict[str, object]:
     }
 
 
-def _table(traffic: "Sequence[Traffic]") -> "Table":
+def _screen(traffic: "Sequence[Traffic]", width: int) -> "Table | str":
+    """Return a table that fits: a narrow one has no medians and no flushes."""
+    if not traffic:
+        return "no client is connected"
+    return _table(traffic, shares=("p50", "p99") if width >= _WIDE else ("p99",))
+
+
+def _table(traffic: "Sequence[Traffic]", shares: Sequence[str]) -> "Table":
     from rich.table import Table
 
+    is_wide = len(shares) > 1
     table = Table(box=None, pad_edge=False)
-    table.add_column("EXPORT")
-    table.add_column("CLIENT")
+    table.add_column("EXPORT", overflow="fold")
+    table.add_column("CLIENT", overflow="fold")
     for kind in _SHOWN:
-        for title in ("/S", "MIB/S", "P50", "P99"):
-            table.add_column(f"{kind.upper()} {title}", justify="right")
-    table.add_column("FLUSH /S", justify="right")
-    table.add_column("ERRORS /S", justify="right")
+        for title in ("/S", "MIB/S", *map(str.upper, shares)):
+            table.add_column(f"{kind.upper()} {title}", justify="right", no_wrap=is_wide)
+    if is_wide:
+        table.add_column("FLUSH /S", justify="right", no_wrap=True)
+    table.add_column("ERRORS /S", justify="right", no_wrap=is_wide)
     for each in traffic:
         cells = [printable(each.export), each.peer]
         for kind in _SHOWN:
             rate = each.rates[kind]
             cells += [f"{rate.requests:.0f}", f"{rate.bytes / (1 << 20):.1f}"]
-            cells += [_time(rate.latency_us[share]) for share in ("p50", "p99")]
-        errors = sum(rate.errors for rate in each.rates.values())
-        table.add_row(*cells, f"{each.rates['flush'].requests:.0f}", f"{errors:.0f}")
+            cells += [_time(rate.latency_us[share]) for share in shares]
+        if is_wide:
+            cells.append(f"{each.rates['flush'].requests:.0f}")
+        table.add_row(*cells, f"{sum(rate.errors for rate in each.rates.values()):.0f}")
     return table
 
 
