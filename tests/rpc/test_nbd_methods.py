@@ -15,8 +15,6 @@ from tests.nbd.servers import short_directory
 from tests.nbd.wire import Wire
 from tests.rpc.client import Client, Failure
 
-BUSY = Failure(-32603, os.strerror(16))
-
 
 @pytest.fixture
 def place() -> Iterator[Path]:
@@ -138,16 +136,41 @@ def test_a_disk_that_was_not_started_is_answered(client: Client) -> None:
     assert client("nbd_get_disks", nbd_device="/run/no.sock") == gone
 
 
-def test_what_is_exported_cannot_be_deleted_cut_or_unloaded(client: Client, place: Path) -> None:
+def test_a_volume_that_is_exported_is_not_cut(client: Client, place: Path) -> None:
+    with start(client, "lvs/v", place / "v.sock").begin("") as disk:
+        cut = client("bdev_lvol_resize", name="lvs/v", size_in_mib=1)
+        assert cut == Failure(-32602, os.strerror(16))
+        assert disk.request(Command.WRITE, 2 << 20, data=b"still there").error == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("bdev_lvol_delete", {"name": "lvs/v"}),
+        ("bdev_lvol_delete_lvstore", {"lvs_name": "lvs"}),
+        ("bdev_aio_delete", {"name": "aio0"}),
+    ],
+)
+def test_what_is_removed_ends_its_exports(
+    client: Client, place: Path, method: str, given: dict[str, str]
+) -> None:
     path = place / "v.sock"
     with start(client, "lvs/v", path).begin("") as disk:
-        assert client("bdev_lvol_delete", name="lvs/v") == BUSY
-        assert client("bdev_lvol_resize", name="lvs/v", size_in_mib=1).code == -32602
-        assert client("bdev_lvol_delete_lvstore", lvs_name="lvs").code == -32602
-        assert client("bdev_aio_delete", name="aio0") == Failure(-16, os.strerror(16))
-        assert disk.request(Command.WRITE, 0, data=b"still there").error == 0
-    client("nbd_stop_disk", nbd_device=str(path))
-    assert client("bdev_lvol_delete", name="lvs/v") is True
+        assert disk.request(Command.WRITE, 0, data=b"kept").error == 0
+        assert client(method, **given) is True
+        with pytest.raises((EOFError, ConnectionError)):
+            disk.request(Command.READ, 0, 4)
+    assert client("nbd_get_disks") == client("bdev_lvol_get_lvols") == []
+    assert not path.exists()
+
+
+def test_a_removed_device_keeps_what_its_export_wrote(client: Client, place: Path) -> None:
+    with start(client, "lvs/v", place / "v.sock").begin("") as disk:
+        assert disk.request(Command.WRITE, 0, data=b"kept").error == 0
+        assert client("bdev_aio_delete", name="aio0") is True
+    assert check(place / "disk.img").clean
+    with VolumeStore.open(place / "disk.img", read_only=True) as store:
+        assert store["v"].read(4) == b"kept"
 
 
 def test_a_volume_grows_and_is_snapshotted_while_it_is_exported(

@@ -37,7 +37,10 @@ class ShallowCopies:
     def start(
         self, number: int, volume: Volume, target: Device, at_end: Callable[[], None]
     ) -> None:
-        """Copy the volume's own clusters to the target in a thread of its own."""
+        """Copy the volume's own clusters to the target in a thread of its own.
+
+        At the end the target is closed, and `at_end` is called.
+        """
         copy = _Copy(total=volume.info.allocated_clusters)
 
         def progress(copied: int, _total: int) -> None:
@@ -51,6 +54,7 @@ class ShallowCopies:
             except BlobstoreError as error:
                 copy.error = os.strerror(number_of(error))
             finally:
+                target.close()
                 at_end()
                 copy.state = state  # when a client hears of the end, the target is free
 
@@ -63,9 +67,11 @@ class ShallowCopies:
         copy = self._copies.get(number)
         if copy is None:
             return None
+        if not copy.total and copy.thread is not None:
+            copy.thread.join()  # the first check of a copy of nothing tells its end
         state = copy.state
-        if state != "in progress":
-            self._copies.pop(number, None)
+        if state != "in progress" and self._copies.pop(number, None) is None:
+            return None  # another client was told
         answer: dict[str, object] = {
             "copied_clusters": copy.copied,
             "total_clusters": copy.total,

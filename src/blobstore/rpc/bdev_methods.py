@@ -4,17 +4,17 @@ import errno
 import os
 import stat
 import time
-from typing import Final
+from contextlib import closing
+from typing import Final, TypeVar
 from uuid import UUID
 
 from blobstore.device.address import open_device
 from blobstore.device.base import Device
 from blobstore.device.memory import MemoryDevice
-from blobstore.errors import BlobstoreError
 from blobstore.rpc import parameters as p
 from blobstore.rpc.bdevs import AioBdev, BaseBdev, Bdev, MallocBdev
 from blobstore.rpc.counting import TICK_RATE
-from blobstore.rpc.failures import number_of, refused, undecodable
+from blobstore.rpc.failures import number_of, refused, refusing, undecodable
 from blobstore.rpc.methods import STARTUP, method, no_parameters
 from blobstore.rpc.parameters import text_or_none
 from blobstore.rpc.protocol import INVALID_PARAMS, RpcError
@@ -23,6 +23,8 @@ from blobstore.rpc.target import Options, Target
 _MD_SIZES: Final = frozenset({0, 8, 16, 32, 64, 128})
 _LOOK_AGAIN_S: Final = 0.1
 _SECTOR: Final = 512
+
+B = TypeVar("B", bound=BaseBdev)
 
 
 def found_bdev(target: Target, name: str) -> Bdev:
@@ -78,7 +80,7 @@ def create_aio(target: Target, given: p.CreateAio) -> str:
                 fallocate=given.fallocate,
                 nowait=given.nowait,
             )
-            target.stores.register(bdev, examine=is_examined(target, given.name))
+            target.stores.register(bdev)
         except RpcError:
             device.close()
             raise
@@ -124,56 +126,50 @@ def uuid_of(value: object) -> UUID | None:
     return UUID(value) if isinstance(value, str) else None
 
 
-def is_examined(target: Target, name: str) -> bool:
-    """Tell whether stores are looked for on a device of this name."""
-    return target.options.bdev_auto_examine or name in target.examined
-
-
 @method("bdev_aio_rescan", p.Named)
 def rescan_aio(target: Target, given: p.Named) -> bool:
     """Look at the size of a file again."""
     with target.lock:
-        bdev = found_bdev(target, given.name)
-        if not isinstance(bdev, AioBdev):
-            raise refused(errno.ENODEV)
+        bdev = _found_of_kind(target, given.name, AioBdev)
         before = bdev.size_bytes
-        try:
+        with refusing():
             now = bdev.device.refresh_size()
-        except BlobstoreError as error:
-            raise refused(number_of(error)) from error
-        if not now:
-            remove_bdev(target, bdev)
-        elif now < before:
+        if 0 < now < before:
             raise refused(errno.EBUSY)
-        elif now > before:
+        if now > before:
             target.notify("bdev_resize", bdev.name)
-    return True
+    return now > 0 or remove_bdev(target, given.name, AioBdev)
 
 
 @method("bdev_aio_delete", p.Named)
 def delete_aio(target: Target, given: p.Named) -> bool:
     """Remove the block device of a file; a store on it is unloaded first."""
-    with target.lock:
-        bdev = found_bdev(target, given.name)
-        if not isinstance(bdev, AioBdev):
-            raise refused(errno.ENODEV)
-        remove_bdev(target, bdev)
+    return remove_bdev(target, given.name, AioBdev)
+
+
+def remove_bdev(target: Target, name: str, kind: type[BaseBdev]) -> bool:
+    """Remove a device of one kind; exports of all that is on it end, and its store is unloaded.
+
+    Raises:
+        RpcError: There is none (ENODEV), clones outside of it read it (EBUSY), or the device
+            failed: then it is removed all the same.
+    """
+
+    def going() -> set[Bdev]:
+        return target.stores.removable(_found_of_kind(target, name, kind))
+
+    with refusing(), target.removing(going):
+        bdev = _found_of_kind(target, name, kind)
+        with closing(bdev.device):
+            target.stores.remove_bdev(bdev)
     return True
 
 
-def remove_bdev(target: Target, bdev: BaseBdev) -> None:
-    """Remove a device; a store on it is unloaded first.
-
-    Raises:
-        RpcError: The device is open for writing (EBUSY), or the store cannot be unloaded.
-    """
-    if bdev.writers:
-        raise refused(errno.EBUSY)
-    try:
-        target.stores.remove_bdev(bdev)
-    except BlobstoreError as error:
-        raise refused(number_of(error)) from error
-    bdev.device.close()
+def _found_of_kind(target: Target, name: str, kind: type[B]) -> B:
+    bdev = found_bdev(target, name)
+    if not isinstance(bdev, kind):
+        raise refused(errno.ENODEV)
+    return bdev
 
 
 # Memory
@@ -211,28 +207,22 @@ def create_malloc(target: Target, given: p.CreateMalloc) -> str:
         }
         bdev = MallocBdev(name, uuid_of(given.uuid), device, given.block_size, kept)
         bdev.numa_id = given.numa_id
-        target.stores.register(bdev, examine=is_examined(target, name))
+        target.stores.register(bdev)
         return bdev.name
 
 
 def _memory(given: p.CreateMalloc, name: str) -> Device:
     try:
-        return MemoryDevice(given.num_blocks * given.block_size, given.block_size, name=name)
+        with refusing():
+            return MemoryDevice(given.num_blocks * given.block_size, given.block_size, name=name)
     except (MemoryError, OverflowError) as error:
         raise refused(errno.ENOMEM) from error
-    except BlobstoreError as error:
-        raise refused(number_of(error)) from error
 
 
 @method("bdev_malloc_delete", p.Named)
 def delete_malloc(target: Target, given: p.Named) -> bool:
     """Remove a block device of memory; a store on it is unloaded first."""
-    with target.lock:
-        bdev = found_bdev(target, given.name)
-        if not isinstance(bdev, MallocBdev):
-            raise refused(errno.ENODEV)
-        remove_bdev(target, bdev)
-    return True
+    return remove_bdev(target, given.name, MallocBdev)
 
 
 # Examination
@@ -242,11 +232,11 @@ def delete_malloc(target: Target, given: p.Named) -> bool:
 def examine(target: Target, given: p.Named) -> bool:
     """Have a device examined, now or when it appears, where that is not done by itself."""
     with target.lock:
-        if target.options.bdev_auto_examine:
+        if target.stores.examines_all:
             raise refused(errno.EINVAL)
-        if given.name in target.examined:
+        if given.name in target.stores.examined:
             raise refused(errno.EEXIST)
-        target.examined.append(given.name)
+        target.stores.examined.append(given.name)
         bdev = target.table.find(given.name)
         if bdev is not None:
             target.stores.examine(bdev)
@@ -282,6 +272,7 @@ def set_options(target: Target, given: p.SetOptions) -> bool:
         given.iobuf_small_cache_size,
         given.iobuf_large_cache_size,
     )
+    target.stores.examines_all = given.bdev_auto_examine
     return True
 
 
@@ -292,12 +283,12 @@ def set_options(target: Target, given: p.SetOptions) -> bool:
 def get_iostat(target: Target, given: p.GetStatistics) -> dict[str, object]:
     """Return what was done on devices since they were made, or since the last reset."""
     with target.lock:
+        if given.per_channel and (not isinstance(given.names, list) or len(given.names) != 1):
+            raise refused(errno.EINVAL)
         if isinstance(given.names, list):
             bdevs = [found_bdev(target, name) for name in given.names]
         else:
             bdevs = [bdev for bdev in target.table if not bdev.is_going]
-        if given.per_channel and (not isinstance(given.names, list) or len(bdevs) != 1):
-            raise refused(errno.EINVAL)
         head = {"tick_rate": TICK_RATE, "ticks": time.monotonic_ns()}
         counted = [(bdev.name, bdev.statistics.members()) for bdev in bdevs]
         for bdev in bdevs:

@@ -133,6 +133,7 @@ class BaseBdev(Bdev):
         super().__init__(name, uuid)
         self.device = device
         self._block_size = block_size
+        self._size_bytes = 0
 
     @property
     def block_size(self) -> int:
@@ -140,7 +141,9 @@ class BaseBdev(Bdev):
 
     @property
     def size_bytes(self) -> int:
-        return self.device.size_bytes
+        """The size in bytes, which never becomes smaller: a rescan refuses that."""
+        self._size_bytes = max(self._size_bytes, self.device.size_bytes)
+        return self._size_bytes
 
     def open_device(self) -> Device:
         return CountingDevice(self.device, self.statistics)
@@ -240,7 +243,7 @@ class BdevTable:
     """All block devices, in the order of their registration."""
 
     def __init__(self) -> None:
-        self._bdevs: list[Bdev] = []
+        self._bdevs: dict[Bdev, None] = {}
         self._by_name: dict[str, Bdev] = {}
 
     def __iter__(self) -> Iterator[Bdev]:
@@ -259,13 +262,13 @@ class BdevTable:
         names = [bdev.name, *bdev.aliases]
         if any(name in self._by_name for name in names):
             raise refused(errno.EEXIST)
-        self._bdevs.append(bdev)
+        self._bdevs[bdev] = None
         self._by_name |= dict.fromkeys(names, bdev)
 
     def remove(self, bdev: Bdev) -> None:
         """Take a device and all of its names out."""
-        self._bdevs.remove(bdev)
-        for name in [name for name, found in self._by_name.items() if found is bdev]:
+        del self._bdevs[bdev]
+        for name in (bdev.name, *bdev.aliases):
             del self._by_name[name]
 
     def replace_alias(self, bdev: Bdev, old: str, new: str) -> None:

@@ -7,6 +7,8 @@ scripts depend on it.
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from blobstore.errors import BlobstoreError
 from blobstore.rpc.protocol import INTERNAL_ERROR, INVALID_PARAMS, RpcError
@@ -15,6 +17,15 @@ from blobstore.rpc.protocol import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 def refused(number: int, message: str | None = None) -> RpcError:
     """Return the answer to a call that is refused at once."""
     return RpcError(-number, message or os.strerror(number))
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Answer an error of the library with its errno, as a call that is refused at once."""
+    try:
+        yield
+    except BlobstoreError as error:
+        raise refused(number_of(error)) from error
 
 
 def failed(number: int, *, code: int = INVALID_PARAMS) -> RpcError:

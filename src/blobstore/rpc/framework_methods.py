@@ -110,7 +110,9 @@ def _bdev_config(target: Target, *, in_batches: bool) -> list[object]:
     memory = [b.configuration() for b in bases if b.product_name == "Malloc disk"]
     others = [b.configuration() for b in bases if b.product_name != "Malloc disk"]
     calls: list[object] = [{"method": "bdev_set_options", "params": params}]
-    calls += [{"method": "bdev_examine", "params": {"name": name}} for name in target.examined]
+    calls += [
+        {"method": "bdev_examine", "params": {"name": name}} for name in target.stores.examined
+    ]
     calls += [
         {"method": "bdev_rbd_register_cluster", "params": {"name": name, **access.members()}}
         for name, access in target.ceph_clusters.items()

@@ -46,10 +46,19 @@ class Members:
 Json: TypeAlias = "Members | list[Json] | str | Number | bool | None"
 
 _SPACE: Final = re.compile(rb"[ \t\n\r]*")
-_STRING: Final = re.compile(rb'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"', re.DOTALL)
+_TOKEN: Final = re.compile(
+    rb"""[ \t\n\r]*(
+        [{}\[\],:]
+        | "[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"
+        | true | false | null
+        | -?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?(?=[^-+.0-9eE])
+    )""",
+    re.DOTALL | re.VERBOSE,
+)
+"""A token that is whole whatever follows."""
 _STRING_START: Final = re.compile(rb'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*\\?\Z', re.DOTALL)
 _NUMBER: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
-_NUMBER_CHARACTERS: Final = re.compile(rb"[-+.0-9eE]*")
+_QUOTE: Final = b'"'[0]
 _LITERALS: Final[dict[bytes, bool | None]] = {b"true": True, b"false": False, b"null": None}
 
 # What can come next, seen from the innermost open object or array.
@@ -101,67 +110,51 @@ class JsonStream:
 
     def _next_token(self) -> bytes | None:
         """Return the next whole token, or None when more bytes are needed."""
-        buffer = self._buffer
-        space = _SPACE.match(buffer, self._place)
-        start = self._place if space is None else space.end()
-        if start == len(buffer):
-            return None
-        first = buffer[start : start + 1]
-        if first in b"{}[]:,":
-            end: int | None = start + 1
-        elif first == b'"':
-            end = self._end_of_string(start)
-        elif first in b"-0123456789":
-            end = self._end_of_number(start)
-        else:
-            end = self._end_of_literal(start)
-        if end is None:
-            return None
-        self._place = end
-        return bytes(buffer[start:end])
+        found = _TOKEN.match(self._buffer, self._place)
+        if found is None:
+            return self._token_at_the_end()
+        self._place = found.end()
+        return found[1]
 
-    def _end_of_string(self, start: int) -> int | None:
-        found = _STRING.match(self._buffer, start)
-        if found is not None:
-            return found.end()
-        if _STRING_START.match(self._buffer, start) is None:
-            raise InvalidJsonError("a control character in a string")
-        return None
+    def _token_at_the_end(self) -> bytes | None:
+        """Return a number that nothing follows yet; None for a token that can still become whole.
 
-    def _end_of_number(self, start: int) -> int | None:
-        found = _NUMBER_CHARACTERS.match(self._buffer, start)
-        end = start if found is None else found.end()
-        if end == len(self._buffer) and self._open:
+        Raises:
+            InvalidJsonError: What is left cannot become a token.
+        """
+        space = _SPACE.match(self._buffer, self._place)
+        rest = bytes(self._buffer[self._place if space is None else space.end() :])
+        if any(literal.startswith(rest) for literal in _LITERALS):
+            return None  # also where nothing is left
+        if rest.startswith(b'"'):
+            if _STRING_START.match(rest) is None:
+                raise InvalidJsonError("a control character in a string")
+            return None
+        if rest[0] not in b"-0123456789":
+            raise InvalidJsonError(f"an unexpected byte {rest[0]:#04x}")
+        if self._open and not rest.strip(b"-+.0123456789eE"):
             return None  # the next byte can be another digit
-        if _NUMBER.fullmatch(self._buffer, start, end) is None:
+        if _NUMBER.fullmatch(rest) is None:
             raise InvalidJsonError("a number that is none")
-        return end
-
-    def _end_of_literal(self, start: int) -> int | None:
-        for literal in _LITERALS:
-            found = bytes(self._buffer[start : start + len(literal)])
-            if found == literal:
-                return start + len(literal)
-            if literal.startswith(found):
-                return None
-        raise InvalidJsonError(f"an unexpected byte {self._buffer[start]:#04x}")
+        self._place = len(self._buffer)
+        return rest
 
     # Grammar
 
     def _take(self, token: bytes) -> tuple[Json] | None:
         """Take the next token; return the value, in a tuple, when it ends with this token."""
         expected = self._expected
-        if token in b"}]":
-            return self._close(token)
-        if token == b"," and expected == _AFTER_VALUE and self._open:
-            self._expected = _NAME if isinstance(self._open[-1], Members) else _VALUE
-        elif token == b":" and expected == _COLON:
+        if token == b":" and expected == _COLON:
             self._expected = _VALUE
-        elif token.startswith(b'"') and expected in (_NAME, _FIRST_NAME):
+        elif token == b"," and expected == _AFTER_VALUE:
+            self._expected = _NAME if isinstance(self._open[-1], Members) else _VALUE
+        elif token in (b"}", b"]"):
+            return self._close(token)
+        elif token[0] == _QUOTE and expected in (_NAME, _FIRST_NAME):
             self._count(1)
             self._names.append(_text_of(token))
             self._expected = _COLON
-        elif expected in (_VALUE, _FIRST_VALUE) and token not in (b",", b":"):
+        elif token not in (b",", b":") and expected in (_VALUE, _FIRST_VALUE):
             return self._begin_value(token)
         else:
             raise InvalidJsonError(f"expected {expected}, found {token[:20].decode('latin-1')}")
@@ -203,7 +196,7 @@ class JsonStream:
 
 
 def _scalar_of(token: bytes) -> Json:
-    if token.startswith(b'"'):
+    if token[0] == _QUOTE:
         return _text_of(token)
     if token in _LITERALS:
         return _LITERALS[token]
@@ -212,6 +205,8 @@ def _scalar_of(token: bytes) -> Json:
 
 def _text_of(token: bytes) -> str:
     try:
+        if b"\\" not in token:
+            return token[1:-1].decode()
         text = json.loads(token)
         text.encode()  # a lone surrogate is no text
     except ValueError as error:

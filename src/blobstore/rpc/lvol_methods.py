@@ -7,11 +7,11 @@ tell the two apart by the code.
 import errno
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from blobstore import ClearMethod
 from blobstore.api.volumes import Volume
-from blobstore.device.base import Device
 from blobstore.errors import BlobstoreError
 from blobstore.rpc import parameters as p
 from blobstore.rpc.bdevs import WRITE_NONE, WRITE_ONE, Bdev
@@ -20,7 +20,7 @@ from blobstore.rpc.lvol_lookup import answering, is_name, store_of, volume_of
 from blobstore.rpc.methods import method
 from blobstore.rpc.parameters import text_or_none
 from blobstore.rpc.protocol import INTERNAL_ERROR, INVALID_PARAMS, RpcError
-from blobstore.rpc.stores import LoadedStore, VolumeBdev
+from blobstore.rpc.stores import LoadedStore, VolumeBdev, external_id_of
 from blobstore.rpc.target import Target
 
 _LOG: Final = logging.getLogger("blobstore.rpc")
@@ -55,7 +55,8 @@ def create_volume(target: Target, given: p.CreateVolume) -> str:
                 thin=given.thin_provision,
                 clear_method=_CLEAR_METHODS[given.clear_method],
             )
-        return _registered(target, store, volume)
+        target.stores.add_volume(store, volume, is_blank=True)
+        return volume.unique_id
 
 
 def _has_name(store: LoadedStore, name: str) -> bool:
@@ -70,11 +71,6 @@ def _check_alias(target: Target, store: LoadedStore, name: str) -> None:
     """
     if target.table.find(f"{store.volumes.name}/{name}") is not None:
         raise failed(errno.EEXIST)
-
-
-def _registered(target: Target, store: LoadedStore, volume: Volume) -> str:
-    target.stores.add_volume(store, volume)
-    return volume.unique_id
 
 
 @method("bdev_lvol_snapshot", p.Snapshot)
@@ -102,7 +98,9 @@ def _made_from(
         _check_alias(target, source.store, name)
         with answering():
             made = make(source.volume, name)
-        return _registered(target, source.store, made)
+        source.store.note_parent(source.volume.info)
+        target.stores.add_volume(source.store, made)
+        return made.unique_id
 
 
 @method("bdev_lvol_clone_bdev", p.CloneDevice)
@@ -158,7 +156,7 @@ def rename(target: Target, given: p.Rename) -> bool:
             raise failed(errno.EEXIST)
         if volume.uuid is None:
             raise failed(errno.EINVAL)
-        if volume.info.read_only:
+        if volume.read_only:
             raise failed(errno.EPERM)
         with answering():
             volume.rename(given.new_name)
@@ -172,10 +170,11 @@ def resize(target: Target, given: p.Resize) -> bool:
     with target.lock:
         bdev = volume_of(target, given.name)
         size = given.size_in_mib * _MIB % (1 << 64)
-        if bdev.volume.info.read_only:
+        if bdev.volume.read_only:
             raise failed(errno.EPERM)
         is_used = bdev.writers or bdev.claim is not None
-        if is_used and size < bdev.volume.size:
+        is_cut = bdev.volume.size - size >= bdev.store.volumes.cluster_size
+        if is_used and is_cut:
             raise failed(errno.EBUSY)
         with answering():
             bdev.volume.resize(size)
@@ -189,7 +188,7 @@ def set_read_only(target: Target, given: p.Named) -> bool:
     """Make a volume read-only for good."""
     with target.lock, answering():
         volume = volume_of(target, given.name).volume
-        if not volume.info.read_only:
+        if not volume.read_only:
             volume.set_read_only()
             volume.sync_md()
     return True
@@ -230,6 +229,7 @@ def set_parent(target: Target, given: p.SetParent) -> bool:
         external = bdev.volume.info.external_snapshot
         with answering():
             bdev.volume.set_parent(parent.volume.id)
+        bdev.store.note_parent(bdev.volume.info)
         target.stores.release_external(bdev.store, external)
     return True
 
@@ -243,12 +243,12 @@ def set_parent_bdev(target: Target, given: p.SetParent) -> bool:
         if parent is None or parent.is_going:
             raise failed(errno.ENODEV)
         store, volume = bdev.store, bdev.volume
-        external_id = str(parent.uuid).encode() + b"\0"
+        external_id = external_id_of(parent)
         before = volume.info.external_snapshot
         if before == external_id:
             raise failed(errno.EEXIST)
         is_wrong = (
-            parent is bdev
+            target.stores.reads(parent, bdev)
             or parent.writers
             or parent.claim not in (None, WRITE_NONE)
             or parent.size_bytes % store.volumes.cluster_size
@@ -279,34 +279,37 @@ def set_parent_bdev(target: Target, given: p.SetParent) -> bool:
 @method("bdev_lvol_delete", p.Named)
 def delete(target: Target, given: p.Named) -> bool:
     """Delete a volume, degraded ones too."""
-    with target.lock:
+
+    def going() -> set[Bdev]:
         store, volume = _deleted_of(target, given.name)
-        if store.is_going:
-            raise failed(errno.ENODEV, code=INTERNAL_ERROR)
         if len(volume.info.clones) > 1:
             raise failed(errno.EPERM, code=INTERNAL_ERROR)
         bdev = store.bdevs.get(volume.id)
-        if bdev is not None and (bdev.claim == WRITE_NONE or bdev.writers):
-            raise failed(errno.EBUSY, code=INTERNAL_ERROR)
-        external = volume.info.external_snapshot
+        return set() if bdev is None else target.stores.removable(bdev)
+
+    with answering(INTERNAL_ERROR), target.removing(going):
+        store, volume = _deleted_of(target, given.name)
+        bdev = store.bdevs.get(volume.id)
         if bdev is not None:
             target.stores.remove_volume_bdev(store, bdev)
         _delete_volume(target, store, volume)
-        target.stores.release_external(store, external)
     return True
 
 
 def _delete_volume(target: Target, store: LoadedStore, volume: Volume) -> None:
     """Close and delete a volume; one that cannot be deleted gets its device back."""
-    blob_id = volume.id
-    store.open.pop(blob_id, None)
-    volume.close()
+    blob_id, external = volume.id, volume.info.external_snapshot
+    was_snapshot = blob_id in store.snapshots
+    store.forget(blob_id)
     try:
-        with answering(INTERNAL_ERROR):
-            store.volumes.delete_volume(blob_id)
-    except RpcError:
+        volume.close()
+        store.volumes.delete_volume(blob_id)
+    except BlobstoreError:
+        if was_snapshot:
+            store.snapshots.add(blob_id)
         target.stores.add_volume(store, store.volumes.open_volume(blob_id))
         raise
+    target.stores.release_external(store, external)
 
 
 def _deleted_of(target: Target, name: str) -> tuple[LoadedStore, Volume]:
@@ -346,7 +349,7 @@ def _described(store: LoadedStore, volume: Volume) -> dict[str, object]:
         "uuid": _NIL if volume.uuid is None else str(volume.uuid),
         "name": volume.name,
         "is_thin_provisioned": info.thin,
-        "is_snapshot": info.snapshot,
+        "is_snapshot": volume.id in store.snapshots,
         "is_clone": info.parent is not None,
         "is_esnap_clone": info.external_snapshot is not None,
         "is_degraded": volume.degraded,
@@ -362,24 +365,21 @@ def _described(store: LoadedStore, volume: Volume) -> dict[str, object]:
 def start_shallow_copy(target: Target, given: p.StartShallowCopy) -> dict[str, int]:
     """Begin to copy a volume's own clusters to another device."""
     with target.lock:
-        source = volume_of(target, given.src_lvol_name)
+        source = volume_of(target, given.src_lvol_name).volume
         number = target.copies.take_number()
         bdev = target.table.find(given.dst_bdev_name)
         if bdev is None or bdev.is_going:
             raise failed(errno.ENODEV)
         if bdev.claim is not None or bdev.writers:
             raise failed(errno.EPERM)
-        device: Device = bdev.open_device()
         bdev.claim_for(WRITE_ONE)
-        taken = bdev
-
-        def at_end() -> None:
-            device.close()
-            with target.lock:
-                taken.release()
-
-        target.copies.start(number, source.volume, device, at_end)
+        target.copies.start(number, source, bdev.open_device(), partial(_release, target, bdev))
         return {"operation_id": number}
+
+
+def _release(target: Target, bdev: Bdev) -> None:
+    with target.lock:
+        bdev.release()
 
 
 @method("bdev_lvol_check_shallow_copy", p.CheckShallowCopy)

@@ -65,12 +65,13 @@ def _made_store(bdev: Bdev, given: p.CreateStore, cluster_size: int) -> VolumeSt
 @method("bdev_lvol_delete_lvstore", p.StoreByUuidOrName)
 def delete_store(target: Target, given: p.StoreByUuidOrName) -> bool:
     """Delete a store with all of its volumes."""
-    with target.lock:
-        store = store_of(target, text_or_none(given.uuid), text_or_none(given.lvs_name))
-        if store.is_used:
-            raise failed(errno.EBUSY)
-        with answering():
-            target.stores.destroy(store)
+    uuid, name = text_or_none(given.uuid), text_or_none(given.lvs_name)
+
+    def going() -> set[Bdev]:
+        return target.stores.removable(*store_of(target, uuid, name).bdevs.values())
+
+    with answering(), target.removing(going):
+        target.stores.destroy(store_of(target, uuid, name))
     return True
 
 

@@ -8,7 +8,7 @@ from blobstore.device.rbd_cluster import RbdAddress, connect_cluster
 from blobstore.device.rbd_image import RbdDevice
 from blobstore.errors import BlobstoreError
 from blobstore.rpc import parameters as p
-from blobstore.rpc.bdev_methods import found_bdev, is_examined, remove_bdev, uuid_of
+from blobstore.rpc.bdev_methods import found_bdev, remove_bdev, uuid_of
 from blobstore.rpc.bdevs import BaseBdev
 from blobstore.rpc.failures import number_of, refused
 from blobstore.rpc.methods import method
@@ -146,7 +146,7 @@ def create_rbd(target: Target, given: p.CreateRbd) -> str:
                 access=access,
                 cluster_name=cluster_name,
             )
-            target.stores.register(bdev, examine=is_examined(target, name))
+            target.stores.register(bdev)
         except RpcError:
             device.close()
             raise
@@ -205,9 +205,4 @@ def resize_rbd(target: Target, given: p.ResizeRbd) -> bool:
 @method("bdev_rbd_delete", p.Named)
 def delete_rbd(target: Target, given: p.Named) -> bool:
     """Close an image; a store on it is unloaded first."""
-    with target.lock:
-        bdev = found_bdev(target, given.name)
-        if not isinstance(bdev, RbdBdev):
-            raise refused(errno.ENODEV)
-        remove_bdev(target, bdev)
-    return True
+    return remove_bdev(target, given.name, RbdBdev)

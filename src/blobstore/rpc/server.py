@@ -25,7 +25,7 @@ from blobstore.rpc import (
     lvstore_methods,
     nbd_methods,
 )
-from blobstore.rpc.bdevs import AioBdev
+from blobstore.rpc.bdevs import WRITE_ONE, AioBdev
 from blobstore.rpc.configuration import apply_configuration, read_configuration
 from blobstore.rpc.failures import number_of
 from blobstore.rpc.json_stream import InvalidJsonError, JsonStream
@@ -144,7 +144,8 @@ class RpcServer:
             fallocate=False,
             nowait=False,
         )
-        self.target.stores.register(bdev, examine=False)
+        bdev.claim_for(WRITE_ONE)
+        self.target.stores.register(bdev)
         self.target.stores.adopt(store, bdev)
 
     # Connections

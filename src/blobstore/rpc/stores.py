@@ -11,17 +11,17 @@ Nothing here locks: the caller holds the lock of the server's tables.
 
 import errno
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from typing import Final
 from uuid import UUID
 
-from blobstore import BlobId
+from blobstore import BlobId, BlobInfo, VolumeInfo
 from blobstore.api.volumes import Volume, VolumeStore
 from blobstore.device.base import Device
-from blobstore.errors import BlobstoreError
+from blobstore.errors import BlobstoreError, BusyError, CorruptError, WrongTypeError
 from blobstore.rpc.bdevs import WRITE_NONE, WRITE_ONE, Bdev, BdevTable, VolumeDevice
 from blobstore.rpc.counting import CountingDevice
-from blobstore.rpc.failures import refused
 
 _LOG: Final = logging.getLogger("blobstore.rpc")
 _UUID_SIZE: Final = 37
@@ -42,7 +42,7 @@ class VolumeBdev(Bdev):
         self.store = store
         self.volume = volume
         self.numa_id = store.base.numa_id
-        self.io_types = _READ_ONLY if volume.info.read_only else _WRITABLE
+        self.io_types = _READ_ONLY if volume.read_only else _WRITABLE
 
     @property
     def block_size(self) -> int:
@@ -61,7 +61,7 @@ class VolumeBdev(Bdev):
             "base_bdev": self.store.base.name,
             "thin_provision": info.thin,
             "num_allocated_clusters": info.allocated_clusters,
-            "snapshot": info.snapshot,
+            "snapshot": self.volume.id in self.store.snapshots,
             "clone": info.parent is not None,
         }
         if info.parent is not None:
@@ -70,7 +70,7 @@ class VolumeBdev(Bdev):
             members["clones"] = [self.store.name_of(clone) for clone in info.clones]
         members["esnap_clone"] = info.external_snapshot is not None
         if info.external_snapshot is not None:
-            members["external_snapshot_name"] = external_text(info.external_snapshot)
+            members["external_snapshot_name"] = str(uuid_of_external(info.external_snapshot))
         return {"lvol": members}
 
     def open_device(self) -> Device:
@@ -78,13 +78,17 @@ class VolumeBdev(Bdev):
             self.volume,
             name=self.volume.alias,
             block_size=self.block_size,
-            read_only=self.volume.info.read_only,
+            read_only=self.volume.read_only,
         )
         return CountingDevice(below, self.statistics)
 
 
 class LoadedStore:
-    """One loaded store: its base device, and its volumes, open."""
+    """One loaded store: its base device, and its volumes, open.
+
+    `snapshots` are the volumes that had a clone since the store was loaded: the original calls
+    a volume a snapshot until the next load, even when its last clone has gone.
+    """
 
     def __init__(self, volumes: VolumeStore, base: Bdev) -> None:
         self.volumes = volumes
@@ -94,11 +98,17 @@ class LoadedStore:
         self.open: dict[BlobId, Volume] = {}
         self.bdevs: dict[BlobId, VolumeBdev] = {}
         self.served: dict[bytes, Bdev] = {}
+        self.snapshots: set[BlobId] = set()
 
-    @property
-    def is_used(self) -> bool:
-        """Whether a volume is open for writing elsewhere, such as an export."""
-        return any(bdev.writers for bdev in self.bdevs.values())
+    def note_parent(self, info: BlobInfo) -> None:
+        """Note the snapshot that a volume is a clone of."""
+        if info.parent is not None:
+            self.snapshots.add(info.parent)
+
+    def forget(self, blob_id: BlobId) -> None:
+        """Forget a volume that is to be deleted."""
+        self.open.pop(blob_id, None)
+        self.snapshots.discard(blob_id)
 
     def name_of(self, blob_id: BlobId) -> str:
         """Return the name of a volume of this store, without the store's."""
@@ -106,12 +116,18 @@ class LoadedStore:
 
 
 class Stores:
-    """All loaded stores, in the order of loading, and how they come and go."""
+    """All loaded stores, in the order of loading, and how they come and go.
+
+    Stores are looked for on every device, or, where `examines_all` is off, on those of the names
+    `examined`.
+    """
 
     def __init__(self, table: BdevTable, notify: Callable[[str, str], None]) -> None:
         self._table = table
         self._notify = notify
         self._loaded: list[LoadedStore] = []
+        self.examines_all = True
+        self.examined: list[str] = []
 
     def __iter__(self) -> Iterator[LoadedStore]:
         return iter(list(self._loaded))
@@ -127,17 +143,25 @@ class Stores:
 
     # Devices come
 
-    def register(self, bdev: Bdev, *, examine: bool = True) -> None:
+    def register(self, bdev: Bdev, *, is_blank: bool = False) -> None:
         """Add a block device: clones that wait for it get it, and a store on it is loaded.
+
+        `is_blank` says that the device was just made and holds nothing: no store is looked for.
 
         Raises:
             RpcError: One of its names is taken (EEXIST).
         """
         self._table.add(bdev)
         self._offer(bdev)
-        if examine:
+        if not is_blank and self._is_examined(bdev):
             self.examine(bdev)
         self._notify("bdev_register", bdev.name)
+
+    def _is_examined(self, bdev: Bdev) -> bool:
+        return self.examines_all or not self._names_of(bdev).isdisjoint(self.examined)
+
+    def _names_of(self, bdev: Bdev) -> set[str]:
+        return {bdev.name, *bdev.aliases}
 
     def examine(self, bdev: Bdev) -> None:
         """Load the store that a device carries, if it carries one and the device is not in use."""
@@ -146,37 +170,62 @@ class Stores:
         device = bdev.open_device()
         try:
             volumes = VolumeStore.open(device, read_only=device.read_only)
-        except BlobstoreError as error:
+        except (CorruptError, WrongTypeError) as error:
             _LOG.debug("%s: no store: %s", bdev.name, error)
+            return
+        except BlobstoreError as error:
+            _LOG.error("%s: the store on it is not loaded: %s", bdev.name, error)
             return
         if self.named(volumes.name) is not None:
             _LOG.error("%s: a store named %r is loaded already", bdev.name, volumes.name)
             volumes.close()
             return
+        bdev.claim_for(WRITE_ONE)
         self.adopt(volumes, bdev)
 
     def adopt(self, volumes: VolumeStore, base: Bdev) -> LoadedStore:
-        """Take a store that was opened on a device: claim that, and register every volume.
-
-        A store that was just made is claimed already.
-        """
-        if base.claim is None:
-            base.claim_for(WRITE_ONE)
+        """Take a store that was opened on a claimed device, and register every volume."""
         store = LoadedStore(volumes, base)
         self._loaded.append(store)
-        for info in list(volumes):
-            try:
-                store.open[info.id] = volumes.open_volume(info.id)
-            except BlobstoreError as error:
-                _LOG.error("%s: cannot be opened: %s", info.alias, error)
+        without_memory = self._open(store, volumes)
+        for info in self._open(store, without_memory):
+            _LOG.error("%s: cannot be opened: no memory", info.alias)
         for volume in list(store.open.values()):
             self.add_volume(store, volume)
         return store
 
-    def add_volume(self, store: LoadedStore, volume: Volume) -> VolumeBdev | None:
+    def _open(self, store: LoadedStore, infos: Iterable[VolumeInfo]) -> list[VolumeInfo]:
+        """Open volumes, and return those for which there was no memory: they may be tried again.
+
+        A volume that cannot be opened is no volume of the loaded store, as in the original.
+        """
+        without_memory: list[VolumeInfo] = []
+        for info in infos:
+            try:
+                volume = store.volumes.open_volume(info.id)
+            except BlobstoreError as error:
+                if error.errno == errno.ENOMEM:
+                    without_memory.append(info)
+                else:
+                    _LOG.error("%s: cannot be opened: %s", info.alias, error)
+                continue
+            external_id = volume.info.external_snapshot
+            if external_id is None or uuid_of_external(external_id) is not None:
+                store.open[info.id] = volume
+            else:
+                _LOG.error("%s: its external snapshot %r is no uuid", info.alias, external_id)
+                volume.close()
+        return without_memory
+
+    def add_volume(
+        self, store: LoadedStore, volume: Volume, *, is_blank: bool = False
+    ) -> VolumeBdev | None:
         """Register the device of an open volume; None where it is degraded."""
         store.open[volume.id] = volume
-        self._serve_external(store, volume)
+        info = volume.info
+        store.note_parent(info)
+        if info.external_snapshot is not None:
+            self._serve_external(store, volume, info.external_snapshot)
         if volume.degraded or volume.id in store.bdevs:
             return store.bdevs.get(volume.id)
         bdev = VolumeBdev(store, volume)
@@ -184,15 +233,14 @@ class Stores:
             _LOG.error("%s: a device of that name exists", volume.alias)
             return None
         store.bdevs[volume.id] = bdev
-        self.register(bdev)
+        self.register(bdev, is_blank=is_blank)
         return bdev
 
-    def _serve_external(self, store: LoadedStore, volume: Volume) -> None:
+    def _serve_external(self, store: LoadedStore, volume: Volume, external_id: bytes) -> None:
         """Let a clone read its external snapshot, if that is there and has no writers."""
-        external_id = volume.info.external_snapshot
-        if external_id is None or external_id in store.served:
+        if external_id in store.served:
             return
-        bdev = self._table.find(external_text(external_id))
+        bdev = self._table.find(str(uuid_of_external(external_id)))
         if bdev is None or bdev.is_going or bdev.writers or bdev.claim not in (None, WRITE_NONE):
             return
         try:
@@ -205,17 +253,16 @@ class Stores:
 
     def _offer(self, bdev: Bdev) -> None:
         """Give a new device to the clones that miss it, and devices to all that are whole then."""
-        external_id = str(bdev.uuid).encode() + b"\0"
+        external_id = external_id_of(bdev)
         for store in self:
+            if len(store.bdevs) == len(store.open) or external_id in store.served:
+                continue
+            without_bdev = [each for each in store.open.values() if each.id not in store.bdevs]
             waiting = [
-                volume
-                for blob_id, volume in store.open.items()
-                if blob_id not in store.bdevs
-                and external_id not in store.served
-                and volume.info.external_snapshot == external_id
+                volume for volume in without_bdev if volume.info.external_snapshot == external_id
             ]
             for volume in waiting:
-                self._serve_external(store, volume)
+                self._serve_external(store, volume, external_id)
             if waiting and external_id in store.served:
                 for volume in list(store.open.values()):
                     if volume.id not in store.bdevs:
@@ -232,24 +279,45 @@ class Stores:
 
     # Devices go
 
+    def removable(self, *bdevs: Bdev) -> set[Bdev]:
+        """Return devices and all that are on them, however deep: they are removed together.
+
+        Raises:
+            BusyError: Clones in a store that stays read one.
+        """
+        going = set(bdevs)
+        for store in self:  # a store is loaded after the one that it is in
+            if store.base in going:
+                going.update(store.bdevs.values())
+        for store in self:
+            for served in store.served.values():
+                if served in going and store.base not in going:
+                    raise BusyError(f"{served.name}: clones in {store.volumes.name!r} read it")
+        return going
+
+    def reads(self, bdev: Bdev, other: Bdev) -> bool:
+        """Tell whether what is read from a device can come from another one."""
+        seen: set[Bdev] = set()
+        left = [bdev]
+        while left:
+            each = left.pop()
+            if each not in seen and isinstance(each, VolumeBdev):
+                left += [each.store.base, *each.store.served.values()]
+            seen.add(each)
+        return other in seen
+
     def remove_bdev(self, bdev: Bdev) -> None:
         """Take a device out, with the store on it: that is unloaded cleanly first.
 
         Raises:
-            RpcError: It is going already (ENODEV), or clones read it, or a volume of the
-                store on it is in use (EBUSY).
+            BlobstoreError: The device failed; it is taken out all the same.
         """
-        if bdev.is_going:
-            raise refused(errno.ENODEV)
-        is_used = any(store.is_used for store in self if store.base is bdev)
-        if bdev.claim == WRITE_NONE or is_used:
-            raise refused(errno.EBUSY)
         bdev.is_going = True
-        for store in self:
-            if store.base is bdev:
-                self.unload(store)
-        self._table.remove(bdev)
-        self._notify("bdev_unregister", bdev.name)
+        with ExitStack() as stack:
+            stack.callback(self._take_out, bdev)
+            for store in self:
+                if store.base is bdev:
+                    stack.callback(self.unload, store)
 
     def unload(self, store: LoadedStore) -> None:
         """Take a store out: its volumes' devices, top down, then the store, clean.
@@ -258,21 +326,25 @@ class Stores:
             BlobstoreError: The device failed; the store is let go all the same.
         """
         store.is_going = True
-        try:
-            for bdev in reversed(list(store.bdevs.values())):
-                self.remove_volume_bdev(store, bdev)
-            store.volumes.close()
-        finally:
-            self._forget(store)
+        with ExitStack() as stack:
+            stack.callback(self._forget, store)
+            stack.callback(store.volumes.close)
+            for bdev in list(store.bdevs.values()):
+                stack.callback(self.remove_volume_bdev, store, bdev)
 
     def remove_volume_bdev(self, store: LoadedStore, bdev: VolumeBdev) -> None:
-        """Take the device of a volume out; the volume stays open."""
-        bdev.is_going = True
-        for inner in self:
-            if inner.base is bdev:
-                self.unload(inner)
+        """Take the device of a volume out; the volume stays open.
+
+        Raises:
+            BlobstoreError: A store on the volume failed; the device is taken out all the same.
+        """
+        del store.bdevs[bdev.volume.id]
+        self.remove_bdev(bdev)
+
+    def _take_out(self, bdev: Bdev) -> None:
         self._table.remove(bdev)
-        store.bdevs.pop(bdev.volume.id, None)
+        names = self._names_of(bdev)
+        self.examined = [name for name in self.examined if name not in names]
         self._notify("bdev_unregister", bdev.name)
 
     def _forget(self, store: LoadedStore) -> None:
@@ -315,11 +387,18 @@ class Stores:
         return [blob_id for blob_id in left if blob_id not in parents]
 
 
-def external_text(external_id: bytes) -> str:
-    """Return the uuid of an external snapshot as text; other ids are named in hex."""
-    if len(external_id) == _UUID_SIZE and external_id.endswith(b"\0"):
-        try:
-            return str(UUID(external_id[:-1].decode("latin-1")))
-        except ValueError:
-            pass
-    return external_id.hex()
+def external_id_of(bdev: Bdev) -> bytes:
+    """Return the id that clones of a device store."""
+    return str(bdev.uuid).encode() + b"\0"
+
+
+def uuid_of_external(external_id: bytes) -> UUID | None:
+    """Return the uuid of the device that an external snapshot is; None for another kind of id."""
+    if len(external_id) != _UUID_SIZE or not external_id.endswith(b"\0"):
+        return None
+    text = external_id[:-1].decode("latin-1")
+    try:
+        uuid = UUID(text)
+    except ValueError:
+        return None
+    return uuid if str(uuid) == text.lower() else None

@@ -10,11 +10,12 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-from blobstore.errors import BlobstoreError
+from blobstore.errors import BlobstoreError, BusyError
 from blobstore.nbd.nbd_server import NbdServer
 from blobstore.rpc.background_copies import ShallowCopies
 from blobstore.rpc.bdevs import BaseBdev, Bdev, BdevTable
@@ -67,6 +68,12 @@ class NbdDisk:
     server: NbdServer
 
 
+def _check_unused(bdevs: Iterable[Bdev]) -> None:
+    for bdev in bdevs:
+        if bdev.writers:
+            raise BusyError(f"{bdev.name}: open for writing elsewhere")
+
+
 @dataclass(eq=False)
 class Target:
     """What the methods of a server work on."""
@@ -86,7 +93,6 @@ class Target:
         self.copies = ShallowCopies()
         self.nbd_disks: dict[str, NbdDisk] = {}
         self.nbd_servers: list[NbdServer] = []
-        self.examined: list[str] = []
         self.ceph_clusters: dict[str, CephAccess] = {}
         self.counters = {"Malloc": 0, "Ceph": 0}
         self.notifications: deque[Notification] = deque(maxlen=_NOTIFICATIONS_KEPT)
@@ -113,7 +119,7 @@ class Target:
         """
         self.stopping.set()
         self.copies.close()
-        self._stop_disks()
+        self._end_disks([disk.bdev for disk in self.nbd_disks.values()])
         with self.lock:
             for store in reversed(list(self.stores)):
                 if store in list(self.stores):
@@ -126,13 +132,35 @@ class Target:
                     bdev.device.close()
                 self.table.remove(bdev)
 
-    def _stop_disks(self) -> None:
+    @contextmanager
+    def removing(self, find: Callable[[], Collection[Bdev]]) -> Iterator[None]:
+        """Hold the lock while devices that `find` returns are removed, when their exports ended.
+
+        Exports end without the lock, so `find` is called again afterwards: what is removed can
+        have changed. It raises what forbids the removal.
+
+        Raises:
+            BusyError: Something else than an export of `nbd_start_disk` writes to a device.
+        """
+        while True:
+            with self.lock:
+                bdevs = find()
+                if all(disk.bdev not in bdevs for disk in self.nbd_disks.values()):
+                    _check_unused(bdevs)
+                    yield
+                    return
+            self._end_disks(bdevs)
+
+    def _end_disks(self, bdevs: Collection[Bdev]) -> None:
+        """End the NBD exports of devices. Requests that were received are finished first."""
         with self.lock:
-            disks = list(self.nbd_disks.values())
-            self.nbd_disks.clear()
-        for disk in disks:
+            found = {path: disk for path, disk in self.nbd_disks.items() if disk.bdev in bdevs}
+            for path in found:
+                del self.nbd_disks[path]
+        for disk in found.values():
             disk.server.close()
-            disk.bdev.writers -= 1
+            with self.lock:
+                disk.bdev.writers -= 1
 
     def volume_of(self, name: str) -> VolumeBdev | None:
         """Return the device of a volume by any of its names."""
