@@ -60,6 +60,8 @@ def test_unnamed_malloc_devices_are_counted(client: Client) -> None:
         ({"block_size": 512}, DECODE),
         ({"block_size": 512, "num_blocks": 0}, refused(errno.EINVAL)),
         ({"block_size": 500, "num_blocks": 8}, refused(errno.EINVAL)),
+        ({"block_size": 1536, "num_blocks": 8}, refused(errno.EINVAL)),
+        ({"block_size": 512, "num_blocks": 1 << 60}, refused(errno.ENOMEM)),
         ({"block_size": 512, "num_blocks": 8, "md_size": 7}, refused(errno.EINVAL)),
         ({"block_size": 512, "num_blocks": 8, "name": ""}, refused(errno.EINVAL)),
         ({"block_size": 512, "num_blocks": 8, "numa_id": 9}, refused(errno.EINVAL)),
@@ -116,6 +118,15 @@ def test_an_aio_device_that_cannot_be(
         client("bdev_aio_create", **{k: v for k, v in wanted.items() if v is not None}) == failure
     )
     assert [found["name"] for found in client("bdev_get_bdevs")] == ["taken"]
+
+
+def test_a_file_that_a_device_writes_to_is_no_second_device(client: Client, image: Path) -> None:
+    given = {"filename": str(image), "block_size": 512}
+    assert client("bdev_aio_create", name="one", **given) == "one"
+    assert client("bdev_aio_create", name="two", **given) == refused(errno.EBUSY)
+    assert client("bdev_aio_delete", name="one") is True
+    for name in ("one", "two"):
+        assert client("bdev_aio_create", name=name, readonly=True, **given) == name
 
 
 def test_a_rescan_sees_growth_and_refuses_less(client: Client, image: Path) -> None:

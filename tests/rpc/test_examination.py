@@ -21,14 +21,15 @@ FIRST = UUID("a27fd8fe-d4b9-431e-a044-271016228ce4")
 SECOND = UUID("b27fd8fe-d4b9-431e-a044-271016228ce4")
 
 
-class ShortOfMemory(ReplayDevice):
-    """A device whose reads of a range fail a number of times for want of memory."""
+class FaultyDevice(ReplayDevice):
+    """A device whose reads of a range fail a number of times, for want of memory if not told."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(len(content))
         self.write(0, [content])
         self.failing = range(0)
         self.failures_left = 0
+        self.number = errno.ENOMEM
 
     def read(self, offset: int, length: int) -> bytes:
         self._fail(offset, length)
@@ -42,10 +43,10 @@ class ShortOfMemory(ReplayDevice):
         is_there = offset < self.failing.stop and self.failing.start < offset + length
         if is_there and self.failures_left:
             self.failures_left -= 1
-            raise DeviceError(f"read at {offset}", errno=errno.ENOMEM)
+            raise DeviceError(f"read at {offset}", errno=self.number)
 
 
-class SmallMemoryBdev(BaseBdev):
+class FaultyBdev(BaseBdev):
     """A block device that cannot be opened a number of times, or whose device fails."""
 
     product_name = "Test disk"
@@ -86,8 +87,8 @@ def test_a_volume_for_which_there_was_no_memory_is_opened_again_after_the_others
     server: RpcServer, client: Client, failures: int, found: list[str]
 ) -> None:
     image, roots = image_of(4)
-    device = ShortOfMemory(image)
-    bdev = SmallMemoryBdev("small", device)
+    device = FaultyDevice(image)
+    bdev = FaultyBdev("small", device)
     volumes = VolumeStore.open(bdev.open_device())
     device.failing, device.failures_left = range(roots[2], roots[2] + 1), failures  # 2 an opening
     bdev.claim_for(WRITE_ONE)
@@ -103,9 +104,9 @@ def test_a_store_that_is_not_loaded_for_want_of_memory_is_told(
     server: RpcServer, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     image, _roots = image_of(1)
-    device = ShortOfMemory(image)
+    device = FaultyDevice(image)
     device.failing, device.failures_left = range(1), 1
-    bdev = SmallMemoryBdev("small", device)
+    bdev = FaultyBdev("small", device)
     server.target.stores.register(bdev)
     assert client("bdev_lvol_get_lvstores") == []
     assert "small: the store on it is not loaded" in caplog.text
@@ -120,16 +121,16 @@ def test_a_hot_plugged_snapshot_that_cannot_be_opened_leaves_only_its_clones_deg
     with VolumeStore.create(device, name="lvs", cluster_size=MIB) as vms:
         for name, uuid in (("v0", FIRST), ("v1", FIRST), ("v2", SECOND)):
             vms.create_volume(name, MIB, external_snapshot=uuid)
-    server.target.stores.register(SmallMemoryBdev("base", device))
-    late = SmallMemoryBdev("late", ReplayDevice(MIB), FIRST)
+    server.target.stores.register(FaultyBdev("base", device))
+    late = FaultyBdev("late", ReplayDevice(MIB), FIRST)
     late.failures_left = 100
     server.target.stores.register(late, is_blank=True)
     assert late.failures_left == 98  # once for each of its clones
-    server.target.stores.register(SmallMemoryBdev("second", ReplayDevice(MIB), SECOND))
+    server.target.stores.register(FaultyBdev("second", ReplayDevice(MIB), SECOND))
     found = {each["name"]: each["is_degraded"] for each in client("bdev_lvol_get_lvols")}
     assert found == {"v0": True, "v1": True, "v2": False}
     late.failures_left = 0
-    server.target.stores.register(SmallMemoryBdev("third", ReplayDevice(MIB)))
+    server.target.stores.register(FaultyBdev("third", ReplayDevice(MIB)))
     assert client("bdev_lvol_get_lvols")[0]["is_degraded"]
     assert described(client, "lvs/v2")["driver_specific"]["lvol"]["esnap_clone"] is True
 
@@ -151,7 +152,7 @@ def test_a_clone_whose_external_snapshot_is_no_uuid_is_not_opened(
     with VolumeStore.create(device, name="lvs", cluster_size=MIB) as vms:
         vms.create_volume("bad", MIB, external_snapshot=external_id)
         vms.create_volume("good", MIB, external_snapshot=FIRST)
-    server.target.stores.register(SmallMemoryBdev("base", device))
+    server.target.stores.register(FaultyBdev("base", device))
     assert [(v["name"], v["is_degraded"]) for v in client("bdev_lvol_get_lvols")] == [
         ("good", True)
     ]

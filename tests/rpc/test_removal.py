@@ -2,15 +2,20 @@
 
 import errno
 import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from blobstore import VolumeStore
-from blobstore.rpc.bdevs import BaseBdev
+from blobstore.operations import Buffer
 from blobstore.rpc.server import RpcServer
 from tests.replay import ReplayDevice
 from tests.rpc.client import Client
+from tests.rpc.test_examination import FaultyBdev
 from tests.rpc.test_lvol_methods import MIB, described, failed, refused
 
 MIBS_64 = 131072
@@ -60,15 +65,8 @@ def test_a_store_goes_with_the_clones_in_it_that_read_it(client: Client) -> None
 def test_a_device_that_fails_is_removed_with_all_that_is_on_it(
     server: RpcServer, client: Client
 ) -> None:
-    class Failing(BaseBdev):
-        product_name = "Test disk"
-        io_types = frozenset({"read"})
-
-        def specific(self) -> dict[str, object]:
-            return {}
-
     device = ReplayDevice(64 * MIB)
-    server.target.stores.register(Failing("below", None, device, 4096))
+    server.target.stores.register(FaultyBdev("below", device))
     client("bdev_lvol_create_lvstore", bdev_name="below", lvs_name="lvs", cluster_sz=MIB)
     for name in ("v", "w"):
         create(client, "lvs", name)
@@ -141,6 +139,40 @@ def test_the_first_check_of_a_copy_of_nothing_tells_its_end(client: Client) -> N
         number = client("bdev_lvol_start_shallow_copy", **given)["operation_id"]
         found = client("bdev_lvol_check_shallow_copy", operation_id=number)
         assert found == {"copied_clusters": 0, "total_clusters": 0, "state": "complete"}
+
+
+class PausedDevice(ReplayDevice):
+    """A device whose next write after `pauses` is set waits until it is told to go on."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.pauses = False
+        self.reached, self.goes_on = threading.Event(), threading.Event()
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        if self.pauses:
+            self.pauses = False
+            self.reached.set()
+            assert self.goes_on.wait(60)
+        super().write(offset, buffers)
+
+
+def test_a_volume_is_not_deleted_while_it_is_inflated(server: RpcServer, client: Client) -> None:
+    device = PausedDevice(64 * MIB)
+    server.target.stores.register(FaultyBdev("below", device))
+    client("bdev_lvol_create_lvstore", bdev_name="below", lvs_name="lvs", cluster_sz=MIB)
+    create(client, "lvs", "v")
+    device.pauses = True
+    with closing(Client(server.path)) as other, ThreadPoolExecutor(1) as pool:
+        inflating = pool.submit(other, "bdev_lvol_inflate", name="lvs/v")
+        try:
+            assert device.reached.wait(60)
+            busy = failed(errno.EBUSY, -32603)
+            assert client("bdev_lvol_delete", name="lvs/v") == busy
+        finally:
+            device.goes_on.set()
+        assert inflating.result(60) is True
+    assert client("bdev_lvol_delete", name="lvs/v") is True
 
 
 def test_a_volume_in_use_keeps_its_clusters_when_its_size_is_rounded(client: Client) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import sys
 import time
 from contextlib import closing
 from typing import Final, TypeVar
@@ -212,9 +213,12 @@ def create_malloc(target: Target, given: p.CreateMalloc) -> str:
 
 
 def _memory(given: p.CreateMalloc, name: str) -> Device:
+    size_bytes = given.num_blocks * given.block_size
+    if size_bytes > sys.maxsize:
+        raise refused(errno.ENOMEM)
     try:
         with refusing():
-            return MemoryDevice(given.num_blocks * given.block_size, given.block_size, name=name)
+            return MemoryDevice(size_bytes, given.block_size, name=name)
     except (MemoryError, OverflowError) as error:
         raise refused(errno.ENOMEM) from error
 

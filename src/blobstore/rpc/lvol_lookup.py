@@ -48,7 +48,7 @@ def volume_of(target: Target, name: str) -> VolumeBdev:
     Raises:
         RpcError: There is none, or it is degraded (ENODEV).
     """
-    found = target.volume_of(name)
-    if found is None:
+    found = target.table.find(name)
+    if not isinstance(found, VolumeBdev) or found.is_going:
         raise refused(errno.ENODEV)
     return found

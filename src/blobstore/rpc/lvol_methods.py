@@ -211,10 +211,14 @@ def _copied_from_parents(target: Target, name: str, copy: Callable[[Volume], Non
     with target.lock:
         bdev = volume_of(target, name)
         external = bdev.volume.info.external_snapshot
-    with answering():
-        copy(bdev.volume)
-    with target.lock:
-        target.stores.release_external(bdev.store, external)
+        bdev.copying += 1
+    try:
+        with answering():
+            copy(bdev.volume)
+    finally:
+        with target.lock:
+            bdev.copying -= 1
+            target.stores.release_external(bdev.store, external)
     return True
 
 
@@ -285,7 +289,11 @@ def delete(target: Target, given: p.Named) -> bool:
         if len(volume.info.clones) > 1:
             raise failed(errno.EPERM, code=INTERNAL_ERROR)
         bdev = store.bdevs.get(volume.id)
-        return set() if bdev is None else target.stores.removable(bdev)
+        if bdev is None:
+            return set()
+        if bdev.copying:
+            raise failed(errno.EBUSY, code=INTERNAL_ERROR)
+        return target.stores.removable(bdev)
 
     with answering(INTERNAL_ERROR), target.removing(going):
         store, volume = _deleted_of(target, given.name)
@@ -365,7 +373,7 @@ def _described(store: LoadedStore, volume: Volume) -> dict[str, object]:
 def start_shallow_copy(target: Target, given: p.StartShallowCopy) -> dict[str, int]:
     """Begin to copy a volume's own clusters to another device."""
     with target.lock:
-        source = volume_of(target, given.src_lvol_name).volume
+        source = volume_of(target, given.src_lvol_name)
         number = target.copies.take_number()
         bdev = target.table.find(given.dst_bdev_name)
         if bdev is None or bdev.is_going:
@@ -373,12 +381,15 @@ def start_shallow_copy(target: Target, given: p.StartShallowCopy) -> dict[str, i
         if bdev.claim is not None or bdev.writers:
             raise failed(errno.EPERM)
         bdev.claim_for(WRITE_ONE)
-        target.copies.start(number, source, bdev.open_device(), partial(_release, target, bdev))
+        source.copying += 1
+        at_end = partial(_end_copy, target, source, bdev)
+        target.copies.start(number, source.volume, bdev.open_device(), at_end)
         return {"operation_id": number}
 
 
-def _release(target: Target, bdev: Bdev) -> None:
+def _end_copy(target: Target, source: VolumeBdev, bdev: Bdev) -> None:
     with target.lock:
+        source.copying -= 1
         bdev.release()
 
 

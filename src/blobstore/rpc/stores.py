@@ -32,7 +32,11 @@ _READ_ONLY: Final = frozenset({"read", "reset", "seek_hole", "seek_data"})
 
 
 class VolumeBdev(Bdev):
-    """The block device of a volume."""
+    """The block device of a volume.
+
+    `copying` counts the calls that copy the volume's clusters without the server's lock: the
+    volume is not deleted meanwhile.
+    """
 
     product_name = "Logical Volume"
 
@@ -41,6 +45,7 @@ class VolumeBdev(Bdev):
         self.aliases.append(volume.alias)
         self.store = store
         self.volume = volume
+        self.copying = 0
         self.numa_id = store.base.numa_id
         self.io_types = _READ_ONLY if volume.read_only else _WRITABLE
 

@@ -19,7 +19,7 @@ from blobstore.errors import BlobstoreError, BusyError
 from blobstore.nbd.nbd_server import NbdServer
 from blobstore.rpc.background_copies import ShallowCopies
 from blobstore.rpc.bdevs import BaseBdev, Bdev, BdevTable
-from blobstore.rpc.stores import Stores, VolumeBdev
+from blobstore.rpc.stores import Stores
 
 _LOG: Final = logging.getLogger("blobstore.rpc")
 _NOTIFICATIONS_KEPT: Final = 1024
@@ -161,8 +161,3 @@ class Target:
             disk.server.close()
             with self.lock:
                 disk.bdev.writers -= 1
-
-    def volume_of(self, name: str) -> VolumeBdev | None:
-        """Return the device of a volume by any of its names."""
-        found = self.table.find(name)
-        return found if isinstance(found, VolumeBdev) and not found.is_going else None

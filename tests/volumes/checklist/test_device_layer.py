@@ -9,8 +9,10 @@ from uuid import UUID
 import pytest
 
 from blobstore import Blobstore, VolumeStore, check
+from blobstore.rpc.bdevs import WRITE_ONE
 from blobstore.rpc.server import RpcServer
 from tests.rpc.client import Client, Failure
+from tests.rpc.test_examination import FaultyBdev, FaultyDevice, image_of
 
 MIB = 1 << 20
 UUID_TEXT = "a27fd8fe-d4b9-431e-a044-271016228ce4"
@@ -183,6 +185,45 @@ def test_ut_lvol_examine_disk(client: Client, tmp_path: Path, count: int) -> Non
     assert client("bdev_lvol_delete_lvstore", lvs_name="lvs") is True
 
 
+def test_ut_lvol_examine_disk_that_is_in_use_or_fails(server: RpcServer, client: Client) -> None:
+    image, _roots = image_of(1)
+    used, failing = (FaultyBdev(name, FaultyDevice(image)) for name in ("used", "failing"))
+    used.writers, failing.failures_left = 1, 1
+    for bdev in (used, failing):
+        server.target.stores.register(bdev)
+        assert (stores(client), volumes(client)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("count", "wrong", "number", "failures", "found"),
+    [
+        pytest.param(1, 0, errno.EIO, 2, [], id="one that cannot be opened"),
+        pytest.param(4, 2, errno.ENOMEM, 2, ["v0", "v1", "v3", "v2"], id="the third again"),
+    ],
+)
+def test_ut_lvol_examine_disk_with_a_volume_that_fails(
+    server: RpcServer,
+    client: Client,
+    count: int,
+    wrong: int,
+    number: int,
+    failures: int,
+    found: list[str],
+) -> None:
+    image, roots = image_of(count)
+    device = FaultyDevice(image)
+    bdev = FaultyBdev("bdev", device)
+    loaded = VolumeStore.open(bdev.open_device())
+    device.failing = range(roots[wrong], roots[wrong] + 1)
+    device.failures_left, device.number = failures, number
+    bdev.claim_for(WRITE_ONE)
+    server.target.stores.register(bdev)
+    server.target.stores.adopt(loaded, bdev)
+    assert (stores(client), volumes(client)) == (["lvs"], found)
+    assert len(client("bdev_get_bdevs")) == 1 + len(found)
+    assert client("bdev_lvol_delete_lvstore", lvs_name="lvs") is True
+
+
 @pytest.mark.usefixtures("store")
 def test_ut_lvol_rename(client: Client) -> None:
     create(client)
@@ -240,6 +281,24 @@ def test_ut_esnap_dev_create(client: Client, tmp_path: Path, wanted: str) -> Non
     aio(client, image)
     (found,) = client("bdev_lvol_get_lvols")
     assert found["is_degraded"] is (wanted != UUID_TEXT)
+
+
+@pytest.mark.parametrize("reason", ["claimed", "open for writing", "cannot be opened"])
+def test_ut_esnap_dev_create_of_a_device_that_is_not_to_be_had(
+    server: RpcServer, client: Client, tmp_path: Path, reason: str
+) -> None:
+    image = tmp_path / "disk.img"
+    with VolumeStore.create(image, name="lvs", size="32MiB", cluster_size=MIB) as vms:
+        vms.create_volume("e", MIB, external_snapshot=UUID(UUID_TEXT))
+    bdev = FaultyBdev("g", FaultyDevice(bytes(MIB)), UUID(UUID_TEXT))
+    server.target.stores.register(bdev)
+    if reason == "claimed":
+        bdev.claim_for(WRITE_ONE)
+    bdev.writers = int(reason == "open for writing")
+    bdev.failures_left = int(reason == "cannot be opened")
+    aio(client, image)
+    (found,) = client("bdev_lvol_get_lvols")
+    assert found["is_degraded"]
 
 
 @pytest.mark.usefixtures("store")

@@ -1,5 +1,6 @@
 """Part B: what the original's tests of its volume layer show."""
 
+import errno
 from contextlib import suppress
 from uuid import UUID, uuid4
 
@@ -21,6 +22,7 @@ from blobstore import (
     VolumeStore,
 )
 from tests.replay import ReplayDevice
+from tests.rpc.client import Client, Failure
 
 MIB = 1 << 20
 BAD_NAMES = ["", "x" * 64]
@@ -77,6 +79,22 @@ def test_lvs_names(device: ReplayDevice) -> None:
         assert vms.name == "x"
 
 
+def test_lvs_names_of_one_process(client: Client) -> None:
+    for bdev in ("one", "two", "three"):
+        client("bdev_malloc_create", name=bdev, num_blocks=131072, block_size=512)
+
+    def made(bdev: str, name: str) -> bool:
+        answer = client("bdev_lvol_create_lvstore", bdev_name=bdev, lvs_name=name)
+        assert not isinstance(answer, Failure) or answer.code == -errno.EEXIST
+        return not isinstance(answer, Failure)
+
+    assert [made("one", "x"), made("two", "y"), made("three", "x")] == [True, True, False]
+    client("bdev_lvol_delete_lvstore", lvs_name="x")
+    assert [made("three", "x"), made("one", "x")] == [True, False]
+    client("bdev_lvol_delete_lvstore", lvs_name="x")
+    assert made("one", "x")
+
+
 def test_lvol_create_destroy_success(vms: VolumeStore) -> None:
     vms.create_volume("lvol", 10).close()
     vms.delete_volume("lvol")
@@ -114,7 +132,7 @@ def test_lvol_close(vms: VolumeStore) -> None:
     vms.unload()
 
 
-def test_lvol_resize(vms: VolumeStore) -> None:
+def test_lvol_resize(vms: VolumeStore, device: ReplayDevice) -> None:
     volume = vms.create_volume("lvol", 10)
     for size, clusters in ((10, 1), (5, 1), (15, 1), (0, 0), (MIB + 1, 2)):
         volume.resize(size)
@@ -122,6 +140,10 @@ def test_lvol_resize(vms: VolumeStore) -> None:
     with pytest.raises(NoSpaceError):
         volume.resize(0xFFFFFFFF)
     assert volume.size == 2 * MIB
+    volume.resize(3 * MIB)
+    device.fails, device.changes_left = True, 0
+    with pytest.raises(DeviceError):
+        volume.sync_md()
 
 
 def test_lvol_set_read_only(vms: VolumeStore) -> None:
@@ -378,6 +400,20 @@ def test_lvol_esnap_hotplug(vms: VolumeStore, device: ReplayDevice, clones: int)
         assert volumes[-1].read(6) == b"second"
 
 
+def test_lvol_esnap_hotplug_that_fails_leaves_the_clones_as_they_were(
+    vms: VolumeStore, device: ReplayDevice
+) -> None:
+    first, other = uuid4(), uuid4()
+    with degraded(vms, device, first, first, other) as again:
+        volumes = [again.open_volume(info.id) for info in again]
+        with pytest.raises(InvalidArgumentError):
+            again.register_external(first, MemoryDevice(MIB, 8192))
+        again.register_external(other, source())
+        assert [volume.degraded for volume in volumes] == [True, True, False]
+        again.register_external(first, source())
+        assert [volume.degraded for volume in volumes] == [False, False, False]
+
+
 def test_lvol_get_by(vms: VolumeStore) -> None:
     volume = vms.create_volume("lvol", 1)
     for second in (None, "lvol2"):
@@ -415,6 +451,9 @@ def test_lvol_set_parent(vms: VolumeStore) -> None:
 
 def test_lvol_set_external_parent(vms: VolumeStore) -> None:
     volume, uuid = thin(vms), uuid4()
+    for wrong in (b"", str(volume.uuid).encode() + b"\0"):
+        with pytest.raises(NotFoundError):  # none of them is registered
+            volume.set_external_parent(wrong)
     vms.register_external(uuid, source())
     volume.set_external_parent(str(uuid).encode() + b"\0")
     assert volume.read(6) == b"golden"
