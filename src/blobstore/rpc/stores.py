@@ -172,8 +172,8 @@ class Stores:
         """Load the store that a device carries, if it carries one and the device is not in use."""
         if bdev.claim is not None or bdev.writers:
             return
-        device = bdev.open_device()
         try:
+            device = bdev.open_device()
             volumes = VolumeStore.open(device, read_only=device.read_only)
         except (CorruptError, WrongTypeError) as error:
             _LOG.debug("%s: no store: %s", bdev.name, error)
@@ -382,14 +382,18 @@ class Stores:
             self._forget(store)
 
     def _deletable(self, store: LoadedStore) -> list[BlobId]:
-        """Return the volumes without clones, of those that are left."""
-        left = [info.id for info in store.volumes]
-        parents: set[BlobId] = set()
-        for blob_id in left:
-            with store.volumes.open_volume(blob_id) as volume:
-                parent = volume.info.parent
-                parents |= set() if parent is None else {parent}
-        return [blob_id for blob_id in left if blob_id not in parents]
+        """Return the volumes without clones, of those that are left and can be opened."""
+        found: list[BlobId] = []
+        parents: set[BlobId | None] = set()
+        for info in store.volumes:
+            try:
+                with store.volumes.open_volume(info.id) as volume:
+                    parents.add(volume.info.parent)
+            except BlobstoreError as error:
+                _LOG.error("%s: goes with its store: %s", info.alias, error)
+            else:
+                found.append(info.id)
+        return [blob_id for blob_id in found if blob_id not in parents]
 
 
 def external_id_of(bdev: Bdev) -> bytes:

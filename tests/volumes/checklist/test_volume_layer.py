@@ -144,6 +144,9 @@ def test_lvol_resize(vms: VolumeStore, device: ReplayDevice) -> None:
     device.fails, device.changes_left = True, 0
     with pytest.raises(DeviceError):
         volume.sync_md()
+    device.changes_left = None
+    with suppress(BlobstoreError):
+        vms.close()
 
 
 def test_lvol_set_read_only(vms: VolumeStore) -> None:
