@@ -1,7 +1,9 @@
 """What an error says: which file, address or option it is about, and what to do next."""
 
 import errno
+import json
 import socket
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from blobstore.errors import AccessError
 from blobstore.operations import Buffer
 from blobstore.units import MIB
 from tests.cli.conftest import CLUSTER, Image
-from tests.cli.runner import run
+from tests.cli.runner import COMMAND, run
 from tests.proof.image_device import ImageDevice
 
 
@@ -206,3 +208,22 @@ def test_a_name_that_is_the_id_of_another_volume_is_warned_of(volumes: Path) -> 
         f"warning: BLOB {disk:#x} means the blob of this id, not the blob of this name\n"
     )
     assert run("create", volumes, "0x7", "--size", "4MiB").stderr == ""
+
+
+def test_a_command_that_is_not_there_is_answered_with_one_that_is_like_it() -> None:
+    assert run("lst").stderr.endswith("Error: No such command 'lst'. Did you mean 'list'?\n")
+    assert run("help", "list").stderr.endswith("'help'. Help is `blobstore COMMAND --help`.\n")
+
+
+def test_rpc_without_its_store_fails_as_other_commands_do(tmp_path: Path) -> None:
+    line = said("rpc", "--socket", tmp_path / "rpc.sock", tmp_path / "none.img")
+    assert line == f"{tmp_path}/none.img: No such file or directory"
+
+
+def test_rpc_with_json_says_where_it_listens(tmp_path: Path) -> None:
+    command = [*COMMAND, "rpc", "--quiet", "--json", "--socket", "rpc.sock"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        shown = json.loads(process.stdout.readline())
+        process.terminate()
+    assert shown == {"schema_version": 1, "socket": "rpc.sock"}

@@ -141,8 +141,9 @@ def test_programs_can_make_and_remove_nothing(mount: Mount) -> None:
         lambda: (mount.directory / "db").rename(mount.directory / "other"),
         lambda: (mount.directory / "more").mkdir(),
     ):
-        with pytest.raises(OSError, match=str(mount.directory)):
+        with pytest.raises(PermissionError, match=str(mount.directory)) as caught:
             change()
+        assert caught.value.errno == errno.EPERM
     assert {entry.name for entry in os.scandir(mount.directory)} == {"db", "monday", "new"}
 
 

@@ -99,9 +99,30 @@ class _LazyGroup(click.Group):
             gc.enable()
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; of an unknown one, say which name is like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            like = _similar(args)
+            if like:
+                error.message = f"{error.message} {like}"
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def _similar(arguments: Sequence[str]) -> str:
+    if arguments[0] == "help":
+        return "Help is `blobstore COMMAND --help`."
+    from difflib import get_close_matches
+
+    found = get_close_matches(arguments[0], COMMANDS, n=1)
+    return f"Did you mean {found[0]!r}?" if found else ""
 
 
 @click.group(

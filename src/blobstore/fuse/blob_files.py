@@ -45,8 +45,8 @@ _ROOT_INODE: Final = 1
 class BlobFiles:
     """A directory of blobs. `files` are their ids by file name.
 
-    mfusepy looks the callbacks up by name. What is not here, such as `unlink`, is refused by
-    libfuse. `on_release` is called when a file was closed as often as it was opened.
+    mfusepy looks the callbacks up by name. What is not here is refused by libfuse as not
+    implemented. `on_release` is called when a file was closed as often as it was opened.
     """
 
     use_ns = True  # the unit in which mfusepy is told times
@@ -179,6 +179,12 @@ class BlobFiles:
         if is_last:
             self._on_release(blob_id)
         return 0
+
+    def _refuse(self, *_arguments: object) -> int:
+        """Refuse to make, rename and delete files: the program's commands do that to blobs."""
+        raise PermissionError(errno.EPERM, "blobs are made and deleted by commands")
+
+    create = mknod = mkdir = unlink = rmdir = rename = link = symlink = _refuse
 
     def _named(self, path: str) -> Blob:
         blob_id = self.files.get(path[1:])

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from blobstore.cli.options import json_option
+from blobstore.cli.output import print_json, unicode_text
+
 
 @click.command("rpc")
 @click.option(
@@ -25,14 +28,14 @@ import click
 )
 @click.option("--wait-for-rpc", is_flag=True, help="Begin in SPDK's start-up state.")
 @click.option("--quiet", is_flag=True, help="Log only what goes wrong.")
-@click.argument(
-    "stores", nargs=-1, type=click.Path(exists=True, path_type=Path), metavar="STORE..."
-)
+@json_option
+@click.argument("stores", nargs=-1, type=click.Path(path_type=Path), metavar="[STORE]...")
 def command(
     socket_path: Path,
     config: Path | None,
     wait_for_rpc: bool,
     quiet: bool,
+    as_json: bool,
     stores: tuple[Path, ...],
 ) -> int:
     """Serve volume stores by SPDK's JSON-RPC until SIGINT or SIGTERM, then unload them clean.
@@ -49,6 +52,9 @@ def command(
     server = RpcServer(socket_path, configuration=config, stores=stores, wait_for_rpc=wait_for_rpc)
     try:
         click.echo(f"listening at {socket_path}", err=True)
+        if as_json:
+            print_json({"socket": unicode_text(str(socket_path))})
+            sys.stdout.flush()
         while True:
             signal.pause()
     except KeyboardInterrupt:  # SIGTERM too
