@@ -107,9 +107,9 @@ class _LazyGroup(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             like = _similar(args)
-            if like:
-                error.message = f"{error.message} {like}"
-            raise
+            if not like:
+                raise
+            raise click.UsageError(f"{error.message} {like}", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
