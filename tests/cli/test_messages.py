@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shlex
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -227,3 +228,31 @@ def test_rpc_with_json_says_where_it_listens(tmp_path: Path) -> None:
         shown = json.loads(process.stdout.readline())
         process.terminate()
     assert shown == {"schema_version": 1, "socket": "rpc.sock"}
+
+
+def test_a_map_marks_the_super_blob_and_counts_one_cluster(volumes: Path) -> None:
+    shown = run("map", volumes).text
+    assert "metadata: 1 cluster\n" in shown
+    (own,) = [line for line in shown.splitlines() if "vms  " in line]
+    assert "the store itself" in own
+
+
+def test_destroy_says_that_the_data_are_still_there(image: Image) -> None:
+    done = run("destroy", image.path, "--yes")
+    assert done.stderr == "the data are not wiped: `blobstore rescue` may still read them\n"
+
+
+def test_a_command_without_a_standard_output_ends_as_usual(image: Image) -> None:
+    command = f"{shlex.join(COMMAND)} list {shlex.quote(str(image.path))} >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_who_has_a_store_is_named_with_its_command(image: Image, tmp_path: Path) -> None:
+    command = [*COMMAND, "serve", str(image.path), "--nbd", "unix:n.sock", "--quiet", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        line = said("create", image.path, "--size", "1M")
+        process.terminate()
+    assert line.endswith(f"in use by process {process.pid} (blobstore serve)")

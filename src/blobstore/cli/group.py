@@ -170,7 +170,8 @@ def execute(
     try:
         with command.make_context(prog_name, list(arguments), obj=obj) as context:
             status = command.invoke(context)
-        sys.stdout.flush()
+        if sys.stdout:  # None if it was closed before the start
+            sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:

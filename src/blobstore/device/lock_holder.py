@@ -5,10 +5,14 @@ left out: a message must not fail.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from typing import Final
 
+_PROGRAM: Final = "blobstore"
+_COMMAND: Final = re.compile("[a-z-]{1,20}")
 _LOCKS: Final = "/proc/locks"
 _FIELDS: Final = 8  # number, kind, mode, access, process, file, first byte, last byte
 
@@ -54,6 +58,20 @@ def _named(process: int) -> str:
         suppress(OSError),
         open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as file,
     ):
-        name = "".join(char if char.isprintable() else "?" for char in file.read().rstrip("\n"))
-        return f"process {process} ({name})"
+        name = _printable(file.read().rstrip("\n"))
+        return f"process {process} ({_command_of(process) or name})"
     return f"process {process}"
+
+
+def _command_of(process: int) -> str:
+    """Return which of this program's commands the process runs, such as ``blobstore serve``."""
+    with open(f"/proc/{process}/cmdline", encoding="utf-8", errors="replace") as file:
+        words = file.read().split("\0")
+    for program, command in pairwise(words):
+        if os.path.basename(program) == _PROGRAM and _COMMAND.fullmatch(command):
+            return f"{_PROGRAM} {command}"
+    return ""
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)

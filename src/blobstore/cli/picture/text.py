@@ -27,8 +27,9 @@ from blobstore.cli.picture.ownership_map import (
     Source,
     Use,
 )
-from blobstore.cli.rendering import kind_of
+from blobstore.cli.rendering import STORES_OWN, kind_of
 from blobstore.units import format_size
+from blobstore.volumes.identity import VOLUME_STORE_TYPE
 
 _ROWS_MAX: Final = 16
 _COLUMNS_MIN: Final = 16
@@ -130,11 +131,17 @@ def _legend(ownership: OwnershipMap) -> Iterator[_Line]:
         count = ownership.count_of(use)
         if count or use is not Use.UNKNOWN:
             key = _USES[use]
-            yield [Span(key.letter, key.colour), Span(f"  {meaning}: {count} clusters")]
+            clusters = "1 cluster" if count == 1 else f"{count} clusters"
+            yield [Span(key.letter, key.colour), Span(f"  {meaning}: {clusters}")]
 
 
 def _tree(ownership: OwnershipMap, keys: dict[BlobId, Key], width: int) -> Iterator[_Line]:
-    rows = [_cells_of_row(branch, ownership.blobs[branch.blob_id]) for branch in ownership.tree]
+    info = ownership.info
+    own = info.super_blob if info.bstype == VOLUME_STORE_TYPE else None
+    rows = [
+        _cells_of_row(branch, ownership.blobs[branch.blob_id], is_own=branch.blob_id == own)
+        for branch in ownership.tree
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     left = width - sum(widths) - 2 * len(widths) - 5
     strip = min(_STRIP_MAX, max(_STRIP_MIN, left))
@@ -148,12 +155,12 @@ def _tree(ownership: OwnershipMap, keys: dict[BlobId, Key], width: int) -> Itera
         yield [Span(key.letter, key.colour, True), Span(f"  {text}  ["), *shown, Span("]")]
 
 
-def _cells_of_row(branch: Branch, blob: BlobInfo) -> Sequence[str]:
+def _cells_of_row(branch: Branch, blob: BlobInfo, *, is_own: bool) -> Sequence[str]:
     external = " (external)" if blob.external_snapshot is not None else ""
     return (
         guides(branch.lasts) + printable(blob.name or "-")[:_NAME_MAX],
         f"{blob.blob_id:#x}",
-        kind_of(blob) + external,
+        STORES_OWN if is_own else kind_of(blob) + external,
         f"{blob.allocated_clusters} of {blob.cluster_count}",
     )
 
