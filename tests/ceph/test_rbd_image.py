@@ -19,6 +19,7 @@ from blobstore.device.base import Device
 from blobstore.device.rbd_cluster import RbdAddress
 from blobstore.device.rbd_image import RbdDevice
 from blobstore.errors import (
+    BusyError,
     DeviceError,
     InvalidArgumentError,
     NotFoundError,
@@ -124,6 +125,18 @@ def test_readers_do_not_exclude_each_other(address: str) -> None:
         Blobstore.open(address, read_only=True) as other,
     ):
         assert one.blob_ids() == other.blob_ids() == []
+
+
+def test_a_reader_keeps_no_writer_out_and_sees_the_store_as_it_was(address: str) -> None:
+    Blobstore.create(address).close()
+    with Blobstore.open(address, read_only=True) as reader:
+        with Blobstore.open(address) as writer:
+            made = writer.create_blob(size=MIB).id
+            with pytest.raises(BusyError):
+                Blobstore.open(address, read_only=True)
+        assert reader.blob_ids() == []
+    with Blobstore.open(address, read_only=True) as reader:
+        assert reader.blob_ids() == [made]
 
 
 def test_a_device_that_was_closed_gives_its_lock_away(address: str) -> None:
