@@ -17,6 +17,8 @@ from blobstore import (
 from blobstore.backup import send, take_snapshot
 from blobstore.backup.any_store import AnyStore
 from blobstore.backup.snapshot_identity import identity_of
+from blobstore.testing.crash_states import Limits
+from blobstore.testing.power_cut import PowerCut
 
 CLUSTER = 16384
 SIZE = 4 * CLUSTER
@@ -89,3 +91,33 @@ def test_what_was_lost_is_lost_on_the_device_and_the_store_is_sound(tmp_path: Pa
         infos = {info.blob_id: info for info in store.list_blobs()}
         assert [identity_of(infos[blob_id]) for blob_id in ids] == [None, None]
     assert check(path).clean
+
+
+@pytest.mark.parametrize("atomic", [512, 4096])
+def test_after_a_power_failure_no_snapshot_reads_a_new_parent_under_its_old_identity(
+    atomic: int,
+) -> None:
+    cut: PowerCut[str] = PowerCut("1MiB", atomic_write_size=atomic)
+    with Blobstore.create(cut.device, cluster_size=CLUSTER, md_pages=32) as store:
+        disk = thin(store, "disk")
+        first, second = take_snapshot(disk), take_snapshot(disk)
+        other = thin(store, "other")
+        other.write(b"new")
+        parent = other.snapshot()
+        store.flush()
+        cut.begin()
+        first.set_parent(parent.id)
+        cut.promise("done")
+        changed = first.id, second.id
+        states = list(cut.states(Limits(subsets=64, samples=8, atomic=atomic)))
+    seen = set()
+    for state in states:
+        with Blobstore.open(state.device) as store:
+            for blob_id in changed:
+                with store.open_blob(blob_id) as snapshot:
+                    is_changed = snapshot.read(3) == b"new"
+                    has_identity = identity_of(snapshot.info) is not None
+                assert not (is_changed and has_identity), state.state
+                assert is_changed or not state.promises
+                seen.add((is_changed, has_identity))
+    assert seen == {(False, True), (False, False), (True, False)}
