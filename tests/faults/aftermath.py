@@ -1,6 +1,7 @@
 """What must hold of a store in memory after a fault has hit one of its operations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import pytest
 
@@ -25,6 +26,8 @@ from blobstore.testing.simulated_disk import SimulatedDisk
 from blobstore.testing.workload import CLUSTER
 from blobstore.units import BlobId, PageIndex
 from tests.faults.bench import FaultyRun, content_of
+
+T = TypeVar("T")
 
 
 def check_nothing_is_held(run: FaultyRun) -> None:
@@ -74,7 +77,8 @@ def _opened(run: FaultyRun, store: StoreState, blob_id: BlobId) -> list[BlobStat
 def check_only_reads_go_on(run: FaultyRun) -> None:
     """A poisoned store refuses every change, and closes without a write, so never as clean.
 
-    Of its blobs one is tried, and after a fault at the next operation the next.
+    One change of the store and one of a blob are tried, and after a fault at the next operation
+    the next.
     """
     store, disk = run.store, run.workload.faulty_disk
     assert store is not None
@@ -85,13 +89,12 @@ def check_only_reads_go_on(run: FaultyRun) -> None:
         return
     blobs = check_reads_go_on(run)
     before = len(disk.events)
-    for change in _changes_of_a_store(store, disk):
+    changes = [_in_turn(run, _changes_of_a_store(store, disk))]
+    if blobs:
+        changes.append(_in_turn(run, _changes_of_a_blob(store, _in_turn(run, blobs), disk)))
+    for change in changes:
         with pytest.raises(PoisonedError):
             change()
-    if blobs:
-        for change in _changes_of_a_blob(store, blobs[run.fault.at % len(blobs)], disk):
-            with pytest.raises(PoisonedError):
-                change()
     for blob in list(store.open_blobs.values()):
         for _ in range(blob.open_count):
             run_alone(close_blob(store, blob), disk)
@@ -101,6 +104,10 @@ def check_only_reads_go_on(run: FaultyRun) -> None:
     assert len(disk.events) == before, run
     if store.is_marked_dirty:
         assert not SuperBlock.decode(bytes(disk.content[:SUPER_BLOCK_SIZE])).clean, run
+
+
+def _in_turn(run: FaultyRun, choices: Sequence[T]) -> T:
+    return choices[run.fault.at % len(choices)]
 
 
 def _changes_of_a_store(store: StoreState, disk: SimulatedDisk) -> list[Callable[[], object]]:

@@ -231,12 +231,21 @@ def test_the_unknown_descriptor_is_noticed(name: str) -> None:
     assert kinds == [(77,), (), (), ()]
 
 
-def test_only_interrupted_deletes_leave_broken_chains() -> None:
-    assert [name for name in WITH_PAGES if None in chains_of(valid_pages(name))] == BROKEN_CHAINS
+@pytest.fixture(scope="module")
+def pages() -> dict[str, Pages]:
+    """The valid pages of every image: unpacking them all takes seconds."""
+    return {name: valid_pages(name) for name in WITH_PAGES}
 
 
-def test_the_images_hold_what_is_worth_comparing() -> None:
-    pages = {name: valid_pages(name) for name in WITH_PAGES}
+def test_only_interrupted_deletes_leave_broken_chains(
+    pages: dict[str, Pages],
+) -> None:
+    assert [name for name in WITH_PAGES if None in chains_of(pages[name])] == BROKEN_CHAINS
+
+
+def test_the_images_hold_what_is_worth_comparing(
+    pages: dict[str, Pages],
+) -> None:
     lengths = [len(chain) for name in WITH_PAGES for chain in chains_of(pages[name]) if chain]
     extent_pages = sum(
         isinstance(descriptor, ExtentPage)
