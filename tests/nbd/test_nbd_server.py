@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from blobstore import (
+    Blob,
     BlobId,
     Blobstore,
     BusyError,
@@ -472,6 +473,28 @@ def test_a_client_is_named_by_its_process_or_its_address(
         client.request(Command.FLUSH)
         host, port = client.socket.getsockname()
         assert [each.peer for each in on_tcp.connections()] == [f"{host}:{port}"]
+
+
+def test_a_client_is_listed_until_its_export_is_closed(place: Path, volumes: VolumeStore) -> None:
+    """Its volume could not be deleted a moment after nobody was said to be connected."""
+    listed: list[int] = []
+    closed = threading.Event()
+
+    class WatchedExport(BlobExport):
+        def close(self) -> None:
+            super().close()
+            listed.append(len(server.connections()))
+            closed.set()
+
+    class WatchedExports(StoreExports):
+        def _opened(self, name: str, blob: Blob) -> BlobExport:
+            return WatchedExport(name, blob, read_only=False)
+
+    with NbdServer(WatchedExports(volumes), f"unix:{place}/nbd.sock") as server:
+        with wire(server).begin("web") as client:
+            client.request(Command.FLUSH)
+        assert closed.wait(60)
+        assert listed == [1]
 
 
 def test_a_tcp_client_is_served(volumes: VolumeStore) -> None:

@@ -162,8 +162,11 @@ class NbdServer:
             finally:
                 has_written = transfer.has_written
         finally:
-            self._end(listed)
-            _close(export, flush=has_written)
+            try:
+                _close(export, flush=has_written)
+            finally:
+                # Last: whoever sees that a volume has no client any more can delete it.
+                self._end(listed)
             _LOG.info("%s: export %r closed", peer, export.name)
 
     def _end(self, connection: Connection) -> None:
