@@ -227,6 +227,7 @@ LARGE: Final[dict[str, Build]] = {
 """Stores of many blobs. Most are sound: all of them opens, and nothing is an error."""
 
 COSTLY: Final = frozenset({
+    "600 clones share 450 extent pages", "600 marked blobs share 450 extent pages",
     "half-deleted snapshot of a run of 2^20", "many flags", "marked absent bomb in every root",
     "pages of 1 MiB", "pages of 16 MiB", "run of 2^24 clusters", "thousands of attributes",
     "1000 extent pages alike", "1000 marked roots with lying attributes",

@@ -118,7 +118,7 @@ def test_writes_to_a_snapshots_disk_fail(client: Client, place: Path) -> None:
         ("none", "{place}/n.sock", Failure(-19, os.strerror(19))),
         ("aio0", "{place}/n.sock", Failure(-1, os.strerror(1))),
         ("lvs/v", "{place}/no/n.sock", Failure(-2, os.strerror(2))),
-        ("lvs/v", "{place}/disk.img", Failure(-98, os.strerror(98))),
+        ("lvs/v", "{place}/disk.img", Failure(-17, os.strerror(17))),
     ],
 )
 def test_a_disk_that_cannot_be_started_is_answered_as_the_original_does(
