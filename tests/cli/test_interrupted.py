@@ -79,7 +79,7 @@ def test_an_export_without_space_leaves_what_was_there(
     same = unchanged(image.path)
     done = run_limited(128, "export", image.path, "alpha", tmp_path / "out", *yes)
     assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr == b"File too large\n"
+    assert done.stderr.decode() == f"{tmp_path / 'out'}: File too large\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert not yes or (tmp_path / "out").read_bytes() == b"mine"
     assert same()
