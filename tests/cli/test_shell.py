@@ -123,7 +123,7 @@ def test_dump_and_grow_work_on_the_open_store(image: Image) -> None:
 
 
 def test_after_destroy_there_is_nothing_to_work_on(image: Image) -> None:
-    done = script(image.path, "destroy --yes\nlist --json\n")
+    done = script(image.path, "destroy --yes --json\nlist --json\n")
     assert json.loads(done.stderr)["error"]["errno"] == "EBADF"
     assert run_here("info", image.path, "--json").error["errno"] == "EILSEQ"
 
