@@ -32,7 +32,6 @@ _INIT: Final = f"""#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
 export PATH={_PATH} HOME=/tmp PYTHONPATH={CHECKOUT}/src
 cd {CHECKOUT}
