@@ -97,7 +97,7 @@ def bytes_written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("thin", [["--thin"], []], ids=["thin", "thick"])
-@pytest.mark.parametrize(("number", "durable_mib"), [(1, 0), (3, 0), (6, 2), (8, 4)])
+@pytest.mark.parametrize(("number", "durable_mib"), [(1, 0), (2, 0), (3, 2), (8, 6)])
 def test_a_killed_import_is_visible_and_goes_on_and_the_hash_is_that_of_the_whole(
     store: Path,
     source: Path,

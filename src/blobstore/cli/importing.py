@@ -5,9 +5,8 @@ imported, and up to which byte of it everything is durable. The last step is one
 blob's root: it removes the attribute and gives the blob its name. So an interruption leaves an
 unfinished blob that says what it is, and never a part under the name of the whole.
 
-The order of flushes matters: the attribute names an offset only when all before it is durable. It
-then becomes durable itself with the next flush, so a power failure loses at most what came since
-the last offset but one.
+The attribute names an offset only when all before it is durable: `set_attributes` flushes what was
+written, and then writes the root. So a power failure loses at most what came since the last offset.
 
 The same data is written again where an earlier attempt had come further than its offset. That is
 right only if the source is the same as it was. So the attribute also holds what would show
@@ -161,9 +160,8 @@ class BlobImport:
 
     def _note_durable(self, offset: int) -> None:
         """Make all that was written durable: the blob holds the source up to `offset`."""
-        self.blob.flush()
         self._state = msgspec.structs.replace(self._state, offset=offset)
-        self.blob.set_xattr(IMPORT_STATE, msgspec.json.encode(self._state))
+        self.blob.set_attributes({IMPORT_STATE: msgspec.json.encode(self._state)})
 
     def finish(self, name: str | None) -> None:
         """Let the blob be complete: its name comes, and the mark goes, by one write."""
