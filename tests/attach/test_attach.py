@@ -299,7 +299,7 @@ def test_what_fails_in_the_background_is_said_by_the_command_and_leaves_nothing(
     cases = {
         (image, "none"): "no volume 'none'",
         (tmp_path / "none.img", "db"): "No such file",
-        (CHECKOUT / "README.md", "db"): "expected b'SPDKBLOB'",
+        (CHECKOUT / "CHANGELOG.md", "db"): "expected b'SPDKBLOB'",
     }
     for (store, blob), message in cases.items():
         done = attached.run("attach", store, blob, "--json")
