@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from blobstore.errors import NotFoundError
+from blobstore.errors import AccessError, NotFoundError
 
 _PROGRAM: Final = "blobstore"
 _NAME_LENGTH: Final = 16
@@ -91,7 +91,11 @@ class Place:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Have the `with` run in one process at a time: two would both start a server."""
+        """Have the `with` run in one process at a time: two would both start a server.
+
+        Raises:
+            AccessError: This user may not have directories there.
+        """
         lock = self._locked()
         try:
             yield
@@ -101,8 +105,13 @@ class Place:
     def _locked(self) -> int:
         """Lock the directory; whoever had it locked may have removed it meanwhile."""
         while True:
-            self.make()
-            lock = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self.make()
+                lock = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
+            except PermissionError as error:
+                raise AccessError(
+                    f"{self.directory}: {error.strerror}; attach needs root", errno=error.errno
+                ) from error
             fcntl.flock(lock, fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(self.directory), os.fstat(lock)):
