@@ -21,7 +21,7 @@ _PACKAGES: Final = ("blobstore", "hypothesis", "pytest", "pytest-timeout", "pyte
 _PROGRAMS: Final = ("mke2fs", "mkfs.ext4", "e2fsck", "blkdiscard", "fstrim", "losetup")
 _PATH: Final = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 _DIRECTORIES: Final = ("src", "tests")
-_FILES: Final = ("pyproject.toml", "README.md")
+_FILES: Final = ("pyproject.toml", "CHANGELOG.md")
 _NOT_COPIED: Final = shutil.ignore_patterns(
     "site-packages", "test", "idlelib", "ensurepip", "config-3*", "*.a"
 )
