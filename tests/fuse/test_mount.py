@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from ctypes import c_int64
 from pathlib import Path
@@ -234,6 +235,15 @@ def test_a_signal_ends_it_clean_although_a_file_is_open(
     with VolumeStore.open(image, read_only=True) as vms:
         assert vms.info.clean
         assert vms["new"].read(len(DATA)) == DATA
+
+
+def test_a_signal_that_does_not_wake_the_waiting_thread_ends_it_too(mount: Mount) -> None:
+    process = mount.process.pid
+    _main, other_thread, *_rest = sorted(map(int, os.listdir(f"/proc/{process}/task")))
+    time.sleep(0.3)  # a signal before the wait is seen in any case
+    assert LIBC.tgkill(process, other_thread, signal.SIGTERM) == 0
+    assert mount.process.wait(60) == 0
+    assert not is_mounted(mount.directory)
 
 
 def test_umount_ends_it_clean(image: Path, mount: Mount) -> None:

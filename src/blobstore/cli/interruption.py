@@ -5,12 +5,13 @@ them too, so that whoever reads it knows how to go on.
 """
 
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from blobstore.errors import (
     BlobstoreError,
@@ -67,6 +68,15 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
     from blobstore.drivers.interrupts import interrupt
 
     interrupt(TerminatedError(number))
+
+
+def wait_for_signal() -> NoReturn:
+    """Wait until a signal ends the command.
+
+    `signal.pause` would sleep through a signal that comes just before it.
+    """
+    while True:
+        time.sleep(1)
 
 
 def status_of(error: KeyboardInterrupt) -> int:

@@ -60,7 +60,7 @@ class BlobFiles:
         on_release: Callable[[BlobId], None] = lambda _blob_id: None,
     ) -> None:
         self.files = files
-        self.mounted = threading.Event()
+        self.is_mounted = False
         self._store = store
         self._writable = writable
         self._on_release = on_release
@@ -101,7 +101,7 @@ class BlobFiles:
 
     def init(self, _path: str) -> None:
         """Note that the kernel has answered: the directory can be used."""
-        self.mounted.set()
+        self.is_mounted = True
 
     def end(self) -> None:
         """Make the next look at a name end the file system."""

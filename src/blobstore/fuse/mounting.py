@@ -1,6 +1,8 @@
 """A mounted directory of blobs, from the mount to its end.
 
 libfuse runs in a thread of its own, so that Python's signal handlers run in the main thread.
+The main thread waits for a pipe, and never for a lock: a handler that raises can leave a
+`threading.Event` locked for ever, and a signal that comes just before a wait does not end it.
 The end comes from outside (`umount`), or from here: `unmount` looks up a name, and the callback
 that the kernel makes for it tells libfuse to stop. libfuse then ends the callbacks under way,
 unmounts the directory even if it is in use, and closes the connection; files that are still open
@@ -9,6 +11,7 @@ answer ENOTCONN.
 
 import contextlib
 import os
+import select
 import threading
 from collections.abc import Mapping
 from types import TracebackType
@@ -20,7 +23,8 @@ from blobstore.fuse.libfuse import THREADS, Fuse
 
 _DEVICE: Final = "/dev/fuse"
 _END_TIMEOUT_S: Final = 30
-_LOOK_S: Final = 0.05
+_PATIENCE_S: Final = 1
+_LOOK_S: Final = 0.01
 
 
 class Mounted:
@@ -41,11 +45,13 @@ class Mounted:
         self._files = files
         self._directory = _checked(directory)
         self._failure: BaseException | None = None
-        self._ended = threading.Event()
+        self._ended, self._ending = os.pipe()
+        self._end = select.poll()
+        self._end.register(self._ended)
         given = {**options, "foreground": True, "subtype": "blobstore", "use_ino": True, **THREADS}
         threading.Thread(target=self._run, args=(given,), name="fuse", daemon=True).start()
-        while not files.mounted.wait(_LOOK_S):
-            if self._ended.is_set():
+        while not files.is_mounted:
+            if self._has_ended(_LOOK_S):
                 raise DeviceError(
                     f"{directory}: cannot be mounted; libfuse has said why"
                 ) from self._failure
@@ -56,7 +62,10 @@ class Mounted:
         except BaseException as error:
             self._failure = error
         finally:
-            self._ended.set()
+            os.close(self._ending)
+
+    def _has_ended(self, wait_s: float) -> bool:
+        return bool(self._end.poll(wait_s * 1000))
 
     def wait(self) -> None:
         """Wait until the directory was unmounted.
@@ -64,7 +73,8 @@ class Mounted:
         Raises:
             DeviceError: libfuse has lost the kernel.
         """
-        self._ended.wait()
+        while not self._has_ended(_PATIENCE_S):
+            pass
         if self._failure is not None:
             raise DeviceError(f"{self._directory}: libfuse failed") from self._failure
 
@@ -73,7 +83,7 @@ class Mounted:
         self._files.end()
         with contextlib.suppress(OSError):
             os.stat(os.path.join(self._directory, f".end-{os.getpid()}"))
-        self._ended.wait(_END_TIMEOUT_S)
+        self._has_ended(_END_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self
@@ -84,8 +94,9 @@ class Mounted:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._ended.is_set():
+        if not self._has_ended(0):
             self.unmount()
+        os.close(self._ended)
 
 
 def option_text(text: str) -> str:

@@ -1,12 +1,12 @@
 """`rpc`: a server of volume stores that the original's tools can talk to."""
 
 import logging
-import signal
 import sys
 from pathlib import Path
 
 import click
 
+from blobstore.cli.interruption import wait_for_signal
 from blobstore.cli.options import json_option
 from blobstore.cli.output import print_json, unicode_text
 
@@ -55,8 +55,7 @@ def command(
         if as_json:
             print_json({"socket": unicode_text(str(socket_path))})
             sys.stdout.flush()
-        while True:
-            signal.pause()
+        wait_for_signal()
     except KeyboardInterrupt:  # SIGTERM too
         return 0
     finally:

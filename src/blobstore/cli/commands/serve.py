@@ -1,7 +1,6 @@
 """`serve`: a store's volumes or blobs as NBD exports, until a signal ends it."""
 
 import logging
-import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from blobstore.cli.interruption import wait_for_signal
 from blobstore.cli.options import StoreOptions, blob, complete_blob, store_command
 from blobstore.cli.output import print_result
 
@@ -106,8 +106,7 @@ def command(
         text = "\n".join(f"{store.device_name}: served at {address}" for address in shown)
         try:
             print_result(fields, text, as_json=options.as_json)
-            while True:
-                signal.pause()
+            wait_for_signal()
         except KeyboardInterrupt:  # SIGTERM too
             return 0
 
