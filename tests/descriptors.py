@@ -1,4 +1,4 @@
-"""Whole descriptors, also those that mean nothing or that nobody knows: what tests make pages of.
+"""Whole descriptors of any type, also padding and unknown types: tests make pages of them.
 
 The library takes a page's body apart without making an object of each part, and never writes
 padding or unknown descriptors.

@@ -55,10 +55,10 @@ def test_an_import_over_a_blob_that_fails_says_what_is_left(image: Image) -> Non
 
 
 def run_limited(blocks: int, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
-    """Run a command that may write no file beyond so many blocks of 512 bytes.
+    """Run a command whose files may have at most this number of blocks of 512 bytes.
 
-    It keeps no bytecode: Python would put a file that was cut off at the limit into its cache, and
-    every later start would fail with it.
+    Python writes no bytecode there: the limit would cut the file off, and every later start of
+    Python would fail at that file.
     """
     limit = ["sh", "-c", f'ulimit -f {blocks}; exec "$@"', "sh"]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}

@@ -476,7 +476,7 @@ def test_a_client_is_named_by_its_process_or_its_address(
 
 
 def test_a_client_is_listed_until_its_export_is_closed(place: Path, volumes: VolumeStore) -> None:
-    """Its volume could not be deleted a moment after nobody was said to be connected."""
+    """Before, the list was empty for a moment while the volume could not be deleted yet."""
     listed: list[int] = []
     closed = threading.Event()
 

@@ -82,7 +82,7 @@ class ExtentMap:
 
     @classmethod
     def of_leaf(cls, entries: "array[int]", owned_count: int) -> Self:
-        """Make the map of a blob that has no more than these places; so many have a cluster."""
+        """Make the map of a blob of one leaf: its entries, and how many of them are clusters."""
         clusters = cls.__new__(cls)
         clusters.count = len(entries)
         clusters.allocated_count = owned_count

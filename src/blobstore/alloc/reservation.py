@@ -28,7 +28,7 @@ class Reservations:
         self._lasting = 0
         self._passing = 0
         self._with_passing: Counter[int] = Counter()
-        """How many blobs need so many pages for a while: few numbers, however many blobs."""
+        """For each number of pages: how many blobs need that number for a while."""
 
     @property
     def total(self) -> int:

@@ -240,7 +240,7 @@ class _UnfinishedSnapshot:
         self._blob.set_xattr(RECEIVE_STATE, self._state())
 
     def finish(self, name: str | None) -> Blob:
-        """Let it be a snapshot: attributes, name and read-only come by one write of its root."""
+        """Make the blob a snapshot: one write of its root sets attributes, name and read-only."""
         begin = self._begin
         sent = {decode_name(key): value for key, value in begin.xattrs}
         xattrs: dict[str, bytes | None] = {

@@ -92,7 +92,7 @@ class BlobImport:
     def begin(
         cls, store: store_kinds.AnyStore, state: ImportState, size_bytes: int, *, thin: bool
     ) -> Self:
-        """Make the blob; it has no name, or in a volume store one that nobody has given it.
+        """Make the blob, without a name; in a volume store it has a hidden name.
 
         Raises:
             NoSpaceError: As `Blobstore.create_blob`.
