@@ -26,6 +26,7 @@ from blobstore import (
 from blobstore.nbd import handshake
 from blobstore.nbd.activity import Activity
 from blobstore.nbd.constants import (
+    OPTION_MAGIC,
     PAYLOAD_MAX,
     REQUEST_MAGIC,
     Command,
@@ -36,6 +37,7 @@ from blobstore.nbd.constants import (
     WireError,
 )
 from blobstore.nbd.exports import BlobExport, OpenExport, StoreExports
+from blobstore.nbd.handshake import Handshake
 from blobstore.nbd.nbd_server import Address, NbdServer
 from blobstore.nbd.negotiation import Agreement, Export
 from blobstore.nbd.transfer import Transfer
@@ -53,6 +55,13 @@ DATA = bytes(range(256)) * 1024
 
 def wire(server: NbdServer) -> Wire:
     return Wire(server.address.path)
+
+
+def option_bytes(number: int, data: bytes = b"") -> bytes:
+    return struct.pack(">QII", OPTION_MAGIC, number, len(data)) + data
+
+
+GO_WEB = struct.pack(">I", 3) + b"web" + struct.pack(">H", 0)
 
 
 def put_together(found: dict[int, bytes], holes: dict[int, int]) -> bytes:
@@ -339,6 +348,90 @@ def test_a_client_that_does_not_finish_its_handshake_is_hung_up_on(
         client.take(18)
         with pytest.raises(EOFError):
             client.take(1)
+
+
+class LeavingExports(StoreExports):
+    """Exports of a store, whose client leaves while it waits for an answer."""
+
+    def __init__(self, volumes: VolumeStore, client: socket.socket) -> None:
+        super().__init__(volumes)
+        self._client = client
+
+    def listed(self) -> Iterator[tuple[str, str]]:
+        self._client.close()
+        yield from super().listed()
+
+    def open(self, name: str) -> BlobExport:
+        self._client.close()
+        return super().open(name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(None, id="before the greeting"),
+        pytest.param(option_bytes(Option.LIST), id="before the list"),
+        pytest.param(option_bytes(Option.GO, GO_WEB), id="before the export"),
+        pytest.param(option_bytes(Option.ABORT), id="with a last option"),
+    ],
+)
+def test_a_client_that_leaves_in_its_handshake_is_no_lost_connection(
+    volumes: VolumeStore, caplog: pytest.LogCaptureFixture, options: bytes | None
+) -> None:
+    ours, theirs = socket.socketpair()
+    if options is None:
+        theirs.close()
+    else:
+        theirs.sendall(struct.pack(">I", 3) + options)
+    with ours, theirs, caplog.at_level(logging.INFO):
+        exports = LeavingExports(volumes, theirs)
+        assert Handshake(ours, "client", exports, None, lambda old, new: None).run() is None
+    assert not caplog.records
+    volumes.delete_volume("web")  # no export of it is left open
+
+
+def test_a_client_that_leaves_within_a_request_is_a_lost_connection(
+    server: NbdServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        with wire(server).begin("web") as client:
+            client.send(client.encoded(Command.WRITE, 0, 4096, b"a part of it"))
+        server.close()
+    assert "connection lost: it ended within a request" in caplog.text
+    assert "WARNING" in caplog.text
+
+
+def test_a_client_that_leaves_before_its_answers_is_a_lost_connection(
+    server: NbdServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        with wire(server).begin("web") as client:
+            fill(client)
+        server.close()
+    assert "connection lost: Broken pipe" in caplog.text
+
+
+def test_a_refused_export_is_logged_once_with_the_client(
+    server: NbdServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO), wire(server).greet() as client:
+        client.option(Option.STRUCTURED_REPLY)
+        client.contexts(Option.SET_META_CONTEXT, "none", "base:allocation")
+        assert client.go("none") == OptionReply.UNKNOWN
+    (refused,) = caplog.messages
+    assert refused.startswith(f"pid {os.getpid()}: export 'none' refused: ")
+
+
+def test_what_is_no_nbd_client_is_shown_with_its_first_bytes(
+    server: NbdServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with wire(server) as client:
+        client.take(18)
+        client.send(b"GET / HTTP/1.0")
+        with pytest.raises((EOFError, ConnectionError)):
+            client.take(1)
+        server.close()
+    assert "begins with b'GET ', expected the flags of an NBD client" in caplog.text
 
 
 def fill(slow: Wire) -> None:

@@ -1,6 +1,8 @@
 """Programs that others wrote, against the server."""
 
+import logging
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -242,6 +244,26 @@ def test_an_incremental_copy_by_the_map_of_changes_is_whole(
                 copy.write(web.read(part["length"], part["offset"]))
         copy.flush()
         assert (place / "copy.raw").read_bytes() == web.read(4 * MIB)
+
+
+@needs("nbdinfo", "nbdcopy", "qemu-img", "qemu-io")
+def test_clients_that_end_in_order_leave_no_warning_in_the_log(
+    server: NbdServer, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        for _time in range(5):
+            call("nbdinfo", "--list", uri(server, ""))
+        call("nbdinfo", "--size", uri(server))
+        call("nbdinfo", "--size", uri(server, "none"), status=1)
+        call("nbdcopy", uri(server), place / "web.raw")
+        call("nbdcopy", place / "web.raw", uri(server))
+        call("qemu-img", "info", uri(server))
+        call("qemu-img", "info", uri(server, "none"), status=1)
+        call("qemu-io", "-f", "raw", "-c", "write 0 64k", "-c", "read 0 64k", uri(server))
+        server.close()
+    said = re.compile(r"pid \d+: export '(web' opened|web' closed|none' refused: .*)")
+    assert [line for line in caplog.messages if not said.fullmatch(line)] == []
+    assert {record.levelno for record in caplog.records} == {logging.INFO}
 
 
 def test_a_store_that_was_served_is_clean_afterwards(place: Path) -> None:

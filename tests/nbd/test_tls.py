@@ -1,6 +1,7 @@
 """TLS: required or absent, certificates of both sides, and nothing for anybody else."""
 
 import itertools
+import logging
 import socket
 import ssl
 import struct
@@ -140,6 +141,17 @@ def test_libnbd_is_served_and_without_tls_refused(
         assert (place / "copy.raw").read_bytes() == web.read(4 << 20)
     call("nbdinfo", "--size", f"nbd+unix:///web?socket={server.address.path}", status=1)
     call("nbdinfo", "--size", uri(server, certificates.parent / "stranger"), status=1)
+
+
+@needs("nbdinfo")
+def test_an_encrypted_client_that_only_looks_leaves_no_line_in_the_log(
+    server: NbdServer, certificates: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        for _time in range(5):
+            call("nbdinfo", "--list", uri(server, certificates))
+        server.close()
+    assert not caplog.records
 
 
 @needs("qemu-img")

@@ -97,7 +97,9 @@ def try_input(data: bytes) -> None:
 def _serve(data: bytes) -> None:
     with _Client(data) as client:
         try:
-            agreed = handshake.Handshake(client, _exports(), None, lambda _old, _new: None).run()
+            agreed = handshake.Handshake(
+                client, "fuzzer", _exports(), None, lambda _old, _new: None
+            ).run()
             if agreed is None:
                 return
             try:

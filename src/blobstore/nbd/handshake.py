@@ -1,6 +1,9 @@
 """A connection's handshake on a socket: from the greeting to an open export, within a time.
 
 An export that a client looks at is open only while it is described.
+
+A client may leave at any time of the handshake: nothing was begun, so nothing is lost. Most that
+only look at exports send their last option and close the socket without reading the answer.
 """
 
 import logging
@@ -35,6 +38,8 @@ _RECEIVED_AT_ONCE: Final = 64 * 1024
 _OPTION_TIMEOUT_S: Final = 10
 _OPTIONS_MAX: Final = 20_000
 """A client that lists ten thousand exports asks for the details of each."""
+_LEFT: Final = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""How a client that has closed its socket shows, with TLS too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +58,41 @@ class Handshake:
     def __init__(
         self,
         connection: socket.socket,
+        peer: str,
         exports: Exports,
         tls: ssl.SSLContext | None,
         replace_socket: Callable[[socket.socket, socket.socket], None],
     ) -> None:
+        """Begin with a connection; `peer` names the client in logs."""
         self.connection = connection
+        self._peer = peer
         self._exports = exports
         self._tls = tls
         self._replace_socket = replace_socket
         self._negotiation = Negotiation(Tls.ABSENT if tls is None else Tls.REQUIRED)
         self._opened: OpenExport | None = None
+        self._refused_name: str | None = None
 
     def run(self) -> Agreed | None:
         """Answer options until the client chooses an export; None when it goes without one.
 
+        A client that sends no option for too long is hung up on.
+
         Raises:
             NbdProtocolError: The client does not keep to the protocol.
-            OSError: The connection is gone, or the client took too long.
+            OSError: The connection failed.
         """
+        agreed = None
         try:
             agreed = self._converse()
-        except BaseException:
-            self._close_opened()
-            raise
-        self.connection.settimeout(None)
+            self.connection.settimeout(None)
+        except _LEFT as error:
+            _LOG.debug("%s: left in the handshake: %s", self._peer, error)
+        except TimeoutError:
+            _LOG.info("%s: hung up on: no option within %s s", self._peer, _OPTION_TIMEOUT_S)
+        finally:
+            if agreed is None and self._opened is not None:
+                self._opened.close()
         return agreed
 
     def _converse(self) -> Agreed | None:
@@ -155,12 +171,10 @@ class Handshake:
         reason: OptionReply,
         error: BlobstoreError,
     ) -> bytes:
-        _LOG.info("export %r: refused: %s", event.name, error)
+        if event.name != self._refused_name:  # clients ask for its contexts, then for itself
+            self._refused_name = event.name
+            _LOG.info("%s: export %r refused: %s", self._peer, event.name, error)
         return self._negotiation.refuse_export(event, reason, error.message)
-
-    def _close_opened(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
 
     # Encryption
 
@@ -174,7 +188,10 @@ class Handshake:
         )
         self._replace_socket(self.connection, encrypted)
         self.connection = encrypted
-        encrypted.do_handshake()
+        try:
+            encrypted.do_handshake()
+        except _LEFT as error:
+            raise NbdProtocolError("the client left in the handshake of TLS") from error
 
     def _transport(self) -> Transport:
         if isinstance(self.connection, ssl.SSLSocket):

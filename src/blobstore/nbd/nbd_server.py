@@ -125,7 +125,7 @@ class NbdServer:
     def _serve(self, connection: socket.socket) -> None:
         _set_options(connection)
         peer = _peer_of(connection)
-        handshake = Handshake(connection, self._exports, self._tls, self._replace)
+        handshake = Handshake(connection, peer, self._exports, self._tls, self._replace)
         try:
             agreed = handshake.run()
             if agreed is not None:
@@ -137,7 +137,7 @@ class NbdServer:
         except BlobstoreError as error:
             _LOG.error("%s: %s", peer, error)
         except OSError as error:
-            _LOG.info("%s: connection lost: %s", peer, error)
+            _LOG.warning("%s: connection lost: %s", peer, error.strerror or error)
         except Exception:
             _LOG.exception("%s: a fault of this server", peer)
         finally:

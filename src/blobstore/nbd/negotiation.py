@@ -201,7 +201,8 @@ class Negotiation:
         (flags,) = _CLIENT_FLAGS.unpack_from(self._buffer)
         del self._buffer[: _CLIENT_FLAGS.size]
         if flags & ~int(_OUR_FLAGS):
-            raise NbdProtocolError(f"client flags {flags:#x}")
+            sent = _CLIENT_FLAGS.pack(flags)
+            raise NbdProtocolError(f"begins with {sent!r}, expected the flags of an NBD client")
         self._client_flags = HandshakeFlag(flags)
         return True
 

@@ -118,6 +118,8 @@ class Transfer:
         count = len(rest)
         while self._take(count):
             count = self._transport.receive_into(self._stream.space())
+            if not count and self._stream.is_within_request:
+                raise ConnectionLostError("it ended within a request")
             if not count:
                 return
 

@@ -92,6 +92,11 @@ class RequestStream:
         self._skip = 0
         self._long: Request | None = None  # what is left of a write that comes in parts
 
+    @property
+    def is_within_request(self) -> bool:
+        """Whether a request has begun to arrive and is not whole."""
+        return self._begin < self._end or self._long is not None or self._skip > 0
+
     def space(self) -> memoryview:
         """Return where to receive next; it is never empty. Payloads are invalid from now on."""
         begin, end = self._begin, self._end
