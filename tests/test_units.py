@@ -3,7 +3,7 @@
 import pytest
 
 from blobstore import InvalidArgumentError
-from blobstore.units import GIB, KIB, MIB, TIB, format_size, parse_size
+from blobstore.units import GIB, KIB, MIB, TIB, exact_size, format_size, parse_size
 
 
 @pytest.mark.parametrize(
@@ -73,5 +73,37 @@ def test_what_is_no_size_is_refused(text: int | str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 512, KIB, 3 * MIB, 5 * GIB, TIB])
-def test_what_format_size_writes_is_read_again(size: int) -> None:
-    assert parse_size(format_size(size)) == size
+def test_what_exact_size_writes_is_read_again(size: int) -> None:
+    assert parse_size(exact_size(size)) == size
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        (0, "0 B"),
+        (1, "1 B"),
+        (1023, "1023 B"),
+        (64 * KIB, "64 KiB"),
+        (96 * MIB, "96 MiB"),
+        (1000 * MIB, "1000 MiB"),
+        (1536 * MIB, "1.5 GiB"),
+        (1280 * MIB, "1.25 GiB"),
+        (32448 * KIB, "31.7 MiB"),
+        (62500 * KIB, "61.0 MiB"),
+        (2094592 * KIB, "2.0 GiB"),
+        (9536744 * MIB, "9.1 TiB"),
+        (1023 * KIB + 1000, "1.0 MiB"),
+        (1024 * MIB - 1, "1.0 GiB"),
+        (5000 * TIB, "5000 TiB"),
+    ],
+)
+def test_a_size_is_written_as_a_person_says_it_exactly_if_it_is_round(
+    size: int, shown: str
+) -> None:
+    assert format_size(size) == shown
+
+
+@pytest.mark.parametrize("size", [*range(1000, 1_100_000, 997), *(3**n for n in range(6, 30))])
+def test_a_size_that_is_not_round_is_written_to_a_tenth_of_its_unit(size: int) -> None:
+    unit = parse_size("1 " + format_size(size).partition(" ")[2])
+    assert abs(parse_size(format_size(size)) - size) <= unit // 20 + 1

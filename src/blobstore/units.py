@@ -21,6 +21,7 @@ _SIZE: Final = re.compile(
 )
 """Python reads no number of thousands of digits; a size has twenty."""
 
+_UNITS: Final = ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 _POWERS: Final = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -56,11 +57,25 @@ def _scaled(number: str, factor: int) -> int:
     return int(whole + fraction) * factor // divisor
 
 
-def format_size(size_bytes: int) -> str:
-    """Write bytes in the largest unit that divides them, such as ``64 KiB``."""
-    for factor, name in ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+def exact_size(size_bytes: int) -> str:
+    """Write bytes in the largest unit that divides them, such as ``64 KiB``; no byte is lost."""
+    for factor, name in _UNITS:
         if size_bytes and size_bytes % factor == 0:
             return f"{size_bytes // factor} {name}"
+    return f"{size_bytes} B"
+
+
+def format_size(size_bytes: int) -> str:
+    """Write bytes for a person: exactly if round, as ``1.5 GiB``, otherwise about, as ``31.7 MiB``.
+
+    A size that rounds up to the next unit is written in that unit.
+    """
+    for factor, name in _UNITS:
+        if size_bytes * 20 * KIB >= factor * (20 * KIB - 1):
+            scaled = size_bytes / factor
+            if size_bytes * 4 % factor == 0:
+                return f"{scaled:.2f}".rstrip("0").rstrip(".") + f" {name}"
+            return f"{scaled:.1f} {name}"
     return f"{size_bytes} B"
 
 

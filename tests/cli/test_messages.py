@@ -58,6 +58,19 @@ def test_bench_without_room_names_its_option(image: Image) -> None:
     assert line.endswith("free; the blob has 1 GiB: --size sets another size")
 
 
+def test_a_cluster_size_above_the_device_is_said_in_the_units_that_were_typed(
+    tmp_path: Path,
+) -> None:
+    line = said("init", tmp_path / "new.img", "--size", "64MiB", "--cluster-size", "128MiB")
+    assert line.endswith("cluster size 128 MiB: the device has 64 MiB")
+    line = said("init", tmp_path / "new.img", "--size", "64MiB", "--cluster-size", "100KB")
+    assert line.endswith(
+        "cluster size 100000 B: expected a multiple of the page size 4 KiB below 4 GiB"
+    )
+    line = said("init", tmp_path / "new.img", "--size", "64MiB", "--max-size", "32MiB")
+    assert line.endswith("max_size 32 MiB: expected at least the size, 64 MiB")
+
+
 def test_a_server_says_at_which_address_it_cannot_listen(volumes: Path, tmp_path: Path) -> None:
     long = "s" * 120
     assert said("serve", volumes, "--nbd", f"unix:{long}") == (

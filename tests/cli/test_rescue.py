@@ -324,7 +324,7 @@ def test_rescue_lists_what_is_left_and_what_to_do(cut: Broken) -> None:
     assert (done.status, done.stderr) == (0, "")
     lines = done.text.splitlines()
     assert lines[0].split() == ["ID", "NAME", "SIZE", "READABLE"]
-    assert lines[1].split() == ["0x100000000", "vol", "256", "KiB", f"{cut.lost_from}", "B"]
+    assert lines[1].split() == ["0x100000000", "vol", "256", "KiB", "68.9", "KiB"]
     assert f"0x100000000  unreadable: {len(cut.content) - cut.lost_from} bytes at" in done.text
     assert "error 5: " in done.text
     assert lines[-1].endswith(f"blobstore export {cut.path} BLOB FILE --zero-fill")

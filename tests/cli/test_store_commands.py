@@ -216,3 +216,12 @@ def test_a_dump_comes_in_pieces_that_are_the_same_text(image: Image) -> None:
     with Blobstore.open(image.path, read_only=True) as store:
         assert list(store.iter_dump()) == pieces
         assert store.dump() == b"".join(pieces)
+
+
+def test_info_shows_sizes_as_a_person_says_them_and_json_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "new.img"
+    run("init", path, "--size", "62500KiB", "--cluster-size", "1028KiB", "--max-size", "1TiB")
+    shown = run("info", path).text
+    assert "\nsize          61.0 MiB\n" in shown
+    assert "\ncluster size  1028 KiB\n" in shown
+    assert run("info", path, "--json").json["size"] == 62500 * 1024

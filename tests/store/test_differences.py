@@ -213,7 +213,7 @@ def test_a_blob_does_not_become_a_clone_of_its_own_descendant(store: Blobstore) 
 @pytest.mark.parametrize("cluster", [24576, 20480, 3 * 16384 + 4096])
 def test_a_cluster_is_whole_metadata_pages(cluster: int) -> None:
     """The row `cluster-of-whole-pages`."""
-    with pytest.raises(InvalidArgumentError, match="multiple of the page size 16384"):
+    with pytest.raises(InvalidArgumentError, match="multiple of the page size 16 KiB"):
         Blobstore.create(MemoryDevice(4 << 20), cluster_size=cluster, md_page_size=16384)
 
 

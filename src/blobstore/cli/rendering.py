@@ -16,7 +16,7 @@ from blobstore.cli.output import (
     unicode_text,
 )
 from blobstore.store.describe import SALVAGED
-from blobstore.units import format_size
+from blobstore.units import exact_size, format_size
 from blobstore.volumes.identity import UUID_NAME, decode_uuid, decode_volume_name
 
 _NONE: Final = "-"
@@ -61,9 +61,9 @@ def render_store(info: StoreInfo, store: OpenStore | None = None) -> str:
             "version": str(info.version),
             "clean": _yes_no(info.clean),
             "size": format_size(info.size),
-            "cluster size": format_size(info.cluster_size),
-            "page size": format_size(info.page_size),
-            "io unit size": format_size(info.io_unit_size),
+            "cluster size": exact_size(info.cluster_size),
+            "page size": exact_size(info.page_size),
+            "io unit size": exact_size(info.io_unit_size),
             "clusters": f"{info.total_clusters}, {info.data_clusters} for data, "
             f"{info.free_clusters} free",
             "metadata": f"{info.md_len} pages from page {info.md_start}",

@@ -11,7 +11,7 @@ from typing import Final, Self
 from blobstore.errors import CorruptError, InvalidArgumentError, NoSpaceError
 from blobstore.format.mask import MASK_HEAD_SIZE, mask_pages
 from blobstore.format.super_block import MaskRegion, SuperBlock
-from blobstore.units import BlobId, ClusterIndex, PageIndex, ceil_div
+from blobstore.units import BlobId, ClusterIndex, PageIndex, ceil_div, exact_size
 
 DEFAULT_PAGE_SIZE: Final = 4096
 LARGEST_PAGE_SIZE: Final = 1 << 24
@@ -322,19 +322,24 @@ def _check_new_sizes(
         raise InvalidArgumentError(f"metadata page size {page_size}: {_EXPECTED_PAGE_SIZE}")
     if cluster_size < page_size or cluster_size % page_size or cluster_size >= 1 << 32:
         raise InvalidArgumentError(
-            f"cluster size {cluster_size}: "
-            f"expected a multiple of the page size {page_size} below 4 GiB"
+            f"cluster size {exact_size(cluster_size)}: "
+            f"expected a multiple of the page size {exact_size(page_size)} below 4 GiB"
         )
     if md_pages is not None and not 0 < md_pages < 0xFFFF_FFFF:
         raise InvalidArgumentError(f"metadata pages {md_pages}: expected at least 1")
     if max_size is not None and max_size < size:
-        raise InvalidArgumentError(f"max_size {max_size}: expected at least the size, {size}")
+        raise InvalidArgumentError(
+            f"max_size {exact_size(max_size)}: expected at least the size, {exact_size(size)}"
+        )
     if cluster_size > size:
-        raise NoSpaceError(f"cluster size {cluster_size}: the device has {size} bytes")
+        raise NoSpaceError(
+            f"cluster size {exact_size(cluster_size)}: the device has {exact_size(size)}"
+        )
     most = max(size, max_size or 0) // cluster_size
     if most > MAX_CLUSTERS:
         raise InvalidArgumentError(
-            f"cluster size {cluster_size}: {most} clusters, expected at most {MAX_CLUSTERS}"
+            f"cluster size {exact_size(cluster_size)}: "
+            f"{most} clusters, expected at most {MAX_CLUSTERS}"
         )
 
 

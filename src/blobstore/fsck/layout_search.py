@@ -35,7 +35,7 @@ from blobstore.fsck.metadata_start import (
     roots_in_place,
 )
 from blobstore.fsck.rebuild import cluster_sizes_for
-from blobstore.units import ceil_div, format_size
+from blobstore.units import ceil_div, exact_size, format_size
 
 _ODD_SIZES_MAX: Final = 4096
 _SHOWN_SIZES: Final = 4
@@ -57,7 +57,7 @@ class Candidate:
             f"metadata: begins at page {block.md_start} of {self.start.page_size} bytes, "
             + _why_start(self.start, hints),
             f"metadata: {block.md_len} pages, {self.md_reason}",
-            f"cluster size: {format_size(block.cluster_size)}, {_why_size(self.signs, hints)}",
+            f"cluster size: {exact_size(block.cluster_size)}, {_why_size(self.signs, hints)}",
             f"search: the first {format_size(evidence.looked_at)} of the device were looked at",
         )
 
@@ -140,8 +140,8 @@ class LayoutSearch:
     def _sizes(self) -> str:
         sizes = sorted(self.possible_sizes)
         if len(sizes) > _SHOWN_SIZES:
-            return f"{format_size(sizes[0])} to {format_size(sizes[-1])}"
-        return ", ".join(map(format_size, sizes))
+            return f"{exact_size(sizes[0])} to {exact_size(sizes[-1])}"
+        return ", ".join(map(exact_size, sizes))
 
 
 def search_layout(evidence: Evidence, hints: LayoutHints, *, device_size: int) -> LayoutSearch:

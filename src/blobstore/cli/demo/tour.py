@@ -75,7 +75,7 @@ class Tour:
         source = self.directory / "source.tar"
         with self._step("pack Python's standard library") as detail:
             make_source(source)
-            detail.append(_mib(source.stat().st_size))
+            detail.append(format_size(source.stat().st_size))
         return source
 
     def _make_store(self, image: Path, length: int) -> None:
@@ -102,7 +102,9 @@ class Tour:
         flush_every = max(1, min(_FLUSH_EVERY_MAX, ceil_div(parts, 4 * KIB) * 4 * KIB))
         with self._step("import it again in a second process, and kill that") as detail:
             promise = write_and_kill(image, source, flush_every=flush_every)
-            detail.append(f"SIGKILL after {_mib(promise.length)} of {_mib(length)} acknowledged")
+            detail.append(
+                f"SIGKILL after {format_size(promise.length)} of {format_size(length)} acknowledged"
+            )
         return promise
 
     def _recover(self, image: Path) -> None:
@@ -130,7 +132,3 @@ class Tour:
         self.blobs = [found for found in store.list_blobs() if found.error is None]
         if not self.store.clean:
             self.problems.append("store: dirty after it was unloaded")
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / MIB:.1f} MiB"

@@ -29,7 +29,7 @@ from blobstore.cli.picture.ownership_map import (
     Use,
 )
 from blobstore.cli.rendering import kind_of
-from blobstore.units import format_size
+from blobstore.units import exact_size, format_size
 
 _STRIP_CELLS: Final = 48
 _INDENT_MAX: Final = 12
@@ -75,7 +75,7 @@ def _summary(ownership: OwnershipMap) -> str:
     info = ownership.info
     return (
         f"{format_size(info.size)} in {info.total_clusters} clusters of "
-        f"{format_size(info.cluster_size)}, {info.free_clusters} free, {info.blob_count} blobs"
+        f"{exact_size(info.cluster_size)}, {info.free_clusters} free, {info.blob_count} blobs"
     )
 
 

@@ -25,7 +25,7 @@ from blobstore.cli.picture.ownership_map import (
     Use,
 )
 from blobstore.cli.rendering import kind_of
-from blobstore.units import format_size
+from blobstore.units import exact_size
 
 _WIDTH: Final = 960
 _MARGIN: Final = 36
@@ -145,7 +145,7 @@ def _draw_head(drawing: _Drawing, ownership: OwnershipMap, per_cell: int) -> Non
     drawing.text(
         _WIDTH - _MARGIN,
         drawing.y,
-        f"{info.total_clusters} clusters of {format_size(info.cluster_size)}, "
+        f"{info.total_clusters} clusters of {exact_size(info.cluster_size)}, "
         f"{info.free_clusters} free · {scale}",
         "soft",
         to="end",

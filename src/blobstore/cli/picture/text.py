@@ -28,7 +28,7 @@ from blobstore.cli.picture.ownership_map import (
     Use,
 )
 from blobstore.cli.rendering import STORES_OWN, kind_of
-from blobstore.units import format_size
+from blobstore.units import exact_size
 from blobstore.volumes.identity import VOLUME_STORE_TYPE
 
 _ROWS_MAX: Final = 16
@@ -111,7 +111,7 @@ def _title(ownership: OwnershipMap, per_cell: int) -> str:
     scale = (
         "one" if per_cell == 1 else f"{per_cell} of them, a small one if not all are that blob's"
     )
-    size = format_size(info.cluster_size)
+    size = exact_size(info.cluster_size)
     name = printable(ownership.name)
     return f"{name}: {info.total_clusters} clusters of {size}; a letter is {scale}"
 
