@@ -7,6 +7,7 @@ are cut.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -16,7 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from blobstore.errors import BusyError, ExistsError, InvalidArgumentError
+from blobstore.device.lock_holder import describe_holder
+from blobstore.errors import BusyError, ExistsError, InvalidArgumentError, PathNotFoundError
 
 _BACKLOG: Final = 512
 _PATH_MAX: Final = 107
@@ -147,8 +149,9 @@ class UnixListener:
         """Take the lock, then listen.
 
         Raises:
-            BusyError: Another server has the socket.
+            BusyError: Another server of this package has the socket.
             InvalidArgumentError: The path is too long for a socket.
+            PathNotFoundError: There is no such directory.
             OSError: The socket cannot be made.
         """
         length = len(os.fsencode(path))
@@ -157,19 +160,21 @@ class UnixListener:
                 f"{path}: a path of {length} bytes, a Unix socket's has at most {_PATH_MAX}"
             )
         self.path = path
-        self._lock_file = _locked(f"{path}.lock")
+        self._lock_file = _locked(path)
         self._is_bound = False
 
     def listen(self) -> socket.socket:
-        """Return a socket that listens at the path; a socket that no server has is replaced.
+        """Return a socket that listens at the path; a socket at which nothing listens is replaced.
 
         Raises:
+            BusyError: Another program listens there.
             ExistsError: Something else is at the path.
             OSError: The socket cannot be made.
         """
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(os.lstat(self.path).st_mode):
-                raise ExistsError(f"{self.path}: exists, and is no socket")
+                raise ExistsError("exists, and is no socket").at(store=self.path)
+            _check_unused(self.path)
             os.unlink(self.path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -196,15 +201,46 @@ def _locked(path: str) -> int:
     """Take the lock that marks a socket as served by this process.
 
     Raises:
-        BusyError: Another process has it.
+        BusyError: Another server has it.
+        PathNotFoundError: There is no such directory.
+        OSError: The lock's file cannot be made.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError as error:
+        raise PathNotFoundError("a socket cannot be made there: no such directory").at(
+            store=path
+        ) from error
+    except OSError as error:
+        raise _named(error, f"{path}.lock") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        holder = describe_holder(descriptor)
         os.close(descriptor)
-        raise BusyError(f"{path}: another server has it") from error
+        raise BusyError(f"in use by {holder}").at(store=path) from error
     return descriptor
+
+
+def _check_unused(path: str) -> None:
+    """Check that nothing listens at a socket: it may be another program's, which has no lock.
+
+    Raises:
+        BusyError: Something listens there.
+        OSError: It cannot be told.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a full queue is one of a program that listens
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return
+        except (BlockingIOError, ConnectionError):
+            pass
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:  # a socket of datagrams has a reader, too
+                raise _named(error, path) from error
+    raise BusyError("in use: another program listens there").at(store=path)
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:
@@ -213,9 +249,12 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     Raises:
         OSError: There is no such address, or it is taken.
     """
-    family, kind, protocol, _name, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:  # the number of the first is none of errno's
+        why = error.strerror if isinstance(error, OSError) else "not the name of a host"
+        raise OSError(errno.EADDRNOTAVAIL, why, f"{host}:{port}") from error
+    family, kind, protocol, _name, address = found[0]
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

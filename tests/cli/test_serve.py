@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -155,6 +156,42 @@ def test_an_address_that_other_machines_reach_is_refused_without_tls(place: Path
     done = run("serve", place / "disk.img", "--nbd", "0.0.0.0:0", "--json")
     assert done.status == 1
     assert "TLS is required" in done.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--nbd", "unix:{place}/taken"), "{place}/taken: in use: another program listens there"),
+        (("--rpc", "{place}/taken"), "{place}/taken: in use: another program listens there"),
+        (("--nbd", "unix:{place}/file"), "{place}/file: exists, and is no socket"),
+        (("--rpc", "{place}/file"), "{place}/file: exists, and is no socket"),
+        (("--nbd", "unix:{place}/none/s"),
+         "{place}/none/s: a socket cannot be made there: no such directory"),
+        (("--rpc", "{place}/none/s"),
+         "{place}/none/s: a socket cannot be made there: no such directory"),
+        (("--rpc", "{place}/nbd.sock"), "{place}/nbd.sock: in use by this process"),
+        (("--nbd", "{port}"), "{port}: Address already in use"),
+        (("--metrics", "{port}"), "{port}: Address already in use"),
+        (("--metrics", "a..b:1"), "a..b:1: not the name of a host"),
+        (("--tls", "{place}"), "{place}/ca-cert.pem: no such file"),
+    ],
+)  # fmt: skip
+def test_what_hinders_the_start_is_named_and_nothing_is_left(
+    place: Path, options: tuple[str, str], message: str
+) -> None:
+    (place / "file").write_text("kept")
+    with socket.socket(socket.AF_UNIX) as taken, socket.create_server(("127.0.0.1", 0)) as port:
+        taken.bind(f"{place}/taken")
+        taken.listen()
+        known = {"place": str(place), "port": f"127.0.0.1:{port.getsockname()[1]}"}
+        given = [option.format(**known) for option in options]
+        done = run("serve", place / "disk.img", "--nbd", f"unix:{place}/nbd.sock", *given)
+    assert (done.status, done.stdout) == (1, b"")
+    assert done.stderr.startswith(message.format(**known))
+    assert done.stderr.count("\n") == 1
+    assert {path.name for path in place.iterdir()} == {"disk.img", "file", "taken"}
+    assert (place / "file").read_text() == "kept"
+    assert check(place / "disk.img").clean
 
 
 def test_another_blob_or_address_or_directory_is_an_error(place: Path) -> None:

@@ -519,7 +519,7 @@ def test_the_end_does_not_wait_for_a_client_that_takes_no_answers(
 def test_a_socket_that_another_server_has_is_refused(
     server: NbdServer, volumes: VolumeStore
 ) -> None:
-    with pytest.raises(BusyError, match="another server"):
+    with pytest.raises(BusyError, match="in use by this process"):
         NbdServer(StoreExports(volumes), str(server.address))
 
 

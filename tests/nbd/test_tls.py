@@ -201,8 +201,32 @@ def test_a_directory_without_a_file_is_refused(place: Path, missing: str) -> Non
         server_context(directory)
 
 
-def test_a_file_that_is_no_certificate_is_refused(place: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("server-cert.pem", "server-cert.pem with server-key.pem cannot be used for TLS: not PEM"),
+        ("ca-cert.pem", "ca-cert.pem cannot be used for TLS: no certificate or crl found"),
+        ("ca-crl.pem", "ca-crl.pem cannot be used for TLS: no certificate or crl found"),
+    ],
+)
+def test_a_file_that_is_no_certificate_is_named(place: Path, name: str, message: str) -> None:
     directory = make_certificates(place / "tls")
-    (directory / "server-cert.pem").write_text("nothing")
-    with pytest.raises(InvalidArgumentError, match="cannot be used for TLS"):
+    (directory / name).write_text("nothing")
+    with pytest.raises(InvalidArgumentError, match=message):
+        server_context(directory)
+
+
+def test_the_key_of_another_certificate_is_refused(place: Path) -> None:
+    directory = make_certificates(place / "tls")
+    (directory / "server-key.pem").write_bytes((directory / "client-key.pem").read_bytes())
+    with pytest.raises(InvalidArgumentError, match=r"server-key\.pem .*: key values mismatch"):
+        server_context(directory)
+
+
+def test_a_key_with_a_password_is_refused_and_not_asked_for(place: Path) -> None:
+    directory = make_certificates(place / "tls")
+    key, plain = directory / "server-key.pem", directory / "plain.pem"
+    key.rename(plain)
+    call("openssl", "pkey", "-in", plain, "-aes128", "-passout", "pass:abc", "-out", key)
+    with pytest.raises(InvalidArgumentError, match="the key has a password, expected none"):
         server_context(directory)

@@ -63,7 +63,7 @@ def test_the_socket_is_the_owners_alone_and_goes_with_the_server(tmp_path: Path)
 
 def test_a_second_server_at_one_socket_is_refused_and_a_stale_socket_is_not(tmp_path: Path) -> None:
     path = tmp_path / "rpc.sock"
-    with RpcServer(path), pytest.raises(BusyError, match="another server"):
+    with RpcServer(path), pytest.raises(BusyError, match="in use by this process"):
         RpcServer(path)
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(os.fspath(path))
