@@ -96,7 +96,7 @@ def test_a_tree_of_volumes_keeps_names_attributes_and_identities(source: VolumeS
 
 def test_a_copy_within_a_store_takes_a_prefix(source: VolumeStore) -> None:
     before = len(source)
-    with pytest.raises(ExistsError, match="taken"):
+    with pytest.raises(ExistsError, match="exists"):
         copy_blobs(source, source, whole_store(source))
     assert len(source) == before
     copy_blobs(source, source, tree_of(source, source["disk"].id), prefix="old-")

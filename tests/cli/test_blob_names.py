@@ -67,7 +67,7 @@ def test_relations_take_names_on_both_sides(image: Image, tmp_path: Path) -> Non
 
 
 def test_a_name_that_several_blobs_have_is_refused_with_their_ids(image: Image) -> None:
-    run_here("rename", image.path, "alpha", "beta")
+    run_here("xattr", "set", image.path, "alpha", "name", "beta")
     same = unchanged(image.path)
     done = run("delete", image.path, "beta", "--yes", "--json")
     assert done.status == 1

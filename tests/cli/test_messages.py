@@ -17,7 +17,7 @@ from blobstore.errors import AccessError
 from blobstore.operations import Buffer
 from blobstore.units import MIB
 from tests.cli.conftest import CLUSTER, Image
-from tests.cli.runner import COMMAND, run
+from tests.cli.runner import COMMAND, run, unchanged
 from tests.proof.image_device import ImageDevice
 
 
@@ -196,22 +196,62 @@ def test_a_blob_whose_content_cannot_be_hashed_keeps_its_line(tmp_path: Path) ->
     assert (entry["size"], entry["sha256"], entry["error"]["errno"]) == (CLUSTER, None, "ENOTSUP")
 
 
-@pytest.mark.parametrize("way", ["create", "snapshot", "clone", "rename", "import"])
-def test_a_name_that_another_blob_has_is_warned_of(image: Image, tmp_path: Path, way: str) -> None:
-    (tmp_path / "file").write_bytes(b"data")
-    snapshot = run("snapshot", image.path, str(image.thin), "beta@1", "--json").json["id"]
-    made = run("create", image.path, "other", "--size", "1M", "--json").json["id"]
-    command: dict[str, tuple[str | Path, ...]] = {
-        "create": ("create", image.path, "other", "--size", "1M"),
-        "snapshot": ("snapshot", image.path, str(image.thin), "other"),
-        "clone": ("clone", image.path, str(snapshot), "other"),
-        "rename": ("rename", image.path, str(image.thin), "other"),
-        "import": ("import", image.path, tmp_path / "file", "--name", "other"),
+@pytest.mark.parametrize(
+    "way",
+    ["create", "snapshot", "clone", "rename", "import", "receive", "shell"],
+)
+@pytest.mark.parametrize("in_volumes", [False, True], ids=["blobs", "volumes"])
+def test_a_name_that_another_blob_has_is_refused_before_anything_is_made(
+    tmp_path: Path, way: str, in_volumes: bool
+) -> None:
+    store, file, stream = (str(tmp_path / name) for name in ("store", "file", "stream"))
+    Path(file).write_bytes(b"data")
+    run("init", store, "--size", "64M", *(["--volumes", "v"] if in_volumes else []))
+    run("create", store, "this", "--size", "1M", "--thin")
+    run("snapshot", store, "this", "this@1")
+    other = run("create", store, "other", "--size", "1M", "--thin", "--json").json["id"]
+    run("send", store, "this@1", "--to", stream)
+    commands = {
+        "create": ("create", store, "other", "--size", "1M"),
+        "snapshot": ("snapshot", store, "this", "other"),
+        "clone": ("clone", store, "this@1", "other"),
+        "rename": ("rename", store, "this", "other"),
+        "import": ("import", store, file, "--name", "other"),
+        "receive": ("receive", store, "other", "--from", stream),
+        "shell": ("shell", store, "--json"),
     }
-    done = run(*command[way])
+    same = unchanged(Path(store))
+    done = run(*commands[way], stdin=b"snapshot this other\n")
+    what = "volume 'other': exists" if in_volumes else f"blob 'other': exists, id {other:#x}"
+    assert done.status == 1
+    assert what in done.stderr
+    assert same()
+
+
+def test_a_name_that_several_blobs_have_already_is_refused(image: Image) -> None:
+    run("xattr", "set", image.path, "alpha", "name", "beta")
+    done = run("create", image.path, "beta", "--size", "1M", "--json")
+    assert done.error["errno"] == "EEXIST"
+    assert "2 blobs are named 'beta'" in done.error["message"]
+
+
+def test_a_name_given_as_an_attribute_of_a_new_blob_is_refused_too(image: Image) -> None:
+    done = run("create", image.path, "--size", "1M", "--xattr", "name=beta", "--json")
+    assert done.error["errno"] == "EEXIST"
+
+
+def test_a_blob_is_renamed_to_the_name_that_it_has(image: Image) -> None:
+    assert run("rename", image.path, "alpha", "alpha").status == 0
+
+
+def test_the_attribute_name_of_another_blob_is_set_with_a_warning(image: Image) -> None:
+    done = run("xattr", "set", image.path, "alpha", "name", "beta")
     assert done.status == 0
-    assert done.stderr.startswith("warning: 2 blobs are named 'other'")
-    assert f"{made:#x}" in done.stderr
+    assert done.stderr.startswith("warning: 2 blobs are named 'beta'")
+    for blob in (image.thick, image.thin):
+        assert run("show", image.path, f"{blob:#x}").status == 0
+    assert run("rename", image.path, f"{image.thick:#x}", "alpha").status == 0
+    assert run("xattr", "set", image.path, "alpha", "key", "beta").stderr == ""
 
 
 def test_a_name_that_is_the_id_of_another_volume_is_warned_of(volumes: Path) -> None:

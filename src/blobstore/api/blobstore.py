@@ -154,7 +154,8 @@ class Blobstore(OpenStore):
     ) -> Blob:
         """Create a blob of `size` bytes, rounded up to whole clusters, and open it.
 
-        `name` is its attribute ``name``. Several blobs of a store may have the same one.
+        `name` is its attribute ``name``. Several blobs of a store may have the same one: to
+        refuse it would mean to read the root of every blob. `find` tells whether one has it.
 
         Durability: on return.
 

@@ -17,10 +17,9 @@ from uuid import UUID
 
 import msgspec
 
-from blobstore.api.arguments import blob_name_of
 from blobstore.api.blob import Blob
 from blobstore.api.volumes import VolumeStore
-from blobstore.backup.any_store import AnyStore, delete_any
+from blobstore.backup.any_store import AnyStore, check_new_name, delete_any
 from blobstore.backup.sending import OF_ONE_STORE, Progress
 from blobstore.backup.snapshot_identity import SNAPSHOT_TIME, find_snapshot
 from blobstore.backup.stream_format import Begin, Data, Record, StreamDecoder, Zeroes
@@ -29,7 +28,6 @@ from blobstore.drivers import interrupts
 from blobstore.errors import (
     BlobstoreError,
     CorruptError,
-    ExistsError,
     InvalidArgumentError,
     NotFoundError,
 )
@@ -37,7 +35,7 @@ from blobstore.format.descriptors import decode_name
 from blobstore.store.describe import BlobInfo
 from blobstore.store.relations import SNAPSHOT_ID
 from blobstore.units import MIB
-from blobstore.volumes.identity import check_name, encode_uuid
+from blobstore.volumes.identity import encode_uuid
 
 _CHECKPOINT_BYTES: Final = 256 * MIB
 """After so much data `receive_state` is brought up to date: a crash loses at most twice that.
@@ -147,17 +145,10 @@ def _checked_name(store: AnyStore, begin: Begin, name: str | None) -> str | None
     """
     sent = None if begin.name is None else decode_name(begin.name)
     wanted = name if name is not None else sent
-    if isinstance(store, VolumeStore):
-        if not wanted:
-            raise InvalidArgumentError("the stream names no snapshot: a volume needs a name")
-        check_name(wanted)
-        is_taken = wanted in store
-    else:
-        wanted = blob_name_of(wanted) if wanted else None
-        is_taken = wanted is not None and any(i.name == wanted for i in store.list_blobs())
-    if is_taken:
-        raise ExistsError(f"name {wanted!r}: taken").at(store=store.device_name)
-    return wanted
+    if not wanted and isinstance(store, VolumeStore):
+        raise InvalidArgumentError("the stream names no snapshot: a volume needs a name")
+    check_new_name(store, wanted or None)
+    return wanted or None
 
 
 class _UnfinishedSnapshot:

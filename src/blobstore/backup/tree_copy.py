@@ -10,7 +10,7 @@ from contextlib import suppress
 from blobstore.api.blob import Blob
 from blobstore.api.blobstore import Blobstore
 from blobstore.api.volumes import VolumeStore
-from blobstore.backup.any_store import AnyStore, delete_any
+from blobstore.backup.any_store import AnyStore, check_new_name, delete_any
 from blobstore.backup.receiving import clear
 from blobstore.backup.sending import OF_ONE_STORE, Progress
 from blobstore.backup.snapshot_identity import (
@@ -19,7 +19,7 @@ from blobstore.backup.snapshot_identity import (
 )
 from blobstore.backup.stream_format import DATA_MAX
 from blobstore.backup.unfinished import COPY_STATE, INCOMPLETE, hidden_name
-from blobstore.errors import BlobstoreError, ExistsError
+from blobstore.errors import BlobstoreError
 from blobstore.store.blobs import ClearMethod
 from blobstore.store.describe import BlobInfo
 from blobstore.store.relations import SNAPSHOT_ID
@@ -122,7 +122,7 @@ def _check_names(target: AnyStore, names: list[str | None]) -> None:
     taken = {info.name for info in target.list_blobs()} - {None}
     found = next((name for name in names if name in taken), None)
     if found is not None:
-        raise ExistsError(f"name {found!r}: taken").at(store=target.device_name)
+        check_new_name(target, found)
 
 
 def _make(target: AnyStore, info: BlobInfo, parent: BlobId | None) -> Blob:

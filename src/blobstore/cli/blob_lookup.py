@@ -47,14 +47,18 @@ def find_blob(store: "AnyStore", which: str) -> BlobId:
 
 
 def warn_of_name(store: "AnyStore", name: str | None) -> None:
-    """Say on standard error how a new name can mislead: as another blob's id, or as its name."""
+    """Say on standard error that a new name means another blob: the blob of this id."""
     number = None if name is None else id_in(name)
     if number is not None and number in store.blob_ids():
         what = f"BLOB {name} means the blob of this id, not the blob of this name"
         click.echo(printable(f"warning: {what}"), err=True)
+
+
+def warn_of_same_names(store: "AnyStore", name: str) -> None:
+    """Say on standard error that several blobs have a name now."""
     from blobstore import Blobstore
 
-    if name is None or not isinstance(store, Blobstore):
+    if not isinstance(store, Blobstore):
         return
     try:
         store.find(name)

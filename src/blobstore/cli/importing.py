@@ -21,8 +21,7 @@ from typing import Final, Self
 
 import msgspec
 
-from blobstore import Blob, Blobstore
-from blobstore.api.arguments import blob_name_of
+from blobstore import Blob
 from blobstore.backup.any_store import ancestors
 from blobstore.backup.unfinished import (
     IMPORT_STATE,
@@ -38,10 +37,9 @@ from blobstore.cli.images.verifying import DifferentContentError
 from blobstore.cli.interruption import Left, leaving
 from blobstore.cli.progress import progress
 from blobstore.drivers import interrupts
-from blobstore.errors import ExistsError, InvalidArgumentError
+from blobstore.errors import InvalidArgumentError
 from blobstore.store.describe import BlobInfo
 from blobstore.units import BlobId
-from blobstore.volumes.identity import check_name
 
 HOW_TO_GO_ON: Final = (
     "what came is kept: `import --resume` goes on with it, `delete --unfinished` deletes it"
@@ -169,23 +167,6 @@ class BlobImport:
             self.blob.set_attributes({IMPORT_STATE: None}, name=name)
             if self._left.what:
                 self._left.what = f"blob {self.blob.id:#x} is complete"
-
-
-def check_new_name(store: store_kinds.AnyStore, name: str | None) -> None:
-    """Refuse, before anything is copied, a name that the blob could not get at the end.
-
-    Raises:
-        InvalidArgumentError: It is none, or a volume would have none.
-        ExistsError: A volume has it.
-    """
-    if isinstance(store, Blobstore):
-        if name is not None:
-            blob_name_of(name)
-        return
-    wanted = store_kinds.name_of_volume(name)
-    check_name(wanted)
-    if wanted in store:
-        raise ExistsError(f"volume {wanted!r}: exists").at(store=store.device_name)
 
 
 def worth_keeping(store: store_kinds.AnyStore, blob_ids: Sequence[BlobId]) -> set[BlobId]:

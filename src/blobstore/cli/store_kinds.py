@@ -1,6 +1,7 @@
 """Names and uuids on the command line: where stores of blobs and of volumes differ.
 
-In a store of blobs a name is the attribute `name`, which several blobs may have. A volume
+In a store of blobs a name is the attribute `name`. The format lets several blobs have the same
+one, and no command can tell these by name. So the commands make no second blob of a name. A volume
 store keeps names and uuids itself. This module and `blob_lookup` alone know the difference.
 """
 
@@ -9,10 +10,12 @@ from typing import TypeAlias
 from uuid import UUID
 
 from blobstore import Blob, Blobstore, ClearMethod, Volume, VolumeStore
+from blobstore.backup.any_store import check_new_name, volume_name
 from blobstore.backup.snapshot_identity import take_snapshot
 from blobstore.cli.output import unicode_text
 from blobstore.cli.values import name_xattrs
 from blobstore.errors import InvalidArgumentError, WrongTypeError
+from blobstore.format.descriptors import decode_name
 from blobstore.volumes.identity import encode_uuid
 
 AnyStore: TypeAlias = Blobstore | VolumeStore
@@ -55,21 +58,25 @@ def create_blob(
 
     Raises:
         InvalidArgumentError: A volume without a name, or with extents as runs.
+        ExistsError: Another one has the name.
         BlobstoreError: As `Blobstore.create_blob` and `VolumeStore.create_volume`.
     """
     if isinstance(store, Blobstore):
+        named = {**name_xattrs(name), **(xattrs or {})}
+        if "name" in named:
+            check_new_name(store, decode_name(named["name"].rstrip(b"\0")))
         return store.create_blob(
             size_bytes,
             thin=thin,
             extent_table=extent_table,
             clear_method=clear_method,
-            xattrs={**name_xattrs(name), **(xattrs or {})},
+            xattrs=named,
             external_snapshot=external_snapshot,
         )
     if not extent_table:
         raise InvalidArgumentError("a volume has an extent table, not runs")
     return store.create_volume(
-        name_of_volume(name),
+        volume_name(name),
         size_bytes,
         thin=thin,
         clear_method=clear_method,
@@ -80,25 +87,29 @@ def create_blob(
     )
 
 
-def snapshot(blob: Blob, name: str | None) -> Blob:
+def snapshot(store: AnyStore, blob: Blob, name: str | None) -> Blob:
     """Make a snapshot of a blob or a volume, with an identity and a time.
 
     Raises:
         InvalidArgumentError: A volume's would have no name.
+        ExistsError: Another one has the name.
         BlobstoreError: As `Blob.snapshot` and `Volume.snapshot`.
     """
-    return take_snapshot(blob, name_of_volume(name) if isinstance(blob, Volume) else name)
+    check_new_name(store, name)
+    return take_snapshot(blob, name)
 
 
-def clone(blob: Blob, name: str | None) -> Blob:
+def clone(store: AnyStore, blob: Blob, name: str | None) -> Blob:
     """Make a clone of a snapshot, or of a read-only blob or volume.
 
     Raises:
         InvalidArgumentError: A volume's would have no name.
+        ExistsError: Another one has the name.
         BlobstoreError: As `Blob.clone` and `Volume.clone`.
     """
+    check_new_name(store, name)
     if isinstance(blob, Volume):
-        return blob.clone(name_of_volume(name))
+        return blob.clone(volume_name(name))
     return blob.clone(xattrs=name_xattrs(name))
 
 
@@ -121,15 +132,17 @@ def register_external(store: AnyStore, identity: bytes, path: str) -> None:
     store.register_external(external_id(store, identity), path)
 
 
-def rename(blob: Blob, name: str) -> None:
+def rename(store: AnyStore, blob: Blob, name: str) -> None:
     """Give a blob or a volume another name.
 
     Raises:
+        ExistsError: Another one has it.
         BlobstoreError: As `Volume.rename` and `Blob.set_xattr`.
     """
     if isinstance(blob, Volume):
         blob.rename(name)
     else:
+        check_new_name(store, name, of=blob.id)
         blob.xattrs.update(name_xattrs(name))
 
 
@@ -144,14 +157,3 @@ def made_fields(blob: Blob) -> dict[str, object]:
 def made_text(blob: Blob) -> str:
     """Return the same as text: the id, and of a volume the uuid."""
     return f"{blob.id:#x} {blob.unique_id}" if isinstance(blob, Volume) else f"{blob.id:#x}"
-
-
-def name_of_volume(name: str | None) -> str:
-    """Return the name that a volume is to have.
-
-    Raises:
-        InvalidArgumentError: None was given.
-    """
-    if name is None:
-        raise InvalidArgumentError("a volume needs a NAME of 1 to 63 bytes")
-    return name

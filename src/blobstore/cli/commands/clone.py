@@ -24,7 +24,7 @@ def command(options: StoreOptions, *, which: str, name: str | None) -> None:
     with (
         making_blobs(options) as store,
         open_blob(store, which) as blob,
-        store_kinds.clone(blob, name) as clone,
+        store_kinds.clone(store, blob, name) as clone,
     ):
         fields, text = store_kinds.made_fields(clone), store_kinds.made_text(clone)
         if not options.as_json:

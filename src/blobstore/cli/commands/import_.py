@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import click
 
 from blobstore import Blob
+from blobstore.backup.any_store import check_new_name
 from blobstore.cli import store_kinds
 from blobstore.cli.asking import confirm
 from blobstore.cli.blob_lookup import open_blob, warn_of_name
@@ -13,7 +14,7 @@ from blobstore.cli.content import holds_data
 from blobstore.cli.copying import check_fits, data_size, replace_content
 from blobstore.cli.files import open_to_read, size_of
 from blobstore.cli.images.formats import FORMATS, refuse_image
-from blobstore.cli.importing import BlobImport, check_new_name, describe_source
+from blobstore.cli.importing import BlobImport, describe_source
 from blobstore.cli.interruption import leaving, making_blobs
 from blobstore.cli.options import (
     StoreOptions,

@@ -17,7 +17,7 @@ def command(options: StoreOptions, *, which: str, name: str) -> None:
     A volume keeps its uuid. The name of a snapshot cannot be changed.
     """
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
-        store_kinds.rename(blob, name)
+        store_kinds.rename(store, blob, name)
         if not options.as_json:
             warn_of_name(store, name)
     fields = {**store_kinds.made_fields(blob), "name": unicode_text(name)}

@@ -24,7 +24,7 @@ def command(options: StoreOptions, *, which: str, name: str | None) -> None:
     with (
         making_blobs(options) as store,
         open_blob(store, which) as blob,
-        store_kinds.snapshot(blob, name) as snapshot,
+        store_kinds.snapshot(store, blob, name) as snapshot,
     ):
         fields, text = store_kinds.made_fields(snapshot), store_kinds.made_text(snapshot)
         if not options.as_json:

@@ -2,7 +2,7 @@
 
 import click
 
-from blobstore.cli.blob_lookup import open_blob
+from blobstore.cli.blob_lookup import open_blob, warn_of_same_names
 from blobstore.cli.options import (
     StoreOptions,
     blob_argument,
@@ -11,6 +11,7 @@ from blobstore.cli.options import (
 from blobstore.cli.output import print_result, printable_name, render_table, unicode_text
 from blobstore.cli.rendering import render_bytes, xattr_fields
 from blobstore.cli.values import parse_value
+from blobstore.format.descriptors import decode_name
 
 
 @click.group("xattr")
@@ -48,10 +49,15 @@ def get_xattr(options: StoreOptions, *, which: str, name: str) -> None:
 @click.argument("name")
 @click.argument("value")
 def set_xattr(options: StoreOptions, *, which: str, name: str, value: str) -> None:
-    """Set an attribute; durable when done."""
+    """Set an attribute; durable when done.
+
+    `rename` refuses a name that another blob has; this only warns of it.
+    """
     data = parse_value(value)
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.set_xattr(name, data)
+        if name == "name" and not options.as_json:
+            warn_of_same_names(store, decode_name(data.rstrip(b"\0")))
     fields = {"id": blob.id, "name": unicode_text(name), "value": data.hex()}
     print_result(fields, "", as_json=options.as_json)
 

@@ -7,8 +7,8 @@ from what is below it takes clusters.
 
 from collections.abc import Sequence
 
-from blobstore import Blob, BlobId, VolumeStore
-from blobstore.backup.any_store import ancestors
+from blobstore import Blob, BlobId
+from blobstore.backup.any_store import ancestors, check_new_name
 from blobstore.cli import store_kinds
 from blobstore.cli.content import cut_in_parts, is_zero
 from blobstore.cli.files import read_exactly, size_of
@@ -18,7 +18,6 @@ from blobstore.cli.images.verifying import verify
 from blobstore.cli.importing import BlobImport, describe_source
 from blobstore.cli.progress import progress
 from blobstore.errors import ExistsError
-from blobstore.volumes.identity import check_name
 
 
 def import_chain(
@@ -34,7 +33,7 @@ def import_chain(
     With `resume` the import that was interrupted goes on, after the snapshots that are there.
 
     Raises:
-        ExistsError: A volume has the name of one of them.
+        ExistsError: A blob or volume has the name of one of them.
         InvalidArgumentError: One of the images has changed since the interruption.
         As `as_raw` and `Blob.write`.
     """
@@ -51,7 +50,7 @@ def import_chain(
         for number in range(len(done), len(levels)):
             if number > len(done):
                 this.blob.flush()
-                with store_kinds.snapshot(this.blob, names[number - 1]) as snapshot:
+                with store_kinds.snapshot(store, this.blob, names[number - 1]) as snapshot:
                     snapshots.append(snapshot)
             _add_level(this, levels[number], is_base=number == 0, verifying=verifying)
         this.finish(names[-1])
@@ -77,7 +76,7 @@ def _names_of(
     The first `done` images are snapshots already.
 
     Raises:
-        ExistsError: A volume has it.
+        ExistsError: A blob or volume has it.
         InvalidArgumentError: No volume can have it.
     """
     top = name or levels[-1].name
@@ -88,11 +87,13 @@ def _names_of(
             number += 1
             free = f"{level.name}-{number}"
         names.append(free)
-    if isinstance(store, VolumeStore):
-        for each in (*names[done:], top):
-            check_name(each)
-            if each in store:
-                raise ExistsError(f"volume {each!r}: exists; an image of the chain has its name")
+    for each in (*names[done:], top):
+        try:
+            check_new_name(store, each)
+        except ExistsError as error:
+            raise ExistsError(f"{error.message}; an image of the chain has its name").at(
+                store=store.device_name
+            ) from error
     return [*names, top]
 
 
