@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -31,7 +32,7 @@ from blobstore.backup.receiving import (
 )
 from blobstore.backup.sending import Sent, send
 from blobstore.backup.snapshot_identity import identity_of, take_snapshot, taken_at
-from blobstore.backup.stream_format import Begin
+from blobstore.backup.stream_format import Begin, Record, StreamDecoder
 from blobstore.backup.unfinished import RECEIVE_STATE
 from blobstore.operations import Buffer
 from tests.backup.random_trees import CHANGES, CLUSTER, Change, grow, new_store
@@ -280,6 +281,70 @@ def test_a_pipe_that_takes_and_gives_little_at_a_time_carries_the_same(
     assert sent == Sent(20 * CLUSTER, 2, len(pipe.content))
     assert receive(store, pipe, progress=seen.append).read(SIZE) == first.read(SIZE)
     assert seen == [20 * CLUSTER] * 2
+
+
+def records_in(stream: bytes) -> list[bytes]:
+    """Return the preamble, the head and payload of each record, and the end record."""
+    decoder, file, cuts = StreamDecoder(), io.BytesIO(stream), [0]
+    while not decoder.has_ended:
+        if decoder.feed(file.read(decoder.wanted)) is not None:
+            cuts.append(file.tell())
+    return [stream[start:end] for start, end in pairwise([*cuts, len(stream)])]
+
+
+def test_what_came_of_a_mixture_of_two_streams_is_deleted_and_no_stream_goes_on_with_it(
+    source: VolumeStore, store: VolumeStore
+) -> None:
+    first, second = chain_in(source)
+    begin, *_rest = records_in(stream_of(first))
+    _other_begin, *records = records_in(stream_of(second))
+    with pytest.raises(CorruptError, match="another stream's"):
+        receive(store, io.BytesIO(b"".join([begin, *records])))
+    assert list(unfinished_receipts(store)) == []
+    assert len(store) == 0
+    assert receive(store, io.BytesIO(stream_of(first))).read(SIZE) == first.read(SIZE)
+
+
+def test_what_came_before_is_deleted_as_well_if_the_rest_is_a_mixture(
+    source: VolumeStore, store: VolumeStore
+) -> None:
+    first, second = chain_in(source)
+    with pytest.raises(CorruptError, match="early"):
+        receive(store, io.BytesIO(stream_of(first)[:-1]))
+    assert len(list(unfinished_receipts(store))) == 1
+    mixture = records_in(stream_of(first))[:1] + records_in(stream_of(second))[1:]
+    with pytest.raises(CorruptError, match="another stream's"):
+        receive(store, io.BytesIO(b"".join(mixture)))
+    assert len(store) == 0
+
+
+def test_a_receipt_that_came_too_late_does_not_delete_the_snapshot(
+    source: VolumeStore, store: VolumeStore
+) -> None:
+    first, _second = chain_in(source)
+    begin = next(read_records(io.BytesIO(stream_of(first))))
+
+    def while_another_completes_it() -> Iterator[Record]:
+        yield begin
+        receive(store, io.BytesIO(stream_of(first))).close()
+        raise CorruptError("stream: cut")
+
+    with pytest.raises(CorruptError, match="cut"):
+        receive_records(store, while_another_completes_it(), "late")
+    assert store["disk@1"].read(SIZE) == first.read(SIZE)
+
+
+def test_a_stream_to_read_that_does_not_block_is_an_error_and_has_not_ended_early(
+    store: VolumeStore,
+) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with (
+        open(reading, "rb", buffering=0) as stream,
+        open(writing, "wb"),
+        pytest.raises(BlockingIOError, match="non-blocking"),
+    ):
+        receive(store, stream)
 
 
 def test_a_difference_without_an_identity_of_its_own_arrives(

@@ -9,6 +9,7 @@ next stream of the same snapshot goes on with, or the snapshot.
 The order of flushes matters: `receive_state` says an offset only when all before it is durable.
 """
 
+import errno
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -22,7 +23,14 @@ from blobstore.api.volumes import VolumeStore
 from blobstore.backup.any_store import AnyStore, check_new_name, delete_any
 from blobstore.backup.sending import OF_ONE_STORE, Progress
 from blobstore.backup.snapshot_identity import SNAPSHOT_TIME, find_snapshot
-from blobstore.backup.stream_format import Begin, Data, Record, StreamDecoder, Zeroes
+from blobstore.backup.stream_format import (
+    Begin,
+    Data,
+    MixedStreamError,
+    Record,
+    StreamDecoder,
+    Zeroes,
+)
 from blobstore.backup.unfinished import INCOMPLETE, RECEIVE_STATE, hidden_name
 from blobstore.drivers import interrupts
 from blobstore.errors import (
@@ -77,6 +85,7 @@ def receive(
         ExistsError: There is a blob of that name.
         InvalidArgumentError: A volume would have no name, or the name is one that cannot be.
         NoSpaceError: No cluster or metadata page is left.
+        BlockingIOError: The stream does not block, and has nothing now.
         OSError: The stream failed.
     """
     return receive_records(store, read_records(stream), name, progress=progress)
@@ -102,6 +111,8 @@ def _read_exactly(stream: Readable, length: int, place: str) -> bytes:
     missing = length
     while missing:
         part = stream.read(missing)
+        if part is None:
+            raise BlockingIOError(errno.EAGAIN, "stream: non-blocking, expected blocking")
         if not part:
             raise CorruptError(f"{place}: the stream ends {missing} bytes early")
         parts.append(part)
@@ -131,6 +142,9 @@ def receive_records(
                 progress(done)
         with interrupts.Held():
             return target.finish(wanted)
+    except MixedStreamError:
+        target.discard()  # which of its records are of this snapshot is not known
+        raise
     except BaseException as error:
         if target.keep():
             error.add_note("what came is kept: the next stream of this snapshot goes on with it")
@@ -254,12 +268,20 @@ class _UnfinishedSnapshot:
         with suppress(BlobstoreError):
             if is_useful and not blob.read_only:
                 self._checkpoint()
-        with suppress(BlobstoreError):
-            blob.close()
-        if not is_useful:
+        if is_useful:
             with suppress(BlobstoreError):
-                delete_any(self._store, blob.id)
+                blob.close()
+        else:
+            self.discard()
         return is_useful
+
+    def discard(self) -> None:
+        """Delete what came, unless another receipt of the same snapshot has completed it."""
+        with suppress(BlobstoreError):
+            is_snapshot = self._blob.read_only
+            self._blob.close()
+            if not is_snapshot:
+                delete_any(self._store, self._blob.id)
 
 
 def clear(blob: Blob, offset: int, end: int) -> None:

@@ -58,6 +58,10 @@ _WORTH_IT: Final = 15 / 16
 """Compressed content is sent if it takes at most this share of the space."""
 
 
+class MixedStreamError(CorruptError):
+    """Each record is right, but they are not the records of one stream."""
+
+
 class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a stream is about: the first record. Sizes and offsets are bytes.
 
@@ -258,7 +262,7 @@ class StreamDecoder:
             return self._begin
         if head.kind == _END:
             if payload != self._digest.digest():
-                raise CorruptError(f"{self.place}: the digest is another stream's")
+                raise MixedStreamError(f"{self.place}: the digest is another stream's")
             self.has_ended = True
             self.wanted = 0
             return None
