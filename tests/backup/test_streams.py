@@ -48,7 +48,7 @@ def stream_of(snapshot: Blob, base: Blob | None = None, *, level: int = 0, start
 
 
 def target(cluster_size: int = CLUSTER) -> Blobstore:
-    return Blobstore.create(MemoryDevice(8 << 20), cluster_size=cluster_size, md_pages=128)
+    return Blobstore.create(MemoryDevice(24 << 20), cluster_size=cluster_size, md_pages=128)
 
 
 def shows_the_same(received: Blob, sent: Blob) -> bool:
