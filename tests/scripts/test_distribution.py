@@ -45,7 +45,7 @@ def test_the_wheel_says_what_it_is_and_where_it_begins(built: Path) -> None:
     assert "Description-Content-Type: text/markdown" in text
     assert "License-Expression: BSD-3-Clause" in text
     assert re.search(r"^Provides-Extra: fsspec$", text, re.MULTILINE)
-    assert "blobstore = blobstore.cli.main:main" in points
+    assert "blobstore = blobstore.__main__:main" in points
     assert "[fsspec.specs]" in points
 
 

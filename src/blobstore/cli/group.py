@@ -85,6 +85,12 @@ def module_of(name: str) -> str:
     return _MODULE_NAMES.get(name, name.replace("-", "_"))
 
 
+def import_command(arguments: Sequence[str]) -> None:
+    """Import the module of the command that the arguments name, as long as a signal may end all."""
+    if arguments and arguments[0] in COMMANDS:
+        import_module(f"blobstore.cli.commands.{module_of(arguments[0])}")
+
+
 class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -5,6 +5,7 @@ them too, so that whoever reads it knows how to go on.
 """
 
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -57,17 +58,26 @@ class TerminatedError(KeyboardInterrupt):
 
 
 def install_handlers() -> None:
-    """Make the signals that ask a process to end interrupt it; one that is ignored stays so."""
-    for number in _ENDING:
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _terminate)
+    """Make the signals that ask a process to end interrupt it; one that is ignored stays so.
+
+    From here on a command can have begun something. Before, they end the process at once.
+    """
+    for number in _HELD_BACK:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            is_interrupt = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_interrupt else _terminate)
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
-    """End the command as Ctrl-C does: not in the middle of a change."""
-    from blobstore.drivers.interrupts import interrupt
+    """End the command as Ctrl-C does: not in the middle of a change.
 
-    interrupt(TerminatedError(number))
+    The module that holds interrupts back is not imported here: this can run within its import.
+    """
+    error = TerminatedError(number)
+    interrupt = getattr(sys.modules.get("blobstore.drivers.interrupts"), "interrupt", None)
+    if interrupt is None:
+        raise error
+    interrupt(error)
 
 
 def wait_for_signal() -> NoReturn:

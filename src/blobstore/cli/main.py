@@ -17,9 +17,10 @@ def main(arguments: list[str] | None = None) -> int:
     from blobstore.cli.interruption import install_handlers, message_of, status_of
 
     try:
-        install_handlers()
-        from blobstore.cli.group import run
+        from blobstore.cli.group import import_command, run
 
+        import_command(arguments)
+        install_handlers()
         return run(arguments)
     except KeyboardInterrupt as interrupt:  # before or after the command itself
         sys.stderr.write(f"{message_of(interrupt)}\n")
