@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from blobstore import (
     Blob,
     Blobstore,
+    CorruptError,
     ExistsError,
     InvalidArgumentError,
     MemoryDevice,
@@ -19,6 +20,7 @@ from blobstore.backup.receiving import receive
 from blobstore.backup.sending import send
 from blobstore.backup.snapshot_identity import identity_of, take_snapshot
 from blobstore.backup.tree_copy import copy_blobs, tree_of, whole_store
+from blobstore.backup.unfinished import INCOMPLETE, MARKS, unfinished_blobs
 from blobstore.store.relations import SNAPSHOT_ID
 from tests.backup.random_trees import (
     CHANGES,
@@ -142,3 +144,28 @@ def test_a_name_that_no_volume_can_have_is_refused_before_anything_is_copied() -
         with pytest.raises(InvalidArgumentError):
             copy_blobs(store, volumes, whole_store(store))
         assert len(volumes) == 0
+
+
+def test_the_copy_of_an_unfinished_receipt_is_unfinished_and_the_next_stream_goes_on_with_it(
+    source: VolumeStore,
+) -> None:
+    stream = io.BytesIO()
+    send(source["disk@1"], stream, level=0)
+    with (
+        VolumeStore.create(MemoryDevice(8 << 20), name="cut", cluster_size=CLUSTER) as cut,
+        VolumeStore.create(MemoryDevice(8 << 20), name="t", cluster_size=CLUSTER) as target,
+    ):
+        with pytest.raises(CorruptError, match="early"):
+            receive(cut, io.BytesIO(stream.getvalue()[:-1]))
+        (made,) = copy_blobs(cut, target, whole_store(cut)).values()
+        assert [info.blob_id for info, _command in unfinished_blobs(target)] == [made]
+        received = receive(target, io.BytesIO(stream.getvalue()))
+        assert (received.id, received.name) == (made, "disk@1")
+        assert received.read(received.size) == source["disk@1"].read(received.size)
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_copy_of_what_is_not_complete_keeps_the_mark(source: VolumeStore, mark: str) -> None:
+    source["alone"].set_xattr(mark, INCOMPLETE)
+    copy_blobs(source, source, tree_of(source, source["alone"].id), prefix="old-")
+    assert source["old-alone"].get_xattr(mark) == INCOMPLETE

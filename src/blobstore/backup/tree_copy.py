@@ -1,7 +1,8 @@
 """Copying blobs with their snapshots and clones, so that what they share stays shared.
 
 Each blob is copied after its parent, as a clone of the parent's copy, and only the clusters that
-it owns itself are read and written. A copy carries `copy_state` until it is complete.
+it owns itself are read and written. A copy carries `copy_state` until it is complete. The copy of
+a blob that is not complete carries the blob's mark for ever: it is a part of the same thing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,7 @@ from blobstore.backup.snapshot_identity import (
     identity_of,
 )
 from blobstore.backup.stream_format import DATA_MAX
-from blobstore.backup.unfinished import COPY_STATE, INCOMPLETE, hidden_name
+from blobstore.backup.unfinished import COPY_STATE, INCOMPLETE, MARKS, hidden_name
 from blobstore.errors import BlobstoreError
 from blobstore.store.blobs import ClearMethod
 from blobstore.store.describe import BlobInfo
@@ -169,12 +170,11 @@ def _fill(copy: Blob, old: Blob, progress: Progress | None) -> None:
 
 def _complete(copy: Blob, info: BlobInfo, name: str | None) -> None:
     """Give a copy its name and attributes; with this write it is what it is a copy of."""
-    xattrs: dict[str, bytes | None] = {
-        name: value
-        for name, value in info.xattrs.items()
-        if name not in OF_ONE_STORE or name == SNAPSHOT_TIME
-    }
+    xattrs: dict[str, bytes | None] = {COPY_STATE: None}
+    for key, value in info.xattrs.items():
+        if key not in OF_ONE_STORE or key in (SNAPSHOT_TIME, *MARKS):
+            xattrs[key] = value
     identity = identity_of(info) if info.data_read_only else None
     if identity is not None:
         xattrs[SNAPSHOT_ID] = encode_uuid(identity)
-    copy.set_attributes({**xattrs, COPY_STATE: None}, name=name, read_only=info.data_read_only)
+    copy.set_attributes(xattrs, name=name, read_only=info.data_read_only)
