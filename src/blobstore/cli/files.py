@@ -225,6 +225,16 @@ def refuse_link(path: str) -> None:
         raise _link_error(path)
 
 
+def refuse_block_device(path: str) -> None:
+    """Refuse a block device: an image of a format ends somewhere, and gets its name at the end.
+
+    Raises:
+        InvalidArgumentError: It is one.
+    """
+    if os.path.exists(path) and stat.S_ISBLK(os.stat(path).st_mode):
+        raise InvalidArgumentError(f"{path}: a block device, expected a file or --format raw")
+
+
 def _link_error(path: str) -> BlobstoreError:
     return BlobstoreError(f"{path}: a symbolic link, which is not followed", errno=errno.ELOOP)
 

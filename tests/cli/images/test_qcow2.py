@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import stat
 import struct
 import subprocess
 from pathlib import Path
@@ -50,6 +51,50 @@ def test_a_qcow2_image_is_not_exported_through_a_symlink(image: Image, tmp_path:
     done = run(*export, "--yes", "--json")
     assert done.error["errno"] == "ELOOP"
     assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("image_format", ["qcow2", "vmdk", "vhdx", "vdi"])
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device nodes")
+def test_an_image_is_not_written_over_a_block_device(
+    image: Image, tmp_path: Path, image_format: str
+) -> None:
+    device = block_device(tmp_path)
+    export = ("export", image.path, str(image.thick), device, "--yes", "--json")
+    for options in (("--format", image_format), ("--chain",), ("--tree",)):
+        done = run(*export, *options)
+        assert (done.status, done.error["errno"]) == (1, "EINVAL")
+        assert done.error["message"].endswith("a block device, expected a file or --format raw")
+    assert device.is_block_device()
+
+
+def block_device(directory: Path) -> Path:
+    """Make the node of a device that is not there."""
+    path = directory / "device"
+    try:
+        os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(7, 9999))
+    except PermissionError as error:
+        pytest.skip(f"no device nodes: {error}")
+    return path
+
+
+@needs_qemu_img
+@pytest.mark.parametrize("image_format", ["vmdk", "vhdx", "vdi"])
+def test_an_image_of_qemu_img_is_durable_before_it_gets_its_name(
+    image: Image, tmp_path: Path, image_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    written: set[int] = set()  # files that were made durable while there was no `out`
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        sync(descriptor)
+        if not out.exists():
+            written.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    export = ("export", image.path, str(image.thick), out, "--format", image_format)
+    assert run(*export).status == 0
+    assert out.stat().st_ino in written
 
 
 @needs_qemu_img

@@ -9,7 +9,7 @@ from blobstore import ExistsError, InvalidArgumentError
 from blobstore.cli.asking import confirm
 from blobstore.cli.blob_lookup import find_blob
 from blobstore.cli.copying import copy_out, copy_out_qcow2
-from blobstore.cli.files import open_to_write, refuse_link
+from blobstore.cli.files import open_to_write, refuse_block_device, refuse_link
 from blobstore.cli.images.formats import FORMATS
 from blobstore.cli.interruption import finish, leaving
 from blobstore.cli.options import (
@@ -79,8 +79,11 @@ def command(
     if chain or tree:
         if length is not None or zero_fill or hints:
             raise click.UsageError("--chain and --tree write whole blobs of a store that opens")
+        refuse_block_device(file)
         _export_chain(options, which, file, with_clones=tree, verifying=verify, yes=yes)
         return 0
+    if file_format != "raw":
+        refuse_block_device(file)
     content = Content(options, which, zero_fill=zero_fill, hints=hints)
     try:
         with leaving() as left, content:

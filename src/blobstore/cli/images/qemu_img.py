@@ -85,6 +85,8 @@ def open_disk(path: str, image_format: str) -> Iterator[int]:
 def to_convert(path: str, image_format: str, *, overwrite: bool) -> Iterator[str]:
     """Give the path of a raw file to make; when the body ends it becomes the image `path`.
 
+    Durability: The image is durable before it gets its name.
+
     Raises:
         UnsupportedError: qemu-img is not installed.
         ExistsError: `path` exists, and `overwrite` was not given.
@@ -98,7 +100,16 @@ def to_convert(path: str, image_format: str, *, overwrite: bool) -> Iterator[str
         yield raw
         source = _description("raw", "file", raw)
         _convert(tool, source, image_format, image, path=path)
+        _sync(image)  # qemu-img does not
         give_name(image, path, overwrite=overwrite)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def extents_of(path: str, image_format: str) -> list[Extent]:
