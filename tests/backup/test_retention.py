@@ -1,6 +1,7 @@
 """Which snapshots are kept, and that what is read from the rest stays as it is."""
 
 from datetime import UTC, datetime, timedelta
+from time import tzset
 
 import pytest
 from hypothesis import given
@@ -61,6 +62,48 @@ def test_as_many_are_kept_as_there_are_periods_and_the_newest_always(
     kept = [day for day, why in zip(days, reasons, strict=True) if "daily" in why]
     assert kept == sorted(set(days), reverse=True)[:daily]
     assert sum("last" in why for why in reasons) == min(last, len(times))
+
+
+def test_the_last_is_the_last_of_the_chain_also_if_the_clock_was_set_back() -> None:
+    battery_was_empty = 1000
+    times = [battery_was_empty, *hours_before(0, 24, 48)]
+    assert reasons_to_keep(times, Retention(last=1, daily=2)) == [
+        ("last",),
+        ("daily",),
+        ("daily",),
+        (),
+    ]
+
+
+def test_of_snapshots_with_one_time_the_last_of_the_chain_is_the_newest() -> None:
+    times = hours_before(24, 0, 0, 0)
+    assert reasons_to_keep(times, Retention(daily=2)) == [("daily",), ("daily",), (), ()]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param("2026-03-28T23:59:59", "2026-03-29T00:00:00", id="an hour is left out"),
+        pytest.param("2026-10-24T23:59:59", "2026-10-25T00:00:00", id="an hour comes twice"),
+        pytest.param("2024-02-29T23:59:59", "2024-03-01T00:00:00", id="leap day"),
+    ],
+)
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Pacific/Kiritimati"])
+def test_a_day_ends_at_midnight_of_utc_wherever_the_machine_is(
+    first: str, second: str, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    tzset()
+    try:
+        newer, older = (
+            int(datetime.fromisoformat(f"{each}+00:00").timestamp()) for each in (second, first)
+        )
+        times = [newer + 3600, newer, older, older - 3600]
+        kept = reasons_to_keep(times, Retention(daily=9))
+        assert kept == [("daily",), (), ("daily",), ()]
+    finally:
+        monkeypatch.undo()
+        tzset()
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
 """Retention: which snapshots of a blob to keep, by their age, and deleting the others.
 
 A rule such as "daily 7" keeps the newest snapshot of each of the last seven days that have one.
-Days, weeks and the others are those of UTC, and weeks begin on Monday. A snapshot is kept if any
-rule keeps it. One without a time is kept, because nothing is known of its age. One with several
-clones is kept as well, because the others need it.
+Days, weeks and the others are those of UTC, and weeks begin on Monday. Clocks are set, so a newer
+snapshot can have an older time: "last" counts along the chain, whatever the times. A snapshot is
+kept if any rule keeps it. One without a time is kept, because nothing is known of its age. One with
+several clones is kept as well, because the others need it.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -53,12 +54,17 @@ _PERIODS: Final[dict[str, Callable[[datetime], Hashable]]] = {
 
 
 def reasons_to_keep(times: Sequence[int], retention: Retention) -> list[tuple[str, ...]]:
-    """Return which rules keep each snapshot; `times` are in seconds since 1970, newest first."""
+    """Return which rules keep each snapshot.
+
+    `times` are in seconds since 1970, those of the chain from the newest snapshot down.
+    """
     reasons = [["last"] if number < retention.last else [] for number in range(len(times))]
+    by_time = sorted(range(len(times)), key=times.__getitem__, reverse=True)
     for rule, period_of in _PERIODS.items():
-        periods = [period_of(datetime.fromtimestamp(seconds, UTC)) for seconds in times]
-        newest = [n for n, period in enumerate(periods) if n == 0 or period != periods[n - 1]]
-        for number in newest[: getattr(retention, rule)]:
+        newest: dict[Hashable, int] = {}
+        for number in by_time:
+            newest.setdefault(period_of(datetime.fromtimestamp(times[number], UTC)), number)
+        for number in list(newest.values())[: getattr(retention, rule)]:
             reasons[number].append(rule)
     return [tuple(each) for each in reasons]
 
@@ -74,13 +80,8 @@ def judge_snapshots(store: AnyStore, blob_id: int, retention: Retention) -> list
     if min(numbers) < 0 or not any(numbers):
         raise InvalidArgumentError("retention: expected at least one number above 0, none below")
     found = ancestors(store, blob_id)
-    dated = sorted(
-        ((time, info) for info in found if (time := taken_at(info.xattrs)) is not None),
-        key=lambda each: each[0],
-        reverse=True,
-    )
-    reasons = reasons_to_keep([time for time, _info in dated], retention)
-    by_id = {info.blob_id: why for (_time, info), why in zip(dated, reasons, strict=True)}
+    times = {info.blob_id: time for info in found if (time := taken_at(info.xattrs)) is not None}
+    by_id = dict(zip(times, reasons_to_keep(list(times.values()), retention), strict=True))
     return [_judged(info, by_id.get(info.blob_id, (NO_TIME,))) for info in found]
 
 

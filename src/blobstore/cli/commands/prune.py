@@ -30,7 +30,11 @@ _HEAD: Final = ("ID", "TAKEN", "KEPT BY", "NAME")
 
 def _rule_options(function: CommandFunction) -> CommandFunction:
     for rule in reversed(_RULES):
-        kept = "Keep the last N." if rule == "last" else f"Keep the newest of N {_unit_of(rule)}."
+        kept = (
+            "Keep the last N, whatever their times."
+            if rule == "last"
+            else f"Keep the newest of N {_unit_of(rule)}."
+        )
         option: Callable[[CommandFunction], CommandFunction] = click.option(
             f"--keep-{rule}", rule, metavar="N", type=click.IntRange(0), default=0, help=kept
         )
