@@ -134,6 +134,43 @@ def test_a_snapshot_is_read_and_not_written(path: Path, filesystem: BlobstoreFil
         filesystem.mv("debian@monday", "other")
 
 
+def test_a_snapshot_is_not_replaced_by_what_is_written_copied_or_renamed_to_its_name(
+    filesystem: BlobstoreFileSystem,
+) -> None:
+    filesystem.pipe({"debian": b"monday", "other": b"other"})
+    filesystem.snapshot("debian", "debian@monday")
+    for change in (
+        lambda: filesystem.pipe_file("debian@monday", b"new"),
+        lambda: filesystem.cp_file("other", "debian@monday"),
+        lambda: filesystem.mv("other", "debian@monday"),
+    ):
+        with pytest.raises(ReadOnlyError, match="is not replaced"):
+            change()
+    file = filesystem.open("debian", "wb")
+    file.write(b"new")
+    with filesystem.use_store(writable=True) as store:
+        store["debian"].set_read_only()
+    with pytest.raises(ReadOnlyError):
+        file.close()
+    assert filesystem.cat(filesystem.find("")) == {
+        "debian": b"monday",
+        "debian@monday": b"monday",
+        "other": b"other",
+    }
+
+
+def test_one_file_is_deleted_by_its_name_and_not_by_a_pattern(
+    filesystem: BlobstoreFileSystem,
+) -> None:
+    filesystem.pipe({"a*b": b"1", "a1b": b"2", "d/e": b"3"})
+    filesystem.rm_file("a*b")
+    assert filesystem.find("") == ["a1b", "d/e"]
+    with pytest.raises(FileNotFoundError):
+        filesystem.rm_file("a*b")
+    with pytest.raises(IsADirectoryError):
+        filesystem.rm_file("d")
+
+
 def test_only_whole_files_are_read_and_written(filesystem: BlobstoreFileSystem) -> None:
     for mode in ("ab", "r+b"):
         with pytest.raises(UnsupportedError, match="expected 'rb', 'wb' or 'xb'"):

@@ -23,7 +23,7 @@ from blobstore.errors import (
 )
 from blobstore.fsspec.lengths import LENGTH, encode_length, length_in, length_of
 from blobstore.fsspec.store_uses import Address, use_store
-from blobstore.fsspec.upload import Upload
+from blobstore.fsspec.upload import Upload, check_replaceable
 from blobstore.fsspec.volume_file import VolumeReader, VolumeWriter
 from blobstore.store.describe import BlobInfo
 from blobstore.units import MIB
@@ -232,7 +232,8 @@ class BlobstoreFileSystem(AbstractFileSystem):
 
         Raises:
             PathNotFoundError: There is no such volume.
-            ReadOnlyError: It is a snapshot, which keeps its name; nothing changed.
+            ReadOnlyError: It is a snapshot or read-only, or the volume that it is to replace;
+                nothing changed.
             InvalidArgumentError: No volume can have the new name; nothing changed.
         """
         if not isinstance(path1, str) or not isinstance(path2, str) or not self.isfile(path1):
@@ -248,6 +249,7 @@ class BlobstoreFileSystem(AbstractFileSystem):
                 raise ReadOnlyError(f"volume {old!r}: a snapshot or read-only, keeps its name")
             check_name(new)
             if new in store:
+                check_replaceable(store, new)
                 store.delete_volume(new)
             volume.rename(new)
 
@@ -270,14 +272,20 @@ class BlobstoreFileSystem(AbstractFileSystem):
                 store.delete_volume(name)
 
     def rm_file(self, path: str) -> None:
-        """Delete a volume.
+        """Delete the volume of exactly this name: a `*` in it is a `*`.
 
         Durability: on return.
 
         Raises:
-            BlobstoreError: As `rm`.
+            PathNotFoundError: There is no such volume.
+            IsDirectoryError: It is a directory.
+            BusyError: The volume is open, or has several clones.
         """
-        self.rm(path)
+        name = self._strip_protocol(path)
+        with self.use_store(writable=True) as store:
+            if name not in store:
+                raise _no_volume(store, name)
+            store.delete_volume(name)
 
 
 def _split(address: str) -> tuple[str, str]:

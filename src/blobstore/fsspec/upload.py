@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from blobstore.api.volumes import Volume, VolumeStore
-from blobstore.errors import ExistsError
+from blobstore.errors import ExistsError, ReadOnlyError
 from blobstore.fsspec.lengths import LENGTH, encode_length
 from blobstore.fsspec.store_uses import Address, use_store
 from blobstore.volumes.identity import NAME_SIZE, check_name
@@ -26,12 +26,15 @@ class Upload:
         """Make an empty volume.
 
         Raises:
+            ReadOnlyError: The name is that of a snapshot, or of another read-only volume.
             BlobstoreError: As `use_store` and `VolumeStore.create_volume`.
         """
         check_name(name)
         self._name = name
         with ExitStack() as stack:
             self.store: VolumeStore = stack.enter_context(use_store(source, writable=True))
+            if name in self.store:
+                check_replaceable(self.store, name)
             temporary = f".{name[:_NAME_KEPT_MAX]}.{secrets.token_hex(4)}.part"
             self._volume: Volume = self.store.create_volume(temporary, thin=True)
             self._uses = stack.pop_all()
@@ -58,6 +61,7 @@ class Upload:
 
         Raises:
             ExistsError: The name is taken.
+            ReadOnlyError: What has the name is a snapshot, or read-only.
             BusyError: What has the name is open, or has several clones.
         """
         with self._uses, self._volume:
@@ -75,6 +79,7 @@ class Upload:
             return
         if not replace:
             raise ExistsError(f"volume {self._name!r}: exists")
+        check_replaceable(self.store, self._name)
         self.store.delete_volume(self._name)
 
     def discard(self) -> None:
@@ -83,3 +88,14 @@ class Upload:
             volume_id = self._volume.id
             self._volume.close()
             self.store.delete_volume(volume_id)
+
+
+def check_replaceable(store: VolumeStore, name: str) -> None:
+    """Refuse to let another volume take the name of a volume that must not change.
+
+    Raises:
+        ReadOnlyError: It is a snapshot, or read-only.
+    """
+    with store.open_volume(name) as volume:
+        if volume.read_only:
+            raise ReadOnlyError(f"volume {name!r}: a snapshot or read-only, is not replaced")
