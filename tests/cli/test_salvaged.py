@@ -65,6 +65,41 @@ def test_a_list_tells_salvaged_blobs_and_what_reads_them(lossy: Lossy) -> None:
     assert "salvaged" not in kinds[lossy.other]
 
 
+def test_info_counts_the_salvaged_blobs(lossy: Lossy) -> None:
+    assert run("info", lossy.path).text.endswith("salvaged: 1 of the blobs, see `list`\n")
+    assert run("info", lossy.path, "--json").json["salvaged"] == 1
+    run("create", lossy.path, "--size", "1M", "--thin")
+    assert run("delete", lossy.path, "mail@1", "--yes").status == 0  # merged into `mail@2`
+    assert run("info", lossy.path, "--json").json["salvaged"] == 1
+    assert run("delete", lossy.path, "mail", "--yes").status == 0
+    assert run("delete", lossy.path, "mail@2", "--yes").status == 0
+    assert "salvaged" not in run("info", lossy.path, "--json").json
+    assert "salvaged" not in run("info", lossy.path).text
+
+
+def test_the_mark_of_a_blob_whose_data_were_restored_is_removed_as_an_attribute(
+    lossy: Lossy,
+) -> None:
+    assert run("inflate", lossy.path, "mail").status == 0
+    assert run("read", lossy.path, "mail", "--length", "4").stderr.startswith(
+        f"blob {lossy.clone:#x}: was salvaged"
+    )
+    assert run("xattr", "remove", lossy.path, "mail", "salvaged").status == 0
+    assert run("read", lossy.path, "mail", "--length", "4").stderr == ""
+
+
+def test_a_shallow_copy_warns_of_what_the_blob_itself_has_lost(
+    lossy: Lossy, tmp_path: Path
+) -> None:
+    device = tmp_path / "device"
+    device.write_bytes(bytes(64 * CLUSTER))
+    done = run("shallow-copy", lossy.path, "mail@1", device)
+    assert done.stderr.startswith(f"blob {lossy.snapshot:#x}: was salvaged")
+    assert run("shallow-copy", lossy.path, "mail@2", device).stderr == ""
+    done = run("shallow-copy", lossy.path, "mail@1", device, "--json")
+    assert done.json["salvaged"] == lossy.snapshot
+
+
 @pytest.mark.parametrize(("which", "kind"), [("mail@1", "salvaged"), ("mail", "salvaged parent")])
 def test_show_tells_that_a_blob_or_its_parent_was_salvaged(
     lossy: Lossy, which: str, kind: str

@@ -23,6 +23,7 @@ from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.describe import BlobInfo, describe_blob
 from blobstore.store.names import name_in
+from blobstore.store.salvaged_mark import nearest_salvaged
 from blobstore.units import BlobId
 
 P = ParamSpec("P")
@@ -114,6 +115,18 @@ class BlobHandle:
             ClosedError: The blob or the store was closed.
         """
         return self._call(describe_blob, self._core, self._state)
+
+    @property
+    def nearest_salvaged(self) -> BlobId | None:
+        """The blob itself, or its next ancestor, that a repair has salvaged; None if none was.
+
+        What that blob has lost reads as zeroes, in this blob as well.
+
+        Raises:
+            ClosedError: The blob or the store was closed.
+        """
+        found = self._call(nearest_salvaged, self._state)
+        return None if found is None else found.blob_id
 
     def extents(self) -> list[tuple[int, int, bool]]:
         """Return (offset, length, allocated) of the blob's parts in bytes, in order.

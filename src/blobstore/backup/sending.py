@@ -32,6 +32,7 @@ from blobstore.errors import InvalidArgumentError, naming
 from blobstore.format.descriptors import encode_name
 from blobstore.operations import Buffer
 from blobstore.store.relations import SNAPSHOT_ID
+from blobstore.store.salvaged_mark import SALVAGED
 from blobstore.volumes.identity import NAME, UUID_NAME
 
 DEFAULT_LEVEL: Final = 3
@@ -152,10 +153,21 @@ def _begin(snapshot: Blob, base: Blob | None, start: int, data_length: int) -> B
         data_length=data_length,
         xattrs=tuple(
             (encode_name(name), value)
-            for name, value in info.xattrs.items()
+            for name, value in {**_mark_of_ancestor(snapshot, base), **info.xattrs}.items()
             if name not in OF_ONE_STORE
         ),
     )
+
+
+def _mark_of_ancestor(snapshot: Blob, base: Blob | None) -> dict[str, bytes]:
+    """Return the mark that what is received needs, if a repair has salvaged what is read here.
+
+    What the base reads, the receiver has a base of its own for.
+    """
+    salvaged = snapshot.nearest_salvaged
+    if salvaged is None or (base is not None and salvaged == base.nearest_salvaged):
+        return {}
+    return {SALVAGED: f"copied from blob {salvaged:#x}, which was salvaged".encode()}
 
 
 def _base_identity(base: Blob) -> UUID:

@@ -15,7 +15,7 @@ from blobstore.cli.output import (
     render_table,
     unicode_text,
 )
-from blobstore.store.describe import SALVAGED
+from blobstore.store.salvaged_mark import SALVAGED
 from blobstore.units import exact_size, format_size
 from blobstore.volumes.identity import UUID_NAME, decode_uuid, decode_volume_name
 

@@ -27,7 +27,7 @@ from blobstore.cli.blob_lookup import choose, find_blob, id_in, name_matches
 from blobstore.cli.content import allocated_parts, cut_in_parts, read_parts
 from blobstore.cli.options import StoreOptions, UnopenedError, size
 from blobstore.cli.output import SCHEMA_VERSION, error_fields, printable, unicode_text
-from blobstore.cli.salvaged import nearest_salvaged, salvaged_below, salvaged_fields, warn
+from blobstore.cli.salvaged import nearest_salvaged, salvaged_fields, warn
 from blobstore.errors import naming
 from blobstore.fsck.extent_index import Kind
 
@@ -117,7 +117,7 @@ class Content:
             store = self._stack.enter_context(self._options.open(read_only=True))
             self._id = find_blob(store, self._which)
             self._blob = self._stack.enter_context(store.open_blob(self._id))
-            self._note_salvaged(salvaged_below(store, self._blob))
+            self._note_salvaged(self._blob.nearest_salvaged)
         except self._failures as error:
             self._turn_to_rescue(error)
         except BaseException:

@@ -7,33 +7,20 @@ from typing import TYPE_CHECKING
 import click
 
 from blobstore.cli.output import printable
-from blobstore.store.describe import SALVAGED
+from blobstore.store.salvaged_mark import SALVAGED
 from blobstore.units import BlobId
 
 if TYPE_CHECKING:
-    from blobstore import Blob, RescuedBlob
-    from blobstore.cli.store_kinds import AnyStore
-
-
-def salvaged_below(store: "AnyStore", blob: "Blob") -> BlobId | None:
-    """Return the blob itself if it was salvaged, or its next ancestor that was, or None.
-
-    Raises:
-        BlobstoreError: As `Blobstore.open_blob`.
-    """
-    info = blob.info
-    while not info.salvaged:
-        if info.parent is None:
-            return None
-        with store.open_blob(info.parent) as parent:
-            info = parent.info
-    return info.blob_id
+    from blobstore import RescuedBlob
 
 
 def nearest_salvaged(
     look: "Callable[[BlobId], RescuedBlob | None]", blob_id: BlobId
 ) -> BlobId | None:
-    """Return the same of a blob that is read by rescue; its ancestors need not be sound."""
+    """Return what `Blob.nearest_salvaged` does, of a blob that is read by rescue.
+
+    Its ancestors need not be sound.
+    """
     seen: set[BlobId] = set()
     at: BlobId | None = blob_id
     while at is not None and at not in seen:

@@ -42,7 +42,7 @@ from blobstore.metadata.blob_state import (
     SNAPSHOT_IN_PROGRESS,
     SNAPSHOT_REMOVAL,
 )
-from blobstore.store.describe import SALVAGED
+from blobstore.store.salvaged_mark import SALVAGED
 from blobstore.units import BlobId, PageIndex
 
 _REASON_BYTES: Final = 200

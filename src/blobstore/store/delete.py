@@ -33,6 +33,7 @@ from blobstore.operations import Read, Write
 from blobstore.store.inflate import keep_what_is_hidden
 from blobstore.store.open_blobs import close_blob, let_go, open_blob, open_chain, read_checked
 from blobstore.store.relations import change_parent
+from blobstore.store.salvaged_mark import mark_from, marked
 from blobstore.units import BlobId, PageIndex
 
 _EINVAL: Final = 22
@@ -130,7 +131,8 @@ async def _delete_under_clone(store: StoreState, blob_id: BlobId, clone_id: Blob
         assert snapshot.blob_id == blob_id
         async with frozen(store, clone):
             await persist(store, clone)
-            await _require_room(store, snapshot, clone)
+            with marked(store, clone, mark_from(clone, [snapshot])):
+                await _require_room(store, snapshot, clone)
             with poisoning(store):
                 left = await _merge(store, snapshot, clone)
         await release_clusters(store, left, clear_method=snapshot.clear_method)

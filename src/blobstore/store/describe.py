@@ -2,17 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from blobstore.errors import BlobstoreError
 from blobstore.format.super_block import NO_BLOB
 from blobstore.metadata.blob_state import EXTERNAL, BlobState, all_pages
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.names import name_in
+from blobstore.store.salvaged_mark import SALVAGED
 from blobstore.units import BlobId
-
-SALVAGED: Final = "salvaged"
-"""The attribute of a blob that a repair has salvaged: what was wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.space import require_pages, require_room_for_root, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.relations import change_parent
+from blobstore.store.salvaged_mark import ancestors_of, mark_from, marked
 
 _AT_ONCE_BYTES: Final = 4 << 20
 
@@ -37,10 +38,13 @@ async def inflate(store: StoreState, blob: BlobState) -> None:
         missing = blob.clusters.count - blob.clusters.allocated_count
         if missing > store.free_clusters:
             raise store.clusters.exhausted(missing)
+        mark = mark_from(blob, ancestors_of(blob))
         await _allocate_all(store, blob, lambda: range(blob.clusters.count))
         async with store.mutex:
             await begin_change(store)
             async with frozen(store, blob):
+                with marked(store, blob, mark):
+                    await require_room_for_root(store, blob)
                 await _finish(store, blob, parent=None, external_id=None, thin=False)
 
 
@@ -64,10 +68,13 @@ async def decouple(store: StoreState, blob: BlobState) -> None:
     if parent is None:
         raise InvalidArgumentError(f"blob {blob.blob_id:#x}: has no parent")
     with exclusive(store, blob.blob_id, what="decouple"):
+        mark = mark_from(blob, [parent])
         await _allocate_all(store, blob, lambda: _places_below(parent, blob))
         async with store.mutex:
             await begin_change(store)
             async with frozen(store, blob):
+                with marked(store, blob, mark):
+                    await require_room_for_root(store, blob)
                 await _finish(
                     store, blob, parent=parent.parent, external_id=parent.external_id, thin=True
                 )
@@ -123,7 +130,8 @@ async def _require_pages(store: StoreState, blob: BlobState, missing: Sequence[i
     """Refuse before anything is allocated: extent pages, and a longer chain that is copied."""
     cost = blob.allocation_cost(missing)
     chain = blob.chain_pages_bound(store.layout, blob.pair_bound + cost.pairs)
-    wanted = chain + 2 + cost.new_leaves + max(0, chain - 1 - len(blob.chain))
+    mark = 1  # of a salvaged ancestor; it can begin a page
+    wanted = mark + chain + 2 + cost.new_leaves + max(0, chain - 1 - len(blob.chain))
     await require_pages(store, wanted)
 
 
@@ -139,7 +147,6 @@ async def _finish(
     external_id: bytes | None,
     thin: bool,
 ) -> None:
-    await require_room_for_root(store, blob)
     change_parent(store, blob, parent, external_id)
     if not thin:
         flags = blob.flags

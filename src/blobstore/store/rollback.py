@@ -17,6 +17,7 @@ from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.space import require_room_for_root, reserve
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.relations import change_parent
+from blobstore.store.salvaged_mark import drop_mark
 from blobstore.units import BlobId
 
 
@@ -41,6 +42,7 @@ async def roll_back(store: StoreState, blob: BlobState, snapshot_id: BlobId) -> 
             async with frozen(store, blob):
                 await require_room_for_root(store, blob, pair_count=1)
                 store.forget_inherited()
+                drop_mark(store, blob)
                 _release_map(blob, snapshot.clusters.count)
                 change_parent(store, blob, snapshot, None)
                 reserve(store, blob)

@@ -20,6 +20,7 @@ from blobstore.metadata.space import claim_root, kept_pages, require_pages
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.blobs import BlobOptions, check_xattrs, create_blob_locked
 from blobstore.store.open_blobs import close_clean, open_blob_locked
+from blobstore.store.salvaged_mark import SALVAGED
 from blobstore.units import BlobId, PageIndex
 
 
@@ -109,7 +110,7 @@ async def _write_both(store: StoreState, blob: BlobState, snapshot: BlobState) -
 
 
 def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
-    """Return the state of the new root: the blob's own map, parent and kind, half-made.
+    """Return the state of the new root: the blob's own map, parent, kind and mark, half-made.
 
     A stale `SNAP` beside an external parent is left out: `SNAP` then names no parent.
     """
@@ -119,12 +120,13 @@ def _snapshot_of(blob: BlobState, xattrs: Mapping[str, bytes]) -> BlobState:
         for name, value in blob.internal_xattrs.items()
         if name != SNAP or not blob.has_external_parent
     }
+    mark = {SALVAGED: blob.xattrs[SALVAGED]} if SALVAGED in blob.xattrs else {}
     return BlobState(
         blob_id=blob.blob_id,
         root=PageIndex(0),
         root_state=RootState(Layout.COMPACT, 0),
         flags=Flags(blob.flags.invalid, 0, blob.clear_method),
-        xattrs={name: bytes(value) for name, value in xattrs.items()},
+        xattrs={name: bytes(value) for name, value in xattrs.items()} | mark,
         internal_xattrs=marker | kept,
         clusters=blob.clusters.copy(),
         extent_pages=blob.extent_pages,

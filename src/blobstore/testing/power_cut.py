@@ -6,7 +6,7 @@ that a power failure at any moment can leave, as a device, with what was promise
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from blobstore.testing.crash_states import CrashState, Limits, crash_contents
@@ -55,9 +55,10 @@ class PowerCut(Generic[T]):
         """Yield what a power failure at every moment since `begin` can leave.
 
         Where there are very many states, `limits` says how many are tried; they are the same
-        in each run.
+        in each run. No state has a part of a write that the device makes whole.
         """
         events = list(self._disk.events)
+        limits = replace(limits, atomic=self._size)
         for state, content in crash_contents(self._before, events, limits):
             promises = [what for moment, what in self._promises if moment <= state.event]
             disk = SimulatedDisk(content, atomic_write_size=self._size)

@@ -31,7 +31,7 @@ from blobstore.cli.rescuing import (
     rescue_fields,
     zero_fill_option,
 )
-from blobstore.cli.salvaged import salvaged_below, salvaged_fields, warn
+from blobstore.cli.salvaged import salvaged_fields, warn
 
 
 @store_command("export", reads_content=True)
@@ -154,7 +154,7 @@ def _export_chain(
         store = stack.enter_context(options.open(read_only=True))
         blobs = open_chain(store, find_blob(store, which), stack)
         wanted = blobs[-1]
-        salvaged = salvaged_below(store, wanted)
+        salvaged = wanted.nearest_salvaged
         if not options.as_json:
             warn(wanted.id, salvaged)
         if with_clones:

@@ -17,7 +17,7 @@ from blobstore.cli.files import open_to_write
 from blobstore.cli.options import StoreOptions, blob, complete_blob, store_command, yes_option
 from blobstore.cli.output import print_result
 from blobstore.cli.progress import progress
-from blobstore.cli.salvaged import salvaged_below, salvaged_fields, warn
+from blobstore.cli.salvaged import salvaged_fields, warn
 from blobstore.units import BlobId, format_size
 
 
@@ -65,7 +65,7 @@ def command(
         snapshot_id, base_id, start = _chosen(store, which, base, token)
         snapshot = stack.enter_context(store.open_blob(snapshot_id))
         older = None if base_id is None else stack.enter_context(store.open_blob(base_id))
-        salvaged = salvaged_below(store, snapshot)
+        salvaged = snapshot.nearest_salvaged
         if not options.as_json or file is None:
             warn(snapshot.id, salvaged)
         sent = _send(snapshot, older, file, start, level, yes=yes)

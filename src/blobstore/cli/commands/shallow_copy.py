@@ -8,6 +8,7 @@ from blobstore.cli.interruption import leaving
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
 from blobstore.cli.progress import progress
+from blobstore.cli.salvaged import salvaged_fields, warn
 from blobstore.device.address import open_device
 
 
@@ -26,8 +27,12 @@ def command(options: StoreOptions, *, which: str, device: str) -> None:
         open_device(device, read_only=False, direct=options.direct) as target,
         leaving(f"{device} holds a part of it: copy again"),
     ):
+        # A shallow copy reads nothing of the blob's ancestors.
+        salvaged = blob.id if blob.info.salvaged else None
+        if not options.as_json:
+            warn(blob.id, salvaged)
         count = _copy(blob, target, store.cluster_size)
-    fields = {"id": blob.id, "clusters": count}
+    fields = {"id": blob.id, "clusters": count, **salvaged_fields(salvaged)}
     print_result(fields, f"{count} clusters", as_json=options.as_json)
 
 

@@ -5,7 +5,6 @@ from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
 from blobstore.cli.rendering import blob_fields, render_blob
-from blobstore.cli.salvaged import salvaged_below
 
 
 @store_command("show")
@@ -14,7 +13,7 @@ def command(options: StoreOptions, *, which: str) -> None:
     """Describe one blob in full; nothing of it changes."""
     with options.open(read_only=True) as store, open_blob(store, which) as blob:
         info = blob.info
-        has_salvaged_parent = salvaged_below(store, blob) not in (None, blob.id)
+        has_salvaged_parent = blob.nearest_salvaged not in (None, blob.id)
     print_result(
         blob_fields(info, long=True, in_volumes=isinstance(store, VolumeStore)),
         render_blob(info, has_salvaged_parent=has_salvaged_parent),
