@@ -103,7 +103,7 @@ def test_every_command_that_opens_a_store_has_the_same_options(name: str) -> Non
     for each in command.commands.values() if isinstance(command, click.Group) else [command]:
         options = {option for param in each.params for option in param.opts}
         assert options >= {
-            "store", "--json", "--force", "--atomic-write", "--external", "--direct"
+            "store", "--json", "--force", "--atomic-write", "--external", "--direct", "--wait"
         }  # fmt: skip
 
 
@@ -136,14 +136,14 @@ def test_yes_is_accepted_by_every_command_that_changes_something() -> None:
 @pytest.mark.parametrize(
     ("command", "own", "common"),
     [
-        ("info", [], ["--direct", "--json", "--help"]),
+        ("info", [], ["--direct", "--wait", "--json", "--help"]),
         ("resize", ["--shrink", "--yes"],
-         ["--direct", "--atomic-write", "--force", "--json", "--help"]),
+         ["--direct", "--atomic-write", "--force", "--wait", "--json", "--help"]),
         ("read", ["--offset", "--length", "--zero-fill",
                   "--cluster-size", "--md-start", "--md-pages"],
-         ["--external", "--direct", "--json", "--help"]),
+         ["--external", "--direct", "--wait", "--json", "--help"]),
         ("check", ["--repair", "--dry-run", "--undo"],
-         ["--direct", "--atomic-write", "--json", "--help"]),
+         ["--direct", "--atomic-write", "--wait", "--json", "--help"]),
     ],
 )  # fmt: skip
 def test_help_shows_a_commands_own_options_first_and_none_that_mean_nothing(

@@ -308,4 +308,7 @@ def test_who_has_a_store_is_named_with_its_command(image: Image, tmp_path: Path)
         assert process.stdout.readline()
         line = said("create", image.path, "--size", "1M")
         process.terminate()
-    assert line.endswith(f"in use by process {process.pid} (blobstore serve)")
+    assert line.endswith(
+        f"in use by process {process.pid} (blobstore serve); while it runs, its JSON-RPC socket "
+        "takes snapshots and other changes of volumes (serve --rpc PATH)"
+    )

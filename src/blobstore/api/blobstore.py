@@ -60,7 +60,8 @@ class Blobstore(OpenStore):
             ExistsError: The device holds something, and `overwrite` was not given.
             InvalidArgumentError: Sizes that do not fit each other.
             NoSpaceError: The device is too small, or for its metadata (ENOMEM).
-            BusyError: The device is open elsewhere, is mounted, or is part of something else.
+            BusyError: The device is open elsewhere, is mounted, or is part of something else,
+                still after `wait` seconds.
             UnsupportedError: There is no direct I/O there.
         """
         options = new_store_options(
@@ -97,6 +98,7 @@ class Blobstore(OpenStore):
         direct: bool = False,
         write_through: bool = False,
         mapped: bool = False,
+        wait: float = 0.0,
     ) -> Self:
         """Open a store; one that was not unloaded is recovered in memory first.
 
@@ -105,14 +107,16 @@ class Blobstore(OpenStore):
         `on_blob` is called with every blob that can be opened, in the order of the
         ids, each open for as long as the call takes; an exception of its closes the
         store. `direct` goes past the page cache. `mapped`, with `read_only`, maps the device into
-        memory: `Blob.view` shows it without a copy, and `read_many` copies from it.
+        memory: `Blob.view` shows it without a copy, and `read_many` copies from it. A device that
+        is in use is tried again for `wait` seconds.
 
         Raises:
             CorruptError: There is no store, or one that makes no sense (EILSEQ).
             WrongTypeError: It is of another type (ENXIO).
-            BusyError: The device is open elsewhere, is mounted, or is part of something else.
+            BusyError: The device is open elsewhere, is mounted, or is part of something else,
+                still after `wait` seconds.
             UnsupportedError: There is no direct I/O there, or the device cannot be mapped.
-            InvalidArgumentError: `mapped` without `read_only`.
+            InvalidArgumentError: `mapped` without `read_only`; a negative `wait`.
         """
         check_callback("on_blob", on_blob)
         loaded = load_store(
@@ -125,6 +129,7 @@ class Blobstore(OpenStore):
             direct=direct,
             write_through=write_through,
             mapped=mapped,
+            wait=wait,
         )
         store = cls(Session(*loaded))
         if on_blob is not None:

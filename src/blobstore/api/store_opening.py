@@ -28,6 +28,7 @@ from blobstore.api.source import (
     open_source,
     traits_of,
 )
+from blobstore.api.waiting import check_wait, while_busy
 from blobstore.device.base import Device
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import BlobstoreError, InvalidArgumentError
@@ -179,8 +180,10 @@ def load_store(
     direct: bool,
     write_through: bool,
     mapped: bool = False,
+    wait: float = 0.0,
 ) -> LoadedStore:
     """Load the store on what a source names; the arguments are `Blobstore.open`'s."""
+    check_wait(wait)
     check_flags(
         read_only=read_only,
         force_recovery=force_recovery,
@@ -190,8 +193,11 @@ def load_store(
     )
     if mapped and not read_only:
         raise InvalidArgumentError("mapped: expected read_only=True as well")
-    device = open_source(
-        source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
+    device = while_busy(
+        lambda: open_source(
+            source, read_only=read_only, atomic_write_size=atomic_write_size, direct=direct
+        ),
+        wait=wait,
     )
     try:
         if mapped:

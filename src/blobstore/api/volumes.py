@@ -233,6 +233,7 @@ class VolumeStore(VolumeStoreHandle, OpenStore):
         direct: bool = False,
         write_through: bool = False,
         mapped: bool = False,
+        wait: float = 0.0,
     ) -> Self:
         """Open a volume store; one that was not unloaded is recovered in memory first.
 
@@ -256,6 +257,7 @@ class VolumeStore(VolumeStoreHandle, OpenStore):
             direct=direct,
             write_through=write_through,
             mapped=mapped,
+            wait=wait,
         )
         session = Session(*loaded)
         try:

@@ -89,13 +89,15 @@ def run_repair(options: StoreOptions, mode: str, *, dry_run: bool, undo: str | N
     if options.kept_open is not None:
         raise BusyError(f"{options.address}: not repaired, the shell has it open")
     try:
-        report = repair(
-            options.address,
-            mode,
-            dry_run=dry_run,
-            undo=undo,
-            atomic_write_size=options.atomic_write,
-            direct=options.direct,
+        report = options.when_free(
+            lambda: repair(
+                options.address,
+                mode,
+                dry_run=dry_run,
+                undo=undo,
+                atomic_write_size=options.atomic_write,
+                direct=options.direct,
+            )
         )
     except KeyboardInterrupt as error:
         error.add_note(_LEFT)

@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import click
 
 from blobstore.cli.values import parse_bytes
-from blobstore.errors import CorruptError, InvalidArgumentError
+from blobstore.errors import BusyError, CorruptError, InvalidArgumentError
 from blobstore.units import parse_size
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from blobstore.cli.store_kinds import AnyStore
     from blobstore.device.base import Device
+
+T = TypeVar("T")
 
 CommandFunction: TypeAlias = Callable[..., int | None]
 
@@ -27,6 +29,14 @@ def size(text: str) -> int:
         return parse_size(text)
     except InvalidArgumentError as error:
         raise click.BadParameter(error.message) from error
+
+
+def seconds(text: str) -> float:
+    """Parse SECONDS; the name is what help shows."""
+    with suppress(ValueError):
+        if (found := float(text)) >= 0:
+            return found
+    raise click.BadParameter(f"{text!r}: expected a number of seconds, 0 or more")
 
 
 def blob(text: str) -> str:
@@ -118,6 +128,7 @@ class StoreOptions:
     direct: bool
     externals: tuple[tuple[bytes, str], ...]
     as_json: bool
+    wait: float = 0.0
     kept_open: "AnyStore | None" = None
 
     @property
@@ -128,6 +139,21 @@ class StoreOptions:
         from blobstore.api.store_handle import device_below
 
         return device_below(self.kept_open)
+
+    def when_free(self, attempt: Callable[[], T]) -> T:
+        """Call what opens the store, again until it is free or `wait` seconds are over.
+
+        Raises:
+            BusyError: It is in use.
+        """
+        from blobstore.api.waiting import while_busy
+
+        try:
+            return while_busy(attempt, wait=self.wait)
+        except BusyError as error:
+            if not self.wait and not hasattr(error, "__notes__"):
+                error.add_note("--wait SECONDS waits until it has ended")
+            raise
 
     def open(self, *, read_only: bool) -> "AbstractContextManager[AnyStore]":
         """Open the store, of either kind, until the `with` ends; read-only no byte changes.
@@ -140,12 +166,14 @@ class StoreOptions:
         if self.kept_open is not None:
             return nullcontext(self.kept_open)
         try:
-            store = open_as_it_is(
-                self.address,
-                read_only=read_only,
-                force=self.force,
-                atomic_write_size=self.atomic_write,
-                direct=self.direct,
+            store = self.when_free(
+                lambda: open_as_it_is(
+                    self.address,
+                    read_only=read_only,
+                    force=self.force,
+                    atomic_write_size=self.atomic_write,
+                    direct=self.direct,
+                )
             )
         except CorruptError as error:
             raise UnopenedError(self.address, error) from error
@@ -175,20 +203,22 @@ class StoreOptions:
         """
         from blobstore.device.address import open_device
 
-        return open_device(
-            self.address,
-            read_only=read_only,
-            atomic_write_size=self.atomic_write,
-            direct=self.direct,
+        return self.when_free(
+            lambda: open_device(
+                self.address,
+                read_only=read_only,
+                atomic_write_size=self.atomic_write,
+                direct=self.direct,
+            )
         )
 
 
-_OPENING: Final = ("store", "force", "atomic_write", "direct", "externals")
+_OPENING: Final = ("store", "force", "atomic_write", "direct", "wait", "externals")
 """The parameters that say which store, and how to open it."""
 
 
 COMMON: Final = frozenset(
-    ("--external", "--direct", "--atomic-write", "--force", "--json", "--help")
+    ("--external", "--direct", "--atomic-write", "--force", "--wait", "--json", "--help")
 )
 """The options that are listed after a command's own."""
 
@@ -260,9 +290,9 @@ def _take_options(given: dict[str, Any]) -> StoreOptions:
     shell = click.get_current_context().find_object(StoreOptions)
     if shell is not None:
         return replace(shell, as_json=shell.as_json or as_json)
-    store, force, atomic_write, direct, externals = (given.pop(name) for name in _OPENING)
+    store, force, atomic_write, direct, wait, externals = (given.pop(name) for name in _OPENING)
     atomic = None if atomic_write is None else int(atomic_write)
-    return StoreOptions(store, force, atomic, direct, externals, as_json)
+    return StoreOptions(store, force, atomic, direct, externals, as_json, wait)
 
 
 def _with_store_options(function: CommandFunction, shown: dict[str, bool]) -> CommandFunction:
@@ -288,4 +318,10 @@ def _with_store_options(function: CommandFunction, shown: dict[str, bool]) -> Co
         hidden=not shown["force"],
         help="Open for writing although a blob is in quarantine.",
     )
-    return externals(direct(atomic_write(force(json_option(function)))))
+    wait = click.option(
+        "--wait",
+        type=seconds,
+        default="0",
+        help="Wait this long for a store that is in use, instead of failing at once.",
+    )
+    return externals(direct(atomic_write(force(wait(json_option(function))))))

@@ -265,13 +265,15 @@ def open_rescue(options: StoreOptions, hints: Hints = MappingProxyType({})) -> "
     """
     from blobstore import Rescue
 
-    rescue = Rescue.open(
-        options.source,
-        cluster_size=hints.get("cluster_size"),
-        md_start=hints.get("md_start"),
-        md_pages=hints.get("md_pages"),
-        atomic_write_size=options.atomic_write,
-        direct=options.direct,
+    rescue = options.when_free(
+        lambda: Rescue.open(
+            options.source,
+            cluster_size=hints.get("cluster_size"),
+            md_start=hints.get("md_start"),
+            md_pages=hints.get("md_pages"),
+            atomic_write_size=options.atomic_write,
+            direct=options.direct,
+        )
     )
     try:
         for identity, path in options.externals:

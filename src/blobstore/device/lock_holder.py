@@ -13,6 +13,14 @@ from typing import Final
 
 _PROGRAM: Final = "blobstore"
 _COMMAND: Final = re.compile("[a-z-]{1,20}")
+_SERVER: Final = "while it runs, its JSON-RPC socket takes snapshots and other changes of volumes"
+_ADVICE: Final = {
+    f"{_PROGRAM} serve": f"{_SERVER} (serve --rpc PATH)",
+    f"{_PROGRAM} rpc": f"{_SERVER} (rpc --socket PATH)",
+    f"{_PROGRAM} attach": f"{_SERVER} (attach --rpc PATH); detach of its devices ends it",
+    f"{_PROGRAM} mount": "unmounting its directory ends it",
+    f"{_PROGRAM} shell": "its prompt takes commands",
+}
 _LOCKS: Final = "/proc/locks"
 _FIELDS: Final = 8  # number, kind, mode, access, process, file, first byte, last byte
 
@@ -71,6 +79,14 @@ def _command_of(process: int) -> str:
         if os.path.basename(program) == _PROGRAM and _COMMAND.fullmatch(command):
             return f"{_PROGRAM} {command}"
     return ""
+
+
+def advice_on(holder: str) -> str | None:
+    """Say how to reach a store that one of this program's servers has open, as `describe_holder`.
+
+    None if the holder is none of them: then one can only wait.
+    """
+    return next((advice for command, advice in _ADVICE.items() if f"({command})" in holder), None)
 
 
 def _printable(text: str) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from blobstore.device.lock_holder import describe_holder
+from blobstore.device.lock_holder import advice_on, describe_holder
 from blobstore.errors import (
     AccessError,
     BlobstoreError,
@@ -103,6 +103,9 @@ def _lock(descriptor: int, path: Path, *, exclusive: bool, patience_s: float) ->
 def _in_use(descriptor: int, path: Path, *, exclusive: bool) -> BusyError:
     wanted, holder = "writing" if exclusive else "reading", describe_holder(descriptor)
     error = BusyError(f"cannot be opened for {wanted}: in use by {holder}")
+    advice = advice_on(holder)
+    if advice is not None:
+        error.add_note(advice)
     return error.at(store=os.fspath(path))
 
 

@@ -6,10 +6,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from blobstore.api.session import OpenSession
 from blobstore.api.store_opening import LoadedStore
+from blobstore.api.waiting import check_wait, pauses
 from blobstore.device.base import Device
 from blobstore.drivers.event_loop import EventLoopDriver, Patience
 from blobstore.drivers.event_loop_threads import EventLoopThreads
-from blobstore.errors import BlobstoreError
+from blobstore.errors import BlobstoreError, BusyError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import StoreState
 from blobstore.operations import Core
@@ -54,6 +55,26 @@ class AsyncSession(OpenSession):
             await session.close()
             raise patience.cancelled
         return session
+
+    @classmethod
+    async def start_when_free(
+        cls, wait: float, load: Callable[P, LoadedStore], *args: P.args, **kwargs: P.kwargs
+    ) -> "AsyncSession":
+        """Load a store as `start`, for up to `wait` seconds again for as long as it is in use.
+
+        The pauses are the event loop's, so that a cancelled caller does not wait for their end.
+
+        Raises:
+            BusyError: It is still in use.
+            asyncio.CancelledError: As `start`.
+        """
+        check_wait(wait)
+        for pause in pauses(wait):
+            try:
+                return await cls.start(load, *args, **kwargs)
+            except BusyError:
+                await asyncio.sleep(pause)
+        return await cls.start(load, *args, **kwargs)
 
     async def run(
         self,

@@ -254,10 +254,12 @@ class AsyncBlobstore(AsyncOpenStore):
         direct: bool = False,
         write_through: bool = False,
         mapped: bool = False,
+        wait: float = 0.0,
     ) -> Opening[Self]:
         async def load() -> Self:
             check_callback("on_blob", on_blob)
-            session = await AsyncSession.start(
+            session = await AsyncSession.start_when_free(
+                wait,
                 load_store,
                 source,
                 bstype=optional(value_of, bstype, "bstype"),

@@ -174,9 +174,11 @@ class AsyncVolumeStore(VolumeStoreHandle, AsyncOpenStore):
         direct: bool = False,
         write_through: bool = False,
         mapped: bool = False,
+        wait: float = 0.0,
     ) -> Opening[Self]:
         async def load() -> Self:
-            session = await AsyncSession.start(
+            session = await AsyncSession.start_when_free(
+                wait,
                 load_store,
                 source,
                 bstype=VOLUME_STORE_TYPE,

@@ -46,7 +46,9 @@ def command(options: StoreOptions, *, mode: str | None, dry_run: bool, undo: str
 
 
 def _check(options: StoreOptions) -> int:
-    report = check(options.source, atomic_write_size=options.atomic_write, direct=options.direct)
+    report = options.when_free(
+        lambda: check(options.source, atomic_write_size=options.atomic_write, direct=options.direct)
+    )
     prospects = list(_prospects(options, report))
     unfinished = _unfinished(options) if report.clean else []
     text = render_check(report, prospects, unfinished, store=options.address)

@@ -52,7 +52,7 @@ def _init(
     is_new = not os.path.lexists(options.address)
     try:
         # A signal can come between any two steps, also before there is a `with`.
-        with _create(options, layout, overwrite=overwrite) as store:
+        with options.when_free(lambda: _create(options, layout, overwrite=overwrite)) as store:
             info = store.info
         finish(options)
     except BaseException:

@@ -15,8 +15,10 @@ def command(options: StoreOptions, *, file: str) -> None:
     The command refuses if the store was changed after the repair. An undo that was
     interrupted can be run again.
     """
-    restored = undo(
-        options.address, file, atomic_write_size=options.atomic_write, direct=options.direct
+    restored = options.when_free(
+        lambda: undo(
+            options.address, file, atomic_write_size=options.atomic_write, direct=options.direct
+        )
     )
     text = f"{restored} bytes restored"
     print_result({"restored": restored}, text, as_json=options.as_json)

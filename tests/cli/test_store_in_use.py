@@ -1,0 +1,95 @@
+"""A store that another process has open: `--wait`, and what the error says to do."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blobstore import Blobstore
+from blobstore.device.lock_holder import advice_on
+from tests.cli.conftest import Image
+from tests.cli.runner import COMMAND, run
+
+
+@pytest.fixture
+def held(image: Image) -> Iterator[Blobstore]:
+    with Blobstore.open(image.path) as store:
+        yield store
+
+
+@pytest.mark.slow
+def test_eight_commands_at_once_all_succeed_with_wait(empty: Path) -> None:
+    command = [*COMMAND, "create", str(empty), "--size", "64K", "--wait", "60"]
+    commands = [subprocess.Popen(command, stdout=subprocess.PIPE) for _number in range(8)]
+    ids = [process.communicate()[0] for process in commands]
+    assert [process.returncode for process in commands] == [0] * 8
+    assert len({*ids}) == len(run("list", empty, "--json").json["blobs"]) == 8
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("create", "{store}", "--size", "64K"),
+        ("list", "{store}"),
+        ("dump", "{store}"),
+        ("grow", "{store}"),
+        ("check", "{store}"),
+        ("repair", "{store}"),
+        ("rescue", "{store}"),
+        ("init", "{store}", "--yes"),
+    ],
+    ids=lambda command: str(command[0]),
+)
+def test_a_command_waits_until_the_store_is_let_go(
+    held: Blobstore, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("blobstore.api.waiting.time.sleep", lambda _seconds: held.close())
+    arguments = [word.format(store=held.device_name) for word in command]
+    assert run(*arguments, "--wait", "60").status == 0
+    assert held.closed
+
+
+@pytest.mark.parametrize("wait", [[], ["--wait", "0.01"]], ids=["at once", "after the wait"])
+def test_a_store_still_in_use_is_an_error_that_names_the_option_once(
+    held: Blobstore, wait: list[str]
+) -> None:
+    done = run("create", held.device_name, "--size", "64K", "--json", *wait)
+    assert (done.status, done.error["errno"]) == (1, "EBUSY")
+    hint = "" if wait else "; --wait SECONDS waits until it has ended"
+    assert done.error["message"] == (
+        f"{held.device_name}: cannot be opened for writing: in use by this process{hint}"
+    )
+
+
+def test_ctrl_c_ends_a_command_that_waits(held: Blobstore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "blobstore.api.waiting.time.sleep", lambda _s: signal.raise_signal(signal.SIGINT)
+    )
+    done = run("create", held.device_name, "--size", "64K", "--wait", "3600")
+    assert (done.status, done.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("wait", ["-1", "nan", "soon"])
+def test_a_wait_that_is_no_number_of_seconds_is_a_usage_error(image: Image, wait: str) -> None:
+    done = run("list", image.path, "--wait", wait)
+    assert done.status == 2
+    assert f"{wait!r}: expected a number of seconds, 0 or more" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("holder", "advice"),
+    [
+        ("process 4711 (blobstore serve)", "(serve --rpc PATH)"),
+        ("process 4711 (blobstore rpc)", "(rpc --socket PATH)"),
+        ("process 4711 (blobstore attach)", "(attach --rpc PATH); detach of its devices ends it"),
+        ("process 4711 (blobstore mount)", "unmounting its directory ends it"),
+        ("process 4711 (blobstore shell)", "its prompt takes commands"),
+    ],
+)
+def test_a_server_that_has_a_store_is_named_with_the_way_to_reach_it(
+    holder: str, advice: str
+) -> None:
+    assert str(advice_on(holder)).endswith(advice)
+    assert advice_on("process 4711 (blobstore import)") is None
