@@ -146,10 +146,10 @@ def test_a_snapshot_is_not_replaced_by_what_is_written_copied_or_renamed_to_its_
     ):
         with pytest.raises(ReadOnlyError, match="is not replaced"):
             change()
-    file = filesystem.open("debian", "wb")
-    file.write(b"new")
-    with filesystem.use_store(writable=True) as store:
-        store["debian"].set_read_only()
+    file = filesystem.open("debian", "wb", block_size=CLUSTER)
+    file.write(b"new" * CLUSTER)
+    with filesystem.use_store(writable=True) as store, store.open_volume("debian") as volume:
+        volume.set_attributes({}, read_only=True)
     with pytest.raises(ReadOnlyError):
         file.close()
     assert filesystem.cat(filesystem.find("")) == {

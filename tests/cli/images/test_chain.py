@@ -4,12 +4,14 @@ import json
 import os
 import random
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from blobstore import Blobstore, VolumeStore
+from blobstore.cli.images.qcow2_header import BACKING_FORMAT
 from tests.cli.runner import run, unchanged
 from tests.cli.schema import (
     EXPORTED_CHAIN,
@@ -148,13 +150,15 @@ def test_a_base_that_is_raw_and_one_that_has_no_format_are_taken(tmp_path: Path)
     subprocess.run(create, check=True)
     assert run("import", store, top, "--chain", "--verify").status == 0
     make_image(tmp_path / "second.qcow2", MIB, backing="top.qcow2")
-    subprocess.run(
-        ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "", "-b", "top.qcow2", "second.qcow2"],
-        cwd=tmp_path,
-        check=False,
-    )
-    done = run("import", store, tmp_path / "second.qcow2", "--chain", "--json").json
-    assert run("read", store, str(done["id"]), "--length", "1M").stdout == raw.read_bytes()
+    second = tmp_path / "second.qcow2"
+    image = second.read_bytes()
+    format_of_backing, unknown = struct.pack(">I", BACKING_FORMAT), b"none"
+    assert image.count(format_of_backing) == 1
+    second.write_bytes(image.replace(format_of_backing, unknown))
+    other = tmp_path / "other.img"
+    new_store(other, volumes=False)
+    done = run("import", other, second, "--chain", "--json").json
+    assert run("read", other, str(done["id"]), "--length", "1M").stdout == raw.read_bytes()
 
 
 def test_an_image_that_needs_another_is_refused_and_the_error_names_the_option(
@@ -316,14 +320,18 @@ def test_names_that_cannot_be_names_of_files_become_others(tmp_path: Path) -> No
     out.mkdir()
     with Blobstore.open(store) as opened:
         blob = opened.create_blob(MIB, thin=True)
-        for number, name in enumerate(("../a:b", ".hidden", "top", "", "x" * 300)):
+        for number, name in enumerate(
+            ("../a:b", ".hidden", "top", "", "x" * 300, "\udcff", "\udcfe")
+        ):
             blob.write(bytes([number + 1]) * 1000, number * 1000)
             blob.snapshot(name or None).close()
         blob.set_xattr("name", b"top")
         blob_id = blob.id
-    done = run("export", store, hex(blob_id), out / "top.qcow2", "--chain", "--json").json
-    names = [Path(path).name for path in done["files"]]
+    export = ("export", store, hex(blob_id), out / "top.qcow2", "--chain", "--verify", "--json")
+    names = [Path(path).name for path in run(*export).json["files"]]
     assert names[:2] == ["_._a_b.qcow2", "_hidden.qcow2"]
-    assert len({*names}) == 6
+    assert names[5] == "_.qcow2"
+    assert names[6].endswith("-_.qcow2")
+    assert len({*names}) == 8
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     subprocess.run(["qemu-img", "check", "-q", out / "top.qcow2"], check=True)

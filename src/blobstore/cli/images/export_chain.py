@@ -22,7 +22,8 @@ from blobstore.cli.progress import Advance, progress
 from blobstore.cli.store_kinds import AnyStore
 from blobstore.units import ceil_div
 
-_UNSAFE: Final = re.compile(r"[/:\0]|^\.")  # a colon would make it the name of a protocol
+_UNSAFE: Final = re.compile(r"[/:\0\udc80-\udcff]|^\.")
+"""A colon would make it the name of a protocol, and what is no UTF-8 cannot be said to qemu-img."""
 _NAME_BYTES_MAX: Final = 200
 
 
