@@ -161,6 +161,23 @@ def test_a_base_that_is_raw_and_one_that_has_no_format_are_taken(tmp_path: Path)
     assert run("read", other, str(done["id"]), "--length", "1M").stdout == raw.read_bytes()
 
 
+def test_a_base_that_needs_another_file_is_refused(tmp_path: Path) -> None:
+    """qemu-img would read zeroes where the other file has data."""
+    store, top = tmp_path / "store.img", tmp_path / "top.qcow2"
+    new_store(store, volumes=False)
+    create = ["qemu-img", "create", "-q", "-f"]
+    for words in (
+        ["vmdk", "base.vmdk", "1M"],
+        ["vmdk", "-b", "base.vmdk", "-F", "vmdk", "middle.vmdk"],
+        ["qcow2", "-b", "middle.vmdk", "-F", "vmdk", "top.qcow2"],
+    ):
+        subprocess.run([*create, *words], check=True, cwd=tmp_path)
+    done = run("import", store, top, "--chain", "--json")
+    assert done.error["errno"] == "EINVAL"
+    assert "middle.vmdk: needs another file" in done.error["message"]
+    assert run("list", store, "--json").json == {"blobs": []}
+
+
 def test_an_image_that_needs_another_is_refused_and_the_error_names_the_option(
     tmp_path: Path, chain: list[Path]
 ) -> None:

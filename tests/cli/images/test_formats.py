@@ -1,16 +1,24 @@
 """import of an image whose signature says that its bytes are not the disk's."""
 
+import hashlib
+import random
+import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.cli.runner import run, run_here
 
+needs_qemu_img = pytest.mark.skipif(
+    shutil.which("qemu-img") is None, reason="qemu-img is not installed"
+)
 HEADS = {
     "qcow2": b"QFI\xfb" + struct.pack(">I", 3),
     "vmdk": b"KDMV" + struct.pack("<I", 1),
     "vhdx": b"vhdxfile",
+    "vpc": b"conectix",
     "vdi": b"<<< Oracle VM VirtualBox Disk Image >>>\n".ljust(64, b"\0") + b"\x7f\x10\xda\xbe",
 }
 
@@ -30,6 +38,71 @@ def test_an_image_with_a_signature_is_not_imported_as_raw_unless_told(
     blob = run_here("list", empty, "--json").json["blobs"][0]
     read = run_here("read", empty, str(blob["id"]), "--length", "70000").stdout
     assert read == image.read_bytes()
+
+
+def test_a_vhd_of_a_fixed_size_is_known_by_its_footer(empty: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk.vhd").write_bytes(bytes(70_000) + b"conectix".ljust(512, b"\0"))
+    assert "a vpc image: --format vpc" in run("import", empty, tmp_path / "disk.vhd").stderr
+    assert run("import", empty, tmp_path / "disk.vhd", "--format", "raw").status == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("qcow", b"QFI\xfb\0\0\0\1"),
+        ("qed", b"QED\0"),
+        ("parallels", b"WithoutFreeSpace"),
+        ("parallels", b"WithouFreSpacExt"),
+    ],
+)
+def test_an_image_of_a_format_that_is_not_read_is_no_raw_disk_unless_told(
+    empty: Path, tmp_path: Path, name: str, head: bytes
+) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(head.ljust(70_000, b"\1"))
+    done = run("import", empty, image, "--json")
+    assert done.error == {
+        "errno": "EINVAL",
+        "message": f"{image}: a {name} image: `qemu-img convert` writes the disk in it to a raw "
+        "file, --format raw imports the file as it is",
+    }
+    assert run("import", empty, image, "--format", "raw").status == 0
+
+
+@needs_qemu_img
+@pytest.mark.parametrize("subformat", ["dynamic", "fixed"])
+def test_a_vhd_has_the_size_that_it_says_whoever_made_it(
+    empty: Path, tmp_path: Path, subformat: str
+) -> None:
+    """qemu-img alone would end the disk where the geometry of whole cylinders ends."""
+    raw, image = tmp_path / "raw", tmp_path / "disk.vhd"
+    raw.write_bytes(random.Random(1).randbytes(3 << 20))
+    options = f"subformat={subformat},force_size=on"
+    convert = ["qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", options, str(raw), str(image)]
+    subprocess.run(convert, check=True)
+    content = image.read_bytes()
+    footer = bytearray(content[-512:].replace(b"qem2", b"vbox"))
+    footer[64:68] = bytes(4)
+    footer[64:68] = struct.pack(">I", ~sum(footer) & 0xFFFF_FFFF)
+    image.write_bytes(content[:-512] + footer)
+    if subformat == "dynamic":  # it has a copy at the start
+        image.write_bytes(footer + content[512:-512] + footer)
+    done = run("import", empty, image, "--format", "vpc", "--verify", "--json").json
+    assert done["sha256"] == hashlib.sha256(raw.read_bytes()).hexdigest()
+
+
+def test_a_vhd_that_is_cut_short_or_needs_another_is_refused(empty: Path, tmp_path: Path) -> None:
+    image = tmp_path / "disk.vhd"
+    differencing = b"conectix".ljust(60, b"\0") + struct.pack(">I", 4)
+    for content, message in (
+        (b"conectix".ljust(70_000, b"\0"), "cut short"),
+        (b"conectix", "cut short"),
+        (bytes(512) + differencing.ljust(512, b"\0"), "needs another file"),
+    ):
+        image.write_bytes(content)
+        done = run("import", empty, image, "--format", "vpc", "--json")
+        assert (done.status, done.error["errno"]) == (1, "EINVAL")
+        assert message in done.error["message"]
 
 
 def test_a_vmdk_descriptor_is_named_too(empty: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_qcow2_image_is_not_exported_through_a_symlink(image: Image, tmp_path:
     assert not (tmp_path / "target").exists()
 
 
-@pytest.mark.parametrize("image_format", ["qcow2", "vmdk", "vhdx", "vdi"])
+@pytest.mark.parametrize("image_format", ["qcow2", "vmdk", "vhdx", "vdi", "vpc"])
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device nodes")
 def test_an_image_is_not_written_over_a_block_device(
     image: Image, tmp_path: Path, image_format: str
@@ -78,7 +78,7 @@ def block_device(directory: Path) -> Path:
 
 
 @needs_qemu_img
-@pytest.mark.parametrize("image_format", ["vmdk", "vhdx", "vdi"])
+@pytest.mark.parametrize("image_format", ["vmdk", "vhdx", "vdi", "vpc"])
 def test_an_image_of_qemu_img_is_durable_before_it_gets_its_name(
     image: Image, tmp_path: Path, image_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +132,7 @@ def test_what_qemu_img_says_of_a_failure_is_passed_on(image: Image, tmp_path: Pa
 
 
 @needs_qemu_img
-@pytest.mark.parametrize("name", ["qcow2", "vmdk", "vhdx", "vdi"])
+@pytest.mark.parametrize("name", ["qcow2", "vmdk", "vhdx", "vdi", "vpc"])
 def test_a_blob_goes_out_in_every_format_and_in_again(
     image: Image, tmp_path: Path, name: str
 ) -> None:

@@ -1,26 +1,41 @@
-"""The formats of disk images that begin with a signature; a raw image has none."""
+"""The formats of disk images that have a signature; a raw image has none.
+
+The signature is at the start of the file, or 64 bytes after the start (VDI). A VHD of a fixed size
+has it only in its footer, the last 512 bytes.
+"""
 
 import os
 import struct
 from typing import Final
 
+from blobstore.cli.files import size_of
 from blobstore.errors import InvalidArgumentError
 
 _HEAD_SIZE: Final = 512
 _VDI_OFFSET: Final = 64
+VHD_MAGIC: Final = b"conectix"
+VHD_FOOTER_SIZE: Final = 512
 
 _SIGNATURES: Final = (
+    ("qcow", 0, b"QFI\xfb\0\0\0\1"),  # before qcow2, which has another number here
     ("qcow2", 0, b"QFI\xfb"),
     ("vmdk", 0, b"KDMV"),  # one file
     ("vmdk", 0, b"COWD"),  # ESX
     ("vmdk", 0, b"# Disk DescriptorFile"),  # text that names the files with the data
     ("vhdx", 0, b"vhdxfile"),
     ("vdi", _VDI_OFFSET, struct.pack("<I", 0xBEDA107F)),
+    ("vpc", 0, VHD_MAGIC),
+    ("qed", 0, b"QED\0"),
+    ("parallels", 0, b"WithoutFreeSpace"),
+    ("parallels", 0, b"WithouFreSpacExt"),
 )
 assert all(at + len(magic) <= _HEAD_SIZE for _name, at, magic in _SIGNATURES)
 
-FORMATS: Final = ("raw", "qcow2", "vmdk", "vhdx", "vdi")
-"""The formats that are read and written; all but raw and the writing of qcow2 need qemu-img."""
+FORMATS: Final = ("raw", "qcow2", "vmdk", "vhdx", "vdi", "vpc")
+"""The formats that are read and written; all but raw and the writing of qcow2 need qemu-img.
+
+The names are those of qemu-img: vpc is VHD.
+"""
 
 
 def image_format(descriptor: int) -> str | None:
@@ -29,7 +44,8 @@ def image_format(descriptor: int) -> str | None:
     for name, at, magic in _SIGNATURES:
         if head[at : at + len(magic)] == magic:
             return name
-    return None
+    footer = os.pread(descriptor, len(VHD_MAGIC), max(0, size_of(descriptor) - VHD_FOOTER_SIZE))
+    return "vpc" if footer == VHD_MAGIC else None
 
 
 def refuse_image(descriptor: int, *, path: str) -> None:
@@ -40,9 +56,11 @@ def refuse_image(descriptor: int, *, path: str) -> None:
     """
     found = image_format(descriptor)
     if found is not None:
+        how = f"--format {found} imports the disk in it"
+        if found not in FORMATS:
+            how = "`qemu-img convert` writes the disk in it to a raw file"
         raise InvalidArgumentError(
-            f"{path}: a {found} image: --format {found} imports the disk in it, "
-            "--format raw the file as it is"
+            f"{path}: a {found} image: {how}, --format raw imports the file as it is"
         )
 
 

@@ -10,9 +10,7 @@ import os
 import re
 import shutil
 import stat
-import struct
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,18 +21,13 @@ from blobstore import DeviceError, InvalidArgumentError, UnsupportedError
 from blobstore.cli.files import give_name, locked_target, open_to_read, refuse_link
 from blobstore.cli.images.formats import check_format
 from blobstore.cli.images.qcow2_header import read_header
-from blobstore.cli.images.qcow2_tables import check_whole
+from blobstore.cli.images.source_checks import check_source
 from blobstore.cli.interruption import uninterrupted
 from blobstore.cli.progress import progress
 
 _WITH_BACKING: Final = ("qcow2", "vmdk")
 _PERCENT: Final = re.compile(rb"\((\d+\.\d+)/100%\)")
 _PARTS: Final = 10_000
-_VMDK_HEAD: Final = struct.Struct("<4sIIQQQQ")
-"""Magic, version, flags, and in sectors: capacity, grain, the descriptor's offset and size."""
-_SECTOR_SIZE: Final = 512
-_VMDK_DESCRIPTOR_MAX: Final = 1 << 20
-_VMDK_PARENT: Final = b"parentFileNameHint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +52,7 @@ def as_raw(path: str, image_format: str) -> Iterator[str]:
     """
     tool = _find_tool(image_format)
     with open_to_read(path) as descriptor:
-        _check_source(descriptor, path, image_format)
+        check_source(descriptor, path, image_format)
         with _directory(None) as directory:
             raw = os.path.join(directory, "raw")
             _convert(tool, _alone(path, image_format, descriptor), "raw", raw, path=path)
@@ -136,7 +129,7 @@ def extents_of(path: str, image_format: str) -> list[Extent]:
 
 
 def refuse_backing(path: str, image_format: str) -> None:
-    """Refuse an image that holds only what differs from another.
+    """Refuse a qcow2 image that holds only what differs from another: --chain imports both.
 
     Raises:
         InvalidArgumentError: It is one.
@@ -150,36 +143,6 @@ def refuse_backing(path: str, image_format: str) -> None:
                     f"{path}: needs another file, {backing}: --chain imports that one, and "
                     "those that it needs, as snapshots"
                 )
-        if image_format == "vmdk" and _VMDK_PARENT in _vmdk_descriptor(descriptor):
-            raise InvalidArgumentError(
-                f"{path}: needs another file; qemu-img convert makes one file of both"
-            )
-
-
-def _vmdk_descriptor(descriptor: int) -> bytes:
-    head = os.pread(descriptor, _VMDK_HEAD.size, 0).ljust(_VMDK_HEAD.size, b"\0")
-    *_fields, start, count = _VMDK_HEAD.unpack(head)
-    if max(start, count) * _SECTOR_SIZE > sys.maxsize // 2:
-        return b""
-    size = min(count * _SECTOR_SIZE, _VMDK_DESCRIPTOR_MAX)
-    return os.pread(descriptor, size, start * _SECTOR_SIZE)
-
-
-def _check_source(descriptor: int, path: str, image_format: str) -> None:
-    """Refuse an image that is cut short, or whose data are elsewhere."""
-    check_format(descriptor, image_format, path=path)
-    elsewhere = f"{path}: its data are in another file, which is not opened"
-    if image_format == "qcow2":
-        if read_header(descriptor, path=path).has_external_data:
-            raise InvalidArgumentError(elsewhere)
-        check_whole(descriptor, path=path)
-    if image_format == "vmdk":
-        head = os.pread(descriptor, _VMDK_HEAD.size, 0)
-        magic, _version, _flags, capacity, *_rest = _VMDK_HEAD.unpack(
-            head.ljust(_VMDK_HEAD.size, b"\0")
-        )
-        if magic.startswith(b"#") or (magic == b"KDMV" and not capacity):
-            raise InvalidArgumentError(f"{elsewhere}; qemu-img convert makes one file of it")
 
 
 def _alone(path: str, image_format: str, descriptor: int) -> str:
@@ -195,6 +158,8 @@ def _description(image_format: str, driver: str, path: str) -> str:
     }
     if image_format in _WITH_BACKING:
         fields["backing"] = None
+    if image_format == "vpc":
+        fields["force_size_calc"] = "current_size"  # the geometry can end before the disk does
     return f"json:{json.dumps(fields)}"
 
 
@@ -216,7 +181,10 @@ def _find_tool(image_format: str) -> str:
 
 
 def _convert(tool: str, source: str, image_format: str, target: str, *, path: str) -> None:
-    command = [tool, "convert", "-p", "-O", image_format, source, os.path.abspath(target)]
+    command = [tool, "convert", "-p", "-O", image_format]
+    if image_format == "vpc":
+        command += ["-o", "force_size=on"]  # otherwise the disk grows to a whole geometry
+    command += [source, os.path.abspath(target)]
     _run(command, label=f"convert {os.path.basename(path)}")
 
 
