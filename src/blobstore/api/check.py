@@ -34,12 +34,12 @@ from blobstore.device.overlay import OverlayDevice
 from blobstore.drivers import interrupts
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.errors import CorruptError
-from blobstore.fsck.examine import Examination, examine
+from blobstore.fsck.examine import Examination
 from blobstore.fsck.finding import Finding, Severity
 from blobstore.fsck.repair import RepairMode
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.operations import Core
-from blobstore.volumes.lost_type import repair_any_store
+from blobstore.volumes.lost_type import examine_any_store, repair_any_store
 
 Examine: TypeAlias = Callable[[DeviceTraits], Core[Examination]]
 Plan: TypeAlias = Callable[[DeviceTraits], Core[tuple[str, ...]]]
@@ -87,7 +87,7 @@ def check(
     with opened_device(
         source, read_only=True, atomic_write_size=atomic_write_size, direct=direct
     ) as device:
-        return _examined(device, examine)
+        return _examined(device, examine_any_store)
 
 
 def repair(
@@ -124,7 +124,11 @@ def repair(
         source, read_only=dry_run, atomic_write_size=atomic_write_size, direct=direct
     ) as device:
         return repair_device(
-            device, lambda traits: repair_any_store(traits, wanted), examine, undo, dry_run=dry_run
+            device,
+            lambda traits: repair_any_store(traits, wanted),
+            examine_any_store,
+            undo,
+            dry_run=dry_run,
         )
 
 

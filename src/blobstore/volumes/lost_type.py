@@ -1,19 +1,57 @@
-"""Repair of a volume store whose super block is lost: its type and its super blob (FORMAT 9).
+"""A volume store whose super block is lost: its type and its super blob (FORMAT 9).
 
-Both are in the super block alone, and no mask or root tells them. But every blob of a volume
-store has a name and a uuid, and the super blob alone owns no cluster.
+Both are in the super block alone, and no mask or root tells them. But every blob of a volume store
+has a name and a uuid. The super blob differs from volumes: it has no cluster, its uuid comes before
+its name, and its name is not padded. SPDK makes it so, too, and new values keep their places.
+
+If one blob alone is so, a repair that has lost the super block sets both again. If several are, or
+none, a check names the blobs that it can be, and a person decides.
 """
 
+from collections.abc import Mapping
+from typing import Final
+
 from blobstore.errors import BlobstoreError, DeviceError
-from blobstore.format.super_block import SIGNATURE, SUPER_BLOCK_SIZE
+from blobstore.format.descriptors import encode_name
+from blobstore.format.geometry import blob_id_of
+from blobstore.format.super_block import NO_BLOB, SIGNATURE, SUPER_BLOCK_SIZE, SuperBlock
+from blobstore.fsck.examine import Examination, examine
+from blobstore.fsck.finding import Severity
 from blobstore.fsck.repair import RepairMode, repair_store
-from blobstore.metadata.load_store import known_ids, load
-from blobstore.metadata.store_state import DeviceTraits, StoreState
+from blobstore.metadata.blob_reader import read_content
+from blobstore.metadata.load_store import load
+from blobstore.metadata.page_reader import PageReader
+from blobstore.metadata.store_state import DeviceTraits
 from blobstore.operations import Read
 from blobstore.store.lifecycle import set_super_blob, set_type, unload
-from blobstore.store.open_blobs import close_blob, open_blob
+from blobstore.store.salvaged_mark import SALVAGED
 from blobstore.units import BlobId
-from blobstore.volumes.identity import NAME, UUID_NAME, VOLUME_STORE_TYPE, decode_uuid
+from blobstore.volumes.identity import (
+    NAME,
+    UUID_NAME,
+    VOLUME_STORE_TYPE,
+    decode_uuid,
+    decode_volume_name,
+)
+
+_TYPE: Final = 9
+
+
+async def examine_any_store(traits: DeviceTraits) -> Examination:
+    """Check as `examine`; a store of blobs that looks like a volume store is noted."""
+    seen = await examine(traits)
+    if seen.super_block is None or not _has_no_type(seen.super_block) or seen.findings.error_count:
+        return seen
+    found = await _super_blob_candidates(seen)
+    if found:
+        which = " or ".join(f"{blob_id:#x}" for blob_id in found)
+        seen.findings.add(
+            _TYPE,
+            "every blob has a name and a uuid, as in a volume store, but the store has no type and "
+            f"no super blob: `super set STORE BLOB --volumes` makes it one; BLOB can be {which}",
+            severity=Severity.NOTE,
+        )
+    return seen
 
 
 async def repair_any_store(traits: DeviceTraits, mode: RepairMode) -> tuple[str, ...]:
@@ -39,33 +77,60 @@ async def _is_super_block_lost(traits: DeviceTraits) -> bool:
         return True
 
 
+def _has_no_type(super_block: SuperBlock) -> bool:
+    return not any(super_block.bstype) and super_block.super_blob == NO_BLOB
+
+
 async def _restore_type(traits: DeviceTraits) -> tuple[str, ...]:
+    candidates = await _super_blob_candidates(await examine(traits))
+    if len(candidates) != 1:
+        return ()
+    (super_blob,) = candidates
     try:
         store = await load(traits)
-        super_blob = await _find_super_blob(store)
     except BlobstoreError:
         return ()
-    if super_blob is None or not store.is_writable:
+    is_right = (store.bstype, store.super_block.super_blob) == (VOLUME_STORE_TYPE, super_blob)
+    if is_right or not store.is_writable:
         return ()
-    if (store.bstype, store.super_block.super_blob) == (VOLUME_STORE_TYPE, super_blob):
-        return ()
-    await set_super_blob(store, super_blob)
     await set_type(store, VOLUME_STORE_TYPE)
+    await set_super_blob(store, super_blob)
     await unload(store)
-    why = "every blob has a name and a uuid, and this one alone no cluster"
+    why = "every blob has a name and a uuid, and this one alone is as super blobs are"
     return (f"super block: a volume store again, blob {super_blob:#x} is its super blob: {why}",)
 
 
-async def _find_super_blob(store: StoreState) -> BlobId | None:
-    """Return the one blob that can be the super blob of a volume store, or None."""
-    found: list[BlobId] = []
-    for blob_id in known_ids(store):
-        blob = await open_blob(store, blob_id)
-        is_volume = NAME in blob.xattrs and decode_uuid(blob.xattrs.get(UUID_NAME)) is not None
-        cluster_count = blob.clusters.count
-        await close_blob(store, blob)
-        if not is_volume:
-            return None
-        if not cluster_count:
-            found.append(blob_id)
-    return found[0] if len(found) == 1 else None
+async def _super_blob_candidates(seen: Examination) -> list[BlobId]:
+    """Return the blobs that can be the super blob of a volume store, none if it is no such store.
+
+    A blob that a repair has salvaged may have lost its name and uuid.
+    """
+    if seen.view is None or seen.findings.error_count:
+        return []
+    geometry = seen.view.geometry
+    fetch = PageReader(geometry, seen.view.torn.restored).fetch
+    empty: list[BlobId] = []
+    made_as_one: list[BlobId] = []
+    for blob_id in map(blob_id_of, seen.view.roots):
+        try:
+            content = await read_content(geometry, blob_id, fetch)
+        except BlobstoreError:
+            return []
+        if SALVAGED in content.xattrs:
+            continue
+        if not (content.xattrs.get(NAME) and decode_uuid(content.xattrs.get(UUID_NAME))):
+            return []
+        if not (content.table_cluster_count or content.runs):
+            empty.append(blob_id)
+            made_as_one += [blob_id] if _is_made_as_super_blob(content.xattrs) else []
+    return made_as_one or empty
+
+
+def _is_made_as_super_blob(xattrs: Mapping[str, bytes]) -> bool:
+    """Tell whether the attributes have the order and the form of a super blob's (`store_xattrs`).
+
+    A volume's have the other order, and its first name is padded.
+    """
+    names = [*xattrs]
+    is_padded = xattrs[NAME] != encode_name(decode_volume_name(xattrs)) + b"\0"
+    return names.index(UUID_NAME) < names.index(NAME) and not is_padded
