@@ -78,6 +78,64 @@ def test_what_opens_is_awaited_or_used_in_async_with(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
+def test_everything_that_opens_can_be_a_task_of_its_own(path: Path, loop: str) -> None:
+    async def main() -> None:
+        task = asyncio.create_task
+        vms = await task(AsyncVolumeStore.create(path, name="vms", size="64MiB", cluster_size=MIB))
+        async with asyncio.TaskGroup() as tasks:
+            made = [tasks.create_task(vms.create_volume(f"v{n}", size=CLUSTER)) for n in range(9)]
+        web = made[0].result()
+        monday = await task(web.snapshot("web@monday"))
+        clone = await task(monday.clone("clone"))
+        opened = [
+            await task(vms.open_volume("web@monday")),
+            await task(vms.open_blob(monday.id)),
+            await task(vms.volume("clone")),
+        ]
+        assert [each.id for each in opened] == [monday.id, monday.id, clone.id]
+        await vms.close()
+        again = await task(AsyncVolumeStore.open(path))
+        assert len([info.name for info in again]) == 11
+        await again.close()
+
+        store = await task(AsyncBlobstore.create(MemoryDevice(4 * MIB), cluster_size=CLUSTER))
+        blob = await task(store.create_blob(CLUSTER, name="one"))
+        snapshot = await task(blob.snapshot("two"))
+        await task(snapshot.clone("three"))
+        assert (await task(store.open_blob(name="two"))).id == snapshot.id
+        await store.close()
+        await (await task(AsyncBlobstore.open(path))).close()
+
+    run(main(), loop)
+
+
+def test_a_cancelled_task_that_opens_leaves_nothing_open(path: Path) -> None:
+    async def main() -> None:
+        async with AsyncVolumeStore.create(path, name="vms", size="64MiB", cluster_size=MIB) as vms:
+            tasks = [
+                asyncio.create_task(vms.create_volume(f"v{n}", size=CLUSTER)) for n in range(9)
+            ]
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            assert all(
+                isinstance(each, asyncio.CancelledError)
+                for each in await asyncio.gather(*tasks, return_exceptions=True)
+            )
+            await vms.unload()  # refuses while a volume is open
+
+    run(main(), "asyncio")
+
+
+def test_an_opening_that_nobody_awaits_is_ended_by_close(path: Path) -> None:
+    async def main() -> None:
+        AsyncVolumeStore.create(path, name="vms", size="64MiB").close()
+        assert not path.exists()
+
+    run(main(), "asyncio")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 def test_ten_thousand_tasks_share_a_store(path: Path, loop: str) -> None:
     """Each writes, reads and flushes a piece of its own, some of it thin."""
 

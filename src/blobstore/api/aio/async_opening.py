@@ -2,7 +2,7 @@
 
 from collections.abc import Coroutine, Generator
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 
 class Closable(Protocol):
@@ -21,11 +21,12 @@ class Closable(Protocol):
 C = TypeVar("C", bound=Closable, covariant=True)
 
 
-class Opening(Generic[C]):
+class Opening(Coroutine[Any, Any, C]):
     """A store or blob that is not open yet.
 
     `blob = await store.open_blob(...)` opens it, and the caller closes it.
-    `async with store.open_blob(...) as blob:` closes it at the end.
+    `async with store.open_blob(...) as blob:` closes it at the end. An `Opening` is also a
+    coroutine, so that a task can open it: `asyncio.create_task(store.open_blob(...))`.
     """
 
     def __init__(self, opening: Coroutine[Any, Any, C]) -> None:
@@ -34,6 +35,18 @@ class Opening(Generic[C]):
 
     def __await__(self) -> Generator[Any, None, C]:
         return self._opening.__await__()
+
+    def send(self, value: Any, /) -> Any:
+        """Run the opening until it waits the next time, as a coroutine does."""
+        return self._opening.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise an error, such as a cancellation, where the opening waits."""
+        return self._opening.throw(*error)
+
+    def close(self) -> None:
+        """End an opening that is not awaited, or not to its end."""
+        self._opening.close()
 
     async def __aenter__(self) -> C:
         self._opened = await self._opening
