@@ -7,6 +7,7 @@ from typing import Final
 import pytest
 
 from blobstore import AsyncBlobstore, Blobstore, CorruptError
+from blobstore.format.descriptors import HAS_INTERNAL_XATTRS, HEADER
 from blobstore.format.page import HEAD, PAGE_SIZE
 from blobstore.format.root import TAIL_OFFSET
 from tests.proof.image_device import ImageDevice
@@ -24,6 +25,9 @@ DAMAGES: Final[dict[str, Callable[[bytearray], None]]] = {
     "a byte of padding": lambda page: flip(page, 100),
     "a byte of descriptors": lambda page: flip(page, PAGE_SIZE - 50),
     "the id": lambda page: flip(page, 0),
+    "the flag of internal attributes": lambda page: page.__setitem__(
+        TAIL_OFFSET + HEADER.size, page[TAIL_OFFSET + HEADER.size] ^ HAS_INTERNAL_XATTRS
+    ),
     "no flags": lambda page: flip(page, TAIL_OFFSET),
     "zeroes": lambda page: page.__setitem__(slice(PAGE_SIZE), bytes(PAGE_SIZE)),
 }

@@ -1,8 +1,8 @@
 """The relations of many roots at once, which are read in one piece.
 
-All roots are checked together for the flag that announces internal attributes.
-From the roots that have the flag only these attributes are read. Plain roots
-are read all at once.
+The checksums of all roots are compared: a clone whose flags are damaged must not pass for a blob
+without parent, because its snapshot could then be deleted. Only the sound roots that have the flag
+of internal attributes are decoded, most of them all at once.
 """
 
 import numpy as np
@@ -25,25 +25,24 @@ def add_batch(
     """Take the relations of the roots among the pages from `first` on, as `used` says."""
     pages = np.frombuffer(view, dtype=np.uint8).reshape(len(used), geometry.page_size)
     is_used = np.array(used.tolist(), dtype=np.bool_)
-    is_own = are_roots(pages, np.arange(len(pages)), first=first)
-    is_suspect = _may_have_relations(pages) | ~is_own
-    _add_relations(found, pages, np.flatnonzero(is_suspect & is_used), first)
+    rows = np.flatnonzero(is_used)
+    is_sound = are_roots(pages, rows, first=first) & have_right_checksums(pages, rows)
+    found.unclear += [blob_id_of(PageIndex(first + row)) for row in rows[~is_sound].tolist()]
+    sound = rows[is_sound]
+    _add_relations(found, pages, sound[_may_have_relations(pages)[sound]], first)
 
 
 def _add_relations(found: Relations, pages: Chunk, rows: Numbers, first: int) -> None:
-    """Take the relations of roots that may have some; most of these are plain."""
+    """Take the relations of sound roots that may have some; most of these are plain."""
     decoder = BatchDecoder()
-    is_sound = are_roots(pages, rows, first=first) & have_right_checksums(pages, rows)
-    is_decoded = is_sound.copy()
-    is_decoded[is_sound] = decoder.add_roots(pages, rows[is_sound], first=first)
+    is_decoded = decoder.add_roots(pages, rows, first=first)
     found.parents.update(decoder.parent_ids())
-    for row in rows[is_sound & ~is_decoded].tolist():
+    for row in rows[~is_decoded].tolist():
         add_sound_relations(found, pages[row, :PAGE_SIZE].data, blob_id_of(PageIndex(first + row)))
-    found.unclear += [blob_id_of(PageIndex(first + row)) for row in rows[~is_sound].tolist()]
 
 
 def _may_have_relations(pages: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Look for the flag in either layout of a root; any other beginning is suspect too."""
+    """Look for the flag in either layout of a root; any other beginning needs a closer look."""
     compact = pages[:, HEAD.size : HEAD.size + FLAGS_SIZE]
     sector = pages[:, TAIL_OFFSET : TAIL_OFFSET + FLAGS_SIZE]
     is_sector = pages[:, HEAD.size] == 0

@@ -2,8 +2,9 @@
 
 Masks do not record relations, and the deletion of a snapshot must know its clones. The roots are
 read in large pieces. The roots of a piece are decoded all at once, so that a store of many thousand
-blobs opens about as fast as it can be read. A few roots are decoded one by one. A blob that does
-not open still counts as a clone, so this scan is more tolerant than `read_blob`.
+blobs opens about as fast as it can be read. A few roots are decoded one by one. Either way every
+root's checksum is compared: one with a wrong checksum may be the clone of any snapshot. A blob that
+does not open still counts as a clone, so this scan is more tolerant than `read_blob`.
 """
 
 from collections.abc import Iterator
