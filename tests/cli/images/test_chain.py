@@ -178,6 +178,26 @@ def test_a_base_that_needs_another_file_is_refused(tmp_path: Path) -> None:
     assert run("list", store, "--json").json == {"blobs": []}
 
 
+def test_snapshots_inside_an_image_are_not_imported_and_a_warning_counts_them(
+    tmp_path: Path,
+) -> None:
+    store, base, top = tmp_path / "store.img", tmp_path / "base.qcow2", tmp_path / "top.qcow2"
+    new_store(store, volumes=False)
+    make_image(base, MIB)
+    for name in ("monday", "tuesday"):
+        subprocess.run(["qemu-img", "snapshot", "-c", name, base], check=True)
+    make_image(top, MIB, backing="base.qcow2")
+    for file, options in ((base, ("--format", "qcow2", "--name", "alone")), (top, ("--chain",))):
+        done = run("import", store, file, *options)
+        assert done.status == 0
+        assert f"warning: {base}: 2 internal snapshots are not imported; `qemu-img" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    other = tmp_path / "other.img"
+    new_store(other, volumes=False)
+    assert run("import", other, top, "--chain", "--json").json["dropped_snapshots"] == 2
+    assert "dropped_snapshots" not in run("import", other, base, "--json", "--format", "raw").json
+
+
 def test_an_image_that_needs_another_is_refused_and_the_error_names_the_option(
     tmp_path: Path, chain: list[Path]
 ) -> None:
@@ -286,6 +306,8 @@ def test_options_that_do_not_fit_each_other_are_usage_errors(tmp_path: Path) -> 
         ("import", store, "x", "--backing-dir", "y"),
         ("export", store, "blob", "x", "--chain", "--length", "1"),
         ("export", store, "blob", "x", "--tree", "--zero-fill"),
+        ("export", store, "blob", "x", "--chain", "--format", "raw"),
+        ("export", store, "blob", "x", "--tree", "--format", "vmdk"),
     ):
         assert run(*arguments).status == 2
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Image
 from tests.cli.runner import run, run_here
 
 needs_qemu_img = pytest.mark.skipif(
@@ -108,6 +109,22 @@ def test_a_vhd_that_is_cut_short_or_needs_another_is_refused(empty: Path, tmp_pa
 def test_a_vmdk_descriptor_is_named_too(empty: Path, tmp_path: Path) -> None:
     (tmp_path / "disk.vmdk").write_bytes(b"# Disk DescriptorFile\nversion=1\n")
     assert "a vmdk image" in run("import", empty, tmp_path / "disk.vmdk").stderr
+
+
+@pytest.mark.parametrize(
+    ("extension", "name"), [("qcow2", "qcow2"), ("VMDK", "vmdk"), ("vhdx", "vhdx"), ("vhd", "vpc")]
+)
+def test_an_export_warns_if_the_name_of_the_file_promises_a_format(
+    image: Image, tmp_path: Path, extension: str, name: str
+) -> None:
+    out = tmp_path / f"out.{extension}"
+    export = ("export", image.path, "alpha", out)
+    done = run(*export)
+    warning = f"warning: {out}: a raw file; --format {name} writes a {name} image\n"
+    assert (done.status, done.stderr) == (0, warning)
+    assert run(*export, "--format", "raw", "--yes").stderr == ""
+    assert run(*export, "--yes", "--json").json["id"] == image.thick
+    assert run(*export[:3], tmp_path / "out.img").stderr == ""
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 68, 512])

@@ -10,7 +10,7 @@ from blobstore.cli.asking import confirm
 from blobstore.cli.blob_lookup import find_blob
 from blobstore.cli.copying import copy_out, copy_out_qcow2
 from blobstore.cli.files import open_to_write, refuse_block_device, refuse_link
-from blobstore.cli.images.formats import FORMATS
+from blobstore.cli.images.formats import FORMATS, format_of_extension
 from blobstore.cli.interruption import finish, leaving
 from blobstore.cli.options import (
     StoreOptions,
@@ -19,7 +19,7 @@ from blobstore.cli.options import (
     store_command,
     yes_option,
 )
-from blobstore.cli.output import print_result, unicode_text
+from blobstore.cli.output import print_result, printable, unicode_text
 from blobstore.cli.progress import progress
 from blobstore.cli.rescuing import (
     Content,
@@ -38,7 +38,12 @@ from blobstore.cli.salvaged import salvaged_fields, warn
 @blob_argument
 @click.argument("file", type=click.Path())
 @click.option("--length", type=size, help="Only the first bytes; default: the whole blob.")
-@click.option("--format", "file_format", type=click.Choice(FORMATS), default="raw")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(FORMATS),
+    help="What FILE is to be, whatever its name says. Default: raw; with --chain and --tree qcow2.",
+)
 @click.option(
     "--chain",
     is_flag=True,
@@ -57,7 +62,7 @@ def command(
     which: str,
     file: str,
     length: int | None,
-    file_format: str,
+    file_format: str | None,
     chain: bool,
     tree: bool,
     verify: bool,
@@ -75,13 +80,19 @@ def command(
     """
     if file == "-":
         raise click.UsageError("FILE is a file with holes; `read` writes to standard output")
-    refuse_link(file)
     if chain or tree:
         if length is not None or zero_fill or hints:
             raise click.UsageError("--chain and --tree write whole blobs of a store that opens")
+        if file_format not in (None, "qcow2"):
+            raise click.UsageError("--chain and --tree write qcow2 images")
+        refuse_link(file)
         refuse_block_device(file)
         _export_chain(options, which, file, with_clones=tree, verifying=verify, yes=yes)
         return 0
+    refuse_link(file)
+    if file_format is None:
+        _warn_of_extension(file, as_json=options.as_json)
+        file_format = "raw"
     if file_format != "raw":
         refuse_block_device(file)
     content = Content(options, which, zero_fill=zero_fill, hints=hints)
@@ -99,6 +110,14 @@ def command(
     fields = {"id": content.blob_id, "length": wanted, **sha256, **rescue_fields(content)}
     print_result(fields, "", as_json=options.as_json)
     return 0
+
+
+def _warn_of_extension(file: str, *, as_json: bool) -> None:
+    """Say on standard error that the extension of FILE names a format that FILE will not have."""
+    named = format_of_extension(file)
+    if named is not None and not as_json:
+        warning = f"warning: {file}: a raw file; --format {named} writes a {named} image"
+        click.echo(printable(warning), err=True)
 
 
 def _checked_length(content: Content, length: int | None) -> int:

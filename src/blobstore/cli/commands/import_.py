@@ -1,6 +1,6 @@
 """`import`: copy a file into a blob."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import click
@@ -24,7 +24,7 @@ from blobstore.cli.options import (
     thin_option,
     yes_option,
 )
-from blobstore.cli.output import print_result
+from blobstore.cli.output import print_result, printable
 from blobstore.cli.progress import progress
 
 
@@ -90,6 +90,7 @@ def command(
         return
     extra: dict[str, object] = {}
     with _opened(file, file_format) as source:
+        dropped = _dropped_fields([(file, file_format or "raw")], as_json=options.as_json)
         if which is None:
             with making_blobs(options) as store:
                 done, extra = _into_new(
@@ -108,7 +109,7 @@ def command(
             with options.open(read_only=False) as store, open_blob(store, which) as opened:
                 done = _into_existing(opened, source, file, yes=yes)
                 extra = _verified(opened, source, file) if verify else {}
-    fields = {**store_kinds.made_fields(done), **extra}
+    fields = {**store_kinds.made_fields(done), **extra, **dropped}
     print_result(fields, store_kinds.made_text(done), as_json=options.as_json)
 
 
@@ -125,11 +126,33 @@ def _import_chain(
     from blobstore.cli.images.import_chain import import_chain
 
     levels = find_chain(file, directories)
+    files = [(level.path, level.image_format) for level in levels]
+    dropped = _dropped_fields(files, as_json=options.as_json)
     with making_blobs(options) as store:
         done, snapshots = import_chain(store, levels, name=name, verifying=verifying, resume=resume)
     fields = store_kinds.made_fields(done)
     fields["snapshots"] = [store_kinds.made_fields(snapshot) for snapshot in snapshots]
-    print_result(fields, store_kinds.made_text(done), as_json=options.as_json)
+    print_result({**fields, **dropped}, store_kinds.made_text(done), as_json=options.as_json)
+
+
+def _dropped_fields(files: Sequence[tuple[str, str]], *, as_json: bool) -> dict[str, object]:
+    """Warn of snapshots inside the images (path, format), and return what JSON says of them.
+
+    They are not imported: the disk is, as it is now.
+    """
+    from blobstore.cli.images.qcow2_header import snapshot_count
+
+    counts = {path: snapshot_count(path) for path, each in files if each == "qcow2"}
+    for path, count in counts.items():
+        if count and not as_json:
+            snapshots = (
+                "1 internal snapshot is" if count == 1 else f"{count} internal snapshots are"
+            )
+            what = f"{path}: {snapshots} not imported"
+            how = "`qemu-img convert -l NAME` writes one to a file"
+            click.echo(printable(f"warning: {what}; {how}"), err=True)
+    total = sum(counts.values())
+    return {"dropped_snapshots": total} if total else {}
 
 
 @contextmanager

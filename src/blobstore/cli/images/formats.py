@@ -38,6 +38,15 @@ The names are those of qemu-img: vpc is VHD.
 """
 
 
+_EXTENSIONS: Final = {".vhd": "vpc", **{f".{name}": name for name in FORMATS if name != "raw"}}
+
+
+def format_of_extension(path: str) -> str | None:
+    """Return the format that the extension of a file's name names, None if it names none."""
+    _stem, extension = os.path.splitext(path)
+    return _EXTENSIONS.get(extension.lower())
+
+
 def image_format(descriptor: int) -> str | None:
     """Return the format that a file's signature names, None for all others."""
     head = os.pread(descriptor, _HEAD_SIZE, 0)

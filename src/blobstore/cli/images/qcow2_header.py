@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from blobstore.cli.files import open_to_read
 from blobstore.errors import InvalidArgumentError
 from blobstore.units import MIB, ceil_div
 
@@ -42,6 +43,7 @@ class Header:
     l1_offset: int
     has_extended_entries: bool
     has_external_data: bool
+    snapshot_count: int
     backing: str | None
     backing_format: str | None
 
@@ -67,6 +69,7 @@ def read_header(descriptor: int, *, path: str) -> Header:
         raise InvalidArgumentError(f"{path}: no qcow2 image")
     fields = HEAD.unpack_from(head)
     _magic, version, name_at, name_size, bits, disk_size, _crypt, l1_count, l1_offset = fields[:9]
+    snapshot_count = fields[11]
     features = FEATURES.unpack_from(head.ljust(HEAD.size + FEATURES.size, b"\0"), HEAD.size)
     incompatible = features[0] if version >= WITH_FEATURES else 0
     length = features[4] if version >= WITH_FEATURES else HEAD.size
@@ -77,11 +80,22 @@ def read_header(descriptor: int, *, path: str) -> Header:
         l1_offset,
         has_extended_entries=bool(incompatible & _EXTENDED_ENTRIES),
         has_external_data=bool(incompatible & _EXTERNAL_DATA),
+        snapshot_count=snapshot_count,
         backing=_name_in(head, name_at, name_size, path) if name_at else None,
         backing_format=_backing_format(head, length),
     )
     _check(header, path)
     return header
+
+
+def snapshot_count(path: str) -> int:
+    """Return how many snapshots are inside an image.
+
+    Raises:
+        As `read_header`, and `open_to_read`.
+    """
+    with open_to_read(path) as descriptor:
+        return read_header(descriptor, path=path).snapshot_count
 
 
 def _check(header: Header, path: str) -> None:
