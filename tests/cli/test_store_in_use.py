@@ -2,8 +2,10 @@
 
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -11,6 +13,14 @@ from blobstore import Blobstore
 from blobstore.device.lock_holder import advice_on
 from tests.cli.conftest import Image
 from tests.cli.runner import COMMAND, run
+
+HOLD: Final = """
+import sys
+from blobstore import Blobstore
+with Blobstore.open(sys.argv[1]):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -53,13 +63,23 @@ def test_a_command_waits_until_the_store_is_let_go(
 
 @pytest.mark.parametrize("wait", [[], ["--wait", "0.01"]], ids=["at once", "after the wait"])
 def test_a_store_still_in_use_is_an_error_that_names_the_option_once(
-    held: Blobstore, wait: list[str]
+    image: Image, wait: list[str]
 ) -> None:
-    done = run("create", held.device_name, "--size", "64K", "--json", *wait)
+    command = [sys.executable, "-c", HOLD, str(image.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        done = run("create", image.path, "--size", "64K", "--json", *wait)
+        holder.kill()
     assert (done.status, done.error["errno"]) == (1, "EBUSY")
-    hint = "" if wait else "; --wait SECONDS waits until it has ended"
-    assert done.error["message"] == (
-        f"{held.device_name}: cannot be opened for writing: in use by this process{hint}"
+    message, hint, _rest = done.error["message"].partition("; --wait SECONDS waits until it has")
+    assert f"in use by process {holder.pid} (" in message
+    assert bool(hint) == (not wait)
+
+
+def test_a_store_that_is_two_arguments_of_one_command_is_not_waited_for(image: Image) -> None:
+    assert run("import", image.path, image.path, "--name", "new").stderr == (
+        f"{image.path}: cannot be opened for writing: in use by this process\n"
     )
 
 

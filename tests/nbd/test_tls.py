@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from blobstore import InvalidArgumentError, VolumeStore
+from blobstore import InvalidArgumentError, PathNotFoundError, VolumeStore
 from blobstore.nbd.constants import Command, Option, OptionReply
 from blobstore.nbd.exports import StoreExports
 from blobstore.nbd.nbd_server import NbdServer
@@ -197,7 +197,7 @@ def ask_for_ever(client: Wire) -> None:
 def test_a_directory_without_a_file_is_refused(place: Path, missing: str) -> None:
     directory = make_certificates(place / "tls")
     (directory / missing).unlink()
-    with pytest.raises(InvalidArgumentError, match=f"{missing}: no such file"):
+    with pytest.raises(PathNotFoundError, match=f"{missing}: no such file"):
         server_context(directory)
 
 

@@ -14,7 +14,7 @@ import click
 from blobstore import BlobstoreError, BusyError, CorruptError, RepairReport, Severity, repair
 from blobstore.cli.group import describe_os_error
 from blobstore.cli.interruption import with_notes
-from blobstore.cli.options import StoreCommand, StoreOptions
+from blobstore.cli.options import PathType, StoreCommand, StoreOptions
 from blobstore.cli.output import print_error, print_result, printable
 from blobstore.cli.report import plan_fields, render_plan, render_repair, repair_fields
 from blobstore.cli.rescuing import open_rescue
@@ -36,7 +36,7 @@ dry_run_option: Final = click.option(
 )
 undo_option: Final = click.option(
     "--undo",
-    type=click.Path(),
+    type=PathType(),
     metavar="FILE",
     help="A new file for what the repair replaces; `blobstore undo` restores that. "
     "Default: STORE.undo-1 beside an image.",
@@ -64,7 +64,7 @@ class CheckCommand(StoreCommand):
         try:
             status: int = super().invoke(ctx)
             sys.stdout.flush()
-        except (click.ClickException, click.exceptions.Exit):
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
         except BlobstoreError as error:
             message, number = with_notes(error.message, error), error.errno

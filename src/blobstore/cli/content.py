@@ -4,8 +4,10 @@ import hashlib
 import io
 import os
 import stat
+import sys
 from collections.abc import Iterator
-from typing import Final, Protocol
+from contextlib import contextmanager
+from typing import BinaryIO, Final, Protocol
 
 from blobstore import Blob, InvalidArgumentError
 from blobstore.cli.interruption import leaving
@@ -78,6 +80,16 @@ def cut_in_parts(start: int, end: int) -> Iterator[tuple[int, int]]:
         cut = min(end, (start // PART_SIZE + 1) * PART_SIZE)
         yield start, cut
         start = cut
+
+
+@contextmanager
+def opened_input(file: str) -> Iterator[BinaryIO]:
+    """Open a file to read; ``-`` is standard input, which stays open."""
+    if file == "-":
+        yield sys.stdin.buffer
+    else:
+        with open(file, "rb") as stream:
+            yield stream
 
 
 def write_stream(blob: Blob, stream: Readable, *, offset: int) -> int:

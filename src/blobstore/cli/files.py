@@ -13,7 +13,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
-from blobstore import BlobstoreError, BusyError, DeviceError, ExistsError, InvalidArgumentError
+from blobstore import (
+    BlobstoreError,
+    BusyError,
+    DeviceError,
+    ExistsError,
+    InvalidArgumentError,
+    IsDirectoryError,
+)
 from blobstore.cli.interruption import leaving, uninterrupted
 from blobstore.device.lock_holder import describe_holder
 from blobstore.device.opening import sync_directory_of
@@ -109,6 +116,7 @@ def open_to_write(path: str, *, overwrite: bool) -> Iterator[int]:
 
     Raises:
         ExistsError: It exists, and `overwrite` was not given.
+        IsDirectoryError: It is a directory.
         BlobstoreError: It is a symbolic link (ELOOP).
         BusyError: It is a store that is open.
         InvalidArgumentError: It is neither a file nor a block device.
@@ -145,6 +153,7 @@ def locked_target(path: str, *, overwrite: bool) -> Iterator[int | None]:
     if not os.path.lexists(path):
         yield None
         return
+    refuse_directory(path)
     if not overwrite:
         raise ExistsError(f"{path}: exists; --yes overwrites it")
     descriptor = _open_existing(path)
@@ -172,7 +181,7 @@ def _temporary_file(path: str, old: int | None) -> Iterator[tuple[str, int]]:
     temporary = os.path.join(directory, f".{name[:_NAME_KEPT_MAX]}.{secrets.token_hex(4)}.part")
     with ExitStack() as stack:
         with uninterrupted():
-            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
+            descriptor = _make(temporary, path)
             stack.callback(_remove, temporary)
             stack.callback(os.close, descriptor)
         if old is not None:
@@ -181,6 +190,15 @@ def _temporary_file(path: str, old: int | None) -> Iterator[tuple[str, int]]:
             with suppress(OSError):  # only root gives files away
                 os.fchown(descriptor, found.st_uid, found.st_gid)
         yield temporary, descriptor
+
+
+def _make(temporary: str, path: str) -> int:
+    """Make a new file; an error names `path`, which the user knows."""
+    try:
+        return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def _remove(path: str) -> None:
@@ -215,6 +233,16 @@ def _link(temporary: str, path: str) -> None:
         os.rename(temporary, path)
 
 
+def refuse_directory(path: str) -> None:
+    """Refuse a directory, which no `--yes` overwrites.
+
+    Raises:
+        IsDirectoryError: It is one.
+    """
+    if os.path.isdir(path):
+        raise IsDirectoryError("a directory").at(store=path)
+
+
 def refuse_link(path: str) -> None:
     """Refuse a symbolic link, whatever it leads to.
 
@@ -245,6 +273,8 @@ def is_block_device(descriptor: int) -> bool:
 
 
 def _check_kind(descriptor: int, path: str) -> None:
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise IsDirectoryError("a directory").at(store=path)
     if not (stat.S_ISREG(os.fstat(descriptor).st_mode) or is_block_device(descriptor)):
         raise InvalidArgumentError(f"{path}: neither a file nor a block device")
     os.set_blocking(descriptor, True)

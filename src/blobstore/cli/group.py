@@ -14,7 +14,7 @@ from typing import Final
 import click
 
 from blobstore import __version__
-from blobstore.cli.interruption import message_of, status_of, with_notes
+from blobstore.cli.interruption import BROKEN_PIPE, message_of, status_of, with_notes
 from blobstore.cli.output import print_error
 from blobstore.errors import BlobstoreError
 
@@ -148,7 +148,7 @@ def group() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; return 0 done, 1 failed, 2 usage, 130 interrupted. `check` has others."""
+    """Run one command; return 0 done, 1 failed, 2 usage; the guide lists all statuses."""
     instruction = os.environ.get(COMPLETION_VARIABLE)
     if instruction:
         from click.shell_completion import add_completion_class, shell_complete
@@ -176,8 +176,7 @@ def execute(
     try:
         with command.make_context(prog_name, list(arguments), obj=obj) as context:
             status = command.invoke(context)
-        if sys.stdout:  # None if it was closed before the start
-            sys.stdout.flush()
+        sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
@@ -188,7 +187,7 @@ def execute(
         return error.exit_code
     except BrokenPipeError:
         _silence_stdout()
-        return 1
+        return BROKEN_PIPE
     except (click.Abort, KeyboardInterrupt, BlobstoreError, OSError) as error:
         return report(error, as_json=as_json, place=place)
     return status if isinstance(status, int) else 0
@@ -211,7 +210,7 @@ def report(error: BaseException, *, as_json: bool, place: str = "") -> int:
 
 
 def _silence_stdout() -> None:
-    """Let what is still buffered go nowhere: the reader has enough."""
+    """Let what is still buffered go nowhere: the reader has left."""
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

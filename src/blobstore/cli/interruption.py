@@ -37,6 +37,9 @@ INTERRUPTED: Final = _STATUS_BASE + signal.SIGINT
 TERMINATED: Final = tuple(_STATUS_BASE + number for number in _ENDING)
 """The exit statuses after the signals that end a process."""
 
+BROKEN_PIPE: Final = _STATUS_BASE + signal.SIGPIPE
+"""The exit status if whoever reads the output has left, as of programs that SIGPIPE ends."""
+
 _REFUSALS: Final = (
     BusyError,
     ExistsError,

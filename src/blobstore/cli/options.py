@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import click
 
@@ -71,16 +71,23 @@ def complete_blob(
     return complete_blob(ctx, param, incomplete)
 
 
-class InputFile(click.File):
+class PathType(click.Path):
+    """A path of a file or directory, as it is typed.
+
+    `click.Path` looks at the path, and calls what is missing or unreadable a wrong usage. Here
+    opening it fails, so that the same mistake has the same status and message everywhere.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text, or a `pathlib.Path`."""
+        return self.coerce_path_result(value)
+
+
+class InputType(PathType):
     """A file to read, or ``-``; a shell's standard input is its own."""
 
-    def __init__(self) -> None:
-        super().__init__("rb")
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> IO[Any]:
-        """Open the file."""
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text."""
         if value == "-" and ctx is not None and ctx.find_object(StoreOptions) is not None:
             self.fail("standard input is the shell's: name a FILE", param, ctx)
         return super().convert(value, param, ctx)
@@ -151,7 +158,8 @@ class StoreOptions:
         try:
             return while_busy(attempt, wait=self.wait)
         except BusyError as error:
-            if not self.wait and not hasattr(error, "__notes__"):
+            is_ours = error.strerror.endswith("this process")  # STORE is also another argument
+            if not (self.wait or is_ours or hasattr(error, "__notes__")):
                 error.add_note("--wait SECONDS waits until it has ended")
             raise
 
@@ -279,7 +287,7 @@ def store_command(
         command = _with_store_options(invoke, shown)
         if changes and not asks:
             command = click.option("--yes", is_flag=True, hidden=True)(command)
-        return click.command(name, cls=cls)(click.argument("store", type=click.Path())(command))
+        return click.command(name, cls=cls)(click.argument("store", type=PathType())(command))
 
     return decorate
 

@@ -60,7 +60,10 @@ def ask(path: str | os.PathLike[str]) -> Mapping[str, Any]:
                 return result
     except OSError as error:
         why = error.strerror or str(error)
-        raise DeviceError(f"{os.fspath(path)}: no server with statistics: {why}") from error
+        place = os.fspath(path)
+        raise DeviceError(
+            f"{place}: no server with statistics: {why}", errno=error.errno
+        ) from error
     except (ValueError, KeyError) as error:
         raise DeviceError(
             f"{os.fspath(path)}: no server with statistics, expected the socket of "

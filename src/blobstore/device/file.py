@@ -15,7 +15,7 @@ from blobstore.device.direct import DirectRequests
 from blobstore.device.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from blobstore.device.forking import fork_lock
 from blobstore.device.opening import Path, failure, open_locked, sync_directory_of
-from blobstore.errors import ExistsError, InvalidArgumentError
+from blobstore.errors import ExistsError, InvalidArgumentError, IsDirectoryError
 
 _NEVER_SUPPORTED: Final = frozenset((errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV))
 _NOT_THIS_RANGE: Final = frozenset((errno.EINVAL,))
@@ -264,5 +264,7 @@ def _check_is_file(descriptor: int, path: Path) -> None:
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISBLK(mode):
         raise InvalidArgumentError(f"{os.fspath(path)}: a block device, expected a file")
+    if stat.S_ISDIR(mode):
+        raise IsDirectoryError("a directory").at(store=os.fspath(path))
     if not stat.S_ISREG(mode):
         raise InvalidArgumentError(f"{os.fspath(path)}: neither a file nor a block device")

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, Self
 
-from blobstore.errors import DeviceError, InvalidArgumentError
+from blobstore.errors import DeviceError, NotDirectoryError, PathNotFoundError
 from blobstore.fuse.blob_files import BlobFiles
 from blobstore.fuse.libfuse import THREADS, Fuse
 
@@ -39,7 +39,7 @@ class Mounted:
         `options` are libfuse's, as for `fusermount3 -o`.
 
         Raises:
-            InvalidArgumentError: There is no such directory.
+            PathNotFoundError, NotDirectoryError: There is no such directory.
             DeviceError: The kernel has no FUSE, or does not let this process mount.
         """
         self._files = files
@@ -105,8 +105,10 @@ def option_text(text: str) -> str:
 
 
 def _checked(directory: str) -> str:
+    if not os.path.exists(directory):
+        raise PathNotFoundError("no such directory").at(store=directory)
     if not os.path.isdir(directory):
-        raise InvalidArgumentError(f"{directory}: expected a directory to mount at")
+        raise NotDirectoryError("expected a directory to mount at").at(store=directory)
     try:
         os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:

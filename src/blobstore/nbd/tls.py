@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from blobstore import InvalidArgumentError
+from blobstore import InvalidArgumentError, PathNotFoundError
 
 AUTHORITY: Final = "ca-cert.pem"
 CERTIFICATE: Final = "server-cert.pem"
@@ -23,12 +23,13 @@ def server_context(directory: str | os.PathLike[str]) -> ssl.SSLContext:
     there is one, the authority's list of revoked certificates.
 
     Raises:
-        InvalidArgumentError: A file is missing, or is not what it should be.
+        PathNotFoundError: A file is missing.
+        InvalidArgumentError: A file is not what it should be.
     """
     place = Path(directory)
     for name in (AUTHORITY, CERTIFICATE, KEY):
         if not (place / name).is_file():
-            raise InvalidArgumentError(f"{place / name}: no such file")
+            raise PathNotFoundError("no such file").at(store=str(place / name))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blobstore.cli.blob_lookup import find_blob
-from blobstore.cli.options import StoreOptions, blob_argument, store_command
+from blobstore.cli.options import PathType, StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _opened(options: StoreOptions, *, read_only: bool, rpc: Path | None) -> "Ite
 @click.option("--read-only", is_flag=True, help="Refuse writes to the device.")
 @click.option(
     "--rpc",
-    type=click.Path(path_type=Path),
+    type=PathType(path_type=Path),
     metavar="PATH",
     help="Serve the volume store at this Unix socket, too: snapshots while it is attached.",
 )

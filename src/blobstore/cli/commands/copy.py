@@ -11,13 +11,13 @@ from blobstore.backup.any_store import AnyStore
 from blobstore.backup.tree_copy import copy_blobs, tree_of, whole_store
 from blobstore.cli.blob_lookup import find_blob
 from blobstore.cli.interruption import finish
-from blobstore.cli.options import StoreOptions, blob, complete_blob, store_command
+from blobstore.cli.options import PathType, StoreOptions, blob, complete_blob, store_command
 from blobstore.cli.output import print_result, render_table
 from blobstore.cli.progress import progress
 
 
 @store_command("copy", changes=True)
-@click.argument("target", metavar="TARGET", type=click.Path())
+@click.argument("target", metavar="TARGET", type=PathType())
 @click.option(
     "--tree",
     "which",

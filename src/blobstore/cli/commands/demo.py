@@ -7,7 +7,7 @@ import click
 
 from blobstore import InvalidArgumentError
 from blobstore.cli.demo.tour import Step, Tour
-from blobstore.cli.options import json_option
+from blobstore.cli.options import PathType, json_option
 from blobstore.cli.output import print_json, printable
 from blobstore.cli.rendering import (
     blob_fields,
@@ -20,7 +20,7 @@ from blobstore.cli.rendering import (
 
 
 @click.command("demo")
-@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.argument("file", type=PathType(path_type=Path), required=False)
 @json_option
 def command(file: Path | None, as_json: bool) -> int:
     """Import FILE into a new store twice, the second time killed half-way; recover; verify.

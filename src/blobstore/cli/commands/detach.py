@@ -2,12 +2,12 @@
 
 import click
 
-from blobstore.cli.options import json_option
+from blobstore.cli.options import PathType, json_option
 from blobstore.cli.output import print_result
 
 
 @click.command("detach")
-@click.argument("device", type=click.Path())
+@click.argument("device", type=PathType())
 @json_option
 def command(device: str, as_json: bool) -> None:
     """Flush and detach a block device that `attach` has made.

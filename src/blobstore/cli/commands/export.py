@@ -9,10 +9,11 @@ from blobstore import ExistsError, InvalidArgumentError
 from blobstore.cli.asking import confirm
 from blobstore.cli.blob_lookup import find_blob
 from blobstore.cli.copying import copy_out, copy_out_qcow2
-from blobstore.cli.files import open_to_write, refuse_block_device, refuse_link
+from blobstore.cli.files import open_to_write, refuse_block_device, refuse_directory, refuse_link
 from blobstore.cli.images.formats import FORMATS, format_of_extension
 from blobstore.cli.interruption import finish, leaving
 from blobstore.cli.options import (
+    PathType,
     StoreOptions,
     blob_argument,
     size,
@@ -36,7 +37,7 @@ from blobstore.cli.salvaged import salvaged_fields, warn
 
 @store_command("export", reads_content=True)
 @blob_argument
-@click.argument("file", type=click.Path())
+@click.argument("file", type=PathType())
 @click.option("--length", type=size, help="Only the first bytes; default: the whole blob.")
 @click.option(
     "--format",
@@ -152,6 +153,7 @@ def _may_overwrite(file: str, *, yes: bool) -> bool:
     """Say whether FILE is there, and is to be overwritten."""
     if not os.path.lexists(file):
         return False
+    refuse_directory(file)
     refusal = ExistsError(f"{file}: exists; --yes overwrites it")
     confirm(f"{file}: overwrite it", yes=yes, refusal=refusal)
     return True

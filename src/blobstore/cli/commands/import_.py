@@ -17,6 +17,7 @@ from blobstore.cli.images.formats import FORMATS, refuse_image
 from blobstore.cli.importing import BlobImport, describe_source
 from blobstore.cli.interruption import leaving, making_blobs
 from blobstore.cli.options import (
+    PathType,
     StoreOptions,
     blob,
     complete_blob,
@@ -29,7 +30,7 @@ from blobstore.cli.progress import progress
 
 
 @store_command("import", changes=True, reads_content=True)
-@click.argument("file", type=click.Path())
+@click.argument("file", type=PathType())
 @click.argument("which", metavar="[BLOB]", type=blob, required=False, shell_complete=complete_blob)
 @click.option("--name", help="The new blob's attribute `name`, or the new volume's name.")
 @thin_option
@@ -47,7 +48,7 @@ from blobstore.cli.progress import progress
 @click.option(
     "--backing-dir",
     "directories",
-    type=click.Path(),
+    type=PathType(),
     multiple=True,
     metavar="DIRECTORY",
     help="Where --chain may open images, too; otherwise only beside FILE and below.",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from blobstore import Blobstore, ExistsError, StoreInfo, VolumeStore
+from blobstore import Blobstore, ExistsError, PathNotFoundError, StoreInfo, VolumeStore
 from blobstore.cli.asking import confirm
 from blobstore.cli.interruption import finish
 from blobstore.cli.options import StoreOptions, size, store_command, yes_option
@@ -55,7 +55,9 @@ def _init(
         with options.when_free(lambda: _create(options, layout, overwrite=overwrite)) as store:
             info = store.info
         finish(options)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, PathNotFoundError) and layout["size"] is None:
+            error.add_note("--size SIZE makes a file")
         if is_new:
             with suppress(OSError):
                 os.unlink(options.address)

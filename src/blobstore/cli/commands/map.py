@@ -8,8 +8,8 @@ from typing import Final
 import click
 
 from blobstore import ExistsError
-from blobstore.cli.files import open_to_write, write_all
-from blobstore.cli.options import StoreOptions, store_command
+from blobstore.cli.files import open_to_write, refuse_directory, write_all
+from blobstore.cli.options import PathType, StoreOptions, store_command
 from blobstore.cli.output import print_json
 from blobstore.cli.picture.ownership_map import OwnershipMap, map_fields, map_store
 
@@ -17,10 +17,10 @@ _LOOKED_AT: Final = 512
 
 
 @store_command("map")
-@click.option("--svg", type=click.Path(), metavar="FILE", help="Write SVG; - is standard output.")
+@click.option("--svg", type=PathType(), metavar="FILE", help="Write SVG; - is standard output.")
 @click.option(
     "--html",
-    type=click.Path(),
+    type=PathType(),
     metavar="FILE",
     help="Write a page to zoom and point into; - is standard output.",
 )
@@ -56,6 +56,7 @@ def _refuse_other_content(file: str | None, mark: bytes, kind: str) -> None:
     """
     if file in (None, "-") or not os.path.lexists(file):
         return
+    refuse_directory(file)
     if not os.path.isfile(file):
         raise ExistsError(f"{file}: is not a regular file")
     with open(file, "rb") as found:

@@ -2,12 +2,12 @@
 
 import click
 
-from blobstore.cli.options import StoreOptions, store_command
+from blobstore.cli.options import PathType, StoreOptions, store_command
 from blobstore.cli.output import print_result
 
 
 @store_command("mount", changes=True, reads_content=True)
-@click.argument("directory", type=click.Path(exists=True, file_okay=False))
+@click.argument("directory", type=PathType(file_okay=False))
 @click.option("--rw", "writable", is_flag=True, help="Let files be written to.")
 @click.option("--allow-other", is_flag=True, help="Let other users read, by the files' modes.")
 def command(options: StoreOptions, *, directory: str, writable: bool, allow_other: bool) -> int:

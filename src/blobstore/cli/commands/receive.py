@@ -1,9 +1,8 @@
 """`receive`: a stream becomes a snapshot."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import BinaryIO
 
 import click
 
@@ -11,15 +10,16 @@ from blobstore import CorruptError, NotFoundError
 from blobstore.backup.any_store import AnyStore
 from blobstore.backup.receiving import receive, resume_token, unfinished_receipts
 from blobstore.cli import store_kinds
+from blobstore.cli.content import opened_input
 from blobstore.cli.interruption import finish
-from blobstore.cli.options import StoreOptions, name_argument, store_command
+from blobstore.cli.options import InputType, StoreOptions, name_argument, store_command
 from blobstore.cli.output import print_result
 from blobstore.cli.progress import progress
 
 
 @store_command("receive", changes=True)
 @name_argument
-@click.option("--from", "file", metavar="FILE", type=click.Path(), help="Default: standard input.")
+@click.option("--from", "file", metavar="FILE", type=InputType(), help="Default: standard input.")
 @click.option(
     "--resume-token", "is_token", is_flag=True, help="Print what `send --resume` needs instead."
 )
@@ -46,18 +46,15 @@ def command(options: StoreOptions, *, name: str | None, file: str | None, is_tok
 
 
 @contextmanager
-def _opened(options: StoreOptions, file: str | None) -> Iterator[IO[bytes]]:
-    if file is not None:
-        with open(file, "rb") as stream:
-            try:
-                yield stream
-            except CorruptError as error:
-                error.at(store=file)
-                raise
-    elif options.kept_open is not None:
+def _opened(options: StoreOptions, file: str | None) -> Iterator[BinaryIO]:
+    if file is None and options.kept_open is not None:
         raise click.UsageError("standard input is the shell's: use --from FILE")
-    else:
-        yield sys.stdin.buffer
+    with opened_input(file or "-") as stream:
+        try:
+            yield stream
+        except CorruptError as error:
+            error.at(store=file)
+            raise
 
 
 def _print_tokens(store: AnyStore, *, as_json: bool) -> None:

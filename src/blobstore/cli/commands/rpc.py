@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from blobstore.cli.interruption import wait_for_signal
-from blobstore.cli.options import json_option
+from blobstore.cli.options import PathType, json_option
 from blobstore.cli.output import print_json, unicode_text
 
 
@@ -15,21 +15,21 @@ from blobstore.cli.output import print_json, unicode_text
 @click.option(
     "--socket",
     "socket_path",
-    type=click.Path(path_type=Path),
+    type=PathType(path_type=Path),
     required=True,
     metavar="PATH",
     help="Listen at this Unix socket; it belongs to you alone.",
 )
 @click.option(
     "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=PathType(path_type=Path),
     metavar="FILE",
     help="Make the calls of this JSON configuration first, as SPDK writes it.",
 )
 @click.option("--wait-for-rpc", is_flag=True, help="Begin in SPDK's start-up state.")
 @click.option("--quiet", is_flag=True, help="Log only what goes wrong.")
 @json_option
-@click.argument("stores", nargs=-1, type=click.Path(path_type=Path), metavar="[STORE]...")
+@click.argument("stores", nargs=-1, type=PathType(path_type=Path), metavar="[STORE]...")
 def command(
     socket_path: Path,
     config: Path | None,

@@ -14,7 +14,14 @@ from blobstore.backup.sending import DEFAULT_LEVEL, Sent, data_length, send
 from blobstore.backup.snapshot_identity import find_snapshot
 from blobstore.cli.blob_lookup import find_blob
 from blobstore.cli.files import open_to_write
-from blobstore.cli.options import StoreOptions, blob, complete_blob, store_command, yes_option
+from blobstore.cli.options import (
+    PathType,
+    StoreOptions,
+    blob,
+    complete_blob,
+    store_command,
+    yes_option,
+)
 from blobstore.cli.output import print_result
 from blobstore.cli.progress import progress
 from blobstore.cli.salvaged import salvaged_fields, warn
@@ -33,7 +40,7 @@ from blobstore.units import BlobId, format_size
     shell_complete=complete_blob,
     help="Only what differs from it.",
 )
-@click.option("--to", "file", metavar="FILE", type=click.Path(), help="Default: standard output.")
+@click.option("--to", "file", metavar="FILE", type=PathType(), help="Default: standard output.")
 @click.option("--resume", "token", metavar="TOKEN", help="Go on where a receipt has stopped.")
 @click.option(
     "--level",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blobstore.cli.interruption import wait_for_signal
-from blobstore.cli.options import StoreOptions, blob, complete_blob, store_command
+from blobstore.cli.options import PathType, StoreOptions, blob, complete_blob, store_command
 from blobstore.cli.output import print_result
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--read-only", is_flag=True, help="Let no client change anything.")
 @click.option(
     "--tls",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=PathType(file_okay=False, path_type=Path),
     metavar="DIR",
     help="Encrypt, and let only clients with a certificate in: DIR has ca-cert.pem, "
     "server-cert.pem and server-key.pem. Required where other machines can connect.",
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @click.option(
     "--rpc",
     "rpc_path",
-    type=click.Path(path_type=Path),
+    type=PathType(path_type=Path),
     metavar="PATH",
     help="Answer SPDK's JSON-RPC at this Unix socket, on the same open store.",
 )

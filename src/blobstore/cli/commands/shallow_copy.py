@@ -5,7 +5,7 @@ import click
 from blobstore import Blob, Device
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.interruption import leaving
-from blobstore.cli.options import StoreOptions, blob_argument, store_command
+from blobstore.cli.options import PathType, StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
 from blobstore.cli.progress import progress
 from blobstore.cli.salvaged import salvaged_fields, warn
@@ -14,7 +14,7 @@ from blobstore.device.address import open_device
 
 @store_command("shallow-copy")
 @blob_argument
-@click.argument("device", type=click.Path())
+@click.argument("device", type=PathType())
 def command(options: StoreOptions, *, which: str, device: str) -> None:
     """Write a read-only blob's own clusters to the same places of DEVICE.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from blobstore.cli.options import json_option
+from blobstore.cli.options import PathType, json_option
 from blobstore.cli.output import print_json, printable
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _WIDE: Final = 140
 )
 @click.option("--once", is_flag=True, help="Show one interval, also on a terminal.")
 @json_option
-@click.argument("path", type=click.Path(path_type=Path), metavar="SOCKET")
+@click.argument("path", type=PathType(path_type=Path), metavar="SOCKET")
 def command(path: Path, interval: float, once: bool, as_json: bool) -> int:
     """Show who reads and writes how much over NBD, until Ctrl-C.
 

@@ -3,12 +3,12 @@
 import click
 
 from blobstore import undo
-from blobstore.cli.options import StoreOptions, store_command
+from blobstore.cli.options import PathType, StoreOptions, store_command
 from blobstore.cli.output import print_result
 
 
 @store_command("undo", changes=True, opens=False)
-@click.argument("file", type=click.Path())
+@click.argument("file", type=PathType())
 def command(options: StoreOptions, *, file: str) -> None:
     """Restore what a repair of STORE replaced; FILE is the undo file that it wrote.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from blobstore.cli.group import execute, wants_json
-from blobstore.cli.interruption import INTERRUPTED, TERMINATED
+from blobstore.cli.interruption import BROKEN_PIPE, INTERRUPTED, TERMINATED
 from blobstore.cli.options import StoreOptions
 from blobstore.cli.output import print_error
 from blobstore.cli.shell.command_set import EndOfShellError, shell_group
@@ -48,12 +48,12 @@ class LineRunner:
 def run_script(runner: LineRunner, lines: Iterable[bytes], *, keep_going: bool) -> int:
     """Run a script; return 1 if a line failed, which ends it unless `keep_going` is set.
 
-    A signal ends it in any case; the status is the signal's.
+    A signal, or the end of whoever reads the output, ends it in any case; the status says so.
     """
     failed = False
     for number, line in enumerate(lines, start=1):
         status = runner.run_line(os.fsdecode(line), place=f"line {number}: ")
-        if status in (INTERRUPTED, *TERMINATED):
+        if status in (INTERRUPTED, *TERMINATED, BROKEN_PIPE):
             return status
         failed = failed or status != 0
         if runner.ended or (failed and not keep_going):
