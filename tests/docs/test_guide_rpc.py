@@ -15,8 +15,33 @@ CLIENT: Final = [line for line in CONSOLE if line.startswith("spdk-rpc ")]
 SERVER: Final = [line for line in CONSOLE if line.startswith("blobstore ")]
 
 
+WORKFLOW: Final = re.findall(r"^      - run: ((?:blobstore|spdk-rpc) .*)$", GUIDE, re.MULTILINE)
+
+
 def test_every_command_of_the_guide_is_one_of_these() -> None:
     assert len(SERVER) + len(CLIENT) == len(CONSOLE) == 8
+    assert len(WORKFLOW) == 2
+
+
+@pytest.mark.slow
+def test_the_client_of_the_workflow_waits_until_the_server_listens(tmp_path: Path) -> None:
+    client = Path(sys.executable).with_name("spdk-rpc")
+    tools = {
+        "blobstore": f"{sys.executable} -m blobstore",
+        "spdk-rpc": f"{sys.executable} {client}",
+    }
+    started, called = (
+        line.replace("/tmp/spdk.sock", "spdk.sock").replace(
+            *next((name, tool) for name, tool in tools.items() if line.startswith(name)), 1
+        )
+        for line in WORKFLOW
+    )
+    late = f"(sleep 1; exec {started.removesuffix('&')}) &"  # as on a slow machine
+    script = f"{late}\nserver=$!\n{called}\nstatus=$?\nkill $server\nwait\nexit $status"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "Malloc0\n"), done.stderr
 
 
 @pytest.fixture

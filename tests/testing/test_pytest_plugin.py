@@ -35,6 +35,9 @@ def test_a_project_of_its_own_can_use_the_fixtures(tmp_path: Path) -> None:
     test = f"def test_it({names}):\n    assert None not in ({names})\n"
     (tmp_path / "test_it.py").write_text(test)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    long_path = tmp_path / "a long path of a temporary directory" / ("x" * 100)
+    long_path.parent.mkdir()
+    command.append(f"--basetemp={long_path}")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "1 passed" in done.stdout, done.stdout
 

@@ -37,9 +37,12 @@ def volume_store(tmp_path: Path) -> Iterator[VolumeStore]:
 
 
 @pytest.fixture
-def rpc_server(tmp_path: Path) -> Iterator[RpcServer]:
-    """Yield a server at a socket of the test's directory, its `path`; it has no devices yet."""
-    with RpcServer(tmp_path / "spdk.sock") as server:
+def rpc_server() -> Iterator[RpcServer]:
+    """Yield a server at a temporary socket, its `path`; it has no devices yet."""
+    with (
+        tempfile.TemporaryDirectory(prefix="rpc-") as directory,  # a socket's path must be short
+        RpcServer(f"{directory}/spdk.sock") as server,
+    ):
         yield server
 
 
