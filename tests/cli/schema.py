@@ -44,8 +44,8 @@ BENCH: Final = {
 STORE: Final = {
     "version": int, "clean": bool, "size": int, "cluster_size": int, "page_size": int,
     "io_unit_size": int, "total_clusters": int, "data_clusters": int, "free_clusters": int,
-    "md_start": int, "md_len": int, "bstype": str, "super_blob": OPTIONAL_ID, "blobs": int,
-    "max_growable_size": int,
+    "md_start": int, "md_len": int, "free_md_pages": int, "bstype": str,
+    "super_blob": OPTIONAL_ID, "blobs": int, "max_growable_size": int,
 }  # fmt: skip
 MAP: Final = {
     "total_clusters": int,

@@ -16,6 +16,7 @@ INFO_FIELDS = {
     "io_unit_size": int, "total_clusters": int, "data_clusters": int, "free_clusters": int,
     "md_start": int, "md_len": int, "bstype": str, "super_blob": type(None), "blobs": int,
     "max_growable_size": int,
+    "free_md_pages": int,
 }  # fmt: skip
 
 
@@ -26,6 +27,28 @@ def test_init_makes_the_file_and_describes_the_store(tmp_path: Path) -> None:
     assert (path.stat().st_size, made["size"], made["cluster_size"]) == (8 * MIB, 8 * MIB, MIB)
     assert (made["clean"], made["blobs"], made["bstype"]) == (True, 0, "00" * 16)
     assert run("info", path, "--json").json == made
+
+
+@pytest.mark.parametrize("kind", [(), ("--volumes", "vms")], ids=["blobs", "volumes"])
+def test_init_of_either_kind_takes_the_number_of_metadata_pages(
+    tmp_path: Path, kind: tuple[str, ...]
+) -> None:
+    made = run_here("init", tmp_path / "a", "--size", "8M", "--md-pages", "100", *kind, "--json")
+    in_use = 1 if kind else 0  # the super blob's
+    assert (made.json["md_len"], made.json["free_md_pages"]) == (100, 100 - in_use)
+    shown = run_here("info", tmp_path / "a").text
+    assert f"100 pages from page {made.json['md_start']}, {100 - in_use} free" in shown
+
+
+def test_a_store_without_free_metadata_pages_says_so_and_what_helps(tmp_path: Path) -> None:
+    path = tmp_path / "full.img"
+    assert run_here("init", path, "--size", "8M", "--md-pages", "1").status == 0
+    assert run_here("create", path, "--size", "1M", "--thin").status == 0
+    assert run_here("info", path, "--json").json["free_md_pages"] == 0
+    full = run_here("create", path, "--size", "1M", "--thin")
+    assert full.status == 1
+    assert "metadata pages: 1 needed, 0 free; delete blobs or snapshots" in full.stderr
+    assert "`init --md-pages`" in full.stderr
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,14 @@ _NONE: Final = -1
 
 
 class Pool:
-    """What is in use, by number; `first` is the lowest that can ever be claimed."""
+    """What is in use, by number; `first` is the lowest that can ever be claimed.
 
-    def __init__(self, used: bitarray, *, name: str, errno: int, first: int = 0) -> None:
+    `remedy` is for the error of a pool that is empty: what its user can do.
+    """
+
+    def __init__(
+        self, used: bitarray, *, name: str, errno: int, first: int = 0, remedy: str = ""
+    ) -> None:
         self.used = used
         self.name = name
         self.pending_count = 0
@@ -25,6 +30,7 @@ class Pool:
         self._errno = errno
         self._first = first
         self._low = first
+        self._remedy = remedy
 
     @property
     def available(self) -> int:
@@ -103,6 +109,6 @@ class Pool:
 
     def exhausted(self, count: int) -> NoSpaceError:
         """Return the error that says what is missing."""
-        return NoSpaceError(
-            f"{self.name}s: {count} needed, {self.free_count} free", errno=self._errno
-        )
+        found = f"{self.name}s: {count} needed, {self.free_count} free"
+        message = f"{found}; {self._remedy}" if self._remedy else found
+        return NoSpaceError(message, errno=self._errno)

@@ -125,6 +125,7 @@ def create_volume_store(
     size: int | str | None,
     cluster_size: int | str,
     max_size: int | str | None,
+    md_pages: int | None,
     md_pages_per_cluster_ratio: int,
     block_size: int | None,
     md_page_size: int | str | None,
@@ -140,6 +141,7 @@ def create_volume_store(
     options = InitOptions(
         cluster_size=size_of(cluster_size, "cluster_size"),
         max_size=optional(size_of, max_size, "max_size"),
+        md_pages=optional(integer_of, md_pages, "md_pages"),
         md_ratio=_ratio_of(md_pages_per_cluster_ratio),
         md_page_size=optional(size_of, md_page_size, "md_page_size"),
         bstype=VOLUME_STORE_TYPE,

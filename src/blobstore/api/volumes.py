@@ -179,6 +179,7 @@ class VolumeStore(VolumeStoreHandle, OpenStore):
         size: int | str | None = None,
         cluster_size: int | str = DEFAULT_VOLUME_CLUSTER_SIZE,
         max_size: int | str | None = None,
+        md_pages: int | None = None,
         md_pages_per_cluster_ratio: int = DEFAULT_RATIO,
         block_size: int | None = None,
         md_page_size: int | str | None = None,
@@ -190,7 +191,8 @@ class VolumeStore(VolumeStoreHandle, OpenStore):
     ) -> Self:
         """Make a volume store, and open it.
 
-        `name` has 1 to 63 bytes. `md_pages_per_cluster_ratio` is in percent: 100 is a
+        `name` has 1 to 63 bytes. `md_pages` is the number of metadata pages. Without it,
+        `md_pages_per_cluster_ratio` gives the number, in percent of the clusters: 100 is a
         metadata page for each cluster. The rest is as for `Blobstore.create`.
 
         Durability: on return. A crash leaves no store, or an empty one.
@@ -205,6 +207,7 @@ class VolumeStore(VolumeStoreHandle, OpenStore):
             size=size,
             cluster_size=cluster_size,
             max_size=max_size,
+            md_pages=md_pages,
             md_pages_per_cluster_ratio=md_pages_per_cluster_ratio,
             block_size=block_size,
             md_page_size=md_page_size,

@@ -42,6 +42,7 @@ def store_fields(info: StoreInfo, store: OpenStore | None = None) -> dict[str, o
         "free_clusters": info.free_clusters,
         "md_start": info.md_start,
         "md_len": info.md_len,
+        "free_md_pages": info.free_md_pages,
         "bstype": info.bstype.hex(),
         "super_blob": info.super_blob,
         "blobs": info.blob_count,
@@ -66,7 +67,7 @@ def render_store(info: StoreInfo, store: OpenStore | None = None) -> str:
             "io unit size": exact_size(info.io_unit_size),
             "clusters": f"{info.total_clusters}, {info.data_clusters} for data, "
             f"{info.free_clusters} free",
-            "metadata": f"{info.md_len} pages from page {info.md_start}",
+            "metadata": f"{info.md_len} pages from page {info.md_start}, {info.free_md_pages} free",
             "type": render_bytes(info.bstype.rstrip(b"\0")) or _NONE,
             "super blob": _render_id(info.super_blob),
             "blobs": str(info.blob_count),

@@ -26,6 +26,10 @@ from blobstore.units import BlobId, PageIndex
 ENOMEM: Final = 12
 ENOSPC: Final = 28
 
+_PAGES_REMEDY: Final = (
+    "delete blobs or snapshots, or copy to a store that was made with more (`init --md-pages`)"
+)
+
 _KEPT_BUFFER_BYTES: Final = 4 << 20
 
 _MOST_INHERITED_LEAVES: Final = (32 << 20) // (4 * LEAF_SIZE)
@@ -111,7 +115,7 @@ class StoreState:
         self.super_block = super_block
         self.bstype = super_block.bstype
         self.geometry = geometry
-        self.pages = Pool(used_pages, name="metadata page", errno=ENOMEM)
+        self.pages = Pool(used_pages, name="metadata page", errno=ENOMEM, remedy=_PAGES_REMEDY)
         self.clusters = Pool(
             used_clusters, name="cluster", errno=ENOSPC, first=geometry.md_clusters
         )

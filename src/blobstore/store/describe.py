@@ -14,7 +14,10 @@ from blobstore.units import BlobId
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """A store as a whole; sizes in bytes, `bstype` 16 bytes padded with zeroes."""
+    """A store as a whole; sizes in bytes, `bstype` 16 bytes padded with zeroes.
+
+    `free_md_pages` leaves out the pages that changes in memory need to become durable.
+    """
 
     version: int
     clean: bool
@@ -27,6 +30,7 @@ class StoreInfo:
     free_clusters: int
     md_start: int
     md_len: int
+    free_md_pages: int
     bstype: bytes
     super_blob: BlobId | None
     blob_count: int
@@ -121,6 +125,7 @@ def describe_store(store: StoreState) -> StoreInfo:
         free_clusters=store.free_clusters,
         md_start=geometry.md_start,
         md_len=geometry.md_len,
+        free_md_pages=max(0, store.pages.available - store.reservations.total),
         bstype=store.bstype,
         super_blob=_none_if_unset(super_block.super_blob),
         blob_count=store.used_ids.count(),

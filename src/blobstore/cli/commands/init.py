@@ -21,7 +21,9 @@ from blobstore.cli.store_kinds import AnyStore
 @click.option("--max-size", type=size, help="Make room to grow to this size later.")
 @click.option("--cluster-size", type=size, help="Default: 1MiB, of a volume store 4MiB.")
 @click.option("--block-size", type=click.Choice(["512", "4096"]), help="Default: the device's own.")
-@click.option("--md-pages", type=click.IntRange(min=1), help="Metadata pages; default: enough.")
+@click.option(
+    "--md-pages", type=click.IntRange(min=1), help="Metadata pages; default: one per cluster."
+)
 @click.option("--md-page-size", type=size, help="A power of two, 4096 or more.")
 @click.option("--type", "bstype", default="", help="Up to 16 bytes that say what the store is for.")
 @click.option("--volumes", metavar="NAME", help="Make a volume store of that name.")
@@ -34,8 +36,8 @@ def command(options: StoreOptions, *, yes: bool, **layout: Any) -> None:
     content of STORE is lost. If a device does not begin with zeroes, the command
     asks first, unless --yes is given.
     """
-    if layout["volumes"] is not None and (layout["bstype"] or layout["md_pages"]):
-        raise click.UsageError("--volumes decides on --type and --md-pages")
+    if layout["volumes"] is not None and layout["bstype"]:
+        raise click.UsageError("--volumes and --type: the type of a volume store is fixed")
     try:
         store, info = _init(options, layout, overwrite=yes)
     except ExistsError as error:
@@ -73,6 +75,7 @@ def _create(options: StoreOptions, layout: dict[str, Any], *, overwrite: bool) -
         "size": layout["size"],
         "max_size": layout["max_size"],
         "block_size": None if block_size is None else int(block_size),
+        "md_pages": layout["md_pages"],
         "md_page_size": layout["md_page_size"],
         "clear": layout["clear"],
         "overwrite": overwrite,
@@ -84,4 +87,4 @@ def _create(options: StoreOptions, layout: dict[str, Any], *, overwrite: bool) -
     if volumes is not None:
         return VolumeStore.create(options.address, name=volumes, **common)
     bstype = layout["bstype"].encode("utf-8", "surrogateescape")
-    return Blobstore.create(options.address, md_pages=layout["md_pages"], bstype=bstype, **common)
+    return Blobstore.create(options.address, bstype=bstype, **common)
