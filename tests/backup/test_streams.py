@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -32,7 +33,7 @@ from blobstore.backup.receiving import (
 )
 from blobstore.backup.sending import Sent, send
 from blobstore.backup.snapshot_identity import identity_of, take_snapshot, taken_at
-from blobstore.backup.stream_format import Begin, Record, StreamDecoder
+from blobstore.backup.stream_format import Begin, Data, Record, StreamDecoder
 from blobstore.backup.unfinished import RECEIVE_STATE
 from blobstore.operations import Buffer
 from tests.backup.random_trees import CHANGES, CLUSTER, Change, grow, new_store
@@ -371,3 +372,26 @@ def test_a_stream_that_does_not_block_is_an_error_and_not_a_stream_with_gaps(
         pytest.raises(BlockingIOError),
     ):
         send(first, stream, level=0)
+
+
+@pytest.mark.parametrize("cluster", [4096, 65536, 2 << 20])
+def test_a_stream_is_the_same_from_any_offset_in_clusters_of_any_size(cluster: int) -> None:
+    size = 5 << 20
+    content = random.Random(cluster).randbytes(size - 4321)
+    with (
+        Blobstore.create(MemoryDevice(24 << 20), cluster_size=cluster, md_pages=64) as store,
+        target() as other,
+    ):
+        blob = store.create_blob(size, thin=True)
+        blob.write(content[: 1 << 20])
+        take_snapshot(blob).close()  # so the next one reads its own clusters and its parent's
+        blob.write(content[3 << 19 :], 3 << 19)
+        snapshot = take_snapshot(blob)
+        stream = stream_of(snapshot)
+        received = receive(other, io.BytesIO(stream))
+        assert received.read(size) == snapshot.read(size)
+        for start in (1, 12345, 65536, (1 << 20) + 777, size - 1):
+            for record in read_records(io.BytesIO(stream_of(snapshot, start=start))):
+                if isinstance(record, Data):
+                    length = memoryview(record.content).nbytes
+                    assert record.content == snapshot.read(length, record.offset)

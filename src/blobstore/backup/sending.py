@@ -31,8 +31,10 @@ from blobstore.backup.unfinished import MARKS
 from blobstore.errors import InvalidArgumentError, naming
 from blobstore.format.descriptors import encode_name
 from blobstore.operations import Buffer
+from blobstore.store.describe import BlobInfo
 from blobstore.store.relations import SNAPSHOT_ID
 from blobstore.store.salvaged_mark import SALVAGED
+from blobstore.units import KIB
 from blobstore.volumes.identity import NAME, UUID_NAME
 
 DEFAULT_LEVEL: Final = 3
@@ -40,6 +42,8 @@ DEFAULT_LEVEL: Final = 3
 
 OF_ONE_STORE: Final = frozenset({NAME, UUID_NAME, SNAPSHOT_ID, SNAPSHOT_TIME, *MARKS})
 """Attributes that are said otherwise, or belong to one store alone."""
+
+_LARGE_CLUSTER: Final = 64 * KIB
 
 Progress = Callable[[int], object]
 """Takes how many bytes of the blob were sent or received since the last call."""
@@ -102,16 +106,29 @@ def records_of(snapshot: Blob, base: Blob | None = None, *, start: int = 0) -> I
         As `send`, but for what concerns the stream.
     """
     parts = _parts(snapshot, base, start)
-    yield _begin(snapshot, base, start, _data_length(parts))
+    info = snapshot.info
+    yield _begin(snapshot, info, base, start, _data_length(parts))
     buffer = memoryview(bytearray(DATA_MAX))
+    piece_size = _piece_size(info)
     for offset, length, has_data in parts:
         if not has_data:
             yield Zeroes(offset, length)
             continue
         for at in range(offset, offset + length, DATA_MAX):
             content = buffer[: min(DATA_MAX, offset + length - at)]
-            snapshot.read_into(content, at)
+            for first in range(0, len(content), piece_size):
+                snapshot.read_into(content[first : first + piece_size], at + first)
             yield Data(at, content)
+
+
+def _piece_size(info: BlobInfo) -> int:
+    """Return how many bytes of a snapshot to read at a time.
+
+    A read within one cluster takes the fast path: sixteen reads of 64 KiB take less time than one
+    of 1 MiB. Of smaller clusters there would be too many.
+    """
+    cluster_size = info.size // max(1, info.cluster_count)
+    return cluster_size if cluster_size >= _LARGE_CLUSTER else DATA_MAX
 
 
 def data_length(snapshot: Blob, base: Blob | None = None, *, start: int = 0) -> int:
@@ -137,9 +154,10 @@ def _parts(snapshot: Blob, base: Blob | None, start: int) -> list[tuple[int, int
     return found
 
 
-def _begin(snapshot: Blob, base: Blob | None, start: int, data_length: int) -> Begin:
-    info = snapshot.info
-    with naming(blob=snapshot.id):
+def _begin(
+    snapshot: Blob, info: BlobInfo, base: Blob | None, start: int, data_length: int
+) -> Begin:
+    with naming(blob=info.blob_id):
         check_read_only(info.xattrs, is_read_only=info.data_read_only)
         if not 0 <= start <= info.size:
             raise InvalidArgumentError(f"start {start}: outside of {info.size} bytes")
