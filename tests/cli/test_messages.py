@@ -271,7 +271,7 @@ def test_a_command_that_is_not_there_is_answered_with_one_that_is_like_it() -> N
 
 def test_rpc_without_its_store_fails_as_other_commands_do(tmp_path: Path) -> None:
     line = said("rpc", "--socket", tmp_path / "rpc.sock", tmp_path / "none.img")
-    assert line == f"{tmp_path}/none.img: No such file or directory"
+    assert line == f"{tmp_path}/none.img: no such file or directory"
 
 
 def test_rpc_with_json_says_where_it_listens(tmp_path: Path) -> None:

@@ -214,6 +214,12 @@ def test_a_configuration_that_was_saved_brings_everything_back(tmp_path: Path, i
         client.close()
 
 
+NO_FILE = {
+    "method": "bdev_aio_create",
+    "params": {"name": "a", "filename": "/none", "block_size": 512},
+}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -221,8 +227,13 @@ def test_a_configuration_that_was_saved_brings_everything_back(tmp_path: Path, i
         ('{"subsystems": [{"subsystem": "bdev", "config": [{"params": {}}]}]}', "no configuration"),
         (
             '{"subsystems": [{"config": [{"method": "bdev_malloc_create", "params": {}}]}]}',
-            "bdev_malloc_create: spdk_json_decode_object failed",
+            r"spdk\.json: bdev_malloc_create \{\}: spdk_json_decode_object failed",
         ),
+        (
+            json.dumps({"subsystems": [{"config": [NO_FILE]}]}),
+            r"spdk\.json: bdev_aio_create .*/none.*: No such file or directory",
+        ),
+        ("{}", r'spdk\.json: no configuration: expected \{"subsystems": '),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused_by_name(

@@ -5,6 +5,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -14,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spdk.rpc.client import JSONRPCException
 
-from blobstore import BusyError, VolumeStore, check
+from blobstore import Blobstore, BusyError, VolumeStore, check
 from blobstore.rpc.json_stream import MAX_VALUE_BYTES
 from blobstore.rpc.methods import METHODS
 from blobstore.rpc.server import RpcServer
+from blobstore.units import MIB
 from tests.rpc.client import Client
 from tests.rpc.command import running, stop
 
@@ -300,3 +302,49 @@ def test_what_was_acknowledged_is_there_after_sigkill(tmp_path: Path, seed: int)
             assert {name: name in there for name in worker.known} == worker.known
         stop(client, process)
     assert check(image).clean
+
+
+def test_a_damaged_store_on_a_new_device_is_told_and_something_else_is_not(
+    server: RpcServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged, other = tmp_path / "damaged.img", tmp_path / "other.img"
+    VolumeStore.create(damaged, name="lvs", size="16MiB", cluster_size="1MiB").close()
+    with open(damaged, "r+b") as file:
+        file.seek(8)
+        file.write(b"\xff" * 4)  # the version
+    other.write_bytes(b"text" * 4096)
+    with closing(Client(server.path)) as client:
+        for path in (damaged, other):
+            client("bdev_aio_create", name=path.name, filename=str(path), block_size=512)
+        assert client("bdev_lvol_get_lvstores") == []
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert told.startswith("damaged.img: no volume store is loaded from it: ")
+
+
+def test_a_blank_file_is_served_and_gets_its_first_store(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blank = tmp_path / "blank.img"
+    blank.touch()
+    os.truncate(blank, 16 * MIB)
+    with (
+        RpcServer(tmp_path / "rpc.sock", stores=[blank]) as server,
+        closing(Client(server.path)) as client,
+    ):
+        assert "blank.img: holds no store yet" in caplog.text
+        client("bdev_lvol_create_lvstore", bdev_name="blank.img", lvs_name="lvs", cluster_sz=MIB)
+    with VolumeStore.open(blank, read_only=True) as store:
+        assert store.name == "lvs"
+
+
+def test_of_a_store_of_blobs_the_device_alone_is_served_and_that_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Blobstore.create(tmp_path / "blobs.img", size="16MiB").close()
+    with (
+        RpcServer(tmp_path / "rpc.sock", stores=[tmp_path / "blobs.img"]) as server,
+        closing(Client(server.path)) as client,
+    ):
+        assert [found["name"] for found in client("bdev_get_bdevs")] == ["blobs.img"]
+        assert client("bdev_lvol_get_lvstores") == []
+    assert "blobs.img: is no volume store: only the block device is served" in caplog.text

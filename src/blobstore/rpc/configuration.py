@@ -8,16 +8,28 @@ then the start-up state is left, then all others.
 
 import json
 import os
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
-from blobstore.errors import InvalidArgumentError
-from blobstore.rpc.json_stream import InvalidJsonError, Json, JsonStream, Members
+from blobstore.errors import BlobstoreError, InvalidArgumentError
+from blobstore.rpc.json_stream import InvalidJsonError, JsonStream, Members
 from blobstore.rpc.methods import METHODS, STARTUP, call
 from blobstore.rpc.protocol import RpcError
 from blobstore.rpc.target import Target
 
+_SHAPE: Final = '{"subsystems": [{"config": [{"method": ...}]}]}'
 
-def read_configuration(path: str | os.PathLike[str]) -> list[tuple[str, Members | None]]:
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredCall:
+    """One call of a configuration; `place` is its file, method and parameters, for messages."""
+
+    method: str
+    params: Members | None
+    place: str
+
+
+def read_configuration(path: str | os.PathLike[str]) -> list[ConfiguredCall]:
     """Return the calls of a file, in order.
 
     Raises:
@@ -29,9 +41,16 @@ def read_configuration(path: str | os.PathLike[str]) -> list[tuple[str, Members 
     try:
         document = json.loads(content)
         groups = [entry.get("config") or [] for entry in document["subsystems"]]
-        return [_call_of(step) for group in groups for step in _flattened(group)]
-    except (ValueError, KeyError, TypeError, AttributeError, InvalidJsonError) as error:
-        raise InvalidArgumentError(f"{os.fspath(path)}: no configuration: {error}") from error
+        steps = [step for group in groups for step in _flattened(group)]
+        return [_call_of(step, os.fspath(path)) for step in steps]
+    except (ValueError, InvalidJsonError) as error:
+        raise InvalidArgumentError(f"no configuration: {error}").at(
+            store=os.fspath(path)
+        ) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InvalidArgumentError(f"no configuration: expected {_SHAPE}").at(
+            store=os.fspath(path)
+        ) from error
 
 
 def _flattened(calls: list[Any]) -> list[dict[str, Any]]:
@@ -41,38 +60,40 @@ def _flattened(calls: list[Any]) -> list[dict[str, Any]]:
     return flat
 
 
-def _call_of(step: dict[str, Any]) -> tuple[str, Members | None]:
-    params = step.get("params")
+def _call_of(step: dict[str, Any], path: str) -> ConfiguredCall:
+    method, params = step["method"], step.get("params")
     if params is None:
-        return step["method"], None
+        return ConfiguredCall(method, None, f"{path}: {method}")
     (value,) = JsonStream().feed(json.dumps(params).encode())
     if not isinstance(value, Members):
         raise InvalidJsonError("params that are no object")
-    return step["method"], value
+    return ConfiguredCall(method, value, f"{path}: {method} {json.dumps(params)}")
 
 
-def apply_configuration(target: Target, calls: list[tuple[str, Members | None]]) -> None:
+def apply_configuration(target: Target, calls: list[ConfiguredCall]) -> None:
     """Make all calls of a configuration.
 
     Raises:
         InvalidArgumentError: One of them failed; it is named.
     """
-    early = [found for found in calls if _is_early(found[0])]
-    late = [found for found in calls if not _is_early(found[0])]
-    for name, params in early:
-        _apply(target, name, params)
+    early = [found for found in calls if _is_early(found.method)]
+    late = [found for found in calls if not _is_early(found.method)]
+    for found in early:
+        _apply(target, found)
     if not target.is_initialized:
         target.start()
-    for name, params in late:
-        _apply(target, name, params)
+    for found in late:
+        _apply(target, found)
 
 
 def _is_early(name: str) -> bool:
     return name in METHODS and METHODS[name].states == STARTUP
 
 
-def _apply(target: Target, name: str, params: Json) -> None:
+def _apply(target: Target, wanted: ConfiguredCall) -> None:
     try:
-        call(target, name, params if isinstance(params, Members) else None)
+        call(target, wanted.method, wanted.params)
     except RpcError as error:
-        raise InvalidArgumentError(f"configuration: {name}: {error.message}") from error
+        cause = error.__cause__
+        why = cause.message if isinstance(cause, BlobstoreError) else error.message
+        raise InvalidArgumentError(f"{wanted.place}: {why}") from error

@@ -10,14 +10,18 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib import import_module
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from blobstore.api.store_handle import device_below
 from blobstore.api.volumes import VolumeStore
+from blobstore.device.address import open_device
+from blobstore.device.base import Device
 from blobstore.device.rbd_cluster import has_ceph_modules
-from blobstore.errors import BlobstoreError
+from blobstore.errors import BlobstoreError, ExistsError
 from blobstore.rpc import (
     bdev_methods,
     framework_methods,
@@ -30,7 +34,6 @@ from blobstore.rpc.configuration import apply_configuration, read_configuration
 from blobstore.rpc.failures import number_of
 from blobstore.rpc.json_stream import InvalidJsonError, JsonStream
 from blobstore.rpc.methods import METHODS, call
-from blobstore.rpc.parameters import CreateAio
 from blobstore.rpc.protocol import (
     INTERNAL_ERROR,
     PARSE_ERROR,
@@ -53,6 +56,8 @@ _CONNECTIONS_MAX: Final = 64
 _RECEIVED_AT_ONCE: Final = 64 * 1024
 _ANSWER_TIMEOUT_S: Final = 60
 _BLOCK_SIZE: Final = 512
+_HEAD_SIZE: Final = 4096
+"""The bytes in which a store would have its super block."""
 
 FAMILIES: Final = (
     bdev_methods,
@@ -90,7 +95,8 @@ class RpcServer:
         Raises:
             BusyError: Another server has the socket.
             InvalidArgumentError: The configuration is none, or one of its calls failed.
-            OSError: The socket cannot be made, or a store's file cannot be opened.
+            BlobstoreError: One of `stores` cannot be opened, holds no store, or a damaged one.
+            OSError: The socket cannot be made.
         """
         self.path = os.fspath(path)
         self.target = Target(
@@ -124,12 +130,37 @@ class RpcServer:
         elif not wait_for_rpc:
             self.target.start()
         for store in stores:
-            path = os.fspath(store)
-            given = CreateAio(name=os.path.basename(path), filename=path, block_size=_BLOCK_SIZE)
+            self._load_store(os.fspath(store))
+
+    def _load_store(self, path: str) -> None:
+        """Make a block device of a file, and load the store on it; a blank file has none yet.
+
+        Raises:
+            ExistsError: Another device has the name of the file.
+            BlobstoreError: The file cannot be opened, or holds something else.
+        """
+        with ExitStack() as stack:
+            device = open_device(Path(path), read_only=False, block_size=_BLOCK_SIZE)
+            stack.callback(device.close)
+            is_blank = _is_blank(device)
+            bdev = AioBdev(
+                os.path.basename(path),
+                None,
+                device,
+                filename=path,
+                block_size=device.block_size,
+                given_block_size=_BLOCK_SIZE,
+                fallocate=False,
+                nowait=False,
+            )
             try:
-                bdev_methods.create_aio(self.target, given)
-            except RpcError as error:
-                raise OSError(abs(error.code), error.message, path) from error
+                self.target.stores.register(bdev, is_blank=is_blank, raises=not is_blank)
+            except RpcError as error:  # the table of devices has answered
+                message = f"another device is named {bdev.name!r}"
+                raise ExistsError(message).at(store=path) from error
+            stack.pop_all()
+        if is_blank:
+            _LOG.warning("%s: holds no store yet: its first bytes are zeroes", path)
 
     def _adopt(self, store: VolumeStore) -> None:
         """Take a store that is open already, and the device that it is on."""
@@ -223,6 +254,13 @@ class RpcServer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _is_blank(device: Device) -> bool:
+    """Tell whether a device can get its first store: it begins with zeroes where others do."""
+    head = device.read(0, min(_HEAD_SIZE, device.size_bytes))
+    is_whole = len(head) == _HEAD_SIZE and device.size_bytes % _BLOCK_SIZE == 0
+    return is_whole and not any(head)
 
 
 def _send(connection: socket.socket, answer: str) -> None:

@@ -12,14 +12,21 @@ Nothing here locks: the caller holds the lock of the server's tables.
 import errno
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 from uuid import UUID
 
 from blobstore import BlobId, BlobInfo, VolumeInfo
 from blobstore.api.volumes import Volume, VolumeStore
 from blobstore.device.base import Device
-from blobstore.errors import BlobstoreError, BusyError, CorruptError, WrongTypeError
+from blobstore.errors import (
+    BlobstoreError,
+    BusyError,
+    CorruptError,
+    ExistsError,
+    WrongTypeError,
+)
+from blobstore.format.super_block import SIGNATURE
 from blobstore.rpc.bdevs import WRITE_NONE, WRITE_ONE, Bdev, BdevTable, VolumeDevice
 from blobstore.rpc.counting import CountingDevice
 
@@ -148,17 +155,21 @@ class Stores:
 
     # Devices come
 
-    def register(self, bdev: Bdev, *, is_blank: bool = False) -> None:
+    def register(self, bdev: Bdev, *, is_blank: bool = False, raises: bool = False) -> None:
         """Add a block device: clones that wait for it get it, and a store on it is loaded.
 
         `is_blank` says that the device was just made and holds nothing: no store is looked for.
+        A store that cannot be loaded is logged, or is an error if `raises` is set.
 
         Raises:
             RpcError: One of its names is taken (EEXIST).
+            BlobstoreError: `raises` is set, and the device holds no store, or a damaged one.
         """
         self._table.add(bdev)
         self._offer(bdev)
-        if not is_blank and self._is_examined(bdev):
+        if raises:
+            self._load_any(bdev)
+        elif not is_blank and self._is_examined(bdev):
             self.examine(bdev)
         self._notify("bdev_register", bdev.name)
 
@@ -173,18 +184,37 @@ class Stores:
         if bdev.claim is not None or bdev.writers:
             return
         try:
-            device = bdev.open_device()
-            volumes = VolumeStore.open(device, read_only=device.read_only)
+            self._load(bdev)
         except (CorruptError, WrongTypeError) as error:
-            _LOG.debug("%s: no store: %s", bdev.name, error)
-            return
+            level = logging.ERROR if _is_damaged(bdev, error) else logging.DEBUG
+            _LOG.log(level, "%s: no volume store is loaded from it: %s", bdev.name, error)
         except BlobstoreError as error:
             _LOG.error("%s: the store on it is not loaded: %s", bdev.name, error)
-            return
+
+    def _load_any(self, bdev: Bdev) -> None:
+        """Load the store that a device carries; of a store of blobs the device alone is served.
+
+        Raises:
+            BlobstoreError: As `_load`.
+        """
+        try:
+            self._load(bdev)
+        except WrongTypeError:
+            _LOG.warning("%s: is no volume store: only the block device is served", bdev.name)
+
+    def _load(self, bdev: Bdev) -> None:
+        """Load the store that a device carries.
+
+        Raises:
+            ExistsError: A store of that name is loaded.
+            BlobstoreError: As `VolumeStore.open`.
+        """
+        device = bdev.open_device()
+        volumes = VolumeStore.open(device, read_only=device.read_only)
         if self.named(volumes.name) is not None:
-            _LOG.error("%s: a store named %r is loaded already", bdev.name, volumes.name)
+            error = ExistsError(f"a store named {volumes.name!r} is loaded already")
             volumes.close()
-            return
+            raise error.at(store=device.name)
         bdev.claim_for(WRITE_ONE)
         self.adopt(volumes, bdev)
 
@@ -394,6 +424,15 @@ class Stores:
             else:
                 found.append(info.id)
         return [blob_id for blob_id in found if blob_id not in parents]
+
+
+def _is_damaged(bdev: Bdev, error: BlobstoreError) -> bool:
+    """Tell whether a device holds a store that cannot be loaded, and not just something else."""
+    if not isinstance(error, CorruptError):
+        return False
+    with suppress(BlobstoreError):
+        return bdev.open_device().read(0, len(SIGNATURE)) == SIGNATURE
+    return False
 
 
 def external_id_of(bdev: Bdev) -> bytes:

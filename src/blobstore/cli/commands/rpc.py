@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from blobstore.cli.interruption import wait_for_signal
-from blobstore.cli.options import PathType, json_option
+from blobstore.cli.options import PathType, UnopenedError, json_option
 from blobstore.cli.output import print_json, unicode_text
+from blobstore.errors import CorruptError
 
 
 @click.command("rpc")
@@ -40,7 +41,8 @@ def command(
 ) -> int:
     """Serve volume stores by SPDK's JSON-RPC until SIGINT or SIGTERM, then unload them clean.
 
-    Each STORE becomes an aio block device of the file's name.
+    Each STORE becomes an aio block device of the file's name. A file that holds no store yet has
+    to begin with zeroes.
     """
     from blobstore.rpc.server import RpcServer
 
@@ -49,7 +51,14 @@ def command(
         level=logging.WARNING if quiet else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    server = RpcServer(socket_path, configuration=config, stores=stores, wait_for_rpc=wait_for_rpc)
+    try:
+        server = RpcServer(
+            socket_path, configuration=config, stores=stores, wait_for_rpc=wait_for_rpc
+        )
+    except CorruptError as error:
+        if error.filename is None:
+            raise
+        raise UnopenedError(error.filename, error) from error
     try:
         click.echo(f"listening at {socket_path}", err=True)
         if as_json:
