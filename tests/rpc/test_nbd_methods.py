@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -7,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from blobstore import VolumeStore, check
+from blobstore import DeviceError, VolumeStore, check
+from blobstore.device.base import Device
 from blobstore.nbd.constants import Command, WireError
+from blobstore.rpc.nbd_exports import BdevExports
 from blobstore.rpc.server import RpcServer
+from blobstore.rpc.stores import VolumeBdev
 from tests.nbd.programs import answer, call, needs
 from tests.nbd.servers import short_directory
 from tests.nbd.wire import Wire
@@ -229,3 +233,21 @@ def test_real_clients_use_a_disk(client: Client, place: Path) -> None:
     (export,) = answer("nbdinfo", "--json", uri)["exports"]
     assert export["export-size"] == 4 << 20
     call("qemu-img", "bench", "-f", "raw", "-w", "-c", "100", uri)
+
+
+def test_an_export_whose_device_cannot_be_opened_leaves_the_volume_closed(
+    server: RpcServer, client: Client
+) -> None:
+    assert client("bdev_lvol_get_lvols")
+    (loaded,) = server.target.stores
+    (volume,) = loaded.open.values()
+
+    class FailingBdev(VolumeBdev):
+        def open_device(self) -> Device:
+            raise DeviceError("no memory", errno=errno.ENOMEM)
+
+    bdev = FailingBdev(loaded, volume)
+    with pytest.raises(DeviceError, match="no memory"):
+        BdevExports(bdev).open("")
+    volume.close()  # the last handle: a leaked one would keep the volume open
+    loaded.volumes.delete_volume(bdev.volume.id)

@@ -5,6 +5,7 @@ refused.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any, Final
 
 from blobstore import Blob, BlobId, NotFoundError
@@ -46,9 +47,11 @@ class VolumeDiskExport(BlobExport):
     """A volume whose requests are counted in the statistics of its block device."""
 
     def __init__(self, name: str, bdev: VolumeBdev) -> None:
-        volume = bdev.store.volumes.open_volume(bdev.volume.id)
-        super().__init__(name, volume, read_only=False)
-        self.disk = DeviceDisk(bdev.open_device())
+        with ExitStack() as stack:
+            volume = stack.enter_context(bdev.store.volumes.open_volume(bdev.volume.id))
+            super().__init__(name, volume, read_only=False)
+            self.disk = DeviceDisk(bdev.open_device())
+            stack.pop_all()  # the export keeps it open
 
     def close(self) -> None:
         try:
