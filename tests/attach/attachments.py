@@ -96,7 +96,7 @@ class Attachments:
         return (
             not self.devices()
             and not any(_is_running(pid) for pid in self.pids)
-            and (not list(self.runtime.glob("*/*")))
+            and not (self.runtime / "blobstore").exists()
         )
 
     def clean(self) -> None:

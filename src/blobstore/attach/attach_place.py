@@ -3,6 +3,12 @@
 Each store has a directory of its own in the runtime directory: the socket of the process, and the
 mounted files. The name is made of the store's address, so a second `attach` of the same store
 finds the process; the kernel keeps the name with each device, so `detach` finds it as well.
+
+Empty directories are removed, up to that of the program. An `attach` locks the directory of its
+store from before it looks for a process until there is one. Whoever would remove the directory
+takes the same lock, and leaves the directory to an `attach` that has the lock. The directory of
+the program has no lock: removal fails if it holds anything, and an `attach` that finds it gone
+makes it again.
 """
 
 import contextlib
@@ -16,10 +22,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from blobstore.errors import AccessError, NotFoundError
+from blobstore.errors import AccessError, BusyError, NotFoundError
 
 _PROGRAM: Final = "blobstore"
 _NAME_LENGTH: Final = 16
+_TRIES_MAX: Final = 1000
+"""How often directories may be removed while an `attach` makes them, before it gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,40 +79,72 @@ class Place:
             subprocess.run(["umount", "-l", self.files], check=False)
 
     def remove(self) -> None:
-        """Remove the directories, if nothing is in them."""
-        for path in (self.files, self.directory):
-            with contextlib.suppress(OSError):
-                os.rmdir(path)
+        """Remove the directories, if nothing is in them and no `attach` is about to use them."""
+        with self._locked_if_free() as is_locked:
+            if is_locked:
+                self._remove_empty()
 
     def clear_if_dead(self) -> None:
         """Remove what a killed process has left; leave the place of one that listens."""
+        with self._locked_if_free() as is_locked:
+            if is_locked and self._is_dead():
+                for path in (self.socket, f"{self.socket}.lock"):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)
+                self._remove_empty()
+
+    def _is_dead(self) -> bool:
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.connect(self.socket)
         except ConnectionRefusedError:
-            for path in (self.socket, f"{self.socket}.lock"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
-            self.remove()
+            return True
         except OSError:
             pass
+        return False
+
+    def _remove_empty(self) -> None:
+        """Remove the directories that are empty; the caller has the lock."""
+        for path in (self.files, self.directory, os.path.dirname(self.directory)):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+
+    @contextlib.contextmanager
+    def _locked_if_free(self) -> Iterator[bool]:
+        """Lock the directory during the `with`; false where an `attach` has it, or it is gone."""
+        try:
+            lock = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            yield False
+            return
+        try:
+            yield _lock_now(lock)
+        finally:
+            os.close(lock)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Have the `with` run in one process at a time: two would both start a server.
 
+        If the `with` fails, the directories are removed if nothing is in them: a process that it
+        started could not do that.
+
         Raises:
             AccessError: This user may not have directories there.
+            OSError: The directories cannot be made.
         """
         lock = self._locked()
         try:
             yield
+        except BaseException:
+            self._remove_empty()
+            raise
         finally:
             os.close(lock)
 
     def _locked(self) -> int:
         """Lock the directory; whoever had it locked may have removed it meanwhile."""
-        while True:
+        for tries_left in reversed(range(_TRIES_MAX)):
             try:
                 self.make()
                 lock = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
@@ -112,11 +152,24 @@ class Place:
                 raise AccessError(
                     f"{self.directory}: {error.strerror}; attach needs root", errno=error.errno
                 ) from error
+            except (FileNotFoundError, FileExistsError):  # one that was there was removed
+                if not tries_left:
+                    raise
+                continue
             fcntl.flock(lock, fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(self.directory), os.fstat(lock)):
                     return lock
             os.close(lock)
+        raise BusyError("other processes remove it again and again").at(store=self.directory)
+
+
+def _lock_now(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def all_places() -> list[Place]:
