@@ -72,7 +72,24 @@ def test_json_can_be_asked_for_in_a_line(image: Image) -> None:
         pytest.param("show 'x", "no closing quotation", id="quotes"),
         pytest.param("show", "Missing argument 'BLOB'.", id="usage"),
         pytest.param("init x", "No such command 'init'.", id="not here"),
-        pytest.param("help fly", "no such command 'fly'", id="no help"),
+        pytest.param("help fly", "No such command 'fly'.\n", id="no help"),
+        pytest.param("lst", "'lst'. Did you mean 'list'?\n", id="misspelt"),
+        pytest.param("help lst", "'lst'. Did you mean 'list'?\n", id="help of a misspelt one"),
+        pytest.param("help xattr gte", "'xattr gte'. Did you mean 'get'?\n", id="below another"),
+        pytest.param("help list x", "No such command 'list x'.\n", id="nothing is below it"),
+        pytest.param(
+            "serve",
+            "'serve'. The command line has it: `blobstore serve`.\n",
+            id="of the command line",
+        ),
+        pytest.param(
+            "help serve",
+            "The command line has it: `blobstore serve`.\n",
+            id="help of one of the command line",
+        ),
+        pytest.param("quit", "'quit'. Did you mean 'exit'?\n", id="leaving"),
+        pytest.param("blobstore list", "Leave out 'blobstore' and STORE.\n", id="the program"),
+        pytest.param("xattr", "Missing command.\n", id="only the first of two words"),
         pytest.param("delete 4294967296", "refused, not on a terminal", id="cannot be asked"),
         pytest.param("list --force", "No such option", id="an option of opening"),
         pytest.param("write 0x100000000", "standard input is the shell's", id="its own input"),
@@ -133,6 +150,13 @@ def test_a_line_of_any_bytes_is_taken(image: Image) -> None:
     assert run("shell", image.path, stdin=text).status == 0
     shown = run_here("show", image.path, str(image.thin), "--json").json
     assert shown["xattrs"] == {"name": "ff"}
+
+
+def test_help_shows_how_a_line_looks(image: Image) -> None:
+    assert script(image.path, "help\n").text.startswith("Usage: COMMAND [ARGS]...\n")
+    assert script(image.path, "help list\n").text.startswith("Usage: list [OPTIONS]\n")
+    shown = script(image.path, "help xattr\n").text
+    assert shown.startswith("Usage: xattr [OPTIONS] COMMAND [ARGS]...\n")
 
 
 def test_help_lists_all_commands_and_describes_one(image: Image) -> None:

@@ -7,7 +7,7 @@ import errno
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Final
 
@@ -112,7 +112,10 @@ class _LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            like = _similar(args)
+            if args[0] == "help":
+                like = "Help is `blobstore COMMAND --help`."
+            else:
+                like = similar(args[0], COMMANDS)
             if not like:
                 raise
             raise click.UsageError(f"{error.message} {like}", ctx) from error
@@ -122,12 +125,11 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-def _similar(arguments: Sequence[str]) -> str:
-    if arguments[0] == "help":
-        return "Help is `blobstore COMMAND --help`."
+def similar(word: str, commands: Iterable[str]) -> str:
+    """Ask whether a command was meant that is like the word; empty if none is."""
     from difflib import get_close_matches
 
-    found = get_close_matches(arguments[0], COMMANDS, n=1)
+    found = get_close_matches(word, list(commands), n=1)
     return f"Did you mean {found[0]!r}?" if found else ""
 
 

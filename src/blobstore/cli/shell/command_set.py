@@ -4,7 +4,7 @@ from typing import Final
 
 import click
 
-from blobstore.cli.group import COMMANDS, group
+from blobstore.cli.group import COMMANDS, PROGRAM, group, similar
 from blobstore.cli.options import StoreCommand
 from blobstore.cli.output import print_result
 
@@ -31,6 +31,9 @@ SHELL_COMMANDS: Final = {
 """Every command of the shell and its help in one line."""
 
 
+_OTHER_SHELLS_EXIT: Final = ("quit", "q")
+
+
 class EndOfShellError(Exception):
     """The user typed `exit`."""
 
@@ -47,9 +50,32 @@ class _ShellGroup(click.Group):
         command = group.get_command(ctx, cmd_name)
         return None if command is None else _in_shell(command)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; of an unknown one, say what could be meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            hint = _meant_by(args[0])
+            raise click.UsageError(f"{error.message} {hint}".rstrip(), ctx) from error
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write how a line looks: no program's name precedes a command here."""
+        formatter.write_usage("COMMAND", "[ARGS]...")
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(SHELL_COMMANDS.items()))
+
+
+def _meant_by(word: str) -> str:
+    """Say what could be meant by a word that is no command of the shell; empty if nothing is."""
+    if word == PROGRAM:
+        return f"Leave out {PROGRAM!r} and STORE."
+    if word in COMMANDS:
+        return f"The command line has it: `{PROGRAM} {word}`."
+    return similar("exit" if word in _OTHER_SHELLS_EXIT else word, SHELL_COMMANDS)
 
 
 def _in_shell(command: click.Command) -> click.Command:
@@ -57,7 +83,7 @@ def _in_shell(command: click.Command) -> click.Command:
         return command.in_shell()
     assert isinstance(command, click.Group)
     below = {name: _in_shell(each) for name, each in command.commands.items()}
-    return click.Group(command.name, commands=below, help=command.help)
+    return click.Group(command.name, commands=below, help=command.help, no_args_is_help=False)
 
 
 @click.group(
@@ -80,11 +106,17 @@ def show_help(ctx: click.Context, words: tuple[str, ...]) -> None:
     for word in words:
         found = command.get_command(described, word) if isinstance(command, click.Group) else None
         if found is None:
-            raise click.UsageError(f"no such command {' '.join(words)!r}")
+            hint = _meant_by(word) if word == words[0] else similar(word, _names(command))
+            message = f"No such command {' '.join(words)!r}. {hint}"
+            raise click.UsageError(message.rstrip())
         command = found
         described = click.Context(command, info_name=word, parent=described)
     text = described.get_help()
     print_result({"help": text}, text, as_json=ctx.obj.as_json)
+
+
+def _names(command: click.Command) -> list[str]:
+    return list(command.commands) if isinstance(command, click.Group) else []
 
 
 @shell_group.command("exit")
