@@ -126,13 +126,13 @@ async def _mend_super_block(
     elif mode is RepairMode.ALL and _are_marks_alone_wrong(seen):
         solved = seen.super_block
         actions.append("super block: clean and length are rewritten, the rest is confirmed")
+    elif mode is RepairMode.ALL and _is_device_alone_short(seen):
+        solved = _cut_to_device(traits, seen, actions)
     elif mode is RepairMode.ALL:
         rebuilt = await rebuild_super_block(traits, seen.first_page)
         if rebuilt is not None:
             solved = rebuilt.super_block
             actions += rebuilt.reasons
-        else:
-            solved = _cut_to_device(traits, seen, actions)
     if solved is None:
         return seen
     await Write(0, solved.with_changes(clean=False).encode())
@@ -164,18 +164,28 @@ def _are_marks_alone_wrong(seen: Examination) -> bool:
     return seen.view is not None and not _has_errors(seen, _SUPER_BLOCK - {_MARKS})
 
 
+def _is_device_alone_short(seen: Examination) -> bool:
+    """Tell whether the checksum confirms the super block, and only the device does not fit it.
+
+    Then the layout is certain. Another one could fit the short device as well, but would be wrong.
+    """
+    return seen.super_block is not None and not _has_errors(seen, _SUPER_BLOCK - {_SIZE})
+
+
 def _cut_to_device(
     traits: DeviceTraits, seen: Examination, actions: list[str]
 ) -> SuperBlock | None:
-    """Let a store on a device that was cut off end where the device does."""
-    if seen.super_block is None or _has_errors(seen, _SUPER_BLOCK - {_SIZE}):
+    """Let a store on a device that was cut off end where the device does, if metadata fit there."""
+    if seen.super_block is None:
         return None
     cut = seen.super_block.with_changes(size_bytes=traits.size_bytes)
     try:
-        Geometry.of(cut, device_size=traits.size_bytes)
+        geometry = Geometry.of(cut, device_size=traits.size_bytes)
     except BlobstoreError:
         return None
-    actions.append(f"super block: the store ends where the device does, at {traits.size_bytes}")
+    first, end = geometry.total_clusters, seen.super_block.size_bytes // geometry.cluster_size
+    lost = f": clusters {first} to {end - 1} are given up" if first < end else ""
+    actions.append(f"super block: shortened to the device, {traits.size_bytes} bytes{lost}")
     return cut
 
 
