@@ -87,6 +87,7 @@ def test_the_info_of_an_image_is_what_the_original_sees(tmp_path: Path) -> None:
     found = run("info", path, "--json").json
     assert found.pop("data_clusters") == state["total_data_clusters"]
     assert found.pop("blobs") == len(state["blobs"])
+    assert found.pop("free_md_pages") == state["md_len"] - state["used_md_pages"]
     known = {name: value for name, value in found.items() if name in state}
     assert known == {name: state[name] for name in known}
     assert sorted(set(found) - set(known)) == ["clean", "size", "version"]

@@ -235,12 +235,12 @@ def test_every_clone_of_a_broken_blob_names_that() -> None:
     assert {error.strerror.split(":")[0] for error in errors.values()} == {"blob 0x100000000"}
 
 
-def test_a_blob_that_does_not_open_is_listed_with_its_error_and_nothing_else() -> None:
+def test_a_blob_that_does_not_open_is_listed_with_its_error_and_its_attributes_alone() -> None:
     with Blobstore.open(forged(broken_at_the_bottom), read_only=True) as store:
         for info in store.list_blobs():
             assert isinstance(info, BlobInfo)
             assert isinstance(info.error, CorruptError)
-            assert info == BlobInfo.of_unopened(info.blob_id, info.error)
+            assert info == BlobInfo.of_unopened(info.blob_id, info.error, info.xattrs)
             assert (info.size, info.name, info.extents, info.parent) == (0, None, (), None)
             assert info.error.blob == info.blob_id
 

@@ -122,9 +122,15 @@ class VolumeStoreHandle(StoreHandle):
         else:
             raise wrong_type("key", key, expected="a name, a uuid or an id")
         if found is None:
-            shown = f"{key:#x}" if isinstance(key, int) else repr(str(key))
-            raise NotFoundError(f"no volume {shown}").at(store=self.device_name)
+            raise NotFoundError(self._not_found(key)).at(store=self.device_name)
         return found
+
+    def _not_found(self, key: "str | UUID | int") -> str:
+        if not isinstance(key, int):
+            return f"no volume {str(key)!r}"
+        if key == self._volumes.super_blob:
+            return f"blob {key:#x}: is the store itself, no volume"
+        return f"no volume {key:#x}"
 
     def _info_of(self, record: VolumeRecord) -> VolumeInfo:
         volumes = self._volumes

@@ -9,7 +9,6 @@ from blobstore.api.open_store import OpenStore
 from blobstore.backup.unfinished import unfinished_by
 from blobstore.cli.output import (
     error_fields,
-    printable,
     printable_name,
     render_fields,
     render_table,
@@ -212,12 +211,14 @@ def render_list(rows: Sequence[Sequence[str]], *, in_volumes: bool = False) -> s
 
 
 def list_row(info: BlobInfo, *, in_volumes: bool = False) -> list[str]:
-    """Return one line of a list; of a blob that cannot be opened it says why."""
-    if info.error is not None:
-        why = printable(info.error.strerror)
-        row = [f"{info.blob_id:#x}", _NONE, _NONE, _NONE, "error", _NONE, why]
-        return [*row, _NONE] if in_volumes else row
+    """Return one line of a list; of a blob that cannot be opened at most the name is known."""
     uuid = decode_uuid(info.xattrs.get(UUID_NAME))
+    names = [
+        render_bytes(info.xattrs.get("name", b"").rstrip(b"\0")) or _NONE,
+        *([str(uuid or _NONE)] if in_volumes else []),
+    ]
+    if info.error is not None:
+        return [f"{info.blob_id:#x}", _NONE, _NONE, _NONE, "error", _NONE, *names]
     return [
         f"{info.blob_id:#x}",
         format_size(info.size),
@@ -225,8 +226,7 @@ def list_row(info: BlobInfo, *, in_volumes: bool = False) -> list[str]:
         str(info.allocated_clusters),
         kind_of(info),
         _render_parent(info),
-        render_bytes(info.xattrs.get("name", b"").rstrip(b"\0")) or _NONE,
-        *([str(uuid or _NONE)] if in_volumes else []),
+        *names,
     ]
 
 

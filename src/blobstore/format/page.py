@@ -66,13 +66,19 @@ def open_page(data: Buffer, *, at: PageIndex) -> tuple[BlobId, int, PageIndex]:
         CorruptError: The checksum does not match the content (EINVAL).
     """
     next_page, crc_found = _unpack_tail(data, _TAIL_OFFSET)
-    crc_expected = crc32c(data[:CRC_OFFSET])
-    if crc_found != crc_expected:
-        raise CorruptError(
-            f"page {at}: crc {crc_found:#010x}, expected {crc_expected:#010x}", errno=errno.EINVAL
-        )
+    if crc_found != crc32c(data[:CRC_OFFSET]):
+        raise wrong_crc(data, at=at)
     blob_id, sequence, _reserved = _unpack_head(data)
     return blob_id, sequence, next_page
+
+
+def wrong_crc(data: Buffer, *, at: PageIndex) -> CorruptError:
+    """Return the error of a page whose checksum does not match its content (EINVAL)."""
+    _next_page, found = _unpack_tail(data, _TAIL_OFFSET)
+    return CorruptError(
+        f"page {at}: crc {found:#010x}, expected {crc32c(data[:CRC_OFFSET]):#010x}",
+        errno=errno.EINVAL,
+    )
 
 
 def body_of(data: Buffer) -> memoryview:

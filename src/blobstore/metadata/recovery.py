@@ -27,7 +27,7 @@ from bitarray import bitarray
 from blobstore.errors import BlobstoreError, CorruptError
 from blobstore.format.descriptors import EXTENT_PAGE
 from blobstore.format.geometry import BLOB_ID_BASE, Geometry, blob_id_of
-from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
+from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc, wrong_crc
 from blobstore.format.root import is_tombstone, is_torn_conversion, is_uncommitted
 from blobstore.metadata.batch_decoding import BatchDecoder, SinglePageBlobs
 from blobstore.metadata.blob_reader import Revisits, read_blob
@@ -214,8 +214,7 @@ async def _recover_root(
         if is_tombstone(data):
             found.plan.deleted.append(root)
             return
-        error = CorruptError(f"page {root}: a root with a wrong crc", errno=errno.EINVAL)
-        quarantine(found, blob_id, error)
+        quarantine(found, blob_id, wrong_crc(data, at=root))
         return
     if await is_half_deleted(geometry, data, fetch):
         found.plan.deleted.append(root)

@@ -1,7 +1,8 @@
 """What a store and its blobs look like from outside, as plain values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from blobstore.errors import BlobstoreError
 from blobstore.format.super_block import NO_BLOB
@@ -44,8 +45,8 @@ class BlobInfo:
     `size` is in bytes. `extents` are (first cluster, or 0 for unallocated, count), in
     order: a sequence that takes eight bytes for each. `read_only` tells that the data or
     the metadata may not be changed, `data_read_only` that it is the data. Where the blob
-    cannot be opened, `error` says why, and no other field but `blob_id` says anything; else
-    it is None.
+    cannot be opened, `error` says why; else it is None. Then `blob_id` and `xattrs` alone say
+    anything, and `xattrs` is empty if the blob's own metadata cannot be read.
     """
 
     blob_id: BlobId
@@ -72,8 +73,13 @@ class BlobInfo:
     error: BlobstoreError | None = None
 
     @classmethod
-    def of_unopened(cls, blob_id: BlobId, error: BlobstoreError) -> "BlobInfo":
-        """Return what is known of a blob that cannot be opened: only why."""
+    def of_unopened(
+        cls,
+        blob_id: BlobId,
+        error: BlobstoreError,
+        xattrs: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> "BlobInfo":
+        """Return what is known of a blob that cannot be opened: why, and maybe its attributes."""
         return cls(
             blob_id=blob_id,
             cluster_count=0,
@@ -88,7 +94,7 @@ class BlobInfo:
             external_snapshot=None,
             extent_table=False,
             clear_method=0,
-            xattrs={},
+            xattrs=dict(xattrs),
             internal_xattrs={},
             extents=(),
             metadata_pages=[],

@@ -1,6 +1,8 @@
 """Going through all blobs of a store, whatever is wrong with some."""
 
-from typing import Final, TypeAlias
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
 
 from bitarray import bitarray
 
@@ -11,6 +13,7 @@ from blobstore.metadata.load_store import known_ids
 from blobstore.metadata.page_reader import PageReader
 from blobstore.metadata.store_state import StoreState
 from blobstore.store.describe import BlobInfo, describe_blob
+from blobstore.store.names import stored_xattrs
 from blobstore.store.open_blobs import (
     WRONG_CLUSTER,
     OpenCache,
@@ -25,8 +28,6 @@ from blobstore.units import BlobId
 _DESCRIBED_AT_ONCE: Final = 256
 _NUMBERS_AT_ONCE: Final = 1 << 16
 """About as many extents and extent pages in descriptions are held at a time."""
-
-Described: TypeAlias = list[tuple[BlobId, BlobInfo | BlobstoreError]]
 
 
 class Listing:
@@ -46,11 +47,11 @@ class Listing:
         self._taken = bitarray()
         self._change_count = -1
 
-    async def describe(self) -> Described:
+    async def describe(self) -> list[BlobInfo]:
         """Return what the next blobs are, or why they do not open; nothing at the end."""
         store = self._store
         ids = self._ids[self._next : self._next + _DESCRIBED_AT_ONCE]
-        described: Described = []
+        described: list[BlobInfo] = []
         numbers_left = _NUMBERS_AT_ONCE
         async with store.mutex:
             store.check_open()
@@ -58,9 +59,8 @@ class Listing:
             reader = reader_of(store)
             for blob_id in ids:
                 info = await self._describe(blob_id, reader)
-                described.append((blob_id, info))
-                if isinstance(info, BlobInfo):
-                    numbers_left -= len(info.extents) + len(info.extent_pages)
+                described.append(info)
+                numbers_left -= len(info.extents) + len(info.extent_pages)
                 if numbers_left < 0:
                     break
             self._cache.forget_device_errors()
@@ -75,21 +75,30 @@ class Listing:
             self._change_count = store.change_count
             self._taken = bitarray(len(store.owned_clusters), endian="little")
 
-    async def _describe(self, blob_id: BlobId, reader: PageReader) -> BlobInfo | BlobstoreError:
+    async def _describe(self, blob_id: BlobId, reader: PageReader) -> BlobInfo:
         known = self._cache.known_failure(blob_id)
         if known is not None:
-            return known
+            return await self._unopened(blob_id, known, reader)
         store = self._store
         try:
             blob = await open_chain(store, blob_id, reader=reader, cache=self._cache)
         except BlobstoreError as error:
-            return error.without_traceback()
+            return await self._unopened(blob_id, error.without_traceback(), reader)
         self._hold_parents(blob)
         if not take_all(self._taken, blob.clusters) and store.verifies_ownership:
             distrusted(store, blob_id, WRONG_CLUSTER)
         info = describe_blob(store, blob)
         let_go(store, blob)
         return info
+
+    async def _unopened(
+        self, blob_id: BlobId, error: BlobstoreError, reader: PageReader
+    ) -> BlobInfo:
+        """Return the attributes at least: often it is a parent that cannot be read."""
+        xattrs: Mapping[str, bytes] | None = None
+        with suppress(BlobstoreError):
+            xattrs = await stored_xattrs(self._store, blob_id, reader.fetch)
+        return BlobInfo.of_unopened(blob_id, error, xattrs or {})
 
     async def open(self) -> tuple[BlobId, BlobState | BlobstoreError] | None:
         """Open the next blob, or say why it does not open; None at the end."""

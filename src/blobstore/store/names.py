@@ -111,13 +111,14 @@ async def stored_xattrs_locked(
     A blob whose metadata cannot be read is left out.
     """
     fetch = PageReader(store.geometry, store.recovery_plan.restored).fetch
-    found = [(blob_id, await _stored_xattrs(store, blob_id, fetch)) for blob_id in blob_ids]
+    found = [(blob_id, await stored_xattrs(store, blob_id, fetch)) for blob_id in blob_ids]
     return [(blob_id, xattrs) for blob_id, xattrs in found if xattrs is not None]
 
 
-async def _stored_xattrs(
+async def stored_xattrs(
     store: StoreState, blob_id: BlobId, fetch: Fetch
 ) -> Mapping[str, bytes] | None:
+    """Return the attributes of a blob without opening it, or None if they cannot be read."""
     blob = _in_memory(store, blob_id)
     if blob is not None:
         return blob.xattrs
@@ -129,7 +130,7 @@ async def _stored_xattrs(
 
 async def _stored_name(store: StoreState, blob_id: BlobId, fetch: Fetch) -> bytes | None:
     """Return the name of a blob without padding, or None if it has none that can be read."""
-    xattrs = await _stored_xattrs(store, blob_id, fetch)
+    xattrs = await stored_xattrs(store, blob_id, fetch)
     return xattrs[NAME].rstrip(_PADDING) if xattrs and NAME in xattrs else None
 
 

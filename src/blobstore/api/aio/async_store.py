@@ -60,12 +60,10 @@ class AsyncOpenStore(StoreHandle):
     async def list_blobs(self) -> AsyncIterator[BlobInfo]:
         async with self._listing() as listing:
             while described := await self._session.run(listing.describe()):
-                for blob_id, found in described:
-                    if isinstance(found, BlobstoreError):
-                        error = found.at(store=self.device_name, blob=blob_id)
-                        yield BlobInfo.of_unopened(blob_id, error)
-                    else:
-                        yield found
+                for info in described:
+                    if info.error is not None:
+                        info.error.at(store=self.device_name, blob=info.blob_id)
+                    yield info
 
     async def iter_blobs(
         self, on_error: Callable[[BlobstoreError], object] | None = None

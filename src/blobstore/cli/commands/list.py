@@ -55,20 +55,20 @@ def _hashed(store: OpenStore) -> Iterator[_Found]:
 
     failed: list[BlobstoreError] = []
     for blob in store.iter_blobs(on_error=failed.append):
-        yield from _taken(failed)
+        yield from _taken(store, failed)
         try:
             yield blob.info, sha256_of(blob)
         except BlobstoreError as error:
             yield blob.info, error
-    yield from _taken(failed)
+    yield from _taken(store, failed)
 
 
-def _taken(failed: list[BlobstoreError]) -> Iterator[_Found]:
+def _taken(store: OpenStore, failed: list[BlobstoreError]) -> Iterator[_Found]:
     """Yield the blobs that could not be opened since the last one that could."""
-    while failed:
-        error = failed.pop(0)
-        assert error.blob is not None
-        yield BlobInfo.of_unopened(BlobId(error.blob), error), None
+    ids = {error.blob for error in failed}
+    failed.clear()
+    if ids:
+        yield from ((info, None) for info in store.list_blobs() if info.blob_id in ids)
 
 
 def _entry(found: _Found, *, long: bool, in_volumes: bool) -> dict[str, object]:
@@ -103,6 +103,8 @@ def _render(
 
 def _details(info: BlobInfo, digest: str | BlobstoreError | None, *, long: bool) -> list[str]:
     lines = [] if digest is None else [f"sha256 {digest}"]
+    if info.error is not None:
+        lines.append(f"error: {printable(info.error.strerror)}")
     if isinstance(digest, BlobstoreError):
         lines = [f"sha256 not known: {printable(digest.strerror)}"]
     if long and info.error is None:

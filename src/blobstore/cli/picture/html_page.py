@@ -149,7 +149,7 @@ def _errors(ownership: OwnershipMap) -> str:
     if not ownership.errors:
         return ""
     lines = "".join(
-        f'<li><span class="mono">{blob_id:#x}</span> {_text(error.message)}</li>\n'
+        f'<li><span class="mono">{blob_id:#x}</span> {_text(error.strerror)}</li>\n'
         for blob_id, error in ownership.errors.items()
     )
     title = "<h2>Blobs that cannot be opened</h2>"

@@ -90,7 +90,7 @@ def _lines(ownership: OwnershipMap, width: int) -> Iterator[_Line]:
         yield []
         yield from _tree(ownership, keys, width)
     for blob_id, error in ownership.errors.items():
-        yield [Span(f"!  {blob_id:#x}  {printable(error.message)}")]
+        yield [Span(f"!  {blob_id:#x}  {printable(error.strerror)}")]
 
 
 def _grid(ownership: OwnershipMap, keys: dict[BlobId, Key], width: int) -> Iterator[_Line]:

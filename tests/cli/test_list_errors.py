@@ -1,0 +1,82 @@
+"""Names and errors of blobs that cannot be opened, and commands on what is no volume."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from blobstore import BlobId, VolumeStore
+from tests.cli.runner import run_here, unchanged
+
+CLUSTER = 64 * 1024
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Path:
+    """A volume store with a volume, its snapshot, and a clone of the snapshot."""
+    path = tmp_path / "clean.img"
+    with VolumeStore.create(path, name="vms", size="8MiB", cluster_size=CLUSTER) as vms:
+        mail = vms.create_volume("mail", CLUSTER, thin=True)
+        mail.snapshot("mail@1").clone("test")
+        shutil.copy(path, tmp_path / "crashed.img")
+    return path
+
+
+@pytest.fixture
+def crashed(clean: Path) -> Path:
+    """The same store as a crash leaves it."""
+    return clean.with_name("crashed.img")
+
+
+def break_root(path: Path, name: str) -> BlobId:
+    with VolumeStore.open(path, read_only=True) as vms, vms.open_volume(name) as volume:
+        page = vms.info.md_start + volume.info.metadata_pages[0]
+        blob_id = volume.id
+    with path.open("r+b") as file:
+        file.seek(page * 4096 + 4000)
+        file.write(b"\xff\xff\xff\xff")
+    return blob_id
+
+
+@pytest.mark.parametrize("options", [(), ("--sha256",)], ids=["", "sha256"])
+@pytest.mark.parametrize("state", ["clean", "crashed"])
+def test_volumes_above_an_unreadable_snapshot_keep_their_names_and_uuids_in_the_list(
+    clean: Path, state: str, options: tuple[str, ...]
+) -> None:
+    path = clean.with_name(f"{state}.img")
+    with VolumeStore.open(path, read_only=True) as vms:
+        uuids = {info.name: str(info.uuid) for info in vms}
+    break_root(path, "mail@1")
+    lines = run_here("list", path, *options).text.splitlines()
+    for name in ("mail", "test"):
+        (row,) = (line.split() for line in lines if name in line.split())
+        assert row[1:] == ["-", "-", "-", "error", "-", name, uuids[name]]
+        assert any(line.startswith(f"{row[0]}  error: ") for line in lines)
+
+
+def test_one_damage_has_one_wording_in_a_clean_store_and_after_a_crash(
+    clean: Path, crashed: Path
+) -> None:
+    for path in (clean, crashed):
+        blob_id = break_root(path, "mail@1")
+        text = run_here("list", path).text
+        assert f"{blob_id:#x}  error: page 2: crc 0x" in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("delete", "{}", "--yes"), ("rename", "{}", "new"), ("snapshot", "{}", "new")],
+    ids=lambda words: words[0],
+)
+def test_the_super_blob_of_a_volume_store_is_called_the_store_itself(
+    clean: Path, words: tuple[str, ...]
+) -> None:
+    with VolumeStore.open(clean, read_only=True) as vms:
+        super_blob = vms.info.super_blob
+    assert super_blob is not None
+    same = unchanged(clean)
+    command, *rest = (word.format(hex(super_blob)) for word in words)
+    done = run_here(command, clean, *rest)
+    assert done.status == 1
+    assert f"blob {super_blob:#x}: is the store itself, no volume" in done.stderr
+    assert same()
