@@ -30,7 +30,8 @@ from blobstore.format.page import NO_PAGE, PAGE_SIZE, MetadataPage
 from blobstore.metadata.blob_reader import read_blob
 from blobstore.metadata.load_store import load
 from blobstore.metadata.page_reader import PageReader
-from blobstore.metadata.recovery import recover, scan_region
+from blobstore.metadata.recovery import recover
+from blobstore.metadata.region_scan import scan_region
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.units import BlobId, PageIndex
 from tests.descriptors import Descriptor, Padding, Unknown, encode_descriptors

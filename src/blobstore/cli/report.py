@@ -9,6 +9,7 @@ from blobstore import BlobId, CheckReport, Finding, RepairReport, Severity
 from blobstore.cli.output import printable, unicode_text
 
 _REPAIRS_SHOWN_MAX: Final = 3
+_LOST_ROOT: Final = 22
 _PLURALS: Final = {Severity.ERROR: "errors", Severity.LEAK: "leaks", Severity.NOTE: "notes"}
 
 
@@ -161,8 +162,16 @@ def _summary(report: CheckReport, *, now: bool = False) -> str:
         state = f"{counted} left" if now else counted
     if report.unloaded:
         return state
-    advice = ": `blobstore recover` leaves it clean" if report.clean else ""
-    return f"{state}; not unloaded{advice}"
+    return f"{state}; not unloaded{_advice(report)}"
+
+
+def _advice(report: CheckReport) -> str:
+    """Say what to do with a store that was not unloaded; first of all what cannot be done later."""
+    if not report.clean:
+        return ""
+    if any(finding.invariant == _LOST_ROOT for finding in report.findings):
+        return ": read the note about a lost blob before `blobstore recover` leaves it clean"
+    return ": `blobstore recover` leaves it clean"
 
 
 def _repairs(report: RepairReport) -> str:

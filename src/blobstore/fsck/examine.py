@@ -13,25 +13,25 @@ from bitarray import bitarray
 from blobstore.errors import DeviceError
 from blobstore.format.geometry import Geometry, blob_id_of, root_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
-from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
+from blobstore.format.page import PAGE_SIZE
 from blobstore.format.repair_mark import RepairMark
-from blobstore.format.root import is_tombstone, is_uncommitted
+from blobstore.format.root import is_tombstone
 from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.fsck.finding import Findings, Severity
-from blobstore.fsck.mask_checks import Masks, compare_free_count, compare_mask, read_masks
+from blobstore.fsck.mask_checks import Masks, compare_free_count, compare_mask
 from blobstore.fsck.ownership_checks import Claims, Ownership
 from blobstore.fsck.parsed_blob import ParsedBlob
-from blobstore.fsck.reading import TolerantReader
-from blobstore.fsck.relation_checks import Problem, relation_problems, snapshot_stands
+from blobstore.fsck.region_view import RegionView, view_region
+from blobstore.fsck.relation_checks import relation_problems, snapshot_stands
 from blobstore.fsck.relation_info import RelationInfo
 from blobstore.fsck.segments import name_run, runs_of, without_shared
 from blobstore.fsck.spans import touching
 from blobstore.fsck.super_block_checks import examine_super_block
-from blobstore.fsck.walk import walk_blob
 from blobstore.metadata.batch_decoding import SinglePageBlobs
 from blobstore.metadata.blob_reader import Revisits
-from blobstore.metadata.recovery import Scan, restore_torn_roots, scan_region
-from blobstore.metadata.store_state import DeviceTraits, RecoveryPlan
+from blobstore.metadata.lost_roots import ids_at_last_unload, lost_roots
+from blobstore.metadata.region_scan import orphan_pages
+from blobstore.metadata.store_state import DeviceTraits
 from blobstore.operations import Read
 from blobstore.units import BlobId, PageIndex
 
@@ -50,67 +50,8 @@ class Examination:
     super_block: SuperBlock | None = None
     geometry: Geometry | None = None
     is_clean: bool = False
-    view: "RegionView | None" = None
+    view: RegionView | None = None
     mark: RepairMark | None = None
-
-
-@dataclass(slots=True)
-class RegionView:
-    """The metadata region as it was seen.
-
-    `relations` are of all blobs but single-page ones without relations; `broken` are those
-    of which something is wrong, without their content; `newer` those that a newer version wrote;
-    `orphans` are sound pages that nothing leads to, with the blob they name;
-    `strange` keeps pages that only following a blob led to.
-    """
-
-    geometry: Geometry
-    reader: TolerantReader
-    version: int
-    is_clean: bool
-    scan: Scan
-    torn: RecoveryPlan
-    ownership: Ownership
-    single_page: SinglePageBlobs | None = None
-    masks: Masks | None = None
-    roots: list[PageIndex] = field(default_factory=list)
-    relations: dict[BlobId, RelationInfo] = field(default_factory=dict)
-    broken: dict[BlobId, ParsedBlob] = field(default_factory=dict)
-    newer: set[BlobId] = field(default_factory=set)
-    problems: list[Problem] = field(default_factory=list)
-    orphans: dict[PageIndex, BlobId] = field(default_factory=dict)
-    strange: dict[PageIndex, bytes] = field(default_factory=dict)
-
-    async def fetch(self, page: PageIndex) -> bytes | None:
-        """Return a page of the region as it was first seen, whatever a repair wrote there since."""
-        data = self.scan.pages.get(page) or self.scan.decoder.extent_pages.content(page)
-        data = data or self.strange.get(page)
-        if data is None:
-            data = await self.reader.fetch(page)
-            if data is not None and any(data):
-                self.strange[page] = data
-        return data
-
-    async def walk(
-        self,
-        blob_id: BlobId,
-        revisits: Revisits | None = None,
-        earlier: Findings | None = None,
-    ) -> ParsedBlob:
-        """Walk the blob whose root the id names; the caller knows that it lies in the region."""
-        return await walk_blob(
-            self.geometry,
-            blob_id,
-            self.fetch,
-            version=self.version,
-            revisits=revisits,
-            earlier=earlier,
-        )
-
-    @property
-    def is_whole(self) -> bool:
-        """Tell whether every blob could be read, so that what has no owner is free."""
-        return not self.broken and not self.newer
 
 
 async def examine(traits: DeviceTraits) -> Examination:
@@ -156,6 +97,7 @@ async def _examine_region(
 ) -> RegionView:
     view = await view_region(traits, geometry, super_block, findings)
     await _walk_all(view, findings)
+    await _take_overwritten(view, findings)
     await _resolve_marked(view, findings)
     if view.ownership.is_contested:
         await _name_owners(view, findings)
@@ -167,94 +109,8 @@ async def _examine_region(
     if view.masks is not None:
         _compare_masks(view, view.masks, findings)
     _find_orphans(view, findings)
+    await _find_rootless(view, findings)
     return view
-
-
-async def view_region(
-    traits: DeviceTraits, geometry: Geometry, super_block: SuperBlock, findings: Findings
-) -> RegionView:
-    """Read the region, and tell which pages are roots."""
-    reader = TolerantReader(geometry, traits)
-    scan = await scan_region(geometry, reader.read_region)
-    torn = RecoveryPlan()
-    is_clean = super_block.clean and geometry.used_blob_ids.length > 0
-    if not is_clean:
-        restore_torn_roots(scan, torn)
-    view = RegionView(
-        geometry=geometry,
-        reader=reader,
-        version=super_block.version,
-        is_clean=is_clean,
-        scan=scan,
-        torn=torn,
-        ownership=Ownership(geometry),
-        single_page=scan.decoder.single_page_blobs(geometry),
-    )
-    if is_clean:
-        view.masks = await read_masks(geometry, findings)
-    sound = set(scan.decoder.records["root"].tolist())
-    roots = {root for root in scan.roots if root in sound or await _is_root(view, root)}
-    await _report_half_deleted(view, roots, findings)
-    roots.update(await _lost_roots(view, roots))
-    view.roots = sorted(roots)
-    return view
-
-
-async def _lost_roots(view: RegionView, roots: set[PageIndex]) -> list[PageIndex]:
-    """Return pages that hold no root though a clean store's masks say that each is one's.
-
-    One of zeroes is lost when both masks know it; a single bit is only a wrong mask.
-    """
-    if view.masks is None or view.masks.ids is None:
-        return []
-    lost: list[PageIndex] = []
-    for page in map(PageIndex, view.masks.ids.search(True)):
-        if page not in roots:
-            data = await view.fetch(page)
-            pages = view.masks.pages
-            if data is None or any(data) or pages is None or pages[page]:
-                lost.append(page)
-    return lost
-
-
-async def _is_root(view: RegionView, root: PageIndex) -> bool:
-    """Tell whether a page that names its own place is the root of a blob that is there.
-
-    Remains of creations and deletions that a crash cut off are none.
-    """
-    used_ids = None if view.masks is None else view.masks.ids
-    data = await view.fetch(root)
-    if data is None:
-        return False
-    if has_right_crc(data):
-        return view.is_clean or not await _is_half_deleted(view, data)
-    if used_ids is not None:
-        return bool(used_ids[root])
-    return view.is_clean or not (is_uncommitted(data) or is_tombstone(data))
-
-
-async def _report_half_deleted(view: RegionView, roots: set[PageIndex], findings: Findings) -> None:
-    """Name the blobs whose delete recovery is going to finish."""
-    for root in view.scan.roots:
-        data = await view.fetch(root) if root not in roots else None
-        if data is not None and has_right_crc(data):
-            findings.add(
-                23,
-                f"blob {blob_id_of(root):#x}: leads to an empty page: a delete that was cut off, "
-                "which recovery finishes",
-                severity=Severity.NOTE,
-                blob=blob_id_of(root),
-                page=root,
-            )
-
-
-async def _is_half_deleted(view: RegionView, data: bytes) -> bool:
-    """Tell whether the original was interrupted in deleting this blob."""
-    (following, _crc) = TAIL.unpack_from(data, PAGE_SIZE - TAIL.size)
-    if following == NO_PAGE or following >= view.geometry.md_len:
-        return False
-    found = await view.fetch(PageIndex(following))
-    return found is not None and not any(found)
 
 
 async def _walk_all(view: RegionView, findings: Findings) -> None:
@@ -275,27 +131,50 @@ async def _take_all(
         taken = set(blobs.roots.tolist())
     revisits = Revisits(view.geometry)
     for root in view.roots:
-        if root in taken:
-            continue
-        blob = await view.walk(blob_id_of(root), revisits, findings)
-        if not is_again:
-            findings.take_over(blob.findings)
-        view.relations[blob.blob_id] = RelationInfo.of(blob)
-        is_broken = blob.is_broken
-        if is_broken:
-            view.broken[blob.blob_id] = blob
-        if blob.is_newer:
-            view.newer.add(blob.blob_id)
-        view.ownership.take_pages([root])
-        if blob.marker is None and blob.is_root_sound:
-            _take(view, blob)
-        if is_broken and blob.is_root_sound:
-            blob.forget_content()
+        if root not in taken:
+            await _take_root(view, root, findings, revisits, is_again=is_again)
     if blobs is not None:
         named = [info.parent_id or 0 for info in view.relations.values()]
         named += [info.marker[1] for info in view.relations.values() if info.marker]
         for blob_id, found in blobs.related(np.array(named, dtype=np.uint64)):
             view.relations[blob_id] = RelationInfo.of_summary(blob_id, found)
+
+
+async def _take_root(
+    view: RegionView,
+    root: PageIndex,
+    findings: Findings,
+    revisits: Revisits,
+    *,
+    is_again: bool = False,
+) -> None:
+    """Walk a blob, and take what it owns."""
+    blob = await view.walk(blob_id_of(root), revisits, findings)
+    if not is_again:
+        findings.take_over(blob.findings)
+    view.relations[blob.blob_id] = RelationInfo.of(blob)
+    is_broken = blob.is_broken
+    if is_broken:
+        view.broken[blob.blob_id] = blob
+    if blob.is_newer:
+        view.newer.add(blob.blob_id)
+    view.ownership.take_pages([root])
+    if blob.marker is None and blob.is_root_sound:
+        _take(view, blob)
+    if is_broken and blob.is_root_sound:
+        blob.forget_content()
+
+
+async def _take_overwritten(view: RegionView, findings: Findings) -> None:
+    """Take the roots that recovery finds lost although their pages do not name their places."""
+    if view.is_clean:
+        return
+    pages = view.ownership.pages
+    lost = await lost_roots(view.geometry, view.scan, pages, view.torn.copies)
+    revisits = Revisits(view.geometry)
+    for root in lost:
+        await _take_root(view, root, findings, revisits)
+    view.roots = sorted({*view.roots, *lost})
 
 
 def _take(view: RegionView, blob: ParsedBlob) -> None:
@@ -390,32 +269,49 @@ def _find_orphans(view: RegionView, findings: Findings) -> None:
     In free pages they do no harm; one that the mask says is used is a leak.
     """
     mask = view.masks.pages if view.masks is not None else None
-    known = view.scan.decoder.extent_pages.numbers().tolist()
-    candidates = sorted({*view.scan.pages, *known})
-    roots = set(view.scan.roots)
-    for number in candidates:
-        if view.ownership.pages[number] or number in view.torn.copies:
-            continue
-        data = view.scan.pages.get(PageIndex(number))
-        if data is not None and (not has_right_crc(data) or number in roots):
-            continue
-        owner = _owner_of(view, PageIndex(number))
-        view.orphans[PageIndex(number)] = owner
-        is_leak = mask is not None and bool(mask[number]) and view.is_whole
+    view.orphans = orphan_pages(view.scan, view.ownership.pages, view.torn.copies)
+    for page, owner in view.orphans.items():
+        is_leak = mask is not None and bool(mask[page]) and view.is_whole
         findings.add(
             24,
-            f"page {number}: a sound page of blob {owner:#x} that nothing leads to",
+            f"page {page}: a sound page of blob {owner:#x} that nothing leads to",
             severity=Severity.LEAK if is_leak else Severity.NOTE,
-            page=PageIndex(number),
+            page=page,
             blob=owner,
         )
 
 
-def _owner_of(view: RegionView, page: PageIndex) -> BlobId:
-    data = view.scan.pages.get(page) or view.scan.decoder.extent_pages.head(page)
-    assert data is not None
-    (blob_id, _sequence, _reserved) = HEAD.unpack_from(data)
-    return BlobId(blob_id)
+async def _find_rootless(view: RegionView, findings: Findings) -> None:
+    """Find blobs that have no root any more, unless it is sure that they were deleted.
+
+    A power failure in a delete, and damage, can leave the same. A clean store's masks know.
+    """
+    roots = set(view.roots)
+    missing = {root_of(owner) for owner in view.orphans.values()} - roots
+    if not view.is_clean:
+        before = await ids_at_last_unload(view.geometry)
+        missing.update(PageIndex(root) for root in before.search(True) if root not in roots)
+    with_pages = set(view.orphans.values())
+    for root in sorted(missing):
+        blob_id = blob_id_of(root)
+        data = await view.fetch(root) or bytes(PAGE_SIZE)
+        if view.ownership.pages[root] or is_tombstone(data):
+            continue
+        if any(data) or blob_id in with_pages:
+            view.rootless.add(blob_id)
+            if not view.is_clean:
+                _note_rootless(findings, blob_id)
+
+
+def _note_rootless(findings: Findings, blob_id: BlobId) -> None:
+    findings.add(
+        22,
+        f"blob {blob_id:#x}: deleted, or lost: its root page is gone, and what is left of it is "
+        "free. If you miss a blob, run `rescue` and `export` before anything changes the store",
+        severity=Severity.NOTE,
+        blob=blob_id,
+        page=root_of(blob_id),
+    )
 
 
 def _check_super_blob(super_block: SuperBlock, view: RegionView, findings: Findings) -> None:

@@ -16,9 +16,10 @@ from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, MaskRegion, SuperBlock
 from blobstore.fsck.checksum_solver import solve_super_block
-from blobstore.fsck.examine import Examination, RegionView, examine
+from blobstore.fsck.examine import Examination, examine
 from blobstore.fsck.finding import Severity
 from blobstore.fsck.rebuild import rebuild_super_block
+from blobstore.fsck.region_view import RegionView
 from blobstore.fsck.relation_checks import STALE_PARENT
 from blobstore.fsck.rewrite import zero_pages
 from blobstore.fsck.salvage import salvage

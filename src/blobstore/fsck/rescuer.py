@@ -15,12 +15,12 @@ import numpy as np
 
 from blobstore.errors import CorruptError, NotFoundError
 from blobstore.format.descriptors import HAS_INTERNAL_XATTRS
-from blobstore.format.geometry import blob_id_of, root_of
+from blobstore.format.geometry import blob_id_of
 from blobstore.format.page import NO_PAGE, PAGE_SIZE, TAIL
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.fsck.checksum_solver import solve_super_block
 from blobstore.fsck.evidence import Evidence, gather_evidence
-from blobstore.fsck.examine import Examination, RegionView, examine, examine_with
+from blobstore.fsck.examine import Examination, examine, examine_with
 from blobstore.fsck.extent_index import ZEROES, Backing, ExtentIndex, lay_over
 from blobstore.fsck.finding import Finding, Severity
 from blobstore.fsck.layout_search import LayoutSearch, search_layout
@@ -28,6 +28,7 @@ from blobstore.fsck.metadata_start import NO_HINTS, LayoutHints
 from blobstore.fsck.orphan_pages import adopt_orphan_pages
 from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.fsck.rebuild import rebuild_from
+from blobstore.fsck.region_view import RegionView
 from blobstore.fsck.super_block_checks import CUT_OFF
 from blobstore.metadata.blob_state import SNAP
 from blobstore.metadata.store_state import DeviceTraits
@@ -160,9 +161,7 @@ class Rescuer:
         for page, owner in view.orphans.items():
             self._orphans.setdefault(owner, []).append(page)
         ids = {blob_id_of(root) for root in view.roots}
-        # A root that cannot be read is one if other pages of its blob are there.
-        ids.update(owner for owner in self._orphans if root_of(owner) in view.reader.unreadable)
-        self.ids = sorted(ids)
+        self.ids = sorted(ids | view.rootless)
         self._cyclic = {found.blob_id for found in view.problems if found.invariant == _CYCLE}
         self._unsure = {info.blob_id for info in view.relations.values() if not info.is_sure}
         self._shared = Shared(self.findings)

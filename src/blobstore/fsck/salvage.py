@@ -26,12 +26,12 @@ from blobstore.format.descriptors import (
 )
 from blobstore.format.geometry import blob_id_of, root_of
 from blobstore.format.root import Layout
-from blobstore.fsck.examine import RegionView
 from blobstore.fsck.finding import Severity
 from blobstore.fsck.free import FreeClusters, FreePages
 from blobstore.fsck.orphan_pages import adopt_orphan_pages
 from blobstore.fsck.ownership_checks import Ownership
 from blobstore.fsck.parsed_blob import ParsedBlob
+from blobstore.fsck.region_view import RegionView
 from blobstore.fsck.relation_checks import Mend, Problem, snapshot_stands
 from blobstore.fsck.rewrite import copy_cluster, rewrite_blob, zero_pages
 from blobstore.fsck.segments import Segments, runs_of, without_shared

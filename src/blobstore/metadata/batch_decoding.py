@@ -40,12 +40,13 @@ from blobstore.format.descriptors import (
 )
 from blobstore.format.geometry import BLOB_ID_BASE, Geometry
 from blobstore.format.page import HEAD, PAGE_SIZE
-from blobstore.format.root import TAIL_OFFSET, encode_sector_head
+from blobstore.format.root import TAIL_OFFSET
 from blobstore.metadata.blob_reader import MAX_CLUSTERS
 from blobstore.metadata.blob_state import ABSENT_PAGE, SNAP
 from blobstore.metadata.extent_page_arrays import ExtentPages
 from blobstore.metadata.page_arrays import (
     BODY_END,
+    SECTOR_MARK,
     Chunk,
     Entries,
     Flagged,
@@ -94,9 +95,6 @@ _ATTRIBUTES_MAX: Final = 8
 _NO_PARENT: Final = 0
 """No blob has this id; a root that names it as its parent is left to be read."""
 
-_SECTOR_MARK: Final = np.frombuffer(
-    encode_sector_head(BlobId(0))[HEAD.size : HEAD.size + HEADER.size], dtype=np.uint8
-)
 _BIT: Final = np.array([1 << bit for bit in range(8)], dtype=np.uint8)
 
 
@@ -256,7 +254,7 @@ def _parent_ids(records: Records) -> Iterator[tuple[BlobId, BlobId]]:
 def _start_of_descriptors(chunk: Chunk, rows: Numbers) -> Numbers:
     """Return where the roots' first descriptors are, whatever their layout."""
     marks = chunk[rows, HEAD.size : HEAD.size + HEADER.size]
-    is_sector = (marks == _SECTOR_MARK).all(axis=1)
+    is_sector = (marks == SECTOR_MARK).all(axis=1)
     start: Numbers = np.where(is_sector, TAIL_OFFSET, HEAD.size)
     return start
 

@@ -6,8 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from blobstore.format.checksum import crc32c
+from blobstore.format.descriptors import HEADER
 from blobstore.format.geometry import BLOB_ID_BASE
-from blobstore.format.page import CRC_OFFSET, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.page import CRC_OFFSET, HEAD, NO_PAGE, PAGE_SIZE, TAIL
+from blobstore.format.root import encode_sector_head
+from blobstore.units import BlobId
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
 Ids: TypeAlias = npt.NDArray[np.uint64]
@@ -24,6 +27,13 @@ BODY_END: Final = PAGE_SIZE - TAIL.size
 _WORD: Final = 4
 _SEQUENCE_WORD: Final = 2
 _LINK_WORD: Final = BODY_END // _WORD
+_HEADER_WORDS: Final = 3
+"""A first sector that is not zero has a byte other than zero in its first 24."""
+
+SECTOR_MARK: Final = np.frombuffer(
+    encode_sector_head(BlobId(0))[HEAD.size : HEAD.size + HEADER.size], dtype=np.uint8
+)
+"""What follows the header of a root in the sector layout."""
 
 
 def empty_pages(count: int, page_size: int) -> Chunk:
@@ -61,6 +71,25 @@ def are_roots(chunk: Chunk, rows: Numbers, *, first: int) -> Flagged:
     own_ids = rows.astype(np.uint64) + np.uint64(BLOB_ID_BASE + first)
     are_own: Flagged = (chunk.view("<u8")[rows, 0] == own_ids) & are_heads(chunk, rows)
     return are_own
+
+
+def are_impossible(chunk: Chunk, *, first: int, md_len: int) -> Flagged:
+    """Tell which pages of a region of `md_len` have a header that no program wrote there.
+
+    Every program writes ids of the region and small sequence numbers. Pages of a blob after the
+    first lie elsewhere than the root, and a root in the sector layout lies nowhere else.
+    """
+    words = chunk.view("<u8")
+    ids, sequences = words[:, 0], chunk.view("<u4")[:, _SEQUENCE_WORD]
+    rows = np.arange(len(chunk), dtype=np.uint64)
+    is_head = sequences == 0
+    is_own = ids == rows + np.uint64(BLOB_ID_BASE + first)
+    is_inside = (ids >= BLOB_ID_BASE) & (ids < BLOB_ID_BASE + md_len)
+    has_mark = (chunk[:, HEAD.size : HEAD.size + HEADER.size] == SECTOR_MARK).all(axis=1)
+    is_possible = is_inside & np.where(is_own, is_head, ~(is_head & has_mark))
+    is_possible &= sequences < md_len
+    are_wrong: Flagged = ~is_possible & words[:, :_HEADER_WORDS].any(axis=1)
+    return are_wrong
 
 
 def _word(chunk: Chunk, rows: Numbers, number: int) -> Records:

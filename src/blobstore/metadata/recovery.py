@@ -8,8 +8,10 @@ root is followed. Nearly all blobs have a single page; these are decoded in batc
 A page with a wrong checksum can be a root that was never completed, one that was deleted on
 purpose, or one that is lost. The first two own nothing. The last is **quarantined**: which clusters
 it owns cannot be known, so its id and page stay taken, and the store takes no changes. The same
-holds for every root that cannot be followed to its end. If two blobs claim one place, the one that
-comes first keeps it. The order of roots decides, so then nothing decoded in batches counts.
+holds for a root that was overwritten as a whole, if something else tells that it was there
+(`lost_roots`), and for every root that cannot be followed to its end. If two blobs claim one place,
+the one that comes first keeps it. The order of roots decides, so then nothing decoded in batches
+counts.
 
 Nothing is written. What must change on the device is collected in a `RecoveryPlan`, which the
 first change carries out before anything else: a store that is only read stays as it is, and a
@@ -17,104 +19,24 @@ second power failure finds what the first one left.
 """
 
 import errno
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Final, TypeAlias
 
 import numpy as np
 from bitarray import bitarray
 
 from blobstore.errors import BlobstoreError, CorruptError
-from blobstore.format.descriptors import EXTENT_PAGE
 from blobstore.format.geometry import BLOB_ID_BASE, Geometry, blob_id_of
-from blobstore.format.page import HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc, wrong_crc
+from blobstore.format.page import NO_PAGE, PAGE_SIZE, TAIL, has_right_crc, wrong_crc
 from blobstore.format.root import is_tombstone, is_torn_conversion, is_uncommitted
-from blobstore.metadata.batch_decoding import BatchDecoder, SinglePageBlobs
+from blobstore.metadata.batch_decoding import SinglePageBlobs
 from blobstore.metadata.blob_reader import Revisits, read_blob
 from blobstore.metadata.blob_state import BlobState
-from blobstore.metadata.page_arrays import (
-    Chunk,
-    Numbers,
-    are_heads,
-    are_roots,
-    empty_pages,
-    have_right_checksums,
-)
+from blobstore.metadata.lost_roots import lost_roots
+from blobstore.metadata.page_arrays import Numbers
 from blobstore.metadata.page_reader import Fetch, PageReader
 from blobstore.metadata.recovered import Recovered, quarantine, take_clusters, take_pages
+from blobstore.metadata.region_scan import Scan, scan_region
 from blobstore.metadata.store_state import RecoveryPlan
-from blobstore.operations import NextData, ReadInto
 from blobstore.units import PageIndex, ceil_div
-
-_CHUNK_BYTES: Final = 1 << 21
-
-
-@dataclass(slots=True)
-class Scan:
-    """What the region holds: every page that can belong to a blob, and which look like roots.
-
-    Of pages that batch decoding understood, only what they say is kept.
-    """
-
-    pages: dict[int, bytes] = field(default_factory=dict)
-    roots: list[PageIndex] = field(default_factory=list)
-    strangers: list[PageIndex] = field(default_factory=list)
-    decoder: BatchDecoder = field(default_factory=BatchDecoder)
-
-
-ReadRegion: TypeAlias = Callable[[int, memoryview], Awaitable[None]]
-"""Fills a buffer from the device, from this offset on."""
-
-
-async def _read_region(offset: int, buffer: memoryview) -> None:
-    await ReadInto(offset, [buffer])
-
-
-async def scan_region(geometry: Geometry, read_region: ReadRegion = _read_region) -> Scan:
-    """Read the metadata region in large pieces, and keep what names a place in it.
-
-    Holes are passed over: most of the region of a large store in a file can be one.
-    """
-    scan = Scan()
-    step = max(1, _CHUNK_BYTES // geometry.page_size)
-    buffer = empty_pages(min(step, geometry.md_len), geometry.page_size)
-    first = await _next_page(geometry, 0)
-    while first < geometry.md_len:
-        chunk = buffer[: min(step, geometry.md_len - first)]
-        await read_region(geometry.page_offset(PageIndex(first)), chunk.data.cast("B"))
-        _sort_pages(geometry, scan, chunk, first)
-        first = await _next_page(geometry, first + len(chunk))
-    return scan
-
-
-async def _next_page(geometry: Geometry, first: int) -> int:
-    """Return the first page from this one on that is not in a hole, or the end of the region."""
-    start = geometry.page_offset(PageIndex(0))
-    end = geometry.page_offset(PageIndex(geometry.md_len))
-    at = geometry.page_offset(PageIndex(first))
-    return first if at >= end else (await NextData(at, end) - start) // geometry.page_size
-
-
-def _sort_pages(geometry: Geometry, scan: Scan, chunk: Chunk, first: int) -> None:
-    """Keep the pages of one piece whose header names a blob of this region."""
-    ids = chunk.view("<u8")[:, 0]
-    rows = np.flatnonzero((ids >= BLOB_ID_BASE) & (ids < BLOB_ID_BASE + geometry.md_len))
-    if not len(rows):
-        return
-    data = chunk.data.cast("B")
-    is_right = have_right_checksums(chunk, rows)
-    is_head, is_root = are_heads(chunk, rows), are_roots(chunk, rows, first=first)
-    is_extent_page = is_head & ~is_root & (chunk[rows, HEAD.size] == EXTENT_PAGE)
-
-    is_decoded = is_root & is_right
-    is_decoded[is_decoded] = scan.decoder.add_roots(chunk, rows[is_decoded], first=first)
-    is_known = is_extent_page & is_right
-    is_known[is_known] = scan.decoder.extent_pages.add(chunk, rows[is_known], first=first)
-    for row in rows[~(is_decoded | is_known)].tolist():
-        scan.pages[first + row] = bytes(data[row * geometry.page_size :][:PAGE_SIZE])
-    scan.roots += [PageIndex(first + row) for row in rows[is_root].tolist()]
-    is_stranger = is_head & ~is_root & ~is_extent_page
-    scan.strangers += [PageIndex(first + row) for row in rows[is_stranger].tolist()]
 
 
 async def recover(geometry: Geometry) -> Recovered:
@@ -131,6 +53,12 @@ async def recover(geometry: Geometry) -> Recovered:
     found = await _follow_roots(geometry, scan, torn, decoded)
     if decoded is not None and len(decoded.roots) and found.is_contested:
         found = await _follow_roots(geometry, scan, torn, None)
+    for root in await lost_roots(geometry, scan, found.used_pages, copies):
+        error = CorruptError(
+            f"page {root}: a root page that was overwritten, and not by a power failure",
+            errno=errno.EINVAL,
+        )
+        quarantine(found, blob_id_of(root), error)
     for stranger in scan.strangers:
         if not found.used_pages[stranger] and stranger not in copies:
             found.plan.copies.append(stranger)
