@@ -19,6 +19,7 @@ from blobstore.format.root import is_tombstone
 from blobstore.format.super_block import NO_BLOB, SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.fsck.finding import Findings, Severity
 from blobstore.fsck.mask_checks import Masks, compare_free_count, compare_mask
+from blobstore.fsck.misplaced_pages import misplaced_pages
 from blobstore.fsck.ownership_checks import Claims, Ownership
 from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.fsck.region_view import RegionView, view_region
@@ -117,9 +118,21 @@ async def _walk_all(view: RegionView, findings: Findings) -> None:
     """Take the single-page blobs at once, unless something is contested; walk all others."""
     await _take_all(view, findings, view.single_page)
     if view.single_page is not None and view.ownership.is_contested:
-        view.single_page = None
-        view.ownership = Ownership(view.geometry)
-        await _take_all(view, findings, None, is_again=True)
+        await _take_again(view, findings)
+    if view.ownership.is_contested:
+        view.misplaced = await misplaced_pages(view)
+    if view.misplaced:
+        await _take_again(view, findings)
+        for blob in view.broken.values():
+            found = blob.findings.kept
+            findings.take_all(each for each in found if each.page in view.misplaced)
+
+
+async def _take_again(view: RegionView, findings: Findings) -> None:
+    """Walk all blobs, and find out who owns what; what is wrong with each blob is known."""
+    view.single_page = None
+    view.ownership = Ownership(view.geometry)
+    await _take_all(view, findings, None, is_again=True)
 
 
 async def _take_all(

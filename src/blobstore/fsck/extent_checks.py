@@ -227,6 +227,9 @@ async def _take_entry(
         )
     elif page in seen:
         blob.add(36, f"its extent table names page {page} in two places", page=at)
+    elif at in blob.misplaced:
+        what = f"was overwritten with a copy of page {blob.misplaced[at]}"
+        blob.add(31, f"its extent page {page} {what}", page=at)
     else:
         seen.add(page)
         entries = _entries_of(blob, at, await fetch(at), index)

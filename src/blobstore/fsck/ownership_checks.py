@@ -73,6 +73,11 @@ class Ownership:
         for first, count in zip(firsts.tolist(), counts.tolist(), strict=True):
             self._take_span(first, count)
 
+    def has_contested(self, segments: Segments) -> bool:
+        """Tell whether any of these clusters was claimed a second time."""
+        contested = self.contested_clusters
+        return any(contested.find(1, first, first + count) >= 0 for _, first, count in segments)
+
     def release_clusters(self, segments: Segments) -> None:
         """Withdraw the claims of a blob."""
         for _index, first, count in segments:
@@ -136,13 +141,29 @@ class Claims:
     def findings(self) -> Iterator[Finding]:
         """Report shared places, one finding for each run of places with the same owners."""
         for page, owners in sorted(self._pages.items()):
-            message = f"page {page} belongs to {_names(owners)}"
+            message = _say_page(page, owners)
             yield Finding(36, Severity.ERROR, message, blob=owners[-1], page=PageIndex(page))
         for first, end, owners in _shared(self._spans):
-            what = name_run("cluster", first, end - first)
-            verb = "belongs" if end - first == 1 else "belong"
-            message = f"{what} {verb} to {_names(owners)}"
+            message = _say_clusters(first, end, owners)
             yield Finding(35, Severity.ERROR, message, blob=owners[-1], cluster=first)
+
+    def by_owner(self) -> Iterator[tuple[BlobId, str]]:
+        """Yield each owner of places that several blobs own, and which places, in words."""
+        for page, owners in sorted(self._pages.items()):
+            if len(set(owners)) > 1:
+                yield from ((owner, _say_page(page, owners)) for owner in owners)
+        for first, end, owners in _shared(self._spans):
+            if len(set(owners)) > 1:
+                yield from ((owner, _say_clusters(first, end, owners)) for owner in owners)
+
+
+def _say_page(page: int, owners: Sequence[BlobId]) -> str:
+    return f"page {page} belongs to {_names(owners)}"
+
+
+def _say_clusters(first: int, end: int, owners: Sequence[BlobId]) -> str:
+    verb = "belongs" if end - first == 1 else "belong"
+    return f"{name_run('cluster', first, end - first)} {verb} to {_names(owners)}"
 
 
 def _touching(bits: bitarray, segments: Segments) -> Iterator[tuple[int, int]]:

@@ -1,5 +1,6 @@
 """A blob as far as it can be read, whatever is wrong with it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from blobstore.format.descriptors import (
@@ -30,7 +31,8 @@ class ParsedBlob:
 
     `chain` and `extent_pages` are pages that are sound and name this blob's
     content; `table` is its extent table as it stands, if it has one; `lost` are
-    places (first, count) whose clusters cannot be known.
+    places (first, count) whose clusters cannot be known. `misplaced` are pages of the store that
+    hold a copy of another one.
     `is_root_sound` is False when the root page is not as it must be: all the rest
     is then only likely; with `is_root_foreign` it is not even this blob's.
     """
@@ -49,6 +51,7 @@ class ParsedBlob:
     segments: Segments = field(default_factory=Segments)
     lost: Places = field(default_factory=Places)
     findings: Findings = field(default_factory=Findings)
+    misplaced: Mapping[PageIndex, PageIndex] = field(default_factory=dict)
 
     def add(
         self,

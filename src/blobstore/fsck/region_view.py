@@ -30,7 +30,8 @@ class RegionView:
     of which something is wrong, without their content; `newer` those that a newer version wrote;
     `orphans` are sound pages that nothing leads to, with the blob they name; `rootless` are blobs
     that have such pages, or had a root at the last unload, and have none now;
-    `strange` keeps pages that only following a blob led to.
+    `misplaced` are extent pages that hold a copy of another one; `strange` keeps pages that only
+    following a blob led to.
     """
 
     geometry: Geometry
@@ -49,6 +50,7 @@ class RegionView:
     problems: list[Problem] = field(default_factory=list)
     orphans: dict[PageIndex, BlobId] = field(default_factory=dict)
     rootless: set[BlobId] = field(default_factory=set)
+    misplaced: dict[PageIndex, PageIndex] = field(default_factory=dict)
     strange: dict[PageIndex, bytes] = field(default_factory=dict)
 
     async def fetch(self, page: PageIndex) -> bytes | None:
@@ -73,6 +75,7 @@ class RegionView:
             blob_id,
             self.fetch,
             version=self.version,
+            misplaced=self.misplaced,
             revisits=revisits,
             earlier=earlier,
         )

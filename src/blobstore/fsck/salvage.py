@@ -35,6 +35,7 @@ from blobstore.fsck.region_view import RegionView
 from blobstore.fsck.relation_checks import Mend, Problem, snapshot_stands
 from blobstore.fsck.rewrite import copy_cluster, rewrite_blob, zero_pages
 from blobstore.fsck.segments import Segments, runs_of, without_shared
+from blobstore.fsck.shared_places import shared_by_sound
 from blobstore.metadata.blob_reader import Revisits
 from blobstore.metadata.blob_state import (
     EXTERNAL,
@@ -53,7 +54,10 @@ _CUTTING: Final = frozenset({21, 23, 29, 30, 38})
 
 @dataclass(slots=True)
 class _Work:
-    """What is owned by now, where there is room, and what was done so far."""
+    """What is owned by now, where there is room, and what was done so far.
+
+    `shared` tells of sound blobs which places others own too.
+    """
 
     view: RegionView
     layout: Layout
@@ -61,6 +65,7 @@ class _Work:
     free_pages: FreePages
     free_clusters: FreeClusters
     problems: dict[BlobId, list[Problem]]
+    shared: dict[BlobId, str]
     orphans: dict[BlobId, list[PageIndex]]
     actions: list[str] = field(default_factory=list)
     old_pages: set[PageIndex] = field(default_factory=set)
@@ -74,7 +79,8 @@ async def salvage(view: RegionView, layout: Layout) -> list[str]:
             problems[problem.target or problem.blob_id].append(problem)
     for problem in _undecided(view):
         problems[problem.blob_id].append(problem)
-    suspects = set(view.broken) | set(problems)
+    shared = await shared_by_sound(view, set(view.broken) | set(problems))
+    suspects = set(view.broken) | set(problems) | set(shared)
     ownership = Ownership(view.geometry)
     _reserve_roots(view, ownership)
     latecomers = await _claim_sound(view, ownership, suspects)
@@ -86,6 +92,7 @@ async def salvage(view: RegionView, layout: Layout) -> list[str]:
         free_pages=FreePages(ownership.pages),
         free_clusters=FreeClusters(await _possibly_owned(view, ownership, targets)),
         problems=problems,
+        shared=shared,
         orphans=_by_owner(view),
     )
     for blob_id in targets:
@@ -228,6 +235,8 @@ async def _restore(work: _Work, blob_id: BlobId, *, is_last: bool) -> None:
         return
     work.ownership.pages[blob.root] = True
     reasons = _reasons_of(blob)
+    if blob_id in work.shared:
+        reasons.append(work.shared[blob_id])
     if not blob.is_root_sound:
         blob.flags = _known(blob.flags)
         reasons += await _adopt_orphans(work, blob)

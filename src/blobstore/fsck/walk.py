@@ -6,6 +6,7 @@ every loop is bounded by the region or by the pages read.
 """
 
 import struct
+from collections.abc import Mapping
 from typing import Final
 
 from blobstore.errors import CorruptError
@@ -83,16 +84,18 @@ async def walk_blob(
     fetch: TolerantFetch,
     *,
     version: int,
+    misplaced: Mapping[PageIndex, PageIndex] | None = None,
     revisits: Revisits | None = None,
     earlier: Findings | None = None,
 ) -> ParsedBlob:
     """Read all that can be read of the blob whose root the id names.
 
-    The caller has checked that the id names a page of the region. `version` is
-    the store's: the oldest have no flags. A caller that walks all blobs bounds the `revisits`.
-    Such a caller needs no more findings than there is room for after the `earlier` ones.
+    The caller has checked that the id names a page of the region. `version` is the store's: the
+    oldest have no flags; `misplaced` extent pages say nothing of their blob. A caller that walks
+    all blobs bounds the `revisits`. Such a caller needs no more findings than there is room for
+    after the `earlier` ones.
     """
-    blob = ParsedBlob(blob_id, root_of(blob_id))
+    blob = ParsedBlob(blob_id, root_of(blob_id), misplaced=misplaced or {})
     if earlier is not None:
         blob.findings.earlier = earlier.counts
     chain = _Chain()
