@@ -54,7 +54,7 @@ def overwrite(path: Path, page: int, change: Callable[[bytearray, int], None]) -
     path.write_bytes(image)
 
 
-def put(image: bytearray, at: int, data: bytes) -> None:
+def put(image: bytearray, at: int, data: bytes | bytearray) -> None:
     image[at : at + len(data)] = data
 
 
