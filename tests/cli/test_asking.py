@@ -18,7 +18,7 @@ def test_a_resize_to_less_than_the_blob_holds_is_refused_without_yes(image: Imag
     before = content(image.path, image.thin)
     done = run("resize", image.path, "beta", "128K", "--json")
     assert (done.status, done.error["errno"]) == (1, "EPERM")
-    assert "lose what it holds beyond 131072 bytes" in done.error["message"]
+    assert "lose what it holds beyond 128 KiB" in done.error["message"]
     assert content(image.path, image.thin) == before
 
 

@@ -266,7 +266,30 @@ def test_a_name_that_is_the_id_of_another_volume_is_warned_of(volumes: Path) -> 
 
 def test_a_command_that_is_not_there_is_answered_with_one_that_is_like_it() -> None:
     assert run("lst").stderr.endswith("Error: No such command 'lst'. Did you mean 'list'?\n")
-    assert run("help", "list").stderr.endswith("'help'. Help is `blobstore COMMAND --help`.\n")
+
+
+def test_help_is_a_command_too(volumes: Path) -> None:
+    assert run("help").text == run("--help").text
+    assert run("help", "list").text == run("list", "--help").text
+    assert run("help", "xattr", "set").text == run("xattr", "set", "--help").text
+    assert run("help", "lst").stderr.endswith("No such command 'lst'. Did you mean 'list'?\n")
+
+
+def test_a_read_of_more_than_the_blob_has_says_what_was_asked_for(volumes: Path) -> None:
+    blob_id = run("show", volumes, "disk", "--json").json["id"]
+    place = f"{volumes}: blob {blob_id:#x}"
+    assert said("read", volumes, "disk", "--length", "8MiB") == (
+        f"{place}: 8388608 bytes at 0: outside of 4194304 bytes"
+    )
+    assert said("read", volumes, "disk", "--offset", "8MiB") == (
+        f"{place}: offset 8388608: outside of 4194304 bytes"
+    )
+
+
+def test_a_copy_within_a_store_names_the_option_for_other_names(volumes: Path) -> None:
+    assert said("copy", volumes, volumes).endswith(
+        "'disk': exists; --prefix gives the copies other names"
+    )
 
 
 def test_rpc_without_its_store_fails_as_other_commands_do(tmp_path: Path) -> None:

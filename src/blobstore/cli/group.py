@@ -112,10 +112,7 @@ class _LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            if args[0] == "help":
-                like = "Help is `blobstore COMMAND --help`."
-            else:
-                like = similar(args[0], COMMANDS)
+            like = similar(args[0], COMMANDS)
             if not like:
                 raise
             raise click.UsageError(f"{error.message} {like}", ctx) from error
@@ -146,11 +143,15 @@ def group() -> None:
     such a blob, otherwise a name. In a volume store BLOB may be a uuid, too. SIZE
     is bytes, or a number such as 1.5 with K, M, G, T (or KiB, MiB, GiB, TiB),
     powers of 1024, or with KB, MB, GB, TB, powers of 1000.
+
+    `blobstore help COMMAND` describes a command.
     """
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return 0 done, 1 failed, 2 usage; the guide lists all statuses."""
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     instruction = os.environ.get(COMPLETION_VARIABLE)
     if instruction:
         from click.shell_completion import add_completion_class, shell_complete

@@ -23,21 +23,23 @@ from blobstore.cli.rescuing import (
     rescue_fields,
     zero_fill_option,
 )
+from blobstore.errors import naming
 
 
 def _wanted(content: Content, offset: int, length: int | None) -> int:
     """Return how much to read.
 
     Raises:
-        InvalidArgumentError: To the end, from beyond it.
+        InvalidArgumentError: More than the blob has, which is known of a sound one; or to the end,
+            from beyond it.
     """
-    if length is not None:
+    if length is not None and content.warning is not None:
         return length
-    if offset > content.size:
-        raise InvalidArgumentError(
-            f"blob {content.blob_id:#x}: offset {offset}: outside of {content.size} bytes"
-        )
-    return content.size - offset
+    size = content.size
+    if offset + (length or 0) > size:
+        what = f"offset {offset}" if length is None else f"{length} bytes at {offset}"
+        raise InvalidArgumentError(f"{what}: outside of {size} bytes").at(blob=content.blob_id)
+    return size - offset if length is None else length
 
 
 @store_command("read", reads_content=True)
@@ -64,7 +66,8 @@ def command(
     try:
         with content:
             content.check(offset, length)
-            wanted = _wanted(content, offset, length)
+            with naming(store=options.address):
+                wanted = _wanted(content, offset, length)
             parts = content.parts(offset, wanted, sparse=False)
             if options.as_json:
                 data = b"".join(bytes(part) for _at, part in parts)

@@ -7,7 +7,7 @@ from blobstore.cli.asking import confirm
 from blobstore.cli.blob_lookup import open_blob
 from blobstore.cli.options import StoreOptions, blob_argument, size, store_command, yes_option
 from blobstore.cli.output import print_result
-from blobstore.units import ceil_div
+from blobstore.units import ceil_div, exact_size
 
 
 @store_command("resize", changes=True)
@@ -34,4 +34,4 @@ def command(options: StoreOptions, *, which: str, size_bytes: int, shrink: bool,
 def _ask(blob: Blob, end: int, yes: bool) -> None:
     """Ask if the blob itself holds clusters from `end` on."""
     if end < blob.size and blob.next_allocated(end) is not None:
-        confirm(f"blob {blob.id:#x}: lose what it holds beyond {end} bytes", yes=yes)
+        confirm(f"blob {blob.id:#x}: lose what it holds beyond {exact_size(end)}", yes=yes)
