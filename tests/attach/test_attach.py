@@ -186,7 +186,7 @@ def test_a_store_of_blobs_is_attached_by_name_and_id(tmp_path: Path, attached: A
     assert "attached already" in refused.stderr
     attached.detach(device)
     refused = attached.run("attach", path, "first", "--rpc", str(attached.runtime / "rpc"))
-    assert "is no volume store" in refused.stderr
+    assert "a store of blobs, expected a volume store" in refused.stderr
     assert attached.is_empty()
 
 

@@ -1,5 +1,6 @@
 """Names and errors of blobs that cannot be opened, and commands on what is no volume."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -80,3 +81,38 @@ def test_the_super_blob_of_a_volume_store_is_called_the_store_itself(
     assert done.status == 1
     assert f"blob {super_blob:#x}: is the store itself, no volume" in done.stderr
     assert same()
+
+
+def test_a_snapshot_without_clones_that_was_received_or_lost_them_is_listed_as_a_snapshot(
+    clean: Path, tmp_path: Path
+) -> None:
+    vault = tmp_path / "vault.img"
+    run_here("snapshot", clean, "mail", "mail@2")
+    run_here("send", clean, "mail@2", "--to", tmp_path / "stream")
+    run_here("init", vault, "--volumes", "vault", "--size", "8M", "--cluster-size", "64K")
+    run_here("receive", vault, "--from", tmp_path / "stream")
+    run_here("delete", clean, "mail", "--yes")
+    for path in (vault, clean):
+        (row,) = (line for line in run_here("list", path).text.splitlines() if "mail@2" in line)
+        assert "snapshot" in row
+        assert "read-only" not in row
+        (entry,) = (
+            blob
+            for blob in run_here("list", path, "--json").json["blobs"]
+            if blob.get("name") == "mail@2"
+        )
+        assert (entry["snapshot"], entry["read_only"]) == (False, True)  # as SPDK sees it
+
+
+def test_the_store_itself_is_no_disk_in_the_table_of_used_space(clean: Path) -> None:
+    names = [line.split()[-1] for line in run_here("du", clean).text.splitlines()]
+    assert names == ["NAME", "mail", "mail@1", "test"]
+
+
+def test_extent_pages_that_are_not_there_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "large.img"
+    with VolumeStore.create(path, name="vms", size="8MiB", cluster_size=CLUSTER) as vms:
+        vms.create_volume("disk", 10 * 512 * CLUSTER, thin=True).write(b"x", 512 * CLUSTER)
+    shown = run_here("show", path, "disk").text
+    assert re.search(r"^extent pages +1 x none \d+ 8 x none$", shown, re.MULTILINE)
+    assert "\nallocated       1 cluster\n" in shown

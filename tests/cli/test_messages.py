@@ -50,7 +50,7 @@ def test_a_name_that_no_blob_has_is_said_with_the_store(image: Image) -> None:
 
 
 def test_reid_of_a_store_of_blobs_says_nothing_of_new_uuids(image: Image) -> None:
-    assert said("reid", image.path) == f"{image.path}: is no volume store"
+    assert said("reid", image.path) == f"{image.path}: a store of blobs, expected a volume store"
 
 
 def test_bench_without_room_names_its_option(image: Image) -> None:
@@ -259,7 +259,8 @@ def test_a_name_that_is_the_id_of_another_volume_is_warned_of(volumes: Path) -> 
     done = run("create", volumes, f"{disk:#x}", "--size", "4MiB")
     assert done.status == 0
     assert done.stderr == (
-        f"warning: BLOB {disk:#x} means the blob of this id, not the blob of this name\n"
+        f"warning: a blob has the id {disk:#x}: as BLOB, {disk:#x} is that blob, "
+        "not the blob of this name\n"
     )
     assert run("create", volumes, "0x7", "--size", "4MiB").stderr == ""
 

@@ -100,7 +100,7 @@ def test_set_parent_asks_before_it_changes_what_clones_read(image: Image) -> Non
     assert refused.status == 1
     assert refused.stderr == (
         f"blob {snapshot:#x}: change what it and its clones read: "
-        "refused, not on a terminal and no --yes\n"
+        "not on a terminal, --yes is needed\n"
     )
     assert same()
     assert run(*command, "--yes").status == 0

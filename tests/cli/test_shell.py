@@ -90,7 +90,9 @@ def test_json_can_be_asked_for_in_a_line(image: Image) -> None:
         pytest.param("quit", "'quit'. Did you mean 'exit'?\n", id="leaving"),
         pytest.param("blobstore list", "Leave out 'blobstore' and STORE.\n", id="the program"),
         pytest.param("xattr", "Missing command.\n", id="only the first of two words"),
-        pytest.param("delete 4294967296", "refused, not on a terminal", id="cannot be asked"),
+        pytest.param(
+            "delete 4294967296", "not on a terminal, --yes is needed", id="cannot be asked"
+        ),
         pytest.param("list --force", "No such option", id="an option of opening"),
         pytest.param("write 0x100000000", "standard input is the shell's", id="its own input"),
     ],

@@ -154,7 +154,7 @@ def _refuse_content(device: Device) -> None:
     found = find_signature(device.read, device.size_bytes)
     start = device.read(0, min(device.size_bytes, 16 * SUPER_BLOCK_SIZE))
     if found or any(start):
-        error = ExistsError(f"holds {found or 'something'}; it is kept unless told to overwrite")
+        error = ExistsError(f"holds {found or 'data'}, expected zeroes")
         raise error.at(store=device.name)
 
 

@@ -257,11 +257,12 @@ def _check_unchanged(device: Device, decoder: UndoDecoder) -> _Content:
             found = found[:MARK_OFFSET]
         at = record.first_strange_sector(found)
         if at is not None:
-            raise _changed_since(device, f"sector at byte {at}", record.offset, len(record.old))
+            raise _changed_since(device, f"the sector at byte {at}")
         if mark is None:
             content &= _content_of(record, found)
             if not content:
-                raise _changed_since(device, "range as a whole", record.offset, len(record.old))
+                where = f"{len(record.old)} bytes at {record.offset}"
+                raise _changed_since(device, f"{where}, partly as before the repair")
     _check_surroundings(device, decoder, ranges)
     return content if mark is None else _Content.NEW
 
@@ -279,14 +280,12 @@ def _check_surroundings(device: Device, decoder: UndoDecoder, ranges: Sequence[R
         if now != then:
             start = number * RECORD_MAX
             length = min(RECORD_MAX, decoder.metadata_end - start)
-            raise _changed_since(device, "other metadata", start, length)
+            where = f"{length} bytes at {start}"
+            raise _changed_since(device, f"{where}, which the repair left alone")
 
 
-def _changed_since(device: Device, what: str, offset: int, length: int) -> CorruptError:
-    return CorruptError(
-        f"{device.name}: {what}: neither what the repair left nor what was there before, "
-        f"the store was changed since (range of {length} bytes at {offset})"
-    )
+def _changed_since(device: Device, what: str) -> CorruptError:
+    return CorruptError(f"{device.name}: the store was changed since the repair: {what}")
 
 
 def _restore(device: Device, file: BinaryIO, undo_name: bytes) -> int:

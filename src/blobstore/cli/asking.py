@@ -19,7 +19,7 @@ def refuse_unasked(what: str, *, yes: bool, refusal: BlobstoreError | None = Non
         BlobstoreError: There is no user to ask, and `yes` was not given (`refusal`, or EPERM).
     """
     if not yes and not is_interactive():
-        raise refusal or ReadOnlyError(f"{what}: refused, not on a terminal and no --yes")
+        raise refusal or ReadOnlyError(f"{what}: not on a terminal, --yes is needed")
 
 
 def confirm(what: str, *, yes: bool, refusal: BlobstoreError | None = None) -> None:

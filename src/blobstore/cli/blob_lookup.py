@@ -50,7 +50,7 @@ def warn_of_name(store: "AnyStore", name: str | None) -> None:
     """Say on standard error that a new name means another blob: the blob of this id."""
     number = None if name is None else id_in(name)
     if number is not None and number in store.blob_ids():
-        what = f"BLOB {name} means the blob of this id, not the blob of this name"
+        what = f"a blob has the id {name}: as BLOB, {name} is that blob, not the blob of this name"
         click.echo(printable(f"warning: {what}"), err=True)
 
 

@@ -138,11 +138,11 @@ def similar(word: str, commands: Iterable[str]) -> str:
 def group() -> None:
     """Make, fill and look into stores: SPDK's Blobstore in a file or device.
 
-    STORE is the path of an image or a block device. BLOB is an id, decimal or
-    0x..., or the name that one blob alone has; a number is an id if there is
-    such a blob, otherwise a name. In a volume store BLOB may be a uuid, too. SIZE
-    is bytes, or a number such as 1.5 with K, M, G, T (or KiB, MiB, GiB, TiB),
-    powers of 1024, or with KB, MB, GB, TB, powers of 1000.
+    STORE is the path of an image or a block device. BLOB is an id (decimal or
+    0x...) or a name. If a number can be an id and a name, it is the id. Two blobs
+    with the same name are found only by their ids. In a volume store BLOB may also
+    be a uuid. SIZE is a number of bytes, or a number such as 1.5 with a unit: K, M,
+    G, T or KiB, MiB, GiB, TiB (powers of 1024), KB, MB, GB, TB (powers of 1000).
 
     `blobstore help COMMAND` describes a command.
     """

@@ -1,11 +1,13 @@
 """Stores and blobs as JSON fields and as text; the names of the fields are fixed."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Final
 from uuid import UUID
 
 from blobstore import BlobInfo, BlobstoreError, ClearMethod, StoreInfo, VolumeStore
 from blobstore.api.open_store import OpenStore
+from blobstore.backup.snapshot_identity import SNAPSHOT_TIME
 from blobstore.backup.unfinished import unfinished_by
 from blobstore.cli.output import (
     error_fields,
@@ -157,15 +159,15 @@ def render_blob(info: BlobInfo, *, has_salvaged_parent: bool = False) -> str:
     return render_fields(
         {
             "id": f"{info.blob_id:#x}",
-            "size": f"{format_size(info.size)}, {info.cluster_count} clusters",
-            "allocated": f"{info.allocated_clusters} clusters",
+            "size": f"{format_size(info.size)}, {_count_of_clusters(info.cluster_count)}",
+            "allocated": _count_of_clusters(info.allocated_clusters),
             "kind": kind_of(info, has_salvaged_parent=has_salvaged_parent),
             "parent": _render_parent(info),
             "clones": " ".join(f"{clone:#x}" for clone in info.clones) or _NONE,
             "clear method": ClearMethod(info.clear_method).name.lower(),
             "extents": render_extents(info.extents),
             "metadata pages": _render_numbers(info.metadata_pages),
-            "extent pages": _render_numbers(info.extent_pages)
+            "extent pages": _render_extent_pages(info.extent_pages)
             if info.extent_table
             else "none, extents as runs",
             "flags": f"invalid {info.invalid_flags:#x}, data read-only {info.data_ro_flags:#x}, "
@@ -231,12 +233,17 @@ def list_row(info: BlobInfo, *, in_volumes: bool = False) -> list[str]:
 
 
 def kind_of(info: BlobInfo, *, has_salvaged_parent: bool = False) -> str:
-    """Say in words what a blob is."""
+    """Say in words what a blob is.
+
+    To SPDK, and in JSON, a snapshot is what has clones. Here it is one without clones too, if
+    it has the time of a snapshot, such as one that was received.
+    """
+    is_snapshot = info.snapshot or (info.data_read_only and SNAPSHOT_TIME in info.xattrs)
     words = {
-        "snapshot": info.snapshot,
+        "snapshot": is_snapshot,
         "clone": is_clone(info),
         "thin" if info.thin else "thick": True,
-        "read-only": info.read_only and not info.snapshot,
+        "read-only": info.read_only and not is_snapshot,
         f"unfinished {unfinished_by(info.xattrs)}": unfinished_by(info.xattrs) is not None,
         SALVAGED: info.salvaged,
         SALVAGED_PARENT: has_salvaged_parent,
@@ -256,6 +263,19 @@ def _render_id(blob_id: int | None) -> str:
 
 def _render_numbers(numbers: Sequence[int]) -> str:
     return " ".join(map(str, numbers)) or _NONE
+
+
+def _render_extent_pages(numbers: Sequence[int]) -> str:
+    """Show the pages in order; 0 is a page that is not there yet."""
+    parts: list[str] = []
+    for is_there, group in groupby(numbers, key=bool):
+        pages = [*group]
+        parts += [str(page) for page in pages] if is_there else [f"{len(pages)} x none"]
+    return " ".join(parts) or _NONE
+
+
+def _count_of_clusters(count: int) -> str:
+    return f"{count} cluster" if count == 1 else f"{count} clusters"
 
 
 def _yes_no(value: bool) -> str:

@@ -71,8 +71,9 @@ class UnreadableError(CorruptError):
 
     def __init__(self, blob_id: int, ranges: Sequence[UnreadableRange]) -> None:
         length = sum(found.length for found in ranges)
+        count = "1 range" if len(ranges) == 1 else f"{len(ranges)} ranges"
         super().__init__(
-            f"blob {blob_id:#x}: {length} bytes cannot be read, in {len(ranges)} ranges; "
+            f"blob {blob_id:#x}: {length} bytes cannot be read, in {count}; "
             "--zero-fill puts zeroes in their place"
         )
         self.ranges = ranges

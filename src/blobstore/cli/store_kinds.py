@@ -29,7 +29,7 @@ def volume_store(store: AnyStore) -> VolumeStore:
     """
     if isinstance(store, VolumeStore):
         return store
-    raise WrongTypeError("is no volume store").at(store=store.device_name)
+    raise WrongTypeError("a store of blobs, expected a volume store").at(store=store.device_name)
 
 
 def blob_store(store: AnyStore, refused: str) -> Blobstore:

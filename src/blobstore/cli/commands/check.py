@@ -25,8 +25,8 @@ from blobstore.cli.report import Prospect, UnfinishedBlob, check_fields, render_
     "--repair",
     "mode",
     type=click.Choice(MODES),
-    help="leaks: free what no blob owns; safe: also repair what is beyond doubt; "
-    "all: also give up what cannot be saved.",
+    help="leaks: free what no blob owns; safe: also make repairs that can be proved; "
+    "all: also make repairs that can lose data, such as salvaging damaged blobs.",
 )
 @dry_run_option
 @undo_option
@@ -34,9 +34,9 @@ def command(options: StoreOptions, *, mode: str | None, dry_run: bool, undo: str
     """Look for what is wrong with a store; nothing changes unless --repair says so.
 
     Every finding has its severity, the number of the broken invariant, and its
-    place. What each --repair would do comes after the findings. A repair writes an undo
-    file first, which `blobstore undo` takes. Exit status: 0 no problems, 1
-    repaired, 4 problems left, 8 not checked, 16 invalid usage.
+    place. After the findings, the command says what each --repair would do. A repair
+    first writes an undo file: `blobstore undo` restores the store from it. Exit
+    status: 0 no problems, 1 repaired, 4 problems left, 8 not checked, 16 invalid usage.
     """
     if mode is not None:
         return run_repair(options, mode, dry_run=dry_run, undo=undo)

@@ -12,7 +12,9 @@ from blobstore.cli.rendering import parent_fields
 def command(options: StoreOptions, *, which: str) -> None:
     """Copy what a blob reads from its parent, and make its grandparent its parent."""
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
-        with leaving(f"blob {blob.id:#x} reads as before: decouple it again to go on"):
+        with leaving(
+            f"blob {blob.id:#x} still reads the same data: run `decouple` again to continue"
+        ):
             blob.decouple()
         info = blob.info
     print_result(parent_fields(info), "", as_json=options.as_json)

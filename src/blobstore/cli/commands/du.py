@@ -4,7 +4,7 @@ from typing import Final
 
 import click
 
-from blobstore import BlobId
+from blobstore import BlobId, VolumeStore
 from blobstore.api.open_store import OpenStore
 from blobstore.backup.space_usage import SpaceUsage, space_usage
 from blobstore.cli.blob_lookup import find_blob
@@ -26,18 +26,20 @@ _HEAD: Final = ("ID", "SIZE", "REFER", "OWN", "SHARED", "FREED", "BY SNAPSHOTS",
 def command(options: StoreOptions, *, which: str | None) -> None:
     """Show how much space each blob uses, or BLOB alone; nothing of the store changes.
 
-    REFER is what a blob shows of the store, OWN what its own map names, SHARED what
-    of REFER other blobs show, too. FREED is what comes free if the blob is deleted;
-    `-` if it has several clones, because it cannot be deleted then. BY SNAPSHOTS is
-    what its snapshots take that only this blob needs.
+    REFER: the clusters that a reader of the blob sees. OWN: the clusters in its own
+    map. SHARED: the part of REFER that other blobs read too. FREED: what becomes free
+    if the blob is deleted; `-` if it has several clones, because then it cannot be
+    deleted. BY SNAPSHOTS: what becomes free if all snapshots that only this blob needs
+    are deleted.
     """
     with options.open(read_only=True) as store:
         wanted = None if which is None else find_blob(store, which)
         usages = [u for u in space_usage(store) if wanted in (None, u.blob_id)]
         names = {info.blob_id: info.name for info in store.list_blobs()}
         failed = _failed(store, wanted)
+        itself = store.info.super_blob if isinstance(store, VolumeStore) else None
     entries = [*(_fields(usage, names) for usage in usages), *failed]
-    rows = [_HEAD, *(_row(usage, names) for usage in usages)]
+    rows = [_HEAD, *(_row(usage, names) for usage in usages if usage.blob_id != itself)]
     print_result({"blobs": entries}, render_table(rows), as_json=options.as_json)
 
 

@@ -38,7 +38,7 @@ from blobstore.cli.progress import progress
     "--format",
     "file_format",
     type=click.Choice(FORMATS),
-    help="What FILE is; needed if it looks like one of these. Default: raw.",
+    help="What FILE is; required if FILE looks like one of these. Default: raw.",
 )
 @click.option(
     "--chain",
@@ -55,7 +55,7 @@ from blobstore.cli.progress import progress
 )
 @click.option("--verify", is_flag=True, help="Read all of it again, and compare hashes.")
 @click.option(
-    "--resume", is_flag=True, help="Go on with an import of FILE that was interrupted, if any."
+    "--resume", is_flag=True, help="Continue an interrupted import of FILE, if there is one."
 )
 @yes_option
 def command(
@@ -74,10 +74,10 @@ def command(
 ) -> None:
     """Copy FILE into a new blob, or into BLOB, and print the id.
 
-    Zeroes and holes take no clusters of a thin blob. An import that is interrupted
-    keeps what came, once some of it is durable, and --resume goes on with it; FILE
-    must not have changed. The content of BLOB is replaced, after asking; beyond the
-    end of FILE, BLOB reads as zeroes. With --chain each snapshot gets the name of its
+    Zeroes and holes take no clusters of a thin blob. If BLOB has content, the command
+    asks, and replaces it; beyond the end of FILE, BLOB reads as zeroes. An import that
+    is interrupted keeps what is already durable. --resume continues such an import, if
+    FILE has not changed. With --chain each snapshot gets the name of its
     file without extension, and the blob the name of FILE or of --name.
     """
     if which is not None and (name is not None or thin or chain or resume):

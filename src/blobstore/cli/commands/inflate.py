@@ -12,7 +12,9 @@ from blobstore.cli.rendering import parent_fields
 def command(options: StoreOptions, *, which: str) -> None:
     """Give a blob every cluster of its own: after that it is thick, and no clone."""
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
-        with leaving(f"blob {blob.id:#x} reads as before: inflate it again to go on"):
+        with leaving(
+            f"blob {blob.id:#x} still reads the same data: run `inflate` again to continue"
+        ):
             blob.inflate()
         info = blob.info
     print_result(parent_fields(info), "", as_json=options.as_json)

@@ -41,7 +41,7 @@ def command(options: StoreOptions, *, yes: bool, **layout: Any) -> None:
     try:
         store, info = _init(options, layout, overwrite=yes)
     except ExistsError as error:
-        refusal = ExistsError(f"{error.message}; --yes does")
+        refusal = ExistsError(f"{error.message}; --yes overwrites it")
         confirm(f"{options.address}: overwrite what it holds", yes=False, refusal=refusal)
         store, info = _init(options, layout, overwrite=True)
     print_result(store_fields(info, store), render_store(info, store), as_json=options.as_json)

@@ -31,9 +31,9 @@ _HEAD: Final = ("ID", "TAKEN", "KEPT BY", "NAME")
 def _rule_options(function: CommandFunction) -> CommandFunction:
     for rule in reversed(_RULES):
         kept = (
-            "Keep the last N, whatever their times."
+            "Keep the N that are nearest to BLOB, whatever their times."
             if rule == "last"
-            else f"Keep the newest of N {_unit_of(rule)}."
+            else f"Keep the newest one of each of the last N {_unit_of(rule)} that have one."
         )
         option: Callable[[CommandFunction], CommandFunction] = click.option(
             f"--keep-{rule}", rule, metavar="N", type=click.IntRange(0), default=0, help=kept
@@ -55,8 +55,8 @@ def command(options: StoreOptions, *, which: str, dry_run: bool, yes: bool, **nu
     """Delete the snapshots of BLOB that no rule keeps; what BLOB reads stays as it is.
 
     A rule keeps the newest snapshot of each of the last N hours, days, weeks, months
-    or years (UTC) that have one. Snapshots that were taken at an unknown time are
-    kept, and those that another blob needs. Try --dry-run first.
+    or years (UTC) that have one. Snapshots whose time is not known, and snapshots
+    that another blob needs, are kept. Try --dry-run first.
     """
     if not any(numbers.values()):
         raise click.UsageError("expected at least one --keep-... N of 1 or more")

@@ -21,15 +21,19 @@ from blobstore.cli.progress import progress
 @name_argument
 @click.option("--from", "file", metavar="FILE", type=InputType(), help="Default: standard input.")
 @click.option(
-    "--resume-token", "is_token", is_flag=True, help="Print what `send --resume` needs instead."
+    "--resume-token",
+    "is_token",
+    is_flag=True,
+    help="Print the TOKEN of `send --resume`, and receive nothing.",
 )
 def command(options: StoreOptions, *, name: str | None, file: str | None, is_token: bool) -> None:
     """Make the snapshot that a stream of `send` holds, and print its id.
 
-    NAME is what it is to be called, or else what it was called before. A stream
-    that is a difference needs the snapshot that it differs from in this store. The
-    snapshot appears when all of it has come and was verified, and not before. If
-    the stream breaks off, what came is kept: `send --resume` goes on with it.
+    The snapshot gets the name NAME, or without NAME the name that it has in the
+    stream. If the stream holds only the differences from another snapshot (`send
+    --from`), STORE must have a copy of that snapshot. The snapshot appears after the
+    whole stream has arrived and was verified. If the stream breaks off, STORE keeps
+    what has arrived, and `send --resume` sends the rest.
     """
     if is_token:
         if name is not None or file is not None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from blobstore import CheckReport, RescuedBlob, UnreadableRange
+from blobstore.backup.unfinished import unfinished_by
 from blobstore.cli.options import StoreOptions, store_command
 from blobstore.cli.output import (
     print_result,
@@ -32,10 +33,10 @@ _LINES_MAX: Final = 8
 def command(options: StoreOptions, *, hints: Hints) -> int:
     """List what can still be read of a store that does not open, and what is wrong with it.
 
-    If the super block is lost, the command finds the layout by itself where it can;
-    the options give what it cannot find. `export` and `read` take them as well.
-    Nothing of the store changes. Sectors that the device cannot read show when
-    `export` or `read` reaches them. Status 1: nothing can be read.
+    If the super block is lost, the command finds the layout by itself where it can.
+    The options give the values that it cannot find; `export` and `read` have the same
+    options. Nothing of the store changes. Sectors that the device cannot read are
+    found only when `export` or `read` reads them. Status 1: nothing can be read.
     """
     with open_rescue(options, hints) as rescue:
         blobs = [*rescue.blobs()]
@@ -112,7 +113,9 @@ def _details(row: _Row) -> list[str]:
     """Say what is wrong with a blob; its id, which stands in front, is not said twice."""
     named = f" blob {row.blob.id:#x}: "
     findings = [str(finding).replace(named, " ", 1) for finding in row.blob.findings]
-    return _first(findings) + _first([render_range(found) for found in row.unreadable])
+    command = unfinished_by(row.blob.xattrs)
+    unfinished = [] if command is None else [f"not complete: its {command} was interrupted"]
+    return unfinished + _first(findings) + _first([render_range(found) for found in row.unreadable])
 
 
 def _first(lines: list[str]) -> list[str]:
@@ -126,4 +129,5 @@ def _cells(row: _Row) -> tuple[str, str, str, str]:
     name = printable_name(blob.name or "")
     is_all = not row.unreadable
     readable = "all" if is_all else format_size(row.readable_bytes)
-    return f"{blob.id:#x}", name, format_size(blob.size), readable
+    size = format_size(blob.size) if blob.size or blob.is_whole else "-"
+    return f"{blob.id:#x}", name, size, readable

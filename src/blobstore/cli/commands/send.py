@@ -38,16 +38,24 @@ from blobstore.units import BlobId, format_size
     metavar="SNAPSHOT",
     type=blob,
     shell_complete=complete_blob,
-    help="Only what differs from it.",
+    help="Send only what differs from this one.",
 )
-@click.option("--to", "file", metavar="FILE", type=PathType(), help="Default: standard output.")
-@click.option("--resume", "token", metavar="TOKEN", help="Go on where a receipt has stopped.")
+@click.option(
+    "--to",
+    "file",
+    metavar="FILE",
+    type=PathType(),
+    help="Default: standard output. Asks before it replaces FILE.",
+)
+@click.option(
+    "--resume", "token", metavar="TOKEN", help="Send the rest of a stream that broke off."
+)
 @click.option(
     "--level",
     type=click.IntRange(0, 19),
     default=DEFAULT_LEVEL,
     show_default=True,
-    help="How hard zstd tries; 0 sends as it is.",
+    help="Compression level of zstd; 0: no compression.",
 )
 @yes_option
 def command(
@@ -62,8 +70,9 @@ def command(
 ) -> None:
     """Write SNAPSHOT as a stream for `receive`; nothing of the store changes.
 
-    With --from only the clusters are read and sent that differ between the two
-    snapshots. A stream goes through any pipe: to a file, or by ssh to another store.
+    With --from the stream holds only the clusters that differ between the two
+    snapshots, and only these are read. A stream goes through any pipe: to a file, or
+    by ssh to another store.
     """
     if (which is None) == (token is None) or (token is not None and base is not None):
         raise click.UsageError("expected SNAPSHOT, or --resume TOKEN alone")

@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     metavar="ADDRESS",
     help="Listen here: unix:PATH or HOST:PORT; can be given several times.",
 )
-@click.option(
-    "--export-all", is_flag=True, help="Export all others beside BLOB; without BLOB all are."
-)
+@click.option("--export-all", is_flag=True, help="Export all other blobs too, not only BLOB.")
 @click.option("--read-only", is_flag=True, help="Let no client change anything.")
 @click.option(
     "--tls",
