@@ -54,7 +54,7 @@ COMMANDS: Final = {
     "map": "Draw which blob owns which cluster.",
     "dump": "Print the metadata as text.",
     "check": "Look for what is wrong with a store, and repair it.",
-    "repair": "Repair what is wrong with a store beyond doubt.",
+    "repair": "Make the repairs of a store that can be proved.",
     "undo": "Restore what a repair replaced.",
     "rescue": "List what can still be read of a damaged store.",
     "recover": "Recover a store after a crash, and leave it clean.",
@@ -69,7 +69,7 @@ COMMANDS: Final = {
     "rpc": "Serve volume stores by SPDK's JSON-RPC.",
     "completion": "Print the completion script for bash, zsh or fish.",
     "bench": "Measure how fast a store is on this device.",
-    "demo": "Kill a writing process; nothing acknowledged is lost.",
+    "demo": "Show that a killed process loses nothing acknowledged.",
 }
 """Every command and its help in one line, in the order in which they are listed."""
 

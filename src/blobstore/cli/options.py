@@ -109,7 +109,7 @@ external_snapshot_option: Final = click.option(
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 yes_option: Final = click.option("--yes", is_flag=True, help="Answer yes to every question.")
 thin_option: Final = click.option(
-    "--thin", is_flag=True, help="Take clusters when they are first written."
+    "--thin", is_flag=True, help="Allocate each cluster at its first write, not now."
 )
 
 

@@ -39,13 +39,13 @@ def _opened(options: StoreOptions, *, read_only: bool, rpc: Path | None) -> "Ite
     "--rpc",
     type=PathType(path_type=Path),
     metavar="PATH",
-    help="Serve the volume store at this Unix socket, too: snapshots while it is attached.",
+    help="Answer SPDK's JSON-RPC at this Unix socket, to make snapshots while it is attached.",
 )
 def command(options: StoreOptions, *, which: str, read_only: bool, rpc: Path | None) -> None:
     """Make a blob a block device, and print the device; `detach` ends that.
 
-    A process in the background serves all attached blobs of a store. Discards deallocate, and
-    flushes make durable. Snapshots are read-only.
+    A process in the background serves all attached blobs of a store. A discard
+    deallocates clusters, and a flush makes writes durable. Snapshots are read-only.
     """
     from blobstore.attach.attach_protocol import Wanted
     from blobstore.attach.attaching import attach

@@ -15,7 +15,8 @@ from blobstore.cli.output import print_result
 def command(shell: str, as_json: bool) -> None:
     """Print the script that makes SHELL complete commands, options and blob ids.
 
-    For bash: eval "$(blobstore completion bash)". The guide has the rest.
+    For bash: eval "$(blobstore completion bash)". The guide to the command line shows
+    the line for each shell.
     """
     add_completion_class(BashComplete)
     completion = get_completion_class(shell)

@@ -27,10 +27,10 @@ _LOOKED_AT: Final = 512
 def command(options: StoreOptions, *, svg: str | None, html: str | None) -> None:
     """Draw which blob owns which cluster, and the tree of snapshots; nothing changes.
 
-    Each blob's line ends with what the blob shows from its start to its end, as
-    letters of the blobs that hold it: its own, a parent's, ~ an external
-    snapshot, . a hole. The page needs no network, and no other file.
-    A FILE that exists is only replaced if it is such a picture, too.
+    A blob's line ends with its content from start to end. Each letter is that of the
+    blob that holds the part: the blob itself or a parent; ~ is an external snapshot,
+    . is a hole. The page needs no network, and no other file. An existing FILE is
+    replaced only if it is such a picture.
     """
     if (svg, html, options.as_json and "-").count("-") > 1:
         raise click.UsageError("only one of --svg -, --html - and --json can be standard output")

@@ -11,9 +11,9 @@ from blobstore.cli.store_kinds import volume_store
 @store_command("reid", changes=True)
 @click.option("--name", help="The store's new name, of 1 to 63 bytes.")
 def command(options: StoreOptions, *, name: str | None) -> None:
-    """Give a copied volume store and all its volumes new uuids, and print the store's.
+    """Give a copied volume store and all its volumes new uuids, and print the store's new uuid.
 
-    The store on the device that was copied keeps its own.
+    The store that was copied keeps its uuids.
     """
     with options.open(read_only=False) as store:
         volumes = volume_store(store)

@@ -13,16 +13,16 @@ from blobstore.cli.options import StoreOptions, store_command
     type=click.Choice(MODES),
     default="safe",
     show_default=True,
-    help="leaks: only free what no blob owns; safe: also repair what is beyond doubt; "
-    "all: also give up what cannot be saved.",
+    help="leaks: only free what no blob owns; safe: also make repairs that can be proved; "
+    "all: also make repairs that can lose data, such as salvaging damaged blobs.",
 )
 @dry_run_option
 @undo_option
 def command(options: StoreOptions, *, mode: str, dry_run: bool, undo: str | None) -> int:
     """Repair a store, as `check --repair safe` does.
 
-    A repair writes an undo file first, which `blobstore undo` takes. Exit
-    status: 0 no problems, 1 repaired, 4 problems left, 8 not checked, 16
+    A repair first writes an undo file: `blobstore undo` restores the store from it.
+    Exit status: 0 no problems, 1 repaired, 4 problems left, 8 not checked, 16
     invalid usage.
     """
     return run_repair(options, mode, dry_run=dry_run, undo=undo)

@@ -32,10 +32,9 @@ def command(
 ) -> None:
     """Make a thin blob a clone of the snapshot PARENT, or of an external one.
 
-    What the blob has not written itself reads as that snapshot from then on.
-    An external one must be there: name it with --external, too. If BLOB is a snapshot,
-    its clones read the new parent as well: the command asks first. `send --from` does
-    not take such a snapshot any more.
+    Where the blob has no cluster of its own, it then reads that snapshot. An external
+    snapshot needs --external ID=PATH too. If BLOB is a snapshot, its clones also read
+    the new parent: the command asks first. From then on, `send --from` refuses BLOB.
     """
     if (parent is None) == (external_parent is None):
         raise click.UsageError("expected either PARENT or --external-snapshot")

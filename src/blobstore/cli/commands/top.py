@@ -31,8 +31,8 @@ _WIDE: Final = 140
 def command(path: Path, interval: float, once: bool, as_json: bool) -> int:
     """Show who reads and writes how much over NBD, until Ctrl-C.
 
-    SOCKET is the RPC socket of `blobstore serve --rpc SOCKET` or `blobstore rpc`. Latencies are
-    counted from the receive of a request until its answer is sent. Not on a terminal, and with
+    SOCKET is the RPC socket of `blobstore serve --rpc SOCKET` or `blobstore rpc`. A latency is
+    the time from the arrival of a request until its answer is sent. Not on a terminal, and with
     --json, one interval is shown.
     """
     shown = _intervals(path, interval)

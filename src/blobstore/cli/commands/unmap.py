@@ -22,9 +22,9 @@ from blobstore.cli.rendering import is_clone
 def command(options: StoreOptions, *, which: str, offset: int, length: int) -> None:
     """Deallocate a range of a blob: what was written there is dropped.
 
-    A blob without parent then reads zeroes, and a thin one frees whole clusters. A
-    clone fills its own clusters with zeroes, and keeps them. Where a clone has no
-    cluster it still reads its parent: `zero` gives zeroes there, too.
+    A blob without a parent then reads zeroes there, and a thin one frees whole
+    clusters. A clone keeps its own clusters, and fills them with zeroes. Where a clone
+    has no cluster of its own, it still reads its parent: use `zero` there.
     """
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
         blob.unmap(offset, length)
