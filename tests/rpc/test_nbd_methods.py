@@ -1,5 +1,6 @@
 import errno
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from contextlib import closing
@@ -251,3 +252,16 @@ def test_an_export_whose_device_cannot_be_opened_leaves_the_volume_closed(
         BdevExports(bdev).open("")
     volume.close()  # the last handle: a leaked one would keep the volume open
     loaded.volumes.delete_volume(bdev.volume.id)
+
+
+def test_a_socket_of_another_program_is_not_taken_for_an_export(
+    client: Client, place: Path
+) -> None:
+    path = str(place / "theirs")
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(path)
+        theirs.listen()
+        busy = Failure(-errno.EBUSY, "Device or resource busy")
+        assert client("nbd_start_disk", bdev_name="lvs/v", nbd_device=path) == busy
+        with socket.socket(socket.AF_UNIX) as other:
+            other.connect(path)

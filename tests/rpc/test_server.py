@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import socket
 import stat
@@ -348,3 +349,19 @@ def test_of_a_store_of_blobs_the_device_alone_is_served_and_that_is_told(
         assert [found["name"] for found in client("bdev_get_bdevs")] == ["blobs.img"]
         assert client("bdev_lvol_get_lvstores") == []
     assert "blobs.img: is no volume store: only the block device is served" in caplog.text
+
+
+def test_the_log_names_what_a_call_is_about_and_why_it_failed(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    client("bdev_malloc_create", name="m", num_blocks=65536, block_size=512)
+    client("bdev_lvol_create_lvstore", bdev_name="m", lvs_name="lvs", cluster_sz=MIB)
+    client("bdev_lvol_create", lvol_name="v", size_in_mib=1, lvs_name="lvs")
+    with caplog.at_level(logging.INFO):
+        client("bdev_lvol_resize", name="lvs/v", size_in_mib=1000)
+        client("bdev_lvol_delete", name="lvs/\nv")
+    resize, delete = (record.getMessage() for record in caplog.records)
+    assert resize.startswith("bdev_lvol_resize name='lvs/v' ")
+    assert "ms -32602 No space left on device (m: " in resize
+    assert delete.startswith(r"bdev_lvol_delete name='lvs/\nv' ")
+    assert delete.endswith(" ms -19 No such device")

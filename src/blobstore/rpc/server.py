@@ -32,7 +32,7 @@ from blobstore.rpc import (
 from blobstore.rpc.bdevs import WRITE_ONE, AioBdev
 from blobstore.rpc.configuration import apply_configuration, read_configuration
 from blobstore.rpc.failures import number_of
-from blobstore.rpc.json_stream import InvalidJsonError, JsonStream
+from blobstore.rpc.json_stream import InvalidJsonError, Json, JsonStream, Members
 from blobstore.rpc.methods import METHODS, call
 from blobstore.rpc.protocol import (
     INTERNAL_ERROR,
@@ -56,6 +56,7 @@ _CONNECTIONS_MAX: Final = 64
 _RECEIVED_AT_ONCE: Final = 64 * 1024
 _ANSWER_TIMEOUT_S: Final = 60
 _BLOCK_SIZE: Final = 512
+_LOGGED_MAX: Final = 400
 _HEAD_SIZE: Final = 4096
 """The bytes in which a store would have its super block."""
 
@@ -214,7 +215,7 @@ class RpcServer:
         try:
             return encode_result(message.id_text, call(self.target, message.method, message.params))
         except RpcError as error:
-            outcome = f"{error.code} {error.message}"
+            outcome = _described(error)
             return encode_error(message.id_text, error)
         except BlobstoreError as error:
             outcome = str(error)
@@ -227,7 +228,8 @@ class RpcServer:
         finally:
             taken_ms = (time.monotonic() - begin) * 1000
             level = logging.DEBUG if message.method in _POLLED else logging.INFO
-            _LOG.log(level, "%s %.1f ms %s", message.method, taken_ms, outcome)
+            asked = _named_in(message.params)
+            _LOG.log(level, "%s%s %.1f ms %s", message.method, asked, taken_ms, outcome)
 
     # The end
 
@@ -254,6 +256,21 @@ class RpcServer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _described(error: RpcError) -> str:
+    """Return the answer of a failed call, and why: the answer has the text of an errno alone."""
+    answer = f"{error.code} {error.message}"
+    why = error.__cause__
+    return f"{answer} ({why})" if isinstance(why, BlobstoreError) else answer
+
+
+def _named_in(params: Json) -> str:
+    """Return the names that a call was given, such as `` name='lvs/v'``, for the log."""
+    if not isinstance(params, Members):
+        return ""
+    given = [f" {name}={value!r}" for name, value in params.pairs if isinstance(value, str)]
+    return "".join(given)[:_LOGGED_MAX]
 
 
 def _is_blank(device: Device) -> bool:
