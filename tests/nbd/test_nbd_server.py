@@ -765,3 +765,23 @@ def test_what_was_done_is_counted_per_export(server: NbdServer) -> None:
         assert (export, read.requests, read.bytes, read.errors) == ("web", 1, 1000, 1)
         assert (write.requests, write.bytes) == (1, 500)
         assert sum(requests for _bound, requests in read.latencies()) == 1
+
+
+def test_a_full_store_is_logged_once_a_connection(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        VolumeStore.create(
+            place / "full.img", name="vms", size="4MiB", cluster_size="64KiB"
+        ) as full,
+        full.create_volume("large", "64MiB", thin=True),
+        NbdServer(StoreExports(full), f"unix:{place}/full.sock") as server,
+    ):
+        for _connection in range(2):
+            with wire(server).begin("large") as client:
+                for _time in range(3):
+                    answer = client.request(Command.WRITE, 0, data=bytes(range(256)) * (1 << 15))
+                    assert answer.error == WireError.NO_SPACE
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(told) == 2
+    assert all(line.startswith(f"export 'large': {place}/full.img: ") for line in told)

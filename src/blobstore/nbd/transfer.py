@@ -95,7 +95,7 @@ class Transfer:
         self._failed_part: Exception | None = None
         self._received_ns = self._short_reads = self._short_bytes = self._bytes_so_far = 0
         self._done_now: list[tuple[str, int]] = []
-        self.has_written = False
+        self.has_written = self._has_told_no_space = False
         self._commands: dict[int, Callable[[Request], None]] = {
             Command.READ: self._read,
             Command.WRITE: self._write,
@@ -188,11 +188,21 @@ class Transfer:
             self._fail(request, error.error, str(error))
         except BlobstoreError as error:
             wire_error = _WIRE_ERRORS.get(error.errno, WireError.IO)
-            if wire_error is WireError.IO:
-                _LOG.error("%s", error)
+            self._log_failure(error, wire_error)
             self._fail(request, wire_error, error.message)
         if request.is_last:
             self._bytes_so_far = 0
+
+    def _log_failure(self, error: BlobstoreError, wire_error: WireError) -> None:
+        """Log what is wrong with the device, and once a connection that there is no space.
+
+        A client that goes on without space fails with every request.
+        """
+        if wire_error is WireError.IO or (
+            wire_error is WireError.NO_SPACE and not self._has_told_no_space
+        ):
+            _LOG.error("export %r: %s", self._export.name, error)
+            self._has_told_no_space |= wire_error is WireError.NO_SPACE
 
     def _fail(self, request: Request, error: WireError, message: str) -> None:
         kind = KINDS.get(request.command)
