@@ -119,6 +119,18 @@ def test_a_stream_is_not_written_to_a_terminal_nor_over_a_file(chain: Image) -> 
     assert file.read_bytes().startswith(b"BLOBSTRM")
 
 
+def test_a_dash_is_standard_output_and_standard_input(
+    chain: Image, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sent = run("send", chain.path, "monday", "--to", "-")
+    assert sent.stdout == run("send", chain.path, "monday").stdout
+    assert run("receive", empty, "--from", "-", stdin=sent.stdout).status == 0
+    assert content(empty, "monday") == content(chain.path, "monday")
+    assert not (tmp_path / "-").exists()
+    assert run("import", empty, "-").status == 2
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -160,7 +160,12 @@ def test_a_store_is_not_exported_over_itself(image: Image) -> None:
 
 
 def test_export_to_what_is_no_file_is_refused(image: Image, tmp_path: Path) -> None:
-    for target, errno in ((Path("/dev/null"), "EINVAL"), (tmp_path, "EISDIR")):
+    os.mkfifo(tmp_path / "pipe")
+    for target, errno in (
+        (Path("/dev/null"), "EINVAL"),
+        (tmp_path / "pipe", "EINVAL"),
+        (tmp_path, "EISDIR"),
+    ):
         done = run("export", image.path, str(image.thin), target, "--yes", "--json")
         assert done.error["errno"] == errno
 

@@ -171,6 +171,8 @@ def _open_existing(path: str) -> int:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise _link_error(path) from error
+        if error.errno == errno.ENXIO:  # a pipe that no program reads
+            raise _kind_error(path) from error
         raise
 
 
@@ -276,8 +278,12 @@ def _check_kind(descriptor: int, path: str) -> None:
     if stat.S_ISDIR(os.fstat(descriptor).st_mode):
         raise IsDirectoryError("a directory").at(store=path)
     if not (stat.S_ISREG(os.fstat(descriptor).st_mode) or is_block_device(descriptor)):
-        raise InvalidArgumentError(f"{path}: neither a file nor a block device")
+        raise _kind_error(path)
     os.set_blocking(descriptor, True)
+
+
+def _kind_error(path: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{path}: neither a file nor a block device")
 
 
 def _lock(descriptor: int, path: str, kind: int) -> None:

@@ -80,6 +80,8 @@ def command(
     FILE has not changed. With --chain each snapshot gets the name of its
     file without extension, and the blob the name of FILE or of --name.
     """
+    if file == "-":
+        raise click.UsageError("FILE is a file with holes; `write` reads standard input")
     if which is not None and (name is not None or thin or chain or resume):
         raise click.UsageError("--name, --thin, --chain and --resume are for a new blob")
     if directories and not chain:

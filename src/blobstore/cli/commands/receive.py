@@ -19,7 +19,9 @@ from blobstore.cli.progress import progress
 
 @store_command("receive", changes=True)
 @name_argument
-@click.option("--from", "file", metavar="FILE", type=InputType(), help="Default: standard input.")
+@click.option(
+    "--from", "file", metavar="FILE", type=InputType(), help="Default, and `-`: standard input."
+)
 @click.option(
     "--resume-token",
     "is_token",

@@ -45,7 +45,7 @@ from blobstore.units import BlobId, format_size
     "file",
     metavar="FILE",
     type=PathType(),
-    help="Default: standard output. Asks before it replaces FILE.",
+    help="Default, or `-`: standard output. Asks before it replaces FILE.",
 )
 @click.option(
     "--resume", "token", metavar="TOKEN", help="Send the rest of a stream that broke off."
@@ -76,6 +76,7 @@ def command(
     """
     if (which is None) == (token is None) or (token is not None and base is not None):
         raise click.UsageError("expected SNAPSHOT, or --resume TOKEN alone")
+    file = None if file == "-" else file
     with ExitStack() as stack:
         store = stack.enter_context(options.open(read_only=True))
         snapshot_id, base_id, start = _chosen(store, which, base, token)
