@@ -159,6 +159,18 @@ def test_a_snapshot_is_not_replaced_by_what_is_written_copied_or_renamed_to_its_
     }
 
 
+def test_a_name_that_is_no_path_is_not_listed_and_makes_no_directory(
+    path: Path, filesystem: BlobstoreFileSystem
+) -> None:
+    with VolumeStore.open(path) as store:
+        for name in ("/", "//", "/x", "y/", "a//b", "z/z"):
+            store.create_volume(name, CLUSTER)
+    assert filesystem.find("") == ["z/z"]
+    assert filesystem.ls("", detail=False) == ["z"]
+    assert not filesystem.isdir("y")
+    assert filesystem.info("a//b")["size"] == CLUSTER
+
+
 def test_one_file_is_deleted_by_its_name_and_not_by_a_pattern(
     filesystem: BlobstoreFileSystem,
 ) -> None:

@@ -26,7 +26,7 @@ from blobstore.fsspec.store_uses import Address, use_store
 from blobstore.fsspec.upload import Upload, check_replaceable
 from blobstore.fsspec.volume_file import VolumeReader, VolumeWriter
 from blobstore.store.describe import BlobInfo
-from blobstore.units import MIB
+from blobstore.units import MIB, BlobId
 from blobstore.volumes.identity import check_name
 
 _SCHEME: Final = "blobstore://"
@@ -306,13 +306,21 @@ def _no_volume(store: VolumeStore, name: str) -> BlobstoreError:
 
 
 def _is_directory(store: VolumeStore, name: str) -> bool:
-    return not name or any(each.name.startswith(f"{name}/") for each in store)
+    return not name or any(each.startswith(f"{name}/") for each in _paths(store).values())
+
+
+def _paths(store: VolumeStore) -> dict[BlobId, str]:
+    """Return the names that are paths, by the volumes' ids.
+
+    Names such as `/x` and `a//b`, which others may have given, lead into no directory.
+    """
+    return {each.id: each.name for each in store if all(each.name.split("/"))}
 
 
 def _listed(store: VolumeStore, directory: str) -> dict[str, dict[str, Any]]:
     """Return what is in a directory, by path."""
     start = f"{directory}/" if directory else ""
-    names = {each.id: each.name for each in store if each.name.startswith(start)}
+    names = {blob_id: name for blob_id, name in _paths(store).items() if name.startswith(start)}
     found: dict[str, dict[str, Any]] = {}
     for info in store.list_blobs() if names else ():
         name = names.get(info.blob_id)
