@@ -153,3 +153,13 @@ def test_an_extent_page_that_two_blobs_name_makes_both_doubtful(store: Store) ->
 def fix_crc(image: bytearray, at: int) -> None:
     content = bytes(image[at : at + PAGE - 4])
     image[at + PAGE - 4 : at + PAGE] = crc32c(content).to_bytes(4, "little")
+
+
+def test_what_a_repair_did_is_said_in_the_right_number(store: Store) -> None:
+    store.copy_page(store.web, store.shop)
+    said = "; ".join(repair(store.path, "all").repaired)
+    assert "erased, no blob owns it" in said
+    assert "the masks were rebuilt from the blobs, and the store was left clean" in said
+    assert " 1 clusters" not in said
+    assert " 1 pages" not in said
+    assert "2 clusters that no blob owns and that may be its own" in said

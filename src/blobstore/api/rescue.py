@@ -246,9 +246,7 @@ class RescuedBlob:
         found = unreadable_in(self.parts(offset, length))
         if length is None and not self.is_whole:
             found.append(
-                UnreadableRange(
-                    self.size, 0, "what follows is not known, nor whether anything does"
-                )
+                UnreadableRange(self.size, 0, "the blob may be larger than what was found")
             )
         return found
 

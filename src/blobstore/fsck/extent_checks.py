@@ -15,7 +15,7 @@ from blobstore.format.descriptors import (
 from blobstore.format.geometry import Geometry
 from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has_right_crc
 from blobstore.fsck.parsed_blob import ParsedBlob
-from blobstore.fsck.segments import PIECE, Places, Segments, name_run
+from blobstore.fsck.segments import PIECE, Places, Segments, counted, name_run
 from blobstore.metadata.blob_reader import MAX_CLUSTERS, Revisits
 from blobstore.metadata.blob_state import ABSENT_PAGE
 from blobstore.metadata.page_arrays import Entries, Flagged, Numbers
@@ -61,7 +61,7 @@ def _note_end(blob: ParsedBlob, count: int, most: int, *, has_too_many: bool) ->
     if has_too_many:
         blob.add(38, f"more clusters of its own than the {most} there are")
     else:
-        blob.add(29, f"a run of {count} clusters at place {blob.cluster_count}")
+        blob.add(29, f"a run of {counted(count, 'cluster')} at place {blob.cluster_count}")
         blob.add(38, f"more than {MAX_CLUSTERS} clusters in all")
 
 
@@ -71,7 +71,7 @@ def _note_empty(blob: ParsedBlob, place: int) -> None:
 
 def _note_holes(blob: ParsedBlob, holes: int) -> None:
     if holes and not blob.is_thin:
-        blob.add(32, f"{holes} unallocated clusters in a thick blob")
+        blob.add(32, f"{counted(holes, 'unallocated cluster')} in a thick blob")
 
 
 def _note_outside(geometry: Geometry, blob: ParsedBlob, cluster: int, count: int) -> None:
@@ -179,7 +179,7 @@ async def read_table(
                 blob.add(30, "its extent table has an entry of no pages")
             blob.cluster_count += absent_at_end
             if not blob.is_thin and repeat:
-                blob.add(33, f"{repeat} absent extent pages in a thick blob")
+                blob.add(33, f"{counted(repeat, 'absent extent page')} in a thick blob")
             continue
         absent_at_end = 0
         if page < geometry.md_len and revisits and not revisits.may_read(page, blob.blob_id):
@@ -287,7 +287,8 @@ def _take_entries(
         (entries < geometry.md_clusters) | (entries >= geometry.total_clusters)
     )
     if is_hole.any() and not blob.is_thin:
-        blob.add(32, f"extent page {at}: {int(is_hole.sum())} holes in a thick blob", page=at)
+        holes = counted(int(is_hole.sum()), "hole")
+        blob.add(32, f"extent page {at}: {holes} in a thick blob", page=at)
     places = np.flatnonzero(is_outside)
     for place in places[:_REPORTED_RUNS].tolist():
         cluster = int(entries[place])

@@ -29,7 +29,7 @@ class FreePages:
                 break
             found.append(PageIndex(page))
         if len(found) < count:
-            message = f"{count} metadata pages are needed, {len(found)} are free"
+            message = f"metadata pages: {count} needed, {len(found)} free"
             raise NoSpaceError(message, errno=errno.ENOMEM)
         self.taken[found] = True
         return found

@@ -121,5 +121,5 @@ def compare_free_count(
         severity = Severity.ERROR
     else:
         severity = Severity.LEAK if is_truth_whole else Severity.NOTE
-    message = f"{by_mask} clusters are free by the mask, {by_chains} by the chains"
+    message = f"free clusters: {by_mask} by the mask, {by_chains} by the chains"
     findings.add(15, message, severity=severity)

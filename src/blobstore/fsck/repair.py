@@ -233,7 +233,7 @@ async def _finish(traits: DeviceTraits, seen: Examination, *, is_changed: bool) 
     if not _has_errors(seen, _MARKERS):  # what a marked blob owns, recovery has decided
         await zero_pages(seen.view.geometry, _leaked_pages(seen.view))
     await unload(store)
-    return ["recovered from the chains, masks written, left clean"]
+    return ["the masks were rebuilt from the blobs, and the store was left clean"]
 
 
 async def _mark_owned(view: RegionView) -> list[str]:

@@ -207,7 +207,7 @@ class Rescuer:
             self.view.geometry, blob, [data for data in contents if data is not None]
         )
         if blob.segments:
-            blob.add(_LOST, "what it holds was found by its id, and is only likely")
+            blob.add(_LOST, "its content was found by its id: likely to be right, but not proved")
 
     def findings_of(self, blob: ParsedBlob) -> tuple[Finding, ...]:
         """Return all that is wrong with a blob, also what it shares, and whose content it reads."""
@@ -324,7 +324,8 @@ def _may_have_parent(blob: ParsedBlob) -> bool:
 
 def _doubt(blob: ParsedBlob, ancestor: BlobId) -> Finding:
     message = (
-        f"blob {blob.blob_id:#x}: reads {ancestor:#x}, which is lost: what it is is only likely"
+        f"blob {blob.blob_id:#x}: reads the lost blob {ancestor:#x}: likely to be right, but not "
+        "proved"
     )
     return Finding(_LOST, Severity.ERROR, message, blob.blob_id, blob.root)
 

@@ -34,7 +34,7 @@ from blobstore.fsck.parsed_blob import ParsedBlob
 from blobstore.fsck.region_view import RegionView
 from blobstore.fsck.relation_checks import Mend, Problem, snapshot_stands
 from blobstore.fsck.rewrite import copy_cluster, rewrite_blob, zero_pages
-from blobstore.fsck.segments import Segments, runs_of, without_shared
+from blobstore.fsck.segments import Segments, counted, name_run, runs_of, without_shared
 from blobstore.fsck.shared_places import shared_by_sound
 from blobstore.metadata.blob_reader import Revisits
 from blobstore.metadata.blob_state import (
@@ -282,7 +282,8 @@ def _reasons_of(blob: ParsedBlob) -> list[str]:
         reasons[_REASONS_MAX:] = [f"and {count - _REASONS_MAX} more"]
     lost = blob.lost.place_count
     if lost:
-        reasons.append(f"{lost} of its {blob.cluster_count} clusters are lost, and holes now")
+        verb = "is lost, and a hole now" if lost == 1 else "are lost, and holes now"
+        reasons.append(f"{lost} of its {counted(blob.cluster_count, 'cluster')} {verb}")
     return reasons
 
 
@@ -294,7 +295,7 @@ async def _adopt_orphans(work: _Work, blob: ParsedBlob) -> list[str]:
     contents = [await work.view.fetch(page) for page in pages]
     sound = [content for content in contents if content is not None]
     if adopt_orphan_pages(work.view.geometry, blob, sound):
-        return [f"{len(sound)} pages with its id were found"]
+        return [f"pages with its id were found: {len(sound)}"]
     return []
 
 
@@ -319,9 +320,11 @@ async def _claim_clusters(work: _Work, blob: ParsedBlob) -> list[str]:
             owned[target] = True
             segments.add(index + at, target, 1)
     blob.segments = segments
-    notes = [f"{copied} clusters that another blob owns were copied"] if copied else []
+    notes: list[str] = []
+    if copied:
+        notes.append(f"copied, because another blob owns the same: {counted(copied, 'cluster')}")
     if missing:
-        notes.append(f"{missing} clusters that another blob owns are missing: none is free")
+        notes.append(f"lost, because no cluster is free for a copy: {counted(missing, 'cluster')}")
     return notes
 
 
@@ -345,7 +348,9 @@ def _adopt_ownerless(work: _Work, blob: ParsedBlob) -> list[str]:
         blob.cluster_count += count
     work.ownership.clusters |= ownerless
     count = ownerless.count()
-    return [f"{count} clusters marked used without owner follow at its end"] if count else []
+    if not count:
+        return []
+    return [f"made longer by {counted(count, 'cluster')} that no blob owns and that may be its own"]
 
 
 def _mend(blob: ParsedBlob, problems: Iterable[Problem]) -> bool:
@@ -421,5 +426,5 @@ async def _erase_orphans(work: _Work) -> None:
     pages = sorted(page for page in candidates if not work.ownership.pages[page])
     await zero_pages(view.geometry, pages)
     for first, count in runs_of(iter(pages)):
-        what = f"page {first}" if count == 1 else f"pages {first} to {first + count - 1}"
-        work.actions.append(f"{what}: emptied, it has no owner")
+        them = "it" if count == 1 else "them"
+        work.actions.append(f"{name_run('page', first, count)}: erased, no blob owns {them}")

@@ -137,6 +137,11 @@ def runs_of(numbers: Iterator[int]) -> Iterator[tuple[int, int]]:
         yield first, count
 
 
+def counted(count: int, what: str) -> str:
+    """Say how many there are: ``1 cluster``, ``2 clusters``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def name_run(what: str, first: int, count: int) -> str:
     """Say a run of places in words."""
     if count == 1:

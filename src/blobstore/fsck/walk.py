@@ -39,6 +39,7 @@ from blobstore.format.page import BODY_SIZE, HEAD, NO_PAGE, PAGE_SIZE, TAIL, has
 from blobstore.fsck.extent_checks import TolerantFetch, read_runs, read_table
 from blobstore.fsck.finding import Findings, Severity
 from blobstore.fsck.parsed_blob import ParsedBlob
+from blobstore.fsck.segments import counted
 from blobstore.metadata.blob_reader import MAX_CLUSTERS, Revisits
 from blobstore.metadata.blob_state import SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL
 from blobstore.units import BlobId, PageIndex
@@ -189,7 +190,8 @@ def _break_chain(
     chain.is_complete = False
     if blob.is_root_sound:
         blob.add(invariant, message, page=page)
-        blob.add(23, f"its chain breaks off after {len(blob.chain) + 1} pages", page=page)
+        length = counted(len(blob.chain) + 1, "page")
+        blob.add(23, f"its chain breaks off after {length}", page=page)
 
 
 def _problem_of_link(

@@ -32,8 +32,8 @@ from blobstore.metadata.recovery_plan import begin_change
 from blobstore.metadata.store_state import StoreState
 from blobstore.units import BlobId
 
-WRONG_CLUSTER: Final = "owns a cluster that is marked free, or another place's"
-_WRONG_PAGE: Final = "owns a metadata page that is marked free, or another place's"
+WRONG_CLUSTER: Final = "owns a cluster that is marked free, or that another open blob owns"
+_WRONG_PAGE: Final = "owns a metadata page that is marked free, or names one twice"
 
 
 class OpenCache:
