@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import socket
 import ssl
 import struct
@@ -141,6 +142,16 @@ def test_libnbd_is_served_and_without_tls_refused(
         assert (place / "copy.raw").read_bytes() == web.read(4 << 20)
     call("nbdinfo", "--size", f"nbd+unix:///web?socket={server.address.path}", status=1)
     call("nbdinfo", "--size", uri(server, certificates.parent / "stranger"), status=1)
+
+
+def test_a_client_in_clear_is_logged_with_the_reason(
+    server: NbdServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        with Wire(server.address.path).greet() as client:
+            assert client.go("web") == OptionReply.TLS_REQUIRED
+        server.close()
+    assert caplog.messages == [f"pid {os.getpid()}: left in clear: TLS is required"]
 
 
 @needs("nbdinfo")

@@ -93,6 +93,8 @@ class Handshake:
         finally:
             if agreed is None and self._opened is not None:
                 self._opened.close()
+        if agreed is None and not self._is_trusted:
+            _LOG.info("%s: left in clear: TLS is required", self._peer)
         return agreed
 
     def _converse(self) -> Agreed | None:
