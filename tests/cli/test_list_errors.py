@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from blobstore import BlobId, VolumeStore
+from blobstore import BlobId, Blobstore, VolumeStore
+from blobstore.backup.unfinished import IMPORT_STATE
 from tests.cli.runner import run_here, unchanged
 
 CLUSTER = 64 * 1024
@@ -116,3 +117,21 @@ def test_extent_pages_that_are_not_there_are_counted(tmp_path: Path) -> None:
     shown = run_here("show", path, "disk").text
     assert re.search(r"^extent pages +1 x none \d+ 8 x none$", shown, re.MULTILINE)
     assert "\nallocated       1 cluster\n" in shown
+
+
+def test_rescue_says_which_blobs_are_not_complete_and_which_sizes_are_not_known(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "plain.img"
+    with Blobstore.create(path, size="8MiB", cluster_size=CLUSTER, md_pages=32) as store:
+        store.create_blob(CLUSTER, name="part", xattrs={IMPORT_STATE: b"-"})
+        lost = store.create_blob(CLUSTER, thin=True)
+        page = store.info.md_start + lost.info.metadata_pages[0]
+    with path.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"\xa5" * 4096)
+    lines = run_here("rescue", path).text.splitlines()
+    (part,) = (line for line in lines if line.split()[1] == "part")
+    unknown = next(line for line in lines if line.startswith(f"{lost.id:#x} "))
+    assert unknown.split()[1:] == ["-", "0", "B"]
+    assert f"{part.split()[0]}  not complete: its import was interrupted" in lines

@@ -51,7 +51,7 @@ from blobstore.cli.progress import progress
     type=PathType(),
     multiple=True,
     metavar="DIRECTORY",
-    help="Where --chain may open images, too; otherwise only beside FILE and below.",
+    help="A further directory whose images --chain may open; always: that of FILE and below.",
 )
 @click.option("--verify", is_flag=True, help="Read all of it again, and compare hashes.")
 @click.option(
