@@ -56,6 +56,16 @@ def test_volumes_above_an_unreadable_snapshot_keep_their_names_and_uuids_in_the_
         assert any(line.startswith(f"{row[0]}  error: ") for line in lines)
 
 
+def test_the_map_names_the_blobs_that_cannot_be_opened(clean: Path, tmp_path: Path) -> None:
+    break_root(clean, "mail@1")
+    lines = run_here("map", clean).text.splitlines()
+    failed = [line.split()[2] for line in lines if "error: page 2: crc 0x" in line]
+    assert failed == ["mail", "-", "test"]
+    page = tmp_path / "map.html"
+    assert run_here("map", clean, "--html", page).status == 0
+    assert "<li>mail " in page.read_text()
+
+
 def test_one_damage_has_one_wording_in_a_clean_store_and_after_a_crash(
     clean: Path, crashed: Path
 ) -> None:

@@ -146,11 +146,13 @@ def _external_key(ownership: OwnershipMap) -> str:
 
 
 def _errors(ownership: OwnershipMap) -> str:
-    if not ownership.errors:
+    if not ownership.unopened:
         return ""
     lines = "".join(
-        f'<li><span class="mono">{blob_id:#x}</span> {_text(error.strerror)}</li>\n'
-        for blob_id, error in ownership.errors.items()
+        f'<li>{_text(blob.name or "")} <span class="mono">{blob.blob_id:#x}</span> '
+        f"{_text(blob.error.strerror)}</li>\n"
+        for blob in ownership.unopened
+        if blob.error is not None
     )
     title = "<h2>Blobs that cannot be opened</h2>"
     return f'<section>{title}\n<ul class="errors">\n{lines}</ul></section>\n'

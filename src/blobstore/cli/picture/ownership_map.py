@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 from bitarray import bitarray
 from bitarray.util import intervals
 
-from blobstore import BlobId, BlobInfo, BlobstoreError, StoreInfo
+from blobstore import BlobId, BlobInfo, StoreInfo
 from blobstore.api.open_store import OpenStore
 from blobstore.cli.output import unicode_text
 
@@ -63,7 +63,7 @@ class OwnershipMap:
     name: str
     info: StoreInfo
     blobs: dict[BlobId, BlobInfo]
-    errors: dict[BlobId, BlobstoreError]
+    unopened: list[BlobInfo]
     runs: list[Run]
     tree: list[Branch]
 
@@ -75,18 +75,18 @@ class OwnershipMap:
 def map_store(store: OpenStore) -> OwnershipMap:
     """Look at every blob once; those that cannot be opened own clusters that are not known."""
     blobs: dict[BlobId, BlobInfo] = {}
-    errors: dict[BlobId, BlobstoreError] = {}
+    unopened: list[BlobInfo] = []
     for found in store.list_blobs():
         if found.error is None:
             blobs[found.blob_id] = found
         else:
-            errors[found.blob_id] = found.error
+            unopened.append(found)
     info = store.info
     return OwnershipMap(
         name=os.path.basename(store.device_name),
         info=info,
         blobs=blobs,
-        errors=errors,
+        unopened=unopened,
         runs=_runs_of(store, info, blobs),
         tree=_tree_of(blobs),
     )

@@ -89,8 +89,10 @@ def _lines(ownership: OwnershipMap, width: int) -> Iterator[_Line]:
     if ownership.tree:
         yield []
         yield from _tree(ownership, keys, width)
-    for blob_id, error in ownership.errors.items():
-        yield [Span(f"!  {blob_id:#x}  {printable(error.strerror)}")]
+    for blob in ownership.unopened:
+        assert blob.error is not None
+        name = printable(blob.name or "-")[:_NAME_MAX]
+        yield [Span(f"!  {blob.blob_id:#x}  {name}  error: {printable(blob.error.strerror)}")]
 
 
 def _grid(ownership: OwnershipMap, keys: dict[BlobId, Key], width: int) -> Iterator[_Line]:
