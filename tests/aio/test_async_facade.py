@@ -117,6 +117,7 @@ def test_a_cancelled_task_that_opens_leaves_nothing_open(path: Path) -> None:
             ]
             await asyncio.sleep(0)
             for task in tasks:
+                assert "_opened_volume" in repr(task)
                 task.cancel()
             assert all(
                 isinstance(each, asyncio.CancelledError)

@@ -32,6 +32,7 @@ class Opening(Coroutine[Any, Any, C]):
     def __init__(self, opening: Coroutine[Any, Any, C]) -> None:
         self._opening = opening
         self._opened: C | None = None
+        self.__qualname__ = getattr(opening, "__qualname__", "")  # what a task shows of itself
 
     def __await__(self) -> Generator[Any, None, C]:
         return self._opening.__await__()
