@@ -29,9 +29,12 @@ from blobstore.testing.inspect_store import load_checked
 from blobstore.testing.internals import core_of
 from blobstore.testing.simulated_disk import SimulatedDisk
 from blobstore.units import BlobId
+from tests.store.page_accounting import check_claims, check_promises
 
 CLUSTER: Final = 4096
 MD_PAGES: Final = 24
+FEW_PAGES: Final = (7, 12)
+"""With so few metadata pages promises and claims meet the end of the region in most steps."""
 CLUSTERS: Final = 30
 SIZE: Final = (4 + MD_PAGES + CLUSTERS) * CLUSTER
 BLOCKS_PER_CLUSTER: Final = CLUSTER // BLOCK
@@ -109,11 +112,16 @@ LENGTH: Final = st.one_of(
 class Model(RuleBasedStateMachine):
     """One store, its handles, and what every blob must hold."""
 
-    @initialize(atomic=st.sampled_from([512, 4096]), seed=st.integers(0, 1 << 32))
-    def make(self, atomic: int, seed: int) -> None:
+    @initialize(
+        atomic=st.sampled_from([512, 4096]),
+        md_pages=st.sampled_from([*FEW_PAGES, MD_PAGES]),
+        seed=st.integers(0, 1 << 32),
+    )
+    def make(self, atomic: int, md_pages: int, seed: int) -> None:
         self.rng = random.Random(seed)
         self.device = PowerlessDevice(bytes(SIZE), atomic)
-        self.store = Blobstore.create(self.device, cluster_size=CLUSTER, md_pages=MD_PAGES)
+        self.store = Blobstore.create(self.device, cluster_size=CLUSTER, md_pages=md_pages)
+        self.cluster_count = self.store.info.data_clusters
         self.expected = Expectation(sizes={SIZE})
         self.handles: list[Blob] = []
         self.types = {bytes(16)}
@@ -272,7 +280,7 @@ class Model(RuleBasedStateMachine):
     @rule(
         at=PICK,
         name=st.sampled_from(["k", "name", "ключ"]),
-        size=st.sampled_from([0, 1, 30, 480, 3900]),
+        size=st.sampled_from([0, 1, 30, 400, 480, 3960]),
     )
     def set_xattr(self, at: int, name: str, size: int) -> None:
         handle, expected = self.pick(at)
@@ -419,7 +427,7 @@ class Model(RuleBasedStateMachine):
             self.flush_store()
         assert core_of(self.store).poison is None
         assert self.store.info.blob_count == len(self.expected.blobs)
-        assert 0 <= self.store.free_clusters <= CLUSTERS
+        assert 0 <= self.store.free_clusters <= self.cluster_count
         for handle in self.handles:
             self.check_extents(handle)
 
@@ -439,6 +447,20 @@ class Model(RuleBasedStateMachine):
             assert (there == offset, missing == offset) == (is_there, not is_there)
 
     @invariant()
+    def pages_are_there_for_all_that_is_promised(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        core = core_of(self.store)
+        check_promises(core)
+        pages = [
+            page
+            for info in self.store.list_blobs()
+            for page in (*info.metadata_pages, *filter(None, info.extent_pages))
+        ]
+        assert len(pages) == len(set(pages))
+        check_claims(core, set(pages))
+
+    @invariant()
     def clusters_are_owned_or_free(self) -> None:
         if not hasattr(self, "store") or self.rng.random() > 0.03:
             return
@@ -447,7 +469,7 @@ class Model(RuleBasedStateMachine):
         for blob_id in self.store.blob_ids():
             with self.store.open_blob(blob_id) as blob:
                 owned += blob.info.allocated_clusters
-        assert owned + self.store.free_clusters == CLUSTERS
+        assert owned + self.store.free_clusters == self.cluster_count
 
 
 def _patched(block: bytes, inside: slice, data: bytes) -> bytes:
