@@ -77,6 +77,21 @@ def test_a_store_still_in_use_is_an_error_that_names_the_option_once(
     assert bool(hint) == (not wait)
 
 
+def test_a_file_that_is_a_store_in_use_is_refused_with_what_to_do(
+    image: Image, empty: Path
+) -> None:
+    command = [sys.executable, "-c", HOLD, str(empty)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        done = run("import", image.path, empty, "--name", "new")
+        holder.kill()
+    assert done.stderr.startswith(
+        f"{empty}: a store that is open, in use by process {holder.pid} ("
+    )
+    assert done.stderr.endswith("); try again when it has ended\n")
+
+
 def test_a_store_that_is_two_arguments_of_one_command_is_not_waited_for(image: Image) -> None:
     assert run("import", image.path, image.path, "--name", "new").stderr == (
         f"{image.path}: cannot be opened for writing: in use by this process\n"

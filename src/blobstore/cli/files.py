@@ -22,7 +22,7 @@ from blobstore import (
     IsDirectoryError,
 )
 from blobstore.cli.interruption import leaving, uninterrupted
-from blobstore.device.lock_holder import describe_holder
+from blobstore.device.lock_holder import advice_on, describe_holder
 from blobstore.device.opening import sync_directory_of
 
 _FLAGS: Final = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a pipe must not make us wait
@@ -291,4 +291,7 @@ def _lock(descriptor: int, path: str, kind: int) -> None:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError as error:
         holder = describe_holder(descriptor)
-        raise BusyError(f"{path}: a store that is open, in use by {holder}") from error
+        busy = BusyError(f"{path}: a store that is open, in use by {holder}")
+        if holder.startswith("process "):  # another one
+            busy.add_note(advice_on(holder) or "try again when it has ended")
+        raise busy from error
