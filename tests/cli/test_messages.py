@@ -267,6 +267,7 @@ def test_a_name_that_is_the_id_of_another_volume_is_warned_of(volumes: Path) -> 
 
 def test_a_command_that_is_not_there_is_answered_with_one_that_is_like_it() -> None:
     assert run("lst").stderr.endswith("Error: No such command 'lst'. Did you mean 'list'?\n")
+    assert run("LIST").stderr.endswith("Error: No such command 'LIST'. Did you mean 'list'?\n")
 
 
 def test_help_is_a_command_too(volumes: Path) -> None:
@@ -285,6 +286,31 @@ def test_a_read_of_more_than_the_blob_has_says_what_was_asked_for(volumes: Path)
     assert said("read", volumes, "disk", "--offset", "8MiB") == (
         f"{place}: offset 8388608: outside of 4194304 bytes"
     )
+
+
+def test_a_blob_that_does_not_fit_says_how_large_a_cluster_is_and_what_needs_fewer(
+    volumes: Path,
+) -> None:
+    assert said("create", volumes, "large", "--size", "1GiB").endswith(
+        " free; a cluster has 4 MiB; a --thin blob takes clusters when written"
+    )
+    assert run("create", volumes, "large", "--size", "1GiB", "--thin").status == 0
+
+
+def test_an_import_into_a_blob_that_is_not_there_names_the_option_for_a_new_one(
+    volumes: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"content")
+    assert said("import", volumes, source, "new") == (
+        f"{volumes}: no volume 'new'; --name NAME imports into a new blob"
+    )
+
+
+def test_an_import_from_standard_input_names_the_command_that_can() -> None:
+    done = run("import", "disk.img", "-")
+    assert done.status == 2
+    assert done.stderr.endswith("FILE is a file with holes; `write` reads standard input\n")
 
 
 def test_a_copy_within_a_store_names_the_option_for_other_names(volumes: Path) -> None:

@@ -126,7 +126,7 @@ def similar(word: str, commands: Iterable[str]) -> str:
     """Ask whether a command was meant that is like the word; empty if none is."""
     from difflib import get_close_matches
 
-    found = get_close_matches(word, list(commands), n=1)
+    found = get_close_matches(word.lower(), list(commands), n=1)
     return f"Did you mean {found[0]!r}?" if found else ""
 
 

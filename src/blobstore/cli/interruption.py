@@ -114,6 +114,16 @@ def with_notes(message: str, error: BaseException) -> str:
 
 
 @contextmanager
+def advising(kind: type[BlobstoreError], advice: str) -> Iterator[None]:
+    """Let an error of this kind say what to do about it."""
+    try:
+        yield
+    except kind as error:
+        error.add_note(advice)
+        raise
+
+
+@contextmanager
 def uninterrupted() -> Iterator[None]:
     """Hold back signals while the body makes something and notes how to remove it."""
     came: list[int] = []

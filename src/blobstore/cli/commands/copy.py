@@ -1,20 +1,19 @@
 """`copy`: blobs with their snapshots and clones, into another store."""
 
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
 import click
 
-from blobstore import BlobId, BlobInfo, ExistsError
+from blobstore import BlobInfo, ExistsError
 from blobstore.backup.any_store import AnyStore
 from blobstore.backup.tree_copy import copy_blobs, tree_of, whole_store
 from blobstore.cli.blob_lookup import find_blob
-from blobstore.cli.interruption import finish
+from blobstore.cli.interruption import advising, finish
 from blobstore.cli.options import PathType, StoreOptions, blob, complete_blob, store_command
 from blobstore.cli.output import print_result, render_table
-from blobstore.cli.progress import Advance, progress
+from blobstore.cli.progress import progress
 
 
 @store_command("copy", changes=True)
@@ -45,22 +44,15 @@ def command(options: StoreOptions, *, target: str, which: str | None, prefix: st
             other = stack.enter_context(to_target.open(read_only=False))
         infos = _chosen(store, which)
         total = sum(info.allocated_clusters for info in infos) * store.cluster_size
-        with progress("copy", total) as advance:
-            made = _copied(store, other, infos, prefix, advance)
+        with (
+            advising(ExistsError, "--prefix gives the copies other names"),
+            progress("copy", total) as advance,
+        ):
+            made = copy_blobs(store, other, infos, prefix=prefix, progress=advance)
         finish(options)
     fields = {"blobs": [{"source": old, "id": new} for old, new in made.items()]}
     rows = [("ID", "COPY"), *((f"{old:#x}", f"{new:#x}") for old, new in made.items())]
     print_result(fields, render_table(rows), as_json=options.as_json)
-
-
-def _copied(
-    store: AnyStore, other: AnyStore, infos: Sequence[BlobInfo], prefix: str, advance: Advance
-) -> dict[BlobId, BlobId]:
-    try:
-        return copy_blobs(store, other, infos, prefix=prefix, progress=advance)
-    except ExistsError as error:
-        error.add_note("--prefix gives the copies other names")
-        raise
 
 
 def _is_same(address: str, target: str) -> bool:

@@ -1,8 +1,12 @@
 """`create`: make a blob."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 
-from blobstore import ClearMethod, InvalidArgumentError
+from blobstore import ClearMethod, InvalidArgumentError, NoSpaceError
 from blobstore.cli import store_kinds
 from blobstore.cli.blob_lookup import warn_of_name
 from blobstore.cli.interruption import making_blobs
@@ -16,6 +20,7 @@ from blobstore.cli.options import (
 )
 from blobstore.cli.output import print_result
 from blobstore.cli.values import parse_value
+from blobstore.units import exact_size
 
 
 @store_command("create", changes=True)
@@ -57,6 +62,7 @@ def command(
     xattrs = _xattrs_of(name, assignments)
     with (
         making_blobs(options) as store,
+        _advising_thin(store, thin=thin),
         store_kinds.create_blob(
             store,
             name,
@@ -72,6 +78,18 @@ def command(
         if not options.as_json:
             warn_of_name(store, name)
     print_result(fields, text, as_json=options.as_json)
+
+
+@contextmanager
+def _advising_thin(store: store_kinds.AnyStore, *, thin: bool) -> Iterator[None]:
+    """Let the error that there are too few clusters say how large one is, and what needs fewer."""
+    try:
+        yield
+    except NoSpaceError as error:
+        if error.errno == errno.ENOSPC and not thin:
+            cluster = exact_size(store.cluster_size)
+            error.add_note(f"a cluster has {cluster}; a --thin blob takes clusters when written")
+        raise
 
 
 def _xattrs_of(name: str | None, assignments: tuple[str, ...]) -> dict[str, bytes]:

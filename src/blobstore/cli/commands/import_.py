@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import click
 
-from blobstore import Blob
+from blobstore import Blob, NotFoundError
 from blobstore.backup.any_store import check_new_name
 from blobstore.cli import store_kinds
 from blobstore.cli.asking import confirm
@@ -15,7 +15,7 @@ from blobstore.cli.copying import check_fits, data_size, replace_content
 from blobstore.cli.files import open_to_read, size_of
 from blobstore.cli.images.formats import FORMATS, refuse_image
 from blobstore.cli.importing import BlobImport, describe_source
-from blobstore.cli.interruption import leaving, making_blobs
+from blobstore.cli.interruption import advising, leaving, making_blobs
 from blobstore.cli.options import (
     PathType,
     StoreOptions,
@@ -84,6 +84,8 @@ def command(
         raise click.UsageError("FILE is a file with holes; `write` reads standard input")
     if which is not None and (name is not None or thin or chain or resume):
         raise click.UsageError("--name, --thin, --chain and --resume are for a new blob")
+    if file == "-":
+        raise click.UsageError("FILE is a file with holes; `write` reads standard input")
     if directories and not chain:
         raise click.UsageError("--backing-dir is for --chain")
     if chain:
@@ -109,11 +111,16 @@ def command(
                 if not options.as_json:
                     warn_of_name(store, name)
         else:
-            with options.open(read_only=False) as store, open_blob(store, which) as opened:
+            with options.open(read_only=False) as store, _open_target(store, which) as opened:
                 done = _into_existing(opened, source, file, yes=yes)
                 extra = _verified(opened, source, file) if verify else {}
     fields = {**store_kinds.made_fields(done), **extra, **dropped}
     print_result(fields, store_kinds.made_text(done), as_json=options.as_json)
+
+
+def _open_target(store: store_kinds.AnyStore, which: str) -> Blob:
+    with advising(NotFoundError, "--name NAME imports into a new blob"):
+        return open_blob(store, which)
 
 
 def _import_chain(
