@@ -77,14 +77,14 @@ def pattern(seed: int) -> bytes:
     return random.Random(seed).randbytes(SIZE)
 
 
-def make_store(directory: Path) -> None:
+def make_store(directory: Path, *, snapshot: str = "monday") -> None:
     """Make a store with a blob, its snapshot of all of its clusters, and a file to import."""
     with (
         Blobstore.create(directory / "disk.img", size="40MiB", cluster_size=CLUSTER) as store,
         store.create_blob(SIZE, thin=True, name="disk") as blob,
     ):
         blob.write(pattern(1))
-        blob.snapshot(name="monday").close()
+        blob.snapshot(name=snapshot).close()
         blob.write(b"after", SIZE // 2)
     (directory / "in.raw").write_bytes(pattern(2))
     (directory / "device.raw").write_bytes(bytes(SIZE))
@@ -109,10 +109,12 @@ def overwrite_export(directory: Path) -> None:
 
 
 def make_images(directory: Path) -> None:
-    """Make a store, and of its blob and snapshot a chain of images."""
-    make_store(directory)
+    """Make a store, and a chain of images whose snapshot has a name that is free in the store."""
+    make_store(directory, snapshot="sunday")
     export = ("export", str(directory / "disk.img"), "disk", str(directory / "top.qcow2"))
     assert run([*export, "--chain"]) == 0
+    (directory / "disk.img").unlink()
+    make_store(directory)
 
 
 # What must hold
