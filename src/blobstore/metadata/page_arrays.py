@@ -34,6 +34,9 @@ SECTOR_MARK: Final = np.frombuffer(
     encode_sector_head(BlobId(0))[HEAD.size : HEAD.size + HEADER.size], dtype=np.uint8
 )
 """What follows the header of a root in the sector layout."""
+_MARK_WORD: Final = HEAD.size // 8
+_MARK: Final = np.uint64(int.from_bytes(SECTOR_MARK.tobytes(), "little"))
+_MARK_BITS: Final = np.uint64((1 << 8 * HEADER.size) - 1)
 
 
 def empty_pages(count: int, page_size: int) -> Chunk:
@@ -85,7 +88,7 @@ def are_impossible(chunk: Chunk, *, first: int, md_len: int) -> Flagged:
     is_head = sequences == 0
     is_own = ids == rows + np.uint64(BLOB_ID_BASE + first)
     is_inside = (ids >= BLOB_ID_BASE) & (ids < BLOB_ID_BASE + md_len)
-    has_mark = (chunk[:, HEAD.size : HEAD.size + HEADER.size] == SECTOR_MARK).all(axis=1)
+    has_mark = words[:, _MARK_WORD] & _MARK_BITS == _MARK
     is_possible = is_inside & np.where(is_own, is_head, ~(is_head & has_mark))
     is_possible &= sequences < md_len
     are_wrong: Flagged = ~is_possible & words[:, :_HEADER_WORDS].any(axis=1)

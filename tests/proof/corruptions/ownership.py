@@ -40,6 +40,13 @@ def _cluster_of_a_snapshot_and_its_clone(image: StoreImage) -> Place:
     return _share(image, "origin", with_blob="old")
 
 
+@corruption(31, touches=("thick", "sealed"))
+def _extent_page_overwritten_with_that_of_another_blob(image: StoreImage) -> Place:
+    (page,), (victim,) = image.extent_pages("thick"), image.extent_pages("sealed")
+    image.put_bytes(victim, image.page_bytes(page))
+    return Place(page=victim)
+
+
 @corruption(36, 35, touches=("thick", "sealed"))
 def _extent_page_of_two_blobs(image: StoreImage) -> Place:
     (page,), (own,) = image.extent_pages("thick"), image.extent_pages("sealed")

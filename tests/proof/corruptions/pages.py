@@ -47,6 +47,12 @@ def _root_with_a_wrong_crc(image: StoreImage) -> Place:
     return Place(page=image.root("thick"))
 
 
+@corruption(17, 22, touches=("thick",), dirty=True)
+def _root_overwritten_with_what_no_program_writes_in_a_dirty_store(image: StoreImage) -> Place:
+    image.put_bytes(image.root("thick"), b"\xa5" * PAGE_SIZE)
+    return Place(page=image.root("thick"))
+
+
 @corruption(17, 23, touches=("attributed",))
 def _chain_page_with_a_wrong_crc(image: StoreImage) -> Place:
     page = image.chain("attributed")[2]
