@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 
+from blobstore import VolumeStore
 from tests.cli.conftest import CLUSTER, Image
 from tests.cli.runner import run, run_here, unchanged
 from tests.cli.schema import COPIED, DIFF, ID, PRUNED, SENT, UNFINISHED, USAGE, conforms
@@ -98,6 +99,34 @@ def test_a_stream_is_sent_on_where_it_broke_off(chain: Image, empty: Path) -> No
     assert len(rest.stdout) < 1000
     assert run("receive", empty, stdin=rest.stdout).status == 0
     assert content(empty, "large") == content(chain.path, "large")
+
+
+def test_a_stream_without_a_byte_is_said_to_be_empty(empty: Path) -> None:
+    done = run("receive", empty, "--json")
+    assert done.error == {
+        "errno": "EILSEQ", "message": "stream: empty, expected what `send` writes",
+    }  # fmt: skip
+    short = run("receive", empty, stdin=b"BS")
+    assert short.stderr == "stream: record 0: the stream ends 10 bytes early\n"
+
+
+def test_the_error_of_a_send_names_the_store(image: Image) -> None:
+    done = run("send", image.path, "beta")
+    assert done.stderr.startswith(f"{image.path}: blob {image.thin:#x}: not read-only")
+    refused = run("delete", image.path, "beta")
+    assert refused.stderr.startswith(f"{image.path}: blob beta: delete it: not on a terminal")
+
+
+def test_the_copy_of_a_blob_without_a_name_is_no_volume_with_a_number_as_name(
+    image: Image, tmp_path: Path
+) -> None:
+    """An id as name would mean another blob of the target."""
+    run_here("xattr", "remove", image.path, "beta", "name")
+    target = tmp_path / "volumes.img"
+    VolumeStore.create(target, name="v", size="16MiB", cluster_size=CLUSTER).close()
+    assert run("copy", image.path, target).status == 0
+    names = [blob["name"] for blob in run("list", target, "--json").json["blobs"]]
+    assert names == ["v", "alpha", f"blob-{image.thin:#x}"]
 
 
 def test_a_damaged_stream_leaves_no_snapshot(chain: Image, empty: Path) -> None:

@@ -98,9 +98,16 @@ def test_read_as_json_is_hex(image: Image) -> None:
     }  # fmt: skip
 
 
-def test_read_beyond_the_end_is_refused(image: Image) -> None:
-    done = run("read", image.path, str(image.thick), "--length", "1G", "--json")
-    assert (done.status, done.error["errno"]) == (1, "EINVAL")
+def test_read_beyond_the_end_is_refused_before_the_first_byte(image: Image) -> None:
+    for offset, length in ((0, 1 << 30), (1, 4 * CLUSTER), (1 << 40, 1)):
+        part = ("--offset", str(offset), "--length", str(length))
+        done = run("read", image.path, str(image.thick), *part, "--json")
+        assert (done.status, done.error["errno"]) == (1, "EINVAL")
+        assert done.error["message"] == (
+            f"{image.path}: blob {image.thick:#x}: {length} bytes at {offset}: outside of "
+            f"{4 * CLUSTER} bytes"
+        )
+        assert run("read", image.path, str(image.thick), *part).stdout == b""
 
 
 def test_reading_to_the_end_from_beyond_it_is_refused(image: Image) -> None:

@@ -99,7 +99,7 @@ def test_set_parent_asks_before_it_changes_what_clones_read(image: Image) -> Non
     refused = run(*command)
     assert refused.status == 1
     assert refused.stderr == (
-        f"blob {snapshot:#x}: change what it and its clones read: "
+        f"{image.path}: blob {snapshot:#x}: change what it and its clones read: "
         "not on a terminal, --yes is needed\n"
     )
     assert same()

@@ -99,22 +99,25 @@ def read_records(stream: Readable) -> Iterator[Record]:
     """
     decoder = StreamDecoder()
     while not decoder.has_ended:
-        record = decoder.feed(_read_exactly(stream, decoder.wanted, decoder.place))
+        record = decoder.feed(_read_exactly(stream, decoder))
         if record is not None:
             yield record
     if stream.read(1):
         raise CorruptError("stream: goes on after its end")
 
 
-def _read_exactly(stream: Readable, length: int, place: str) -> bytes:
+def _read_exactly(stream: Readable, decoder: StreamDecoder) -> bytes:
+    """Return the bytes that the decoder wants next."""
     parts: list[bytes] = []
-    missing = length
+    missing = decoder.wanted
     while missing:
         part = stream.read(missing)
         if part is None:
             raise BlockingIOError(errno.EAGAIN, "stream: non-blocking, expected blocking")
+        if not part and not parts and not decoder.has_begun:
+            raise CorruptError("stream: empty, expected what `send` writes")
         if not part:
-            raise CorruptError(f"{place}: the stream ends {missing} bytes early")
+            raise CorruptError(f"{decoder.place}: the stream ends {missing} bytes early")
         parts.append(part)
         missing -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)

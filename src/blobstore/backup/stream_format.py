@@ -190,6 +190,11 @@ class StreamDecoder:
         """The record that comes next, for messages."""
         return f"stream: record {self._number}"
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the start of a stream has come."""
+        return self._has_preamble
+
     def feed(self, data: bytes) -> Record | None:
         """Take the next `wanted` bytes; return the record that is complete with them, if any.
 

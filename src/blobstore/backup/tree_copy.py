@@ -111,10 +111,10 @@ def copy_blobs(
 
 
 def _name_of(info: BlobInfo, target: AnyStore, prefix: str) -> str | None:
-    """Return what the copy is called: every volume has a name."""
+    """Return what the copy is called: every volume has a name, which is no number like an id."""
     if info.name:
         return prefix + info.name
-    return f"{prefix}{info.blob_id:#x}" if isinstance(target, VolumeStore) else None
+    return f"{prefix}blob-{info.blob_id:#x}" if isinstance(target, VolumeStore) else None
 
 
 def _check_names(target: AnyStore, names: list[str | None]) -> None:

@@ -182,8 +182,8 @@ def _temporary_file(path: str, old: int | None) -> Iterator[tuple[str, int]]:
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name[:_NAME_KEPT_MAX]}.{secrets.token_hex(4)}.part")
     with ExitStack() as stack:
-        with uninterrupted():
-            descriptor = _make(temporary, path)
+        with uninterrupted(), blaming(path):
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
             stack.callback(_remove, temporary)
             stack.callback(os.close, descriptor)
         if old is not None:
@@ -194,10 +194,11 @@ def _temporary_file(path: str, old: int | None) -> Iterator[tuple[str, int]]:
         yield temporary, descriptor
 
 
-def _make(temporary: str, path: str) -> int:
-    """Make a new file; an error names `path`, which the user knows."""
+@contextmanager
+def blaming(path: str) -> Iterator[None]:
+    """Let an error about a temporary file, whose name means nothing to the user, name `path`."""
     try:
-        return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
+        yield
     except OSError as error:
         error.filename = path
         raise

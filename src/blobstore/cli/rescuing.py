@@ -18,6 +18,7 @@ from blobstore import (
     BlobstoreError,
     CorruptError,
     DeviceError,
+    InvalidArgumentError,
     NotFoundError,
     Severity,
     UnreadableRange,
@@ -148,6 +149,10 @@ class Content:
         return blob.size
 
     @property
+    def _has_known_end(self) -> bool:
+        return self._rescued is None or self._rescued.is_whole
+
+    @property
     def unreadable(self) -> list[UnreadableRange]:
         """What was met so far that cannot be read, and the end if that is lost."""
         return self._met + self._lost_end
@@ -156,9 +161,15 @@ class Content:
         """Refuse a range, to the blob's end if it has no length, that is known to be unreadable.
 
         Raises:
+            InvalidArgumentError: The blob ends before the range does.
             UnreadableError: It is, and zeroes were not asked for.
             CorruptError: Nothing at all is known of what the blob holds.
         """
+        if length is not None and offset + length > self.size and self._has_known_end:
+            what = f"{length} bytes at {offset}: outside of {self.size} bytes"
+            raise InvalidArgumentError(f"blob {self.blob_id:#x}: {what}").at(
+                store=self._options.address
+            )
         if self._rescued is None:
             return
         known = self._rescued.unreadable(offset, length)

@@ -121,14 +121,37 @@ def test_what_an_image_names_is_never_opened(
     assert message in done.error["message"]
 
 
+@needs_qemu_img
+@pytest.mark.parametrize("options", [(), ("--format", "qcow2"), ("--format", "vmdk")])
+def test_an_export_into_a_directory_that_is_not_there_names_the_file(
+    image: Image, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    out = tmp_path / "nowhere" / "out"
+    done = run("export", image.path, "alpha", out, *options)
+    assert (done.status, done.stderr) == (1, f"{out}: No such file or directory\n")
+
+
+@needs_qemu_img
+def test_an_encrypted_image_is_refused_in_one_line(image: Image, tmp_path: Path) -> None:
+    path = tmp_path / "secret.qcow2"
+    words = ["create", "-q", "-f", "qcow2", "--object", "secret,id=key,data=abc"]
+    words += ["-o", "encrypt.format=luks,encrypt.iter-time=10,encrypt.key-secret=key"]
+    subprocess.run(["qemu-img", *words, path, "1M"], check=True)
+    done = run("import", image.path, path, "--format", "qcow2", "--json")
+    assert done.error["errno"] == "EINVAL"
+    assert done.error["message"].startswith(f"{path}: encrypted, expected no encryption")
+
+
 def test_what_qemu_img_says_of_a_failure_is_passed_on(image: Image, tmp_path: Path) -> None:
     script = tmp_path / "qemu-img"
-    script.write_text("#!/bin/sh\necho too bad >&2\nexit 3\n")
+    said = "qemu-img: Could not open 'json:{a {b} c}': too bad"
+    script.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 3\n')
     script.chmod(0o755)
     qcow2_image(tmp_path / "in")
     arguments = ("import", image.path, tmp_path / "in", "--format", "qcow2", "--json")
     done = run(*arguments, environment={"PATH": f"{tmp_path}:/bin"})
-    assert done.error == {"errno": "EIO", "message": "qemu-img: too bad"}
+    message = f"qemu-img: Could not open '{tmp_path / 'in'}': too bad"
+    assert done.error == {"errno": "EIO", "message": message}
 
 
 @needs_qemu_img

@@ -24,10 +24,10 @@ def command(options: StoreOptions, *, which: str | None, unfinished: bool, yes: 
     if which is None:
         _delete_unfinished(options, yes=yes)
         return
-    refuse_unasked(f"blob {which}: delete it", yes=yes)
+    refuse_unasked(f"{options.address}: blob {which}: delete it", yes=yes)
     with options.open(read_only=False) as store:
         blob_id = find_blob(store, which)
-        confirm(f"blob {blob_id:#x}: delete it", yes=yes)
+        confirm(f"{options.address}: blob {blob_id:#x}: delete it", yes=yes)
         delete_blob(store, blob_id)
     print_result({"id": blob_id}, "", as_json=options.as_json)
 
@@ -35,12 +35,12 @@ def command(options: StoreOptions, *, which: str | None, unfinished: bool, yes: 
 def _delete_unfinished(options: StoreOptions, *, yes: bool) -> None:
     from blobstore.backup.unfinished import delete_unfinished, unfinished_blobs
 
-    refuse_unasked("unfinished blobs: delete them", yes=yes)
+    refuse_unasked(f"{options.address}: unfinished blobs: delete them", yes=yes)
     with options.open(read_only=False) as store:
         found = [info.blob_id for info, _command in unfinished_blobs(store)]
         if found:
             ids = ", ".join(f"{blob_id:#x}" for blob_id in found)
-            confirm(f"unfinished blobs: {ids}: delete them", yes=yes)
+            confirm(f"{options.address}: unfinished blobs: {ids}: delete them", yes=yes)
         deleted = delete_unfinished(store)
     text = "\n".join(f"{blob_id:#x}" for blob_id in deleted)
     print_result({"deleted": deleted}, text, as_json=options.as_json)

@@ -112,7 +112,7 @@ def command(
                     warn_of_name(store, name)
         else:
             with options.open(read_only=False) as store, _open_target(store, which) as opened:
-                done = _into_existing(opened, source, file, yes=yes)
+                done = _into_existing(opened, source, file, place=options.address, yes=yes)
                 extra = _verified(opened, source, file) if verify else {}
     fields = {**store_kinds.made_fields(done), **extra, **dropped}
     print_result(fields, store_kinds.made_text(done), as_json=options.as_json)
@@ -212,11 +212,11 @@ def _verified(blob: Blob, source: int, path: str) -> dict[str, object]:
     return {"sha256": verify(blob, source, [(0, size_of(source))], path=path)}
 
 
-def _into_existing(blob: Blob, source: int, path: str, *, yes: bool) -> Blob:
+def _into_existing(blob: Blob, source: int, path: str, *, place: str, yes: bool) -> Blob:
     length = size_of(source)
     check_fits(blob, length, path=path)
     if holds_data(blob):
-        confirm(f"blob {blob.id:#x}: replace what it holds", yes=yes)
+        confirm(f"{place}: blob {blob.id:#x}: replace what it holds", yes=yes)
     left = f"blob {blob.id:#x} holds a part of it and of what it held: import again"
     with leaving(left), progress("import", data_size(source, length)) as advance:
         replace_content(blob, source, length, path=path, advance=advance)

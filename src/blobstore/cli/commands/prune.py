@@ -65,7 +65,8 @@ def command(options: StoreOptions, *, which: str, dry_run: bool, yes: bool, **nu
         judged = judge_snapshots(store, blob_id, Retention(**numbers))
         doomed = [each for each in judged if not each.reasons]
         if doomed and not dry_run:
-            confirm(f"blob {blob_id:#x}: delete {len(doomed)} of its snapshots", yes=yes)
+            change = f"delete {len(doomed)} of its snapshots"
+            confirm(f"{options.address}: blob {blob_id:#x}: {change}", yes=yes)
             with leaving() as left:
                 for number, each in enumerate(doomed, 1):
                     delete_any(store, each.blob_id)

@@ -24,14 +24,16 @@ def command(options: StoreOptions, *, which: str, size_bytes: int, shrink: bool,
     and grows again reads its parent there.
     """
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
-        _ask(blob, ceil_div(size_bytes, store.cluster_size) * store.cluster_size, yes or shrink)
+        end = ceil_div(size_bytes, store.cluster_size) * store.cluster_size
+        _ask(options.address, blob, end, yes=yes or shrink)
         blob.resize(size_bytes)
         info = blob.info
     fields = {"id": blob.id, "size": info.size, "clusters": info.cluster_count}
     print_result(fields, "", as_json=options.as_json)
 
 
-def _ask(blob: Blob, end: int, yes: bool) -> None:
+def _ask(place: str, blob: Blob, end: int, *, yes: bool) -> None:
     """Ask if the blob itself holds clusters from `end` on."""
     if end < blob.size and blob.next_allocated(end) is not None:
-        confirm(f"blob {blob.id:#x}: lose what it holds beyond {exact_size(end)}", yes=yes)
+        what = f"lose what it holds beyond {exact_size(end)}"
+        confirm(f"{place}: blob {blob.id:#x}: {what}", yes=yes)

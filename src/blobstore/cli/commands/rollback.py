@@ -30,7 +30,8 @@ def command(options: StoreOptions, *, which: str, snapshot: str, yes: bool) -> N
     with options.open(read_only=False) as store, open_blob(store, which) as opened:
         snapshot_id = find_blob(store, snapshot)
         if opened.info.allocated_clusters:
-            confirm(f"blob {opened.id:#x}: roll it back to {snapshot_id:#x}", yes=yes)
+            change = f"roll it back to {snapshot_id:#x}"
+            confirm(f"{options.address}: blob {opened.id:#x}: {change}", yes=yes)
         opened.rollback(snapshot_id)
         info = opened.info
     print_result(parent_fields(info), "", as_json=options.as_json)

@@ -25,6 +25,7 @@ from blobstore.cli.options import (
 from blobstore.cli.output import print_result
 from blobstore.cli.progress import progress
 from blobstore.cli.salvaged import salvaged_fields, warn
+from blobstore.errors import naming
 from blobstore.units import BlobId, format_size
 
 
@@ -85,7 +86,8 @@ def command(
         salvaged = snapshot.nearest_salvaged
         if not options.as_json or file is None:
             warn(snapshot.id, salvaged)
-        sent = _send(snapshot, older, file, start, level, yes=yes)
+        with _opened(file, yes=yes) as stream, naming(store=options.address):
+            sent = _send(snapshot, older, stream, start, level)
     if file is not None:
         fields = {
             "id": snapshot_id,
@@ -109,13 +111,8 @@ def _chosen(
     return find_blob(store, which), None if base is None else find_blob(store, base), 0
 
 
-def _send(
-    snapshot: Blob, base: Blob | None, file: str | None, start: int, level: int, *, yes: bool
-) -> Sent:
-    with (
-        _opened(file, yes=yes) as stream,
-        progress("send", data_length(snapshot, base, start=start)) as advance,
-    ):
+def _send(snapshot: Blob, base: Blob | None, stream: IO[bytes], start: int, level: int) -> Sent:
+    with progress("send", data_length(snapshot, base, start=start)) as advance:
         return send(snapshot, stream, base=base, level=level, start=start, progress=advance)
 
 

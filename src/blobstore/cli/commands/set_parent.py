@@ -42,7 +42,7 @@ def command(
         before = opened.info
         if before.snapshot:
             change = "change what it and its clones read"
-            confirm(f"blob {before.blob_id:#x}: {change}", yes=yes)
+            confirm(f"{options.address}: blob {before.blob_id:#x}: {change}", yes=yes)
         if parent is not None:
             opened.set_parent(find_blob(store, parent))
         elif external_parent is not None:

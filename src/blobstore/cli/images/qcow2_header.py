@@ -43,6 +43,7 @@ class Header:
     l1_offset: int
     has_extended_entries: bool
     has_external_data: bool
+    is_encrypted: bool
     snapshot_count: int
     backing: str | None
     backing_format: str | None
@@ -68,7 +69,9 @@ def read_header(descriptor: int, *, path: str) -> Header:
     if len(head) < HEAD.size + ENTRY_SIZE or not head.startswith(MAGIC):
         raise InvalidArgumentError(f"{path}: no qcow2 image")
     fields = HEAD.unpack_from(head)
-    _magic, version, name_at, name_size, bits, disk_size, _crypt, l1_count, l1_offset = fields[:9]
+    _magic, version, name_at, name_size, bits, disk_size, encryption, l1_count, l1_offset = fields[
+        :9
+    ]
     snapshot_count = fields[11]
     features = FEATURES.unpack_from(head.ljust(HEAD.size + FEATURES.size, b"\0"), HEAD.size)
     incompatible = features[0] if version >= WITH_FEATURES else 0
@@ -80,6 +83,7 @@ def read_header(descriptor: int, *, path: str) -> Header:
         l1_offset,
         has_extended_entries=bool(incompatible & _EXTENDED_ENTRIES),
         has_external_data=bool(incompatible & _EXTERNAL_DATA),
+        is_encrypted=bool(encryption),
         snapshot_count=snapshot_count,
         backing=_name_in(head, name_at, name_size, path) if name_at else None,
         backing_format=_backing_format(head, length),

@@ -33,7 +33,8 @@ def check_whole(descriptor: int, *, path: str) -> None:
     needed = max(_ends(descriptor, header, file_size), default=0)
     if needed > file_size:
         raise InvalidArgumentError(
-            f"{path}: a qcow2 image that is cut short: {file_size} bytes, expected {needed} or more"
+            f"{path}: a qcow2 image that is cut short or damaged: {file_size} bytes, "
+            f"its tables name byte {needed - 1}"
         )
 
 

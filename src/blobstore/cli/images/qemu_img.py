@@ -13,12 +13,12 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
 from blobstore import DeviceError, InvalidArgumentError, UnsupportedError
-from blobstore.cli.files import give_name, locked_target, open_to_read, refuse_link
+from blobstore.cli.files import blaming, give_name, locked_target, open_to_read, refuse_link
 from blobstore.cli.images.formats import check_format
 from blobstore.cli.images.qcow2_header import read_header
 from blobstore.cli.images.source_checks import check_source
@@ -27,6 +27,7 @@ from blobstore.cli.progress import progress
 
 _WITH_BACKING: Final = ("qcow2", "vmdk")
 _PERCENT: Final = re.compile(rb"\((\d+\.\d+)/100%\)")
+_DESCRIPTION: Final = re.compile(r"'json:\{.*\}'")
 _PARTS: Final = 10_000
 
 
@@ -87,8 +88,7 @@ def to_convert(path: str, image_format: str, *, overwrite: bool) -> Iterator[str
     """
     tool = _find_tool(image_format)
     refuse_link(path)
-    parent = os.path.dirname(os.path.abspath(path))
-    with locked_target(path, overwrite=overwrite), _directory(parent) as directory:
+    with locked_target(path, overwrite=overwrite), _directory(path) as directory:
         raw, image = os.path.join(directory, "raw"), os.path.join(directory, "image")
         yield raw
         source = _description("raw", "file", raw)
@@ -117,7 +117,7 @@ def extents_of(path: str, image_format: str) -> list[Extent]:
         command = [tool, "map", "--output=json", _alone(path, image_format, descriptor)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode:
-        raise _failed(done.stderr, done.returncode)
+        raise _failed(done.stderr, done.returncode, path)
     extents: list[Extent] = []
     for found in json.loads(done.stdout):
         if "present" not in found:
@@ -164,10 +164,11 @@ def _description(image_format: str, driver: str, path: str) -> str:
 
 
 @contextmanager
-def _directory(parent: str | None) -> Iterator[str]:
-    """Make a directory that lives as long as the body runs."""
+def _directory(beside: str | None) -> Iterator[str]:
+    """Make a directory that lives as long as the body runs, beside a file or in TMPDIR."""
     with ExitStack() as stack:
-        with uninterrupted():
+        parent = None if beside is None else os.path.dirname(os.path.abspath(beside))
+        with uninterrupted(), nullcontext() if beside is None else blaming(beside):
             made = tempfile.TemporaryDirectory(prefix=".blobstore-", dir=parent)
             directory = stack.enter_context(made)
         yield directory
@@ -185,11 +186,11 @@ def _convert(tool: str, source: str, image_format: str, target: str, *, path: st
     if image_format == "vpc":
         command += ["-o", "force_size=on"]  # otherwise the disk grows to a whole geometry
     command += [source, os.path.abspath(target)]
-    _run(command, label=f"convert {os.path.basename(path)}")
+    _run(command, path)
 
 
-def _run(command: Sequence[str], *, label: str) -> None:
-    """Run qemu-img and show how far it is; an interrupt ends it."""
+def _run(command: Sequence[str], path: str) -> None:
+    """Run qemu-img for the image `path` and show how far it is; an interrupt ends it."""
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(
@@ -198,7 +199,7 @@ def _run(command: Sequence[str], *, label: str) -> None:
     ):
         try:
             assert process.stdout is not None
-            with progress(label, _PARTS, is_bytes=False) as advance:
+            with progress(f"convert {os.path.basename(path)}", _PARTS, is_bytes=False) as advance:
                 done = 0
                 while text := os.read(process.stdout.fileno(), 4096):
                     for found in _PERCENT.findall(text)[-1:]:
@@ -211,9 +212,11 @@ def _run(command: Sequence[str], *, label: str) -> None:
         process.wait()
         errors.seek(0)
         if process.returncode:
-            raise _failed(errors.read(), process.returncode)
+            raise _failed(errors.read(), process.returncode, path)
 
 
-def _failed(errors: bytes, status: int) -> DeviceError:
+def _failed(errors: bytes, status: int, path: str) -> DeviceError:
+    """Return what qemu-img says; where that has our description of the image, with `path`."""
     reason = errors.decode("utf-8", "replace").strip() or f"status {status}"
+    reason = _DESCRIPTION.sub(lambda _found: f"'{path}'", reason.removeprefix("qemu-img: "))
     return DeviceError(f"qemu-img: {reason}")

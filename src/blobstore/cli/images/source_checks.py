@@ -43,7 +43,12 @@ def check_source(descriptor: int, path: str, image_format: str) -> None:
 
 
 def _check_qcow2(descriptor: int, path: str) -> None:
-    if read_header(descriptor, path=path).has_external_data:
+    header = read_header(descriptor, path=path)
+    if header.is_encrypted:
+        raise InvalidArgumentError(
+            f"{path}: encrypted, expected no encryption; qemu-img convert decrypts it with its key"
+        )
+    if header.has_external_data:
         raise InvalidArgumentError(f"{path}: its data are in another file, which is not opened")
     check_whole(descriptor, path=path)
 
