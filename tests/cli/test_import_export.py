@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore import Blobstore
+from blobstore import Blob, Blobstore
 from blobstore.cli.content import data_runs
 from tests.cli.conftest import CLUSTER, Image
 from tests.cli.runner import run, unchanged
@@ -106,6 +106,38 @@ def test_an_import_that_does_not_fit_leaves_no_blob(
     (tmp_path / "in").write_bytes(b"x" * (9 * MIB))
     assert run("import", empty, tmp_path / "in", *thin, "--json").error["errno"] == "ENOSPC"
     assert run("list", empty, "--json").json == {"blobs": []}
+
+
+def test_a_thin_import_that_does_not_fit_is_refused_before_the_first_byte(
+    empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = run("info", empty, "--json").json["free_clusters"]
+    file = tmp_path / "in"
+    with file.open("wb") as target:
+        for cluster in range(free + 1):
+            target.seek(2 * cluster * CLUSTER)
+            target.write(b"x" * 5000)
+    wrote = []
+    write = Blob.write
+
+    def noting(blob: Blob, data: bytes, offset: int = 0) -> int:
+        wrote.append(offset)
+        return write(blob, data, offset)
+
+    monkeypatch.setattr(Blob, "write", noting)
+    done = run("import", empty, file, "--thin", "--json")
+    assert done.error == {
+        "errno": "ENOSPC",
+        "message": f"{empty}: clusters: more than {free} needed for {file}, {free} free",
+    }
+    assert wrote == []
+    assert run("list", empty, "--json").json == {"blobs": []}
+
+
+def test_zeroes_in_a_file_do_not_make_an_import_too_large(empty: Path, tmp_path: Path) -> None:
+    file = tmp_path / "in"
+    file.write_bytes(b"x" * MIB + bytes(20 * MIB) + b"y" * MIB)  # no hole, and more than is free
+    assert run("import", empty, file, "--thin", "--verify").status == 0
 
 
 def test_import_of_what_is_no_file_is_refused(empty: Path, tmp_path: Path) -> None:

@@ -191,8 +191,11 @@ def test_an_import_goes_on_when_its_source_can_be_read_again(
 
 
 def test_an_import_goes_on_when_a_full_store_has_space_again(store: Path, source: Path) -> None:
-    other = run_here("create", store, "other", "--size", "26M", "--json").json["id"]
-    done = imported(store, source, "--thin")
+    killed(6, "import", store, source, "--name", "disk", "--thin")
+    free = run_here("info", store, "--json").json["free_clusters"] - 8
+    create = ("create", store, "other", "--size", str(free * CLUSTER), "--json")
+    other = run_here(*create).json["id"]
+    done = imported(store, source, "--thin", "--resume")
     assert done.error["errno"] == "ENOSPC"
     assert "`import --resume` goes on with it" in done.error["message"]
     assert run_here("delete", store, str(other), "--yes").status == 0

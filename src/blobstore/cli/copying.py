@@ -1,17 +1,17 @@
 """Copying between blobs and raw files, sparse both ways."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from blobstore import Blob, InvalidArgumentError
+from blobstore import Blob, InvalidArgumentError, NoSpaceError
 from blobstore.cli.content import PART_SIZE, cut_in_parts, data_runs, sized
 from blobstore.cli.files import data_ranges, fill_exactly, is_block_device, write_all
 from blobstore.cli.progress import Advance
 from blobstore.cli.rendering import is_clone
 from blobstore.cli.rescuing import Content
 from blobstore.device.write_out import WriteOut
-from blobstore.units import MIB
+from blobstore.units import MIB, ceil_div
 
 CHECKPOINT_BYTES: Final = 256 * MIB
 """After so much data an import makes it durable, and notes how far it came.
@@ -49,6 +49,41 @@ def fill_new(
 def data_size(descriptor: int, size_bytes: int) -> int:
     """Return how many bytes of a file are no hole."""
     return sum(end - start for start, end in data_ranges(descriptor, size_bytes))
+
+
+def check_space(
+    free_clusters: int, descriptor: int, size_bytes: int, *, path: str, cluster_size: int
+) -> None:
+    """Refuse a file whose data do not fit into the free clusters of a store.
+
+    The holes of the file nearly always tell. If they do not, the data is read: zeroes need no
+    cluster of a thin blob either.
+
+    Raises:
+        NoSpaceError: They do not fit.
+    """
+    if not _exceeds(data_ranges(descriptor, size_bytes), cluster_size, free_clusters):
+        return
+    data = (
+        (at + first, at + last)
+        for at, part in _file_parts(descriptor, size_bytes, path=path)
+        for first, last in data_runs(part)
+    )
+    if _exceeds(data, cluster_size, free_clusters):
+        needed = f"clusters: more than {free_clusters} needed for {path}, {free_clusters} free"
+        raise NoSpaceError(needed)
+
+
+def _exceeds(ranges: Iterable[tuple[int, int]], cluster_size: int, limit: int) -> bool:
+    """Say whether ranges (start, end), in order, touch more than `limit` clusters."""
+    count = counted_to = 0
+    for start, end in ranges:
+        last = ceil_div(end, cluster_size)
+        count += last - max(start // cluster_size, counted_to)
+        counted_to = last
+        if count > limit:
+            return True
+    return False
 
 
 def check_fits(blob: Blob, size_bytes: int, *, path: str) -> None:

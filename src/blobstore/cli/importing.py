@@ -31,13 +31,13 @@ from blobstore.backup.unfinished import (
     unfinished_blobs,
 )
 from blobstore.cli import store_kinds
-from blobstore.cli.copying import data_size, fill_new
+from blobstore.cli.copying import check_space, data_size, fill_new
 from blobstore.cli.files import is_block_device, open_to_read, size_of
 from blobstore.cli.images.verifying import DifferentContentError
 from blobstore.cli.interruption import Left, leaving
 from blobstore.cli.progress import progress
 from blobstore.drivers import interrupts
-from blobstore.errors import InvalidArgumentError
+from blobstore.errors import InvalidArgumentError, naming
 from blobstore.store.describe import BlobInfo
 from blobstore.units import BlobId
 
@@ -84,6 +84,7 @@ class BlobImport:
         self.blob = blob
         self._store = store
         self._state = state
+        self._is_resumed = is_resumed
         self._left = Left(HOW_TO_GO_ON if is_resumed else "")
 
     @classmethod
@@ -143,8 +144,9 @@ class BlobImport:
 
         Raises:
             DeviceError: The file is shorter than it was.
-            NoSpaceError: As `Blob.write`.
+            NoSpaceError: As `Blob.write`; before the first byte if the file's data do not fit.
         """
+        self._check_space(source, length, path=path)
         with progress(label, data_size(source, length)) as advance:
             fill_new(
                 self.blob,
@@ -154,6 +156,19 @@ class BlobImport:
                 advance=advance,
                 start=self._state.offset,
                 note=self._note_durable,
+            )
+
+    def _check_space(self, source: int, length: int, *, path: str) -> None:
+        """Refuse what cannot fit; a blob that is continued, or is thick, has its clusters."""
+        if self._is_resumed or not self.blob.info.thin:
+            return
+        with naming(store=self._store.device_name):
+            check_space(
+                self._store.free_clusters,
+                source,
+                length,
+                path=path,
+                cluster_size=self._store.cluster_size,
             )
 
     def _note_durable(self, offset: int) -> None:
