@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
+from blobstore.cli.output import printable
+
 Advance: TypeAlias = Callable[[int], None]
 """Takes how many bytes were done since the last call."""
 
@@ -32,13 +34,13 @@ def progress(label: str, total: int | None, *, is_bytes: bool = True) -> Iterato
 
     bytes_done = (DownloadColumn(binary_units=True), TransferSpeedColumn())
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # names can have brackets
         BarColumn(),
         *(bytes_done if is_bytes else (TaskProgressColumn(),)),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total)
+        task = bar.add_task(printable(label), total=total)
         yield lambda count: bar.advance(task, count)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from blobstore import Blobstore, VolumeStore
 from blobstore.cli.images.qcow2_header import BACKING_FORMAT
-from tests.cli.runner import run, unchanged
+from tests.cli.runner import run, run_on_terminal, unchanged
 from tests.cli.schema import (
     EXPORTED_CHAIN,
     IMPORTED_CHAIN,
@@ -374,3 +375,36 @@ def test_names_that_cannot_be_names_of_files_become_others(tmp_path: Path) -> No
     assert len({*names}) == 8
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     subprocess.run(["qemu-img", "check", "-q", out / "top.qcow2"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        pytest.param("[bold]", "import [bold]", id="looks like markup"),
+        pytest.param("a\x1b]0;title\x07", r"import a\x1b]0;title\x07", id="moves the cursor"),
+    ],
+)
+def test_the_progress_shows_the_name_of_an_image_as_it_is(
+    tmp_path: Path, name: str, shown: str
+) -> None:
+    store, image = tmp_path / "store.img", tmp_path / f"{name}.qcow2"
+    new_store(store, volumes=False)
+    make_image(tmp_path / "image", MIB)
+    (tmp_path / "image").rename(image)
+    done = run_on_terminal("import", store, image, "--chain")
+    assert done.status == 0, done.stderr
+    assert shown in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stderr)
+
+
+def test_a_path_that_qemu_img_cannot_take_is_refused_and_the_error_says_why(
+    tmp_path: Path,
+) -> None:
+    store, image = tmp_path / "store.img", tmp_path / "\udcff.qcow2"
+    new_store(store, volumes=False)
+    make_image(tmp_path / "image", MIB)
+    (tmp_path / "image").rename(image)
+    for option in (("--format", "qcow2"), ("--chain",)):
+        error = run("import", store, image, *option, "--json").error
+        assert error["errno"] == "EINVAL"
+        assert error["message"].endswith(".qcow2: a path for qemu-img, expected UTF-8")
+    assert run("list", store, "--json").json["blobs"] == []

@@ -152,6 +152,15 @@ def _alone(path: str, image_format: str, descriptor: int) -> str:
 
 
 def _description(image_format: str, driver: str, path: str) -> str:
+    """Return what to open, as JSON.
+
+    Raises:
+        InvalidArgumentError: JSON has no bytes that are no UTF-8.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"{path}: a path for qemu-img, expected UTF-8") from error
     fields: dict[str, object] = {
         "driver": image_format,
         "file": {"driver": driver, "filename": os.path.abspath(path)},
