@@ -88,6 +88,18 @@ def test_the_mark_of_a_blob_whose_data_were_restored_is_removed_as_an_attribute(
     assert run("read", lossy.path, "mail", "--length", "4").stderr == ""
 
 
+def test_what_is_received_on_salvaged_content_is_warned_of(lossy: Lossy, tmp_path: Path) -> None:
+    other, stream = tmp_path / "other.img", tmp_path / "stream"
+    run("init", other, "--size", "16M", "--cluster-size", str(CLUSTER))
+    run("snapshot", lossy.path, "mail", "mail@3")
+    run("send", lossy.path, "mail@3", "--to", stream)
+    done = run("receive", other, "--from", stream)
+    assert done.status == 0
+    assert "was salvaged by a repair" in done.stderr
+    again = run("receive", other, "mail@4", "--from", stream, "--json").json
+    assert again["salvaged"] == again["id"]
+
+
 def test_a_shallow_copy_warns_of_what_the_blob_itself_has_lost(
     lossy: Lossy, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from blobstore.cli.interruption import finish
 from blobstore.cli.options import InputType, StoreOptions, name_argument, store_command
 from blobstore.cli.output import print_result
 from blobstore.cli.progress import progress
+from blobstore.cli.salvaged import salvaged_fields, warn
 
 
 @store_command("receive", changes=True)
@@ -47,7 +48,11 @@ def command(options: StoreOptions, *, name: str | None, file: str | None, is_tok
         with options.open(read_only=False) as store, progress("receive", None) as advance:
             made = receive(store, stream, name, progress=advance)
             fields, text = store_kinds.made_fields(made), store_kinds.made_text(made)
+            salvaged = made.nearest_salvaged
         finish(options)
+    if not options.as_json:
+        warn(made.id, salvaged)
+    fields.update(salvaged_fields(salvaged))
     print_result(fields, text, as_json=options.as_json)
 
 
