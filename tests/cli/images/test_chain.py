@@ -288,6 +288,31 @@ def test_a_name_that_a_volume_has_is_refused_before_anything_is_made(
     assert same()
 
 
+@pytest.mark.parametrize("volumes", [False, True], ids=["blobs", "volumes"])
+def test_a_second_image_over_the_same_base_is_imported_with_other_names(
+    tmp_path: Path, volumes: bool
+) -> None:
+    store = tmp_path / "store.img"
+    new_store(store, volumes=volumes)
+    make_image(tmp_path / "base.qcow2", MIB)
+    for name in ("web", "shop"):
+        make_image(tmp_path / f"{name}.qcow2", MIB, backing="base.qcow2")
+    assert run("import", store, tmp_path / "web.qcow2", "--chain").status == 0
+    for file, way in (
+        ("shop", "--prefix gives it another\n"), ("web", "--name gives the blob another\n"),
+    ):  # fmt: skip
+        prefix = ("--prefix", "new-") if file == "web" else ()
+        done = run("import", store, tmp_path / f"{file}.qcow2", "--chain", *prefix)
+        assert done.status == 1
+        assert done.stderr.startswith(f"{store}: ")
+        assert done.stderr.endswith(f"an image of the chain has this name: {way}")
+    shop = tmp_path / "shop.qcow2"
+    assert run("import", store, shop, "--chain", "--prefix", "shop-").status == 0
+    names = [blob["xattrs"]["name"] for blob in run("list", store, "--json").json["blobs"]]
+    found = {bytes.fromhex(name).rstrip(b"\0").decode() for name in names}
+    assert found >= {"web", "base", "shop", "shop-base"}
+
+
 def test_a_name_that_no_volume_can_have_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     store, image = tmp_path / "store.img", tmp_path / f"{'n' * 64}.qcow2"
     new_store(store, volumes=True)
@@ -305,6 +330,7 @@ def test_options_that_do_not_fit_each_other_are_usage_errors(tmp_path: Path) -> 
         ("import", store, "x", "blob", "--chain"),
         ("import", store, "x", "--chain", "--format", "raw"),
         ("import", store, "x", "--backing-dir", "y"),
+        ("import", store, "x", "--prefix", "y"),
         ("export", store, "blob", "x", "--chain", "--length", "1"),
         ("export", store, "blob", "x", "--tree", "--zero-fill"),
         ("export", store, "blob", "x", "--chain", "--format", "raw"),

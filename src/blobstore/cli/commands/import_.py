@@ -53,6 +53,7 @@ from blobstore.cli.progress import progress
     metavar="DIRECTORY",
     help="A further directory whose images --chain may open; always: that of FILE and below.",
 )
+@click.option("--prefix", default="", help="What the names of the snapshots of --chain begin with.")
 @click.option("--verify", is_flag=True, help="Read all of it again, and compare hashes.")
 @click.option(
     "--resume", is_flag=True, help="Continue an interrupted import of FILE, if there is one."
@@ -68,6 +69,7 @@ def command(
     file_format: str | None,
     chain: bool,
     directories: tuple[str, ...],
+    prefix: str,
     verify: bool,
     resume: bool,
     yes: bool,
@@ -77,21 +79,21 @@ def command(
     Zeroes and holes take no clusters of a thin blob. If BLOB has content, the command
     asks, and replaces it; beyond the end of FILE, BLOB reads as zeroes. An import that
     is interrupted keeps what is already durable. --resume continues such an import, if
-    FILE has not changed. With --chain each snapshot gets the name of its
-    file without extension, and the blob the name of FILE or of --name.
+    FILE has not changed. With --chain each snapshot gets the name of its file without
+    extension, after --prefix, and the blob the name of FILE or of --name.
     """
     if file == "-":
         raise click.UsageError("FILE is a file with holes; `write` reads standard input")
     if which is not None and (name is not None or thin or chain or resume):
         raise click.UsageError("--name, --thin, --chain and --resume are for a new blob")
-    if file == "-":
-        raise click.UsageError("FILE is a file with holes; `write` reads standard input")
-    if directories and not chain:
-        raise click.UsageError("--backing-dir is for --chain")
+    if (directories or prefix) and not chain:
+        raise click.UsageError("--backing-dir and --prefix are for --chain")
     if chain:
         if file_format not in (None, "qcow2"):
             raise click.UsageError("--chain takes a qcow2 image")
-        _import_chain(options, file, directories, name=name, verifying=verify, resume=resume)
+        _import_chain(
+            options, file, directories, name=name, prefix=prefix, verifying=verify, resume=resume
+        )
         return
     extra: dict[str, object] = {}
     with _opened(file, file_format) as source:
@@ -129,6 +131,7 @@ def _import_chain(
     directories: tuple[str, ...],
     *,
     name: str | None,
+    prefix: str,
     verifying: bool,
     resume: bool,
 ) -> None:
@@ -139,7 +142,9 @@ def _import_chain(
     files = [(level.path, level.image_format) for level in levels]
     dropped = _dropped_fields(files, as_json=options.as_json)
     with making_blobs(options) as store:
-        done, snapshots = import_chain(store, levels, name=name, verifying=verifying, resume=resume)
+        done, snapshots = import_chain(
+            store, levels, name=name, prefix=prefix, verifying=verifying, resume=resume
+        )
     fields = store_kinds.made_fields(done)
     fields["snapshots"] = [store_kinds.made_fields(snapshot) for snapshot in snapshots]
     print_result({**fields, **dropped}, store_kinds.made_text(done), as_json=options.as_json)

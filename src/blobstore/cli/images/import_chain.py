@@ -25,11 +25,13 @@ def import_chain(
     levels: Sequence[Level],
     *,
     name: str | None,
+    prefix: str,
     verifying: bool,
     resume: bool,
 ) -> tuple[Blob, list[Blob]]:
     """Import images, base first; return the blob and its snapshots, base first, all closed.
 
+    The names of the snapshots begin with `prefix`.
     With `resume` the import that was interrupted goes on, after the snapshots that are there.
 
     Raises:
@@ -40,7 +42,7 @@ def import_chain(
     state = describe_source([(level.path, level.image_format) for level in levels])
     this = BlobImport.go_on(store, state, thin=True) if resume else None
     done = [] if this is None else [each.blob_id for each in ancestors(store, this.blob.id)][::-1]
-    names = _names_of(store, levels, name, done=len(done))
+    names = _names_of(store, levels, name, prefix, done=len(done))
     this = this or BlobImport.begin(store, state, 0, thin=True)
     with this.filling():
         snapshots = [
@@ -69,7 +71,12 @@ def _verified(
 
 
 def _names_of(
-    store: store_kinds.AnyStore, levels: Sequence[Level], name: str | None, *, done: int
+    store: store_kinds.AnyStore,
+    levels: Sequence[Level],
+    name: str | None,
+    prefix: str,
+    *,
+    done: int,
 ) -> list[str]:
     """Return a name for each image: its file's, with a number if another image has that name.
 
@@ -82,16 +89,17 @@ def _names_of(
     top = name or levels[-1].name
     names: list[str] = []
     for level in levels[:-1]:
-        number, free = 1, level.name
+        number, free = 1, f"{prefix}{level.name}"
         while free in (top, *names):
             number += 1
-            free = f"{level.name}-{number}"
+            free = f"{prefix}{level.name}-{number}"
         names.append(free)
     for each in (*names[done:], top):
         try:
             check_new_name(store, each)
         except ExistsError as error:
-            raise ExistsError(f"{error.message}; an image of the chain has its name").at(
+            way = "--name gives the blob another" if each == top else "--prefix gives it another"
+            raise ExistsError(f"{error.message}; an image of the chain has this name: {way}").at(
                 store=store.device_name
             ) from error
     return [*names, top]
