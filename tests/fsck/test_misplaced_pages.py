@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from blobstore import BlobId, Blobstore, FileDevice, Rescue, Severity, check, repair
+from blobstore import BlobId, Blobstore, CorruptError, FileDevice, Rescue, Severity, check, repair
 from blobstore.api.source import traits_of
 from blobstore.drivers.blocking import BlockingDriver
 from blobstore.format.checksum import crc32c
@@ -118,6 +118,13 @@ def test_between_a_snapshot_and_its_clone_both_are_doubtful(store: Store) -> Non
     with Blobstore.open(store.path) as blobs:
         assert all(blobs.open_blob(each).read_only for each in (store.web, store.snapshot))
     assert repair(store.path, "all").repaired == ()
+
+
+def test_opening_names_both_blobs_that_own_a_cluster(store: Store) -> None:
+    store.copy_page(store.web, store.snapshot)
+    said = f"blob {store.web:#x}: owns a cluster that blob {store.snapshot:#x} owns too"
+    with Blobstore.open(store.path) as blobs, pytest.raises(CorruptError, match=said):
+        blobs.open_blob(store.web)
 
 
 @pytest.mark.parametrize("victim", ["snapshot", "shop"])

@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from itertools import dropwhile
 from typing import Final
 
+from bitarray import bitarray
+
 from blobstore.alloc.extent_map import drop_all, mark_all, take_all
 from blobstore.errors import BlobstoreError, CorruptError, DeviceError, NotFoundError
 from blobstore.format.descriptors import HAS_INTERNAL_XATTRS, KNOWN_INVALID
@@ -232,10 +234,22 @@ class _Chain:
             self.at, _none = self.ids.popitem()
             blob = await _read_known(self._store, self.at, self._reader, None)
             problem = _own(self._store, blob)
+            if problem == WRONG_CLUSTER:
+                problem = self._name_other_owner(blob)
             if problem:
                 raise distrusted(self._store, self.at, problem)
             self.blobs.append(blob)
         raise AssertionError("a conflict without a blob that is part of it")
+
+    def _name_other_owner(self, blob: BlobState) -> str:
+        """Say which blob owns a cluster of this one too, if that is an open one or an ancestor."""
+        clusters = bitarray(len(self._store.owned_clusters), endian="little")
+        mark_all(clusters, blob.clusters)
+        for other in (*self._store.open_blobs.values(), *self.blobs):
+            pieces = other.clusters.allocated_pieces()
+            if other.blob_id != blob.blob_id and any(clusters[piece].any() for piece in pieces):
+                return f"owns a cluster that blob {other.blob_id:#x} owns too"
+        return WRONG_CLUSTER
 
 
 def _without_ancestor(blob_id: BlobId, error: NotFoundError) -> NotFoundError:
