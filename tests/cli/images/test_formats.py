@@ -1,6 +1,7 @@
 """import of an image whose signature says that its bytes are not the disk's."""
 
 import hashlib
+import os
 import random
 import shutil
 import struct
@@ -104,6 +105,40 @@ def test_a_vhd_that_is_cut_short_or_needs_another_is_refused(empty: Path, tmp_pa
         done = run("import", empty, image, "--format", "vpc", "--json")
         assert (done.status, done.error["errno"]) == (1, "EINVAL")
         assert message in done.error["message"]
+
+
+@needs_qemu_img
+@pytest.mark.parametrize("name", ["vmdk", "vdi", "vhdx", "vpc"])
+def test_an_image_that_was_cut_short_is_refused_and_a_whole_one_is_not(
+    empty: Path, tmp_path: Path, name: str
+) -> None:
+    """qemu-img converts such a VMDK or VDI without an error, and with zeroes instead of data."""
+    raw, image = tmp_path / "raw", tmp_path / "image"
+    with raw.open("wb") as file:
+        file.write(random.Random(1).randbytes(1 << 20))
+        file.truncate((3 << 20) + 512)
+        file.seek(3 << 20)
+        file.write(b"e" * 512)  # the end of the disk, in a part of a grain
+    options = ["-o", "force_size=on"] if name == "vpc" else []
+    convert = ["qemu-img", "convert", "-f", "raw", "-O", name, *options, str(raw), str(image)]
+    subprocess.run(convert, check=True)
+    command = ("import", empty, image, "--format", name, "--thin", "--verify", "--json")
+    done = run(*command)
+    assert done.status == 0
+    content = image.read_bytes()
+    for size in (content.rindex(b"e" * 512), len(content) // 2):
+        os.truncate(image, size)
+        assert run(*command).status == 1
+    assert len(run("list", empty, "--json").json["blobs"]) == 1
+
+
+@needs_qemu_img
+def test_a_vmdk_whose_directory_is_far_away_is_cut_short(empty: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    head = struct.pack("<4sIIQQQQIQQ", b"KDMV", 1, 3, 8192, 128, 0, 0, 512, 0, (1 << 64) - 2)
+    image.write_bytes(head.ljust(70_000, b"\0"))
+    done = run("import", empty, image, "--format", "vmdk", "--json")
+    assert (done.error["errno"], "cut short" in done.error["message"]) == ("EINVAL", True)
 
 
 def test_a_vmdk_descriptor_is_named_too(empty: Path, tmp_path: Path) -> None:
