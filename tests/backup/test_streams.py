@@ -374,6 +374,7 @@ def test_a_stream_that_does_not_block_is_an_error_and_not_a_stream_with_gaps(
         send(first, stream, level=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster", [4096, 65536, 2 << 20])
 def test_a_stream_is_the_same_from_any_offset_in_clusters_of_any_size(cluster: int) -> None:
     size = 5 << 20

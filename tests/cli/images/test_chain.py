@@ -143,6 +143,7 @@ def test_only_what_differs_takes_clusters(tmp_path: Path) -> None:
     assert run("show", store, str(snapshot["id"]), "--json").json["allocated_clusters"] == 64
 
 
+@pytest.mark.slow
 def test_a_base_that_is_raw_and_one_that_has_no_format_are_taken(tmp_path: Path) -> None:
     store, raw, top = tmp_path / "store.img", tmp_path / "base.raw", tmp_path / "top.qcow2"
     new_store(store, volumes=False)
@@ -380,6 +381,7 @@ def test_an_export_never_replaces_a_file_unasked_and_makes_none_if_one_is_there(
     assert is_equal(chain[1], out / "top.qcow2")
 
 
+@pytest.mark.slow
 def test_names_that_cannot_be_names_of_files_become_others(tmp_path: Path) -> None:
     store, out = tmp_path / "store.img", tmp_path / "out"
     new_store(store, volumes=False)
@@ -403,6 +405,7 @@ def test_names_that_cannot_be_names_of_files_become_others(tmp_path: Path) -> No
     subprocess.run(["qemu-img", "check", "-q", out / "top.qcow2"], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
