@@ -117,6 +117,15 @@ def test_the_error_of_a_send_names_the_store(image: Image) -> None:
     assert refused.stderr.startswith(f"{image.path}: blob beta: delete it: not on a terminal")
 
 
+def test_the_error_of_an_attribute_that_belongs_to_a_volume_names_the_store(tmp_path: Path) -> None:
+    path = tmp_path / "volumes.img"
+    with VolumeStore.create(path, name="v", size="16MiB", cluster_size=CLUSTER) as store:
+        store.create_volume("web", "1MiB")
+    for change in (("set", path, "web", "name", "x"), ("remove", path, "web", "uuid")):
+        done = run("xattr", *change)
+        assert (done.status, done.stderr.startswith(f"{path}: ")) == (1, True)
+
+
 def test_the_copy_of_a_blob_without_a_name_is_no_volume_with_a_number_as_name(
     image: Image, tmp_path: Path
 ) -> None:

@@ -49,7 +49,7 @@ def test_an_import_over_a_blob_that_fails_says_what_is_left(image: Image) -> Non
     done = run("import", image.path, source, "alpha", "--yes")
     assert done.status == 1
     assert done.stderr.endswith(
-        f"; blob {image.thick:#x} holds a part of it and of what it held: import again\n"
+        f"; blob {image.thick:#x} is a mixture of {source} and its old content: import again\n"
     )
     assert done.stderr.count("\n") == 1
 

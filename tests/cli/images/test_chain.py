@@ -260,7 +260,7 @@ def test_images_that_need_each_other_are_refused(tmp_path: Path) -> None:
         str(one),
     ]
     subprocess.run(command, check=True)
-    assert "is needed by itself" in run("import", store, two, "--chain").stderr
+    assert "its chain of backing files has a loop" in run("import", store, two, "--chain").stderr
 
 
 def test_a_missing_image_and_one_that_is_cut_short_leave_no_blob(

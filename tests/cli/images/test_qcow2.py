@@ -101,7 +101,7 @@ def test_an_image_of_qemu_img_is_durable_before_it_gets_its_name(
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        pytest.param(b"raw data", "no qcow2 image", id="no image"),
+        pytest.param(b"raw data", "not a qcow2 image", id="no image"),
         pytest.param(
             struct.pack(">4sIQI", b"QFI\xfb", 3, 104, 4).ljust(104, b"\0")[:20]
             + HEAD[20:]

@@ -38,7 +38,7 @@ from blobstore.cli.progress import progress
     "--format",
     "file_format",
     type=click.Choice(FORMATS),
-    help="What FILE is; required if FILE looks like one of these. Default: raw.",
+    help="What FILE is (vpc is VHD); required if FILE looks like one of these. Default: raw.",
 )
 @click.option(
     "--chain",
@@ -222,7 +222,7 @@ def _into_existing(blob: Blob, source: int, path: str, *, place: str, yes: bool)
     check_fits(blob, length, path=path)
     if holds_data(blob):
         confirm(f"{place}: blob {blob.id:#x}: replace what it holds", yes=yes)
-    left = f"blob {blob.id:#x} holds a part of it and of what it held: import again"
+    left = f"blob {blob.id:#x} is a mixture of {path} and its old content: import again"
     with leaving(left), progress("import", data_size(source, length)) as advance:
         replace_content(blob, source, length, path=path, advance=advance)
         blob.flush()

@@ -11,6 +11,7 @@ from blobstore.cli.options import (
 from blobstore.cli.output import print_result, printable_name, render_table, unicode_text
 from blobstore.cli.rendering import render_bytes, xattr_fields
 from blobstore.cli.values import parse_value
+from blobstore.errors import naming
 from blobstore.format.descriptors import decode_name
 
 
@@ -55,7 +56,8 @@ def set_xattr(options: StoreOptions, *, which: str, name: str, value: str) -> No
     """
     data = parse_value(value)
     with options.open(read_only=False) as store, open_blob(store, which) as blob:
-        blob.set_xattr(name, data)
+        with naming(store=options.address):
+            blob.set_xattr(name, data)
         if name == "name" and not options.as_json:
             warn_of_same_names(store, decode_name(data.rstrip(b"\0")))
     fields = {"id": blob.id, "name": unicode_text(name), "value": data.hex()}
@@ -67,7 +69,11 @@ def set_xattr(options: StoreOptions, *, which: str, name: str, value: str) -> No
 @click.argument("name")
 def remove_xattr(options: StoreOptions, *, which: str, name: str) -> None:
     """Remove an attribute; durable when done."""
-    with options.open(read_only=False) as store, open_blob(store, which) as blob:
+    with (
+        options.open(read_only=False) as store,
+        open_blob(store, which) as blob,
+        naming(store=options.address),
+    ):
         blob.remove_xattr(name)
     fields = {"id": blob.id, "name": unicode_text(name)}
     print_result(fields, "", as_json=options.as_json)

@@ -49,7 +49,8 @@ def find_chain(path: str, directories: Sequence[str] = ()) -> list[Level]:
     while found is not None:
         at, expected = found
         if len(levels) == _LEVELS_MAX or any(_is_same(at, level.path) for level in levels):
-            raise InvalidArgumentError(f"{at}: is needed by itself, or by more than {_LEVELS_MAX}")
+            problem = f"its chain of backing files has a loop, or more than {_LEVELS_MAX} images"
+            raise InvalidArgumentError(f"{at}: {problem}")
         level, header = _read_level(at, expected)
         levels.insert(0, level)
         found = None

@@ -81,4 +81,4 @@ def check_format(descriptor: int, expected: str, *, path: str) -> None:
     """
     found = image_format(descriptor)
     if found != expected and expected != "raw":
-        raise InvalidArgumentError(f"{path}: no {expected} image, expected its signature")
+        raise InvalidArgumentError(f"{path}: not a {expected} image, its signature is missing")

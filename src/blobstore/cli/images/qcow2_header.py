@@ -67,7 +67,7 @@ def read_header(descriptor: int, *, path: str) -> Header:
     """
     head = os.pread(descriptor, _SEARCHED, 0)
     if len(head) < HEAD.size + ENTRY_SIZE or not head.startswith(MAGIC):
-        raise InvalidArgumentError(f"{path}: no qcow2 image")
+        raise InvalidArgumentError(f"{path}: not a qcow2 image")
     fields = HEAD.unpack_from(head)
     _magic, version, name_at, name_size, bits, disk_size, encryption, l1_count, l1_offset = fields[
         :9
