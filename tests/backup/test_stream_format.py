@@ -111,7 +111,7 @@ def test_a_stream_with_a_flipped_bit_leaves_no_snapshot() -> None:
 def test_a_stream_that_is_cut_anywhere_is_refused() -> None:
     stream = encoded(SOME)
     for length in range(len(stream)):
-        with pytest.raises(CorruptError, match="early"):
+        with pytest.raises(CorruptError, match="early" if length else "stream: empty"):
             decoded(stream[:length])
 
 

@@ -95,7 +95,7 @@ def test_differences_between_any_snapshots_are_cut_continued_and_arrive(
         for base, snapshot in pairwise(chosen):
             stream = stream_of(snapshot, base)
             before = set(other.blob_ids())
-            with pytest.raises(CorruptError, match="early"):
+            with pytest.raises(CorruptError, match=r"early|stream: empty"):
                 receive(other, io.BytesIO(stream[: int(cut * (len(stream) - 1))]))
             rest = stream
             for _info, state in list(unfinished_receipts(other)):
