@@ -1,12 +1,15 @@
 """A repair that loses content: whoever reads it later is told so."""
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from blobstore import Blobstore
+from blobstore.cli.condition import warnings_of
+from blobstore.nbd.exports import StoreExports
 from tests.cli.runner import Result, run
 
 CLUSTER = 65536
@@ -162,3 +165,45 @@ def test_rescue_tells_which_blobs_read_what_was_salvaged(lossy: Lossy) -> None:
         lossy.upper: lossy.snapshot,
         lossy.other: None,
     }
+
+
+def test_a_server_says_at_its_start_and_to_its_clients_what_was_salvaged(lossy: Lossy) -> None:
+    with Blobstore.open(lossy.path, read_only=True) as store:
+        (said,) = warnings_of(store, to_change=False)
+        readers = ", ".join(f"{blob_id:#x}" for blob_id in sorted((lossy.clone, lossy.upper)))
+        assert said == (
+            f"{lossy.path}: blob {lossy.snapshot:#x}: was salvaged by a repair; "
+            f"what was lost reads as zeroes, in its clones too: {readers}"
+        )
+        exports = StoreExports(store)
+        marked = {name for name, text in exports.listed() if "salvaged: lost data" in text}
+        assert marked == {"mail", "mail@1", "mail@2"}
+        for name in ("mail", "other"):
+            with closing(exports.open(name)) as export:
+                assert ("salvaged" in export.description) == (name == "mail")
+
+
+def test_a_server_says_at_its_start_which_blobs_cannot_be_used_and_why_nothing_can_be_changed(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "disk.img"
+    store = Blobstore.create(path, size="16MiB", cluster_size=CLUSTER)
+    bad = store.create_blob(CLUSTER).id
+    copy = path.read_bytes()  # not unloaded, as a killed server leaves it
+    page = store.info.md_start + bad % 2**32
+    store.close()
+    for content in (copy, path.read_bytes()):
+        damaged = bytearray(content)
+        damaged[4096 * page + 100] ^= 1
+        path.write_bytes(damaged)
+        with Blobstore.open(path) as opened:
+            *refused, unusable = warnings_of(opened, to_change=True)
+            assert refused == (
+                [f"{path}: nothing can be changed: {opened.read_only_reason}"]
+                if opened.errors
+                else []
+            )
+            assert unusable.startswith(f"{path}: blob {bad:#x}: page ")
+            assert unusable.endswith("it cannot be used, `blobstore check` says more")
+    with Blobstore.open(path, read_only=True) as opened:
+        assert len([*warnings_of(opened, to_change=False)]) == 1

@@ -84,6 +84,24 @@ def test_a_volume_is_served_until_a_signal_and_the_store_is_clean_then(place: Pa
             assert store["web"].read(17) == b"before the signal"
 
 
+def test_the_log_begins_with_what_is_wrong_with_the_store(place: Path) -> None:
+    with (place / "disk.img").open("r+b") as image:
+        image.seek(4096 * 5 + 100)  # in the root page of `web`
+        image.write(b"X")
+    command = [*COMMAND, "serve", str(place / "disk.img"), "--nbd", f"unix:{place}/nbd.sock"]
+    with (
+        (place / "log").open("wb") as log,
+        subprocess.Popen([*command, "--quiet"], stdout=subprocess.PIPE, stderr=log) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stdout.readline().endswith(b"nbd.sock\n")
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0
+    (line,) = (place / "log").read_text().splitlines()
+    assert " WARNING " in line
+    assert line.endswith("it cannot be used, `blobstore check` says more")
+
+
 def test_several_addresses_serve_one_store(place: Path) -> None:
     with serving(place, "--nbd", f"unix:{place}/a.sock", "--nbd", "127.0.0.1:0") as server:
         first, second = server.said["nbd"]

@@ -75,7 +75,7 @@ def test_an_overwrite_that_is_refused_erases_nothing() -> None:
 def test_content_without_signature_keeps_a_new_store_away() -> None:
     device = MemoryDevice(SIZE)
     device.write(5000, [b"x"])
-    with pytest.raises(ExistsError, match="holds something"):
+    with pytest.raises(ExistsError, match="holds data, expected zeroes"):
         Blobstore.create(device)
 
 

@@ -161,7 +161,7 @@ def test_a_device_of_no_size_holds_no_store() -> None:
     with nbdkit("memory", 0) as served:
         with open_device(served.address, read_only=False) as device:
             assert device.size_bytes == 0
-        with pytest.raises(OSError, match="0 bytes"):
+        with pytest.raises(OSError, match="the device has 0 B"):
             Blobstore.create(served.address)
 
 

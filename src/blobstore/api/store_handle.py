@@ -56,6 +56,11 @@ class StoreHandle:
         return self._core.read_only
 
     @property
+    def read_only_reason(self) -> str:
+        """Why nothing can be changed, such as a blob in quarantine; else empty."""
+        return self._core.read_only_reason
+
+    @property
     def errors(self) -> dict[BlobId, BlobstoreError]:
         """The blobs that loading put into quarantine, and why."""
         return {

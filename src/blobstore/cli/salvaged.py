@@ -1,7 +1,6 @@
 """Warnings of salvaged blobs: what they lost reads as zeroes, in their clones as well."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -32,20 +31,6 @@ def nearest_salvaged(
         seen.add(at)
         at = blob.parent
     return None
-
-
-def readers_of(salvaged: Iterable[BlobId], parents: Mapping[BlobId, BlobId]) -> set[BlobId]:
-    """Return all descendants of salvaged blobs; `parents` has the parent of every clone."""
-    clones: defaultdict[BlobId, list[BlobId]] = defaultdict(list)
-    for clone, parent in parents.items():
-        clones[parent].append(clone)
-    found: set[BlobId] = set()
-    waiting = [*salvaged]
-    while waiting:
-        new = set(clones[waiting.pop()]) - found
-        found |= new
-        waiting += new
-    return found
 
 
 def warning_of(blob_id: BlobId, salvaged: BlobId) -> str:

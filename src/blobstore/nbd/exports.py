@@ -16,6 +16,7 @@ from blobstore.api import disk_view
 from blobstore.api.disk_view import RANGES_MAX, Ranges
 from blobstore.nbd.constants import STRING_MAX, ExportFlag
 from blobstore.operations import Buffer
+from blobstore.store.salvaged_mark import readers_of
 from blobstore.units import format_size
 
 AnyStore: TypeAlias = Blobstore | VolumeStore
@@ -135,7 +136,7 @@ class BlobExport(OpenExport):
             name,
             blob,
             read_only=read_only or blob.data_read_only,
-            description=describe(blob.info),
+            description=describe(blob.info, is_salvaged=blob.nearest_salvaged is not None),
         )
         self.blob = blob
 
@@ -183,12 +184,16 @@ class StoreExports:
         if store.closed:
             return
         infos = [info for info in store.list_blobs() if info.error is None]
+        salvaged = _salvaged(infos)
         if isinstance(store, VolumeStore):
             names = {info.id: info.name or info.unique_id for info in store}
         else:
             names = _names_of_blobs(infos)
         listed = {
-            info.blob_id: (names[info.blob_id], describe(info))
+            info.blob_id: (
+                names[info.blob_id],
+                describe(info, is_salvaged=info.blob_id in salvaged),
+            )
             for info in infos
             if info.blob_id in names
         }
@@ -263,13 +268,24 @@ def id_in(text: str) -> BlobId | None:
     return BlobId(int(text, 16 if text[:2] in ("0x", "0X") else 10))
 
 
-def describe(info: BlobInfo) -> str:
-    """Say in a line what an export is."""
+def _salvaged(infos: Sequence[BlobInfo]) -> set[BlobId]:
+    """Return the blobs that a repair has salvaged, and those that read from them."""
+    marked = {info.blob_id for info in infos if info.salvaged}
+    if not marked:
+        return marked
+    parents = {info.blob_id: info.parent for info in infos if info.parent is not None}
+    return marked | readers_of(marked, parents)
+
+
+def describe(info: BlobInfo, *, is_salvaged: bool = False) -> str:
+    """Say in a line what an export is; `is_salvaged`: zeroes in it stand for lost data."""
     kind = "snapshot" if info.snapshot else "clone" if info.parent is not None else "blob"
     words = ["read-only" if info.read_only and not info.snapshot else "", kind]
     provision = "thin" if info.thin else "thick"
     what = " ".join(word for word in words if word)
-    return f"{what} {info.blob_id:#x}, {format_size(info.size)}, {provision}{_uuid_in(info)}"
+    mark = ", salvaged: lost data read as zeroes" if is_salvaged else ""
+    size = format_size(info.size)
+    return f"{what} {info.blob_id:#x}, {size}, {provision}{mark}{_uuid_in(info)}"
 
 
 def _uuid_in(info: BlobInfo) -> str:

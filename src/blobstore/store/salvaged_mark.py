@@ -7,13 +7,15 @@ is inflated or decoupled. Such a blob gets the mark by the root write that chang
 no power failure leaves the content without the mark.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 from blobstore.errors import NoSpaceError
 from blobstore.metadata.blob_state import BlobState
 from blobstore.metadata.store_state import StoreState
+from blobstore.units import BlobId
 
 SALVAGED: Final = "salvaged"
 """The attribute of a blob that a repair has salvaged: what was wrong with it."""
@@ -30,6 +32,20 @@ def ancestors_of(blob: BlobState) -> Iterator[BlobState]:
 def nearest_salvaged(blob: BlobState) -> BlobState | None:
     """Return the blob itself if it was salvaged, or its next ancestor that was, or None."""
     return next((each for each in (blob, *ancestors_of(blob)) if SALVAGED in each.xattrs), None)
+
+
+def readers_of(salvaged: Iterable[BlobId], parents: Mapping[BlobId, BlobId]) -> set[BlobId]:
+    """Return all descendants of salvaged blobs; `parents` has the parent of every clone."""
+    clones: defaultdict[BlobId, list[BlobId]] = defaultdict(list)
+    for clone, parent in parents.items():
+        clones[parent].append(clone)
+    found: set[BlobId] = set()
+    waiting = [*salvaged]
+    while waiting:
+        new = set(clones[waiting.pop()]) - found
+        found |= new
+        waiting += new
+    return found
 
 
 def mark_from(blob: BlobState, sources: Iterable[BlobState]) -> bytes | None:

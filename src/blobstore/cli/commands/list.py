@@ -18,7 +18,7 @@ from blobstore.cli.rendering import (
     render_extents,
     render_list,
 )
-from blobstore.cli.salvaged import readers_of
+from blobstore.store.salvaged_mark import readers_of
 
 
 @store_command("list", reads_content=True)

@@ -2,8 +2,9 @@
 
 import click
 
+from blobstore.cli.condition import warnings_of
 from blobstore.cli.options import PathType, StoreOptions, store_command
-from blobstore.cli.output import print_result
+from blobstore.cli.output import print_result, printable
 
 
 @store_command("mount", changes=True, reads_content=True)
@@ -25,6 +26,8 @@ def command(options: StoreOptions, *, directory: str, writable: bool, allow_othe
     given |= {"default_permissions": True, "allow_other": allow_other, "auto_unmount": True}
     try:
         with options.open(read_only=not writable) as store:
+            for warning in warnings_of(store, to_change=writable):
+                click.echo(printable(warning), err=True)
             files = BlobFiles(store, file_names(store), writable=not store.read_only)
             with Mounted(files, directory, given) as mounted:
                 fields = {"directory": directory, "files": sorted(files.files)}

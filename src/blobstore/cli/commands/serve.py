@@ -4,13 +4,14 @@ import logging
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from blobstore.cli.condition import warnings_of
 from blobstore.cli.interruption import wait_for_signal
 from blobstore.cli.options import PathType, StoreOptions, blob, complete_blob, store_command
-from blobstore.cli.output import print_result
+from blobstore.cli.output import print_result, printable
 
 if TYPE_CHECKING:
     import ssl
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from blobstore.nbd.metrics import MetricsServer
     from blobstore.nbd.nbd_server import NbdServer
     from blobstore.rpc.server import RpcServer
+
+_LOG: Final = logging.getLogger("blobstore.serve")
 
 
 @store_command("serve", changes=True, reads_content=True)
@@ -83,6 +86,8 @@ def command(
     context = None if tls is None else _tls_context(tls)
     with ExitStack() as stack:
         store = stack.enter_context(options.open(read_only=read_only))
+        for warning in warnings_of(store, to_change=not read_only):
+            _LOG.warning("%s", printable(warning))
         first = _found(store, blobs)
         everything = export_all or not blobs
         rpc = None if rpc_path is None else stack.enter_context(_rpc_server(rpc_path, store))
