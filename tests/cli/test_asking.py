@@ -27,6 +27,14 @@ def test_a_resize_that_loses_content_is_done_with_consent(image: Image, consent:
     assert run_here("resize", image.path, "beta", "128K", consent, "--json").json["clusters"] == 2
 
 
+def test_a_resize_asks_before_it_cuts_off_what_only_the_snapshot_holds(image: Image) -> None:
+    run_here("snapshot", image.path, "beta")
+    done = run_here("resize", image.path, "beta", "128K", "--json")
+    assert (done.status, done.error["errno"]) == (1, "EPERM")
+    assert "lose what it holds beyond 128 KiB" in done.error["message"]
+    assert run_here("resize", image.path, "beta", "128K", "--yes").status == 0
+
+
 def test_a_resize_asks_on_a_terminal(image: Image) -> None:
     done = run_on_terminal("resize", image.path, "beta", "0", typed="n\n")
     assert done.status == 1

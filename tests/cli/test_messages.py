@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from blobstore import Blobstore, check, repair
+from blobstore import Blobstore, VolumeStore, check, repair
 from blobstore.cli.files import open_to_write
 from blobstore.cli.group import describe_os_error
 from blobstore.errors import AccessError
@@ -362,3 +362,32 @@ def test_who_has_a_store_is_named_with_its_command(image: Image, tmp_path: Path)
         f"in use by process {process.pid} (blobstore serve); while it runs, its JSON-RPC socket "
         "takes snapshots and other changes of volumes (serve --rpc PATH)"
     )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("write", "{own}", "FILE"), ("zero", "{own}", "--length", "1"),
+        ("unmap", "{own}", "--length", "1"), ("resize", "{own}", "1M"),
+        ("rename", "{own}", "other"), ("set-read-only", "{own}"), ("inflate", "{own}"),
+        ("decouple", "{own}"), ("snapshot", "{own}", "s"), ("clone", "{own}", "c"),
+        ("rollback", "{own}", "disk", "--yes"), ("set-parent", "{own}", "disk", "--yes"),
+        ("delete", "{own}", "--yes"),
+    ],
+    ids=lambda command: command[0],
+)  # fmt: skip
+def test_no_command_changes_the_super_blob_of_a_volume_store(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    path = tmp_path / "disk.img"
+    with VolumeStore.create(path, name="vms", size="16MiB", cluster_size="64KiB") as store:
+        store.create_volume("disk", "64KiB").close()
+        own = f"{store.super_blob:#x}"
+    (tmp_path / "FILE").write_bytes(b"")
+    first, *rest = (part.format(own=own) for part in command)
+    rest = [str(tmp_path / part) if part == "FILE" else part for part in rest]
+    before = path.read_bytes()
+    done = run(first, path, *rest)
+    assert done.status == 1
+    assert f"blob {own}: is the store itself, no volume" in done.stderr
+    assert path.read_bytes() == before

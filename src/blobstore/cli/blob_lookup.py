@@ -75,6 +75,25 @@ def open_blob(store: "AnyStore", which: str) -> "Blob":
     return store.open_blob(find_blob(store, which))
 
 
+def open_to_change(store: "AnyStore", which: str) -> "Blob":
+    """Open the blob that BLOB means, for a command that changes it or makes another one of it.
+
+    That is never the super blob of a volume store: SPDK finds the store's name and uuid in it.
+
+    Raises:
+        InvalidArgumentError: It is the store itself.
+        BlobstoreError: As `open_blob`.
+    """
+    from blobstore import Volume, VolumeStore
+
+    blob = open_blob(store, which)
+    if isinstance(store, VolumeStore) and not isinstance(blob, Volume):
+        blob.close()
+        error = InvalidArgumentError(f"blob {blob.id:#x}: is the store itself, no volume")
+        raise error.at(store=store.device_name)
+    return blob
+
+
 def delete_blob(store: "AnyStore", blob_id: BlobId) -> None:
     """Delete a blob or a volume.
 

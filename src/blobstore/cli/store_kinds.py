@@ -91,11 +91,10 @@ def snapshot(store: AnyStore, blob: Blob, name: str | None) -> Blob:
     """Make a snapshot of a blob or a volume, with an identity and a time.
 
     Raises:
-        InvalidArgumentError: A volume's would have no name, or it is the store itself.
+        InvalidArgumentError: A volume's would have no name.
         ExistsError: Another one has the name.
         BlobstoreError: As `Blob.snapshot` and `Volume.snapshot`.
     """
-    _refuse_store_itself(store, blob)
     check_new_name(store, name)
     return take_snapshot(blob, name)
 
@@ -138,21 +137,13 @@ def rename(store: AnyStore, blob: Blob, name: str) -> None:
 
     Raises:
         ExistsError: Another one has it.
-        InvalidArgumentError: It is the store itself.
         BlobstoreError: As `Volume.rename` and `Blob.set_xattr`.
     """
     if isinstance(blob, Volume):
         blob.rename(name)
     else:
-        _refuse_store_itself(store, blob)
         check_new_name(store, name, of=blob.id)
         blob.xattrs.update(name_xattrs(name))
-
-
-def _refuse_store_itself(store: AnyStore, blob: Blob) -> None:
-    """Refuse the super blob of a volume store: SPDK looks for the store's name and uuid there."""
-    if isinstance(store, VolumeStore) and not isinstance(blob, Volume):
-        raise InvalidArgumentError(f"blob {blob.id:#x}: is the store itself, no volume")
 
 
 def made_fields(blob: Blob) -> dict[str, object]:

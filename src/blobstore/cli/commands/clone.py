@@ -1,7 +1,7 @@
 """`clone`: a writable blob that begins as a snapshot."""
 
 from blobstore.cli import store_kinds
-from blobstore.cli.blob_lookup import open_blob, warn_of_name
+from blobstore.cli.blob_lookup import open_to_change, warn_of_name
 from blobstore.cli.interruption import making_blobs
 from blobstore.cli.options import (
     StoreOptions,
@@ -23,7 +23,7 @@ def command(options: StoreOptions, *, which: str, name: str | None) -> None:
     """
     with (
         making_blobs(options) as store,
-        open_blob(store, which) as blob,
+        open_to_change(store, which) as blob,
         store_kinds.clone(store, blob, name) as clone,
     ):
         fields, text = store_kinds.made_fields(clone), store_kinds.made_text(clone)

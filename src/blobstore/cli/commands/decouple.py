@@ -1,6 +1,6 @@
 """`decouple`: copy what a blob reads from its parent."""
 
-from blobstore.cli.blob_lookup import open_blob
+from blobstore.cli.blob_lookup import open_to_change
 from blobstore.cli.interruption import leaving
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result
@@ -11,7 +11,7 @@ from blobstore.cli.rendering import parent_fields
 @blob_argument
 def command(options: StoreOptions, *, which: str) -> None:
     """Copy what a blob reads from its parent, and make its grandparent its parent."""
-    with options.open(read_only=False) as store, open_blob(store, which) as blob:
+    with options.open(read_only=False) as store, open_to_change(store, which) as blob:
         with leaving(
             f"blob {blob.id:#x} still reads the same data: run `decouple` again to continue"
         ):

@@ -3,7 +3,7 @@
 import click
 
 from blobstore.cli import store_kinds
-from blobstore.cli.blob_lookup import open_blob, warn_of_name
+from blobstore.cli.blob_lookup import open_to_change, warn_of_name
 from blobstore.cli.options import StoreOptions, blob_argument, store_command
 from blobstore.cli.output import print_result, unicode_text
 
@@ -16,7 +16,7 @@ def command(options: StoreOptions, *, which: str, name: str) -> None:
 
     A volume keeps its uuid. The name of a snapshot cannot be changed.
     """
-    with options.open(read_only=False) as store, open_blob(store, which) as blob:
+    with options.open(read_only=False) as store, open_to_change(store, which) as blob:
         store_kinds.rename(store, blob, name)
         if not options.as_json:
             warn_of_name(store, name)

@@ -3,7 +3,7 @@
 import click
 
 from blobstore.cli.asking import confirm
-from blobstore.cli.blob_lookup import find_blob, open_blob
+from blobstore.cli.blob_lookup import find_blob, open_to_change
 from blobstore.cli.options import (
     StoreOptions,
     blob,
@@ -27,7 +27,7 @@ def command(options: StoreOptions, *, which: str, snapshot: str, yes: bool) -> N
     first. Snapshots that were made after SNAPSHOT stay, as a branch of their own.
     The blob keeps its id and its attributes, and gets the size of SNAPSHOT.
     """
-    with options.open(read_only=False) as store, open_blob(store, which) as opened:
+    with options.open(read_only=False) as store, open_to_change(store, which) as opened:
         snapshot_id = find_blob(store, snapshot)
         if opened.info.allocated_clusters:
             change = f"roll it back to {snapshot_id:#x}"

@@ -3,7 +3,7 @@
 import click
 
 from blobstore.cli.asking import confirm
-from blobstore.cli.blob_lookup import find_blob, open_blob
+from blobstore.cli.blob_lookup import find_blob, open_to_change
 from blobstore.cli.options import (
     StoreOptions,
     blob,
@@ -38,7 +38,7 @@ def command(
     """
     if (parent is None) == (external_parent is None):
         raise click.UsageError("expected either PARENT or --external-snapshot")
-    with options.open(read_only=False) as store, open_blob(store, which) as opened:
+    with options.open(read_only=False) as store, open_to_change(store, which) as opened:
         before = opened.info
         if before.snapshot:
             change = "change what it and its clones read"

@@ -1,7 +1,7 @@
 """`snapshot`: keep what a blob holds now."""
 
 from blobstore.cli import store_kinds
-from blobstore.cli.blob_lookup import open_blob, warn_of_name
+from blobstore.cli.blob_lookup import open_to_change, warn_of_name
 from blobstore.cli.interruption import making_blobs
 from blobstore.cli.options import (
     StoreOptions,
@@ -23,7 +23,7 @@ def command(options: StoreOptions, *, which: str, name: str | None) -> None:
     """
     with (
         making_blobs(options) as store,
-        open_blob(store, which) as blob,
+        open_to_change(store, which) as blob,
         store_kinds.snapshot(store, blob, name) as snapshot,
     ):
         fields, text = store_kinds.made_fields(snapshot), store_kinds.made_text(snapshot)

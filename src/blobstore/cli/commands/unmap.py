@@ -3,7 +3,7 @@
 import click
 
 from blobstore import Blob
-from blobstore.cli.blob_lookup import open_blob
+from blobstore.cli.blob_lookup import open_to_change
 from blobstore.cli.options import (
     StoreOptions,
     blob_argument,
@@ -26,7 +26,7 @@ def command(options: StoreOptions, *, which: str, offset: int, length: int) -> N
     clusters. A clone keeps its own clusters, and fills them with zeroes. Where a clone
     has no cluster of its own, it still reads its parent: use `zero` there.
     """
-    with options.open(read_only=False) as store, open_blob(store, which) as blob:
+    with options.open(read_only=False) as store, open_to_change(store, which) as blob:
         blob.unmap(offset, length)
         blob.flush()
         inherited = _inherited_bytes(blob, offset, length)

@@ -2,7 +2,7 @@
 
 import click
 
-from blobstore.cli.blob_lookup import open_blob
+from blobstore.cli.blob_lookup import open_to_change
 from blobstore.cli.content import opened_input, write_stream
 from blobstore.cli.options import (
     InputType,
@@ -28,7 +28,7 @@ def command(options: StoreOptions, *, which: str, file: str, offset: int) -> Non
         opened_input(file) as stream,
         naming(store=options.address),
         options.open(read_only=False) as store,
-        open_blob(store, which) as blob,
+        open_to_change(store, which) as blob,
     ):
         length = write_stream(blob, stream, offset=offset)
     fields = {"id": blob.id, "offset": offset, "length": length}

@@ -1,6 +1,6 @@
 """`zero`: make a range of a blob read as zeroes."""
 
-from blobstore.cli.blob_lookup import open_blob
+from blobstore.cli.blob_lookup import open_to_change
 from blobstore.cli.options import (
     StoreOptions,
     blob_argument,
@@ -17,7 +17,7 @@ from blobstore.cli.output import print_result
 @length_option
 def command(options: StoreOptions, *, which: str, offset: int, length: int) -> None:
     """Make a range of a blob read as zeroes; its clusters are allocated after that."""
-    with options.open(read_only=False) as store, open_blob(store, which) as blob:
+    with options.open(read_only=False) as store, open_to_change(store, which) as blob:
         blob.write_zeroes(offset, length)
         blob.flush()
     fields = {"id": blob.id, "offset": offset, "length": length}
