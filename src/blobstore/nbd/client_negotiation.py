@@ -29,15 +29,17 @@ from blobstore.nbd.constants import (
     OptionReply,
 )
 from blobstore.nbd.negotiation import Agreement, Export, NbdProtocolError
+from blobstore.nbd.wire_structs import (
+    CLIENT_FLAGS,
+    GREETING,
+    INFO_BLOCK_SIZE,
+    INFO_EXPORT,
+    OPTION,
+    OPTION_REPLY,
+)
 
-_GREETING: Final = struct.Struct(">QQH")
-_CLIENT_FLAGS: Final = struct.Struct(">I")
-_OPTION: Final = struct.Struct(">QII")
-_REPLY: Final = struct.Struct(">QIII")
 _U16: Final = struct.Struct(">H")
 _U32: Final = struct.Struct(">I")
-_INFO_EXPORT: Final = struct.Struct(">HQH")
-_INFO_BLOCK_SIZE: Final = struct.Struct(">HIII")
 
 _INFOS_MAX: Final = 64
 _SIZE_MAX: Final = 2**63 - 1
@@ -116,42 +118,42 @@ class ClientNegotiation:
     # The greeting
 
     def _take_greeting(self) -> Step | None:
-        if len(self._buffer) < _GREETING.size:
+        if len(self._buffer) < GREETING.size:
             return None
-        magic, options_magic, flags = _GREETING.unpack_from(self._buffer)
+        magic, options_magic, flags = GREETING.unpack_from(self._buffer)
         if magic != GREETING_MAGIC or options_magic != OPTION_MAGIC:
             raise NbdProtocolError(f"greeting {magic:#018x} {options_magic:#018x}: no NBD server")
         if not flags & HandshakeFlag.FIXED_NEWSTYLE:
             raise NbdProtocolError("the server does not have the fixed newstyle handshake")
-        if len(self._buffer) > _GREETING.size:
+        if len(self._buffer) > GREETING.size:
             raise NbdProtocolError("bytes after the greeting that nothing asked for")
         self._buffer.clear()
         self._state = _State.OPTION
         ours = HandshakeFlag.FIXED_NEWSTYLE | (flags & HandshakeFlag.NO_ZEROES)
         first = self._ask(Option.STARTTLS if self._encrypts else Option.STRUCTURED_REPLY)
-        return SendToServer(_CLIENT_FLAGS.pack(ours) + first.data)
+        return SendToServer(CLIENT_FLAGS.pack(ours) + first.data)
 
     def _ask(self, option: Option, data: bytes = b"") -> SendToServer:
         self._asked = option
-        return SendToServer(_OPTION.pack(OPTION_MAGIC, option, len(data)) + data)
+        return SendToServer(OPTION.pack(OPTION_MAGIC, option, len(data)) + data)
 
     # Answers to options
 
     def _take_reply(self) -> tuple[int, bytes] | None:
         """Return the kind and the data of the next answer, if it is whole."""
-        if len(self._buffer) < _REPLY.size:
+        if len(self._buffer) < OPTION_REPLY.size:
             return None
-        magic, option, kind, length = _REPLY.unpack_from(self._buffer)
+        magic, option, kind, length = OPTION_REPLY.unpack_from(self._buffer)
         if magic != OPTION_REPLY_MAGIC:
             raise NbdProtocolError(f"answer magic {magic:#x}, expected {OPTION_REPLY_MAGIC:#x}")
         if option != self._asked:
             raise NbdProtocolError(f"answer to option {option}, expected {int(self._asked)}")
         if length > OPTION_DATA_MAX:
             raise NbdProtocolError(f"answer of {length} bytes, expected at most {OPTION_DATA_MAX}")
-        end = _REPLY.size + length
+        end = OPTION_REPLY.size + length
         if len(self._buffer) < end:
             return None
-        data = bytes(self._buffer[_REPLY.size : end])
+        data = bytes(self._buffer[OPTION_REPLY.size : end])
         del self._buffer[:end]
         return kind, data
 
@@ -205,9 +207,9 @@ class ClientNegotiation:
 
     def _export(self) -> Export:
         data = self._infos.get(Info.EXPORT)
-        if data is None or len(data) != _INFO_EXPORT.size:
+        if data is None or len(data) != INFO_EXPORT.size:
             raise NbdProtocolError("the server did not tell the export's size")
-        _kind, size, flags = _INFO_EXPORT.unpack(data)
+        _kind, size, flags = INFO_EXPORT.unpack(data)
         if size > _SIZE_MAX:
             raise NbdProtocolError(f"an export of {size} bytes, expected at most {_SIZE_MAX}")
         least, preferred, most = self._block_sizes()
@@ -231,9 +233,9 @@ class ClientNegotiation:
         data = self._infos.get(Info.BLOCK_SIZE)
         if data is None:
             return 1, 4096, PAYLOAD_MAX
-        if len(data) != _INFO_BLOCK_SIZE.size:
+        if len(data) != INFO_BLOCK_SIZE.size:
             raise NbdProtocolError(f"block sizes in {len(data)} bytes")
-        _kind, least, preferred, most = _INFO_BLOCK_SIZE.unpack(data)
+        _kind, least, preferred, most = INFO_BLOCK_SIZE.unpack(data)
         limit = PAYLOAD_MAX if most == _NO_LIMIT else min(most, PAYLOAD_MAX)
         if (
             not _is_power_of_two(least)

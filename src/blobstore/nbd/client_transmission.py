@@ -27,15 +27,11 @@ from blobstore.nbd.constants import (
     CommandFlag,
 )
 from blobstore.nbd.negotiation import NbdProtocolError
+from blobstore.nbd.wire_structs import CHUNK, ERROR, HOLE, REQUEST, SIMPLE_REPLY
 
-_REQUEST: Final = struct.Struct(">IHHQQI")
-_SIMPLE_REPLY: Final = struct.Struct(">IIQ")
-_CHUNK: Final = struct.Struct(">IHHQI")
 _MAGIC: Final = struct.Struct(">I")
 _OFFSET: Final = struct.Struct(">Q")
-_HOLE: Final = struct.Struct(">QI")
-_ERROR: Final = struct.Struct(">IH")
-assert (_SIMPLE_REPLY.size, _CHUNK.size) == (16, 20)
+assert (SIMPLE_REPLY.size, CHUNK.size) == (16, 20)
 
 _STAGING_SIZE: Final = 64 * 1024
 _DETAIL_MAX: Final = 8192  # of an error: a code, a message of at most 4096 bytes, an offset
@@ -102,7 +98,7 @@ class Call:
 
     def encode(self, flags: CommandFlag = CommandFlag.NONE) -> bytes:
         """Return the request as it is sent; a write's data follows."""
-        return _REQUEST.pack(
+        return REQUEST.pack(
             REQUEST_MAGIC, flags, self.command, self.cookie, self.offset, self.length
         )
 
@@ -174,7 +170,7 @@ class ReplyStream:
     def _parse(self, finished: list[Call]) -> bool:
         """Take one reply, or its head; false if more bytes are needed."""
         staged = self._end - self._start
-        if staged < _SIMPLE_REPLY.size:
+        if staged < SIMPLE_REPLY.size:
             return False
         (magic,) = _MAGIC.unpack_from(self._staging, self._start)
         if magic == SIMPLE_REPLY_MAGIC:
@@ -182,11 +178,11 @@ class ReplyStream:
             return True
         if magic != STRUCTURED_REPLY_MAGIC or not self._structured:
             raise NbdProtocolError(f"reply magic {magic:#x}")
-        return staged >= _CHUNK.size and self._take_chunk(staged - _CHUNK.size, finished)
+        return staged >= CHUNK.size and self._take_chunk(staged - CHUNK.size, finished)
 
     def _take_simple(self, finished: list[Call]) -> None:
-        _magic, error, cookie = _SIMPLE_REPLY.unpack_from(self._staging, self._start)
-        self._start += _SIMPLE_REPLY.size
+        _magic, error, cookie = SIMPLE_REPLY.unpack_from(self._staging, self._start)
+        self._start += SIMPLE_REPLY.size
         call = self._call(cookie)
         if call.command is Command.READ and self._structured:
             raise NbdProtocolError("a read's reply is not structured, as both sides agreed")
@@ -198,7 +194,7 @@ class ReplyStream:
 
     def _take_chunk(self, staged: int, finished: list[Call]) -> bool:
         """Take a part of a structured reply whose head is staged, if its details are as well."""
-        _magic, flags, kind, cookie, length = _CHUNK.unpack_from(self._staging, self._start)
+        _magic, flags, kind, cookie, length = CHUNK.unpack_from(self._staging, self._start)
         call, is_last = self._call(cookie), bool(flags & CHUNK_DONE)
         if call.part_count == _PARTS_MAX:
             raise NbdProtocolError(f"a reply of more than {_PARTS_MAX} parts")
@@ -206,7 +202,7 @@ class ReplyStream:
         if staged < needed:
             return False
         call.part_count += 1
-        at = self._start + _CHUNK.size
+        at = self._start + CHUNK.size
         details = bytes(self._staging[at : at + needed])
         self._start = at + needed
         if kind == Chunk.OFFSET_DATA:
@@ -215,7 +211,7 @@ class ReplyStream:
             self._begin_data(call, start, size, ends_call=is_last, finished=finished)
             return True
         if kind == Chunk.OFFSET_HOLE:
-            offset, size = _HOLE.unpack(details)
+            offset, size = HOLE.unpack(details)
             for view in self._claim(call, offset - call.offset, size):
                 view[:] = bytes(len(view))
         elif kind != Chunk.NONE:
@@ -294,9 +290,9 @@ def _details_length(kind: int, length: int) -> int:
     elif kind == Chunk.OFFSET_DATA:
         is_right = _OFFSET.size < length <= _OFFSET.size + PAYLOAD_MAX
     elif kind == Chunk.OFFSET_HOLE:
-        is_right = length == _HOLE.size
+        is_right = length == HOLE.size
     else:
-        is_right = bool(kind & _IS_ERROR) and _ERROR.size <= length <= _DETAIL_MAX
+        is_right = bool(kind & _IS_ERROR) and ERROR.size <= length <= _DETAIL_MAX
     if not is_right:
         raise NbdProtocolError(f"a part of a reply of kind {kind} with {length} bytes")
     return _OFFSET.size if kind == Chunk.OFFSET_DATA else length
@@ -304,12 +300,12 @@ def _details_length(kind: int, length: int) -> int:
 
 def _take_error(call: Call, details: bytes) -> None:
     """Take note of an error; the first one is what the caller is told."""
-    code, length = _ERROR.unpack_from(details)
-    if not code or length > len(details) - _ERROR.size:
+    code, length = ERROR.unpack_from(details)
+    if not code or length > len(details) - ERROR.size:
         raise NbdProtocolError(f"an error of code {code} with words of {length} bytes")
     if not call.error:
         call.error = code
-        call.reason = printable(details[_ERROR.size : _ERROR.size + length])
+        call.reason = printable(details[ERROR.size : ERROR.size + length])
 
 
 def views_between(views: list[memoryview], start: int, length: int) -> list[memoryview]:

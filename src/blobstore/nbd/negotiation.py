@@ -32,16 +32,18 @@ from blobstore.nbd.constants import (
     Option,
     OptionReply,
 )
+from blobstore.nbd.wire_structs import (
+    CLIENT_FLAGS,
+    GREETING,
+    INFO_BLOCK_SIZE,
+    INFO_EXPORT,
+    OPTION,
+    OPTION_REPLY,
+)
 
-_GREETING: Final = struct.Struct(">QQH")
-_CLIENT_FLAGS: Final = struct.Struct(">I")
-_OPTION: Final = struct.Struct(">QII")
-_REPLY: Final = struct.Struct(">QIII")
 _U16: Final = struct.Struct(">H")
 _U32: Final = struct.Struct(">I")
 _EXPORT: Final = struct.Struct(">QH")
-_INFO_EXPORT: Final = struct.Struct(">HQH")
-_INFO_BLOCK_SIZE: Final = struct.Struct(">HIII")
 _ZEROES: Final = bytes(124)
 
 _OUR_FLAGS: Final = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
@@ -162,7 +164,7 @@ class Negotiation:
     @property
     def greeting(self) -> bytes:
         """What is sent first."""
-        return _GREETING.pack(GREETING_MAGIC, OPTION_MAGIC, _OUR_FLAGS)
+        return GREETING.pack(GREETING_MAGIC, OPTION_MAGIC, _OUR_FLAGS)
 
     @property
     def rest(self) -> bytes:
@@ -181,27 +183,27 @@ class Negotiation:
         """
         if self._client_flags is None and not self._take_client_flags():
             return None
-        if len(self._buffer) < _OPTION.size:
+        if len(self._buffer) < OPTION.size:
             return None
-        magic, number, length = _OPTION.unpack_from(self._buffer)
+        magic, number, length = OPTION.unpack_from(self._buffer)
         if magic != OPTION_MAGIC:
             raise NbdProtocolError(f"option magic {magic:#x}")
         if length > OPTION_DATA_MAX:
             raise NbdProtocolError(f"option {number} of {length} bytes")
-        end = _OPTION.size + length
+        end = OPTION.size + length
         if len(self._buffer) < end:
             return None
-        data = bytes(self._buffer[_OPTION.size : end])
+        data = bytes(self._buffer[OPTION.size : end])
         del self._buffer[:end]
         return self._take_option(number, data)
 
     def _take_client_flags(self) -> bool:
-        if len(self._buffer) < _CLIENT_FLAGS.size:
+        if len(self._buffer) < CLIENT_FLAGS.size:
             return False
-        (flags,) = _CLIENT_FLAGS.unpack_from(self._buffer)
-        del self._buffer[: _CLIENT_FLAGS.size]
+        (flags,) = CLIENT_FLAGS.unpack_from(self._buffer)
+        del self._buffer[: CLIENT_FLAGS.size]
         if flags & ~int(_OUR_FLAGS):
-            sent = _CLIENT_FLAGS.pack(flags)
+            sent = CLIENT_FLAGS.pack(flags)
             raise NbdProtocolError(f"begins with {sent!r}, expected the flags of an NBD client")
         self._client_flags = HandshakeFlag(flags)
         return True
@@ -346,17 +348,17 @@ class _OptionError(Exception):
 
 
 def _reply(option: int, kind: OptionReply, data: bytes = b"") -> bytes:
-    return _REPLY.pack(OPTION_REPLY_MAGIC, option, kind, len(data)) + data
+    return OPTION_REPLY.pack(OPTION_REPLY_MAGIC, option, kind, len(data)) + data
 
 
 def _infos(export: Export) -> list[tuple[Info, bytes]]:
     return [
-        (Info.EXPORT, _INFO_EXPORT.pack(Info.EXPORT, export.size_bytes, export.flags)),
+        (Info.EXPORT, INFO_EXPORT.pack(Info.EXPORT, export.size_bytes, export.flags)),
         (Info.NAME, _U16.pack(Info.NAME) + export.name.encode()),
         (Info.DESCRIPTION, _U16.pack(Info.DESCRIPTION) + export.description.encode()),
         (
             Info.BLOCK_SIZE,
-            _INFO_BLOCK_SIZE.pack(
+            INFO_BLOCK_SIZE.pack(
                 Info.BLOCK_SIZE,
                 export.block_min_bytes,
                 export.block_preferred_bytes,

@@ -29,18 +29,14 @@ from blobstore.nbd.constants import (
     WireError,
 )
 from blobstore.nbd.negotiation import NbdProtocolError
+from blobstore.nbd.wire_structs import CHUNK, ERROR, HOLE, REQUEST, SIMPLE_REPLY
 
-_REQUEST: Final = struct.Struct(">IHHQQI")
 _EXTENDED_REQUEST: Final = struct.Struct(">IHHQQQ")
-_SIMPLE_REPLY: Final = struct.Struct(">IIQ")
-_CHUNK: Final = struct.Struct(">IHHQI")
 _DATA_HEAD: Final = struct.Struct(">IHHQIQ")
 _OFFSET_DATA: Final = int(Chunk.OFFSET_DATA)
 _EXTENDED_CHUNK: Final = struct.Struct(">IHHQQQ")
 _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
-_HOLE: Final = struct.Struct(">QI")
-_ERROR: Final = struct.Struct(">IH")
 _COUNT: Final = struct.Struct(">II")
 _WRITE: Final = int(Command.WRITE)
 _PAYLOAD_LEN: Final = int(CommandFlag.PAYLOAD_LEN)
@@ -83,7 +79,7 @@ class RequestStream:
         buffer_size: int = BUFFER_SIZE,
         payload_max: int = PAYLOAD_MAX,
     ) -> None:
-        self._head = _EXTENDED_REQUEST if extended else _REQUEST
+        self._head = _EXTENDED_REQUEST if extended else REQUEST
         self._magic = EXTENDED_REQUEST_MAGIC if extended else REQUEST_MAGIC
         self._extended = extended
         self._payload_max = payload_max
@@ -187,14 +183,14 @@ class Replies:
         """Return the reply to a request that was done and has no data."""
         if self.structured:
             return self._chunk(request, Chunk.NONE, 0, is_last=True)
-        return _SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, WireError.OK, request.cookie)
+        return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, WireError.OK, request.cookie)
 
     def failed(self, request: Request, error: WireError, message: str = "") -> bytes:
         """Return the reply to a request that failed."""
         if not self.structured:
-            return _SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, error, request.cookie)
+            return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, error, request.cookie)
         text = message.encode()[:4096]
-        detail = _ERROR.pack(error, len(text)) + text
+        detail = ERROR.pack(error, len(text)) + text
         return self._chunk(request, Chunk.ERROR, len(detail), is_last=True) + detail
 
     def data_head(
@@ -202,7 +198,7 @@ class Replies:
     ) -> bytes:
         """Return what precedes `length` bytes of data of a read, read from `offset`."""
         if not self.structured:
-            return _SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, request.cookie)
+            return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, request.cookie)
         if not self.extended:  # nearly all clients: in one step
             flags, size = int(is_last), _U64.size + length
             return _DATA_HEAD.pack(
@@ -213,8 +209,8 @@ class Replies:
 
     def hole(self, request: Request, offset: int, length: int, *, is_last: bool) -> bytes:
         """Return the part of a read's reply that says that a range is zero."""
-        head = self._chunk(request, Chunk.OFFSET_HOLE, _HOLE.size, is_last=is_last)
-        return head + _HOLE.pack(offset, length)
+        head = self._chunk(request, Chunk.OFFSET_HOLE, HOLE.size, is_last=is_last)
+        return head + HOLE.pack(offset, length)
 
     def block_status(
         self,
@@ -240,4 +236,4 @@ class Replies:
             return _EXTENDED_CHUNK.pack(
                 EXTENDED_REPLY_MAGIC, flags, kind, request.cookie, request.offset, length
             )
-        return _CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, kind, request.cookie, length)
+        return CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, kind, request.cookie, length)
