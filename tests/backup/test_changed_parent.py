@@ -56,7 +56,7 @@ def test_a_snapshot_with_another_parent_is_no_base_nor_are_those_above_it(
     third = take_snapshot(disk, "third")
     for base in (first, second):
         assert identity_of(base.info) is None
-        with pytest.raises(InvalidArgumentError, match="another parent since it was taken"):
+        with pytest.raises(InvalidArgumentError, match="by another parent or by a repair"):
             send(third, io.BytesIO(), base=base)
     send(third, io.BytesIO())
     for sound in (parent, unrelated, third):

@@ -106,7 +106,7 @@ def test_set_parent_asks_before_it_changes_what_clones_read(image: Image) -> Non
     assert run(*command, "--yes").status == 0
     refused = run("send", image.path, str(parent), "--from", str(snapshot))
     assert (refused.status, refused.stdout) == (1, b"")
-    assert "has got another parent since it was taken" in refused.stderr
+    assert "its content has changed since it was taken" in refused.stderr
 
 
 def test_set_parent_takes_an_external_one_that_is_there(image: Image, tmp_path: Path) -> None:

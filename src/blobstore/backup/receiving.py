@@ -22,7 +22,7 @@ from blobstore.api.blob import Blob
 from blobstore.api.volumes import VolumeStore
 from blobstore.backup.any_store import AnyStore, check_new_name, delete_any
 from blobstore.backup.sending import OF_ONE_STORE, Progress
-from blobstore.backup.snapshot_identity import SNAPSHOT_TIME, find_snapshot
+from blobstore.backup.snapshot_identity import SNAPSHOT_TIME, find_snapshot, identity_in
 from blobstore.backup.stream_format import (
     Begin,
     Data,
@@ -192,7 +192,7 @@ class _UnfinishedSnapshot:
         begin = self._begin
         for info, state in unfinished_receipts(self._store):
             is_same = (state.snapshot, state.base) == (begin.identity, begin.base)
-            if is_same and state.offset >= begin.start:
+            if is_same and state.offset >= begin.start and self._has_base(info):
                 self._at = self._durable = state.offset
                 return self._store.open_blob(info.blob_id)
         if begin.start:
@@ -200,6 +200,13 @@ class _UnfinishedSnapshot:
                 f"the stream goes on at byte {begin.start}, and as much was not received"
             ).at(store=self._store.device_name)
         return None
+
+    def _has_base(self, info: BlobInfo) -> bool:
+        """Tell whether what the blob reads has not changed since its receipt began."""
+        if self._begin.base is None or info.parent is None:
+            return True
+        with self._store.open_blob(info.parent) as parent:
+            return identity_in(parent.xattrs) is not None
 
     def _made(self) -> Blob:
         """Make a thin blob, or a clone of the base, that no name leads to."""

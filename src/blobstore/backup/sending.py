@@ -201,8 +201,8 @@ def _base_identity(base: Blob) -> UUID:
         identity = identity_in(xattrs)
         if identity is None and SNAPSHOT_ID in xattrs:
             raise InvalidArgumentError(
-                "has got another parent since it was taken, so its copies elsewhere may differ: "
-                "take a new snapshot, and send that whole"
+                "its content has changed since it was taken, by another parent or by a repair, so "
+                "its copies elsewhere may differ: take a new snapshot, and send that whole"
             )
         if identity is None:
             raise InvalidArgumentError(

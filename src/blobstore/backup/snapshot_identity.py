@@ -7,8 +7,8 @@ takes a snapshot for backups writes it, and whoever receives one copies it, into
 Snapshots do not change, so two with one identity have the same content.
 
 `snapshot_time` says when a snapshot was taken. SPDK ignores both attributes. A `snapshot_id` that
-is no uuid says that a new parent has changed the content: then nothing names the snapshot, nor the
-volume.
+is no uuid says that a new parent or a repair has changed the content: then nothing names the
+snapshot, nor the volume.
 """
 
 import time

@@ -18,6 +18,7 @@ from blobstore.format.super_block import SUPER_BLOCK_SIZE, MaskRegion, SuperBloc
 from blobstore.fsck.checksum_solver import solve_super_block
 from blobstore.fsck.examine import Examination, examine
 from blobstore.fsck.finding import Severity
+from blobstore.fsck.lost_identities import drop_identities_above
 from blobstore.fsck.rebuild import rebuild_super_block
 from blobstore.fsck.region_view import RegionView
 from blobstore.fsck.relation_checks import STALE_PARENT
@@ -29,7 +30,7 @@ from blobstore.metadata.masks import mask_writes
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.operations import Read, Write
 from blobstore.store.lifecycle import unload
-from blobstore.units import PageIndex
+from blobstore.units import BlobId, PageIndex
 
 _ROUNDS_MAX: Final = 5
 """What one round of salvage uncovers the next one mends; parents come before their clones."""
@@ -98,7 +99,7 @@ async def _drop_stale_parents(traits: DeviceTraits, seen: Examination) -> list[s
     seen = await examine(traits)  # as recovery has left it
     if seen.view is None or seen.view.newer or _has_errors(seen, _SUPER_BLOCK | _BLOBS):
         return []
-    actions = await salvage(seen.view, traits.layout)
+    actions, _salvaged = await salvage(seen.view, traits.layout)
     await _believe_no_masks(seen)
     return actions + await _finish(traits, await examine(traits), is_changed=bool(actions))
 
@@ -193,15 +194,20 @@ def _cut_to_device(
 async def _salvage_blobs(
     traits: DeviceTraits, seen: Examination, actions: list[str]
 ) -> Examination:
-    """Salvage blobs until none is bad any more."""
+    """Salvage blobs until none is bad any more; what reads salvaged ones loses its identity."""
+    salvaged: set[BlobId] = set()
     for _round in range(_ROUNDS_MAX):
         if seen.view is None or seen.view.newer or not _has_errors(seen, _BLOBS):
             break
-        done = await salvage(seen.view, traits.layout)
+        done, changed = await salvage(seen.view, traits.layout)
+        salvaged |= changed
         if not done:
             break
         actions += done
         await _believe_no_masks(seen)
+        seen = await examine(traits)
+    if seen.view is not None and salvaged:
+        actions += await drop_identities_above(seen.view, traits.layout, salvaged)
         seen = await examine(traits)
     return seen
 

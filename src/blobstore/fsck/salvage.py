@@ -28,6 +28,7 @@ from blobstore.format.geometry import blob_id_of, root_of
 from blobstore.format.root import Layout
 from blobstore.fsck.finding import Severity
 from blobstore.fsck.free import FreeClusters, FreePages
+from blobstore.fsck.lost_identities import clones_above, drop_identity
 from blobstore.fsck.orphan_pages import adopt_orphan_pages
 from blobstore.fsck.ownership_checks import Ownership
 from blobstore.fsck.parsed_blob import ParsedBlob
@@ -69,10 +70,11 @@ class _Work:
     orphans: dict[BlobId, list[PageIndex]]
     actions: list[str] = field(default_factory=list)
     old_pages: set[PageIndex] = field(default_factory=set)
+    salvaged: set[BlobId] = field(default_factory=set)
 
 
-async def salvage(view: RegionView, layout: Layout) -> list[str]:
-    """Mend or salvage every blob of which something is wrong; return what was done."""
+async def salvage(view: RegionView, layout: Layout) -> tuple[list[str], set[BlobId]]:
+    """Mend or salvage every bad blob; return what was done, and which blobs were salvaged."""
     problems: defaultdict[BlobId, list[Problem]] = defaultdict(list)
     for problem in view.problems:
         if problem.mends:
@@ -98,7 +100,7 @@ async def salvage(view: RegionView, layout: Layout) -> list[str]:
     for blob_id in targets:
         await _restore(work, blob_id, is_last=blob_id == targets[-1])
     await _erase_orphans(work)
-    return work.actions
+    return work.actions, work.salvaged
 
 
 def _undecided(view: RegionView) -> Iterator[Problem]:
@@ -246,7 +248,7 @@ async def _restore(work: _Work, blob_id: BlobId, *, is_last: bool) -> None:
     mended = [problem.message for problem in work.problems.get(blob_id, ())]
     is_salvaged = bool(reasons) or _mend(blob, work.problems.get(blob_id, ()))
     if is_salvaged:
-        _mark_salvaged(blob, [*reasons, *mended])
+        _mark_salvaged(work, blob, [*reasons, *mended])
     await _write(work, blob, keeps_table=not is_salvaged)
     what = "salvaged, read-only" if is_salvaged else "mended"
     said = [*reasons, *mended]
@@ -257,16 +259,7 @@ async def _restore(work: _Work, blob_id: BlobId, *, is_last: bool) -> None:
 
 def _readers_of(view: RegionView, blob_id: BlobId) -> list[str]:
     """Name the clones of a salvaged blob, and theirs: they read zeroes where it lost something."""
-    clones: defaultdict[BlobId, list[BlobId]] = defaultdict(list)
-    for info in view.relations.values():
-        if info.parent_id is not None:
-            clones[info.parent_id].append(info.blob_id)
-    found = {blob_id: None}
-    for each in (waiting := [blob_id]):
-        new = [clone for clone in clones[each] if clone not in found]
-        found.update(dict.fromkeys(new))
-        waiting += new
-    names = ", ".join(f"{each:#x}" for each in sorted(found) if each != blob_id)
+    names = ", ".join(f"{each:#x}" for each in clones_above(view, [blob_id]))
     return [f"what it lost is missing in its clones too: {names}"] if names else []
 
 
@@ -389,8 +382,11 @@ def _known(flags: Flags) -> Flags:
     )
 
 
-def _mark_salvaged(blob: ParsedBlob, reasons: list[str]) -> None:
-    """Make the blob read-only and thin, and let it say why."""
+def _mark_salvaged(work: _Work, blob: ParsedBlob, reasons: list[str]) -> None:
+    """Make the blob read-only and thin, and let it say why; its copies elsewhere may differ."""
+    work.salvaged.add(blob.blob_id)
+    if blob.is_read_only or not blob.is_root_sound:
+        drop_identity(blob)
     _set_flags(blob, invalid=THIN_PROV, data_ro=READ_ONLY)
     blob.xattrs[SALVAGED] = "; ".join(reasons).encode()[:_REASON_BYTES]
     for name in (SNAP, SNAPSHOT_IN_PROGRESS, SNAPSHOT_REMOVAL):
@@ -415,7 +411,7 @@ async def _write(work: _Work, blob: ParsedBlob, *, keeps_table: bool) -> None:
             return
     work.actions.append(f"blob {blob.blob_id:#x}: left without clusters: {why}")
     empty = ParsedBlob(blob.blob_id, blob.root, flags=blob.flags)
-    _mark_salvaged(empty, ["no room for what it owned"])
+    _mark_salvaged(work, empty, ["no room for what it owned"])
     await rewrite_blob(geometry, work.layout, empty, work.free_pages)
 
 

@@ -22,9 +22,9 @@ from blobstore.units import BlobId
 
 SNAPSHOT_ID: Final = "snapshot_id"
 """The attribute with the uuid that names a snapshot for ever, in whatever store its copies are."""
-_UUID: Final = "uuid"
+VOLUME_UUID: Final = "uuid"
 """The attribute that does so for a volume, which has no `SNAPSHOT_ID`."""
-_NO_IDENTITY: Final = b"-"
+NO_IDENTITY: Final = b"-"
 """A `SNAPSHOT_ID` that is no uuid: the content has changed, so nothing names it."""
 
 
@@ -176,8 +176,8 @@ def _descendants(store: StoreState, blob_id: BlobId) -> Iterator[BlobId]:
 
 async def _drop_identity(store: StoreState, blob: BlobState) -> None:
     names = blob.xattrs
-    if blob.data_read_only and (SNAPSHOT_ID in names or _UUID in names):
-        await overwrite_xattr_locked(store, blob, SNAPSHOT_ID, _NO_IDENTITY)
+    if blob.data_read_only and (SNAPSHOT_ID in names or VOLUME_UUID in names):
+        await overwrite_xattr_locked(store, blob, SNAPSHOT_ID, NO_IDENTITY)
         await persist(store, blob)
 
 
