@@ -6,6 +6,7 @@ leave a device that they were given open.
 """
 
 import os
+import uuid as uuids
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -120,12 +121,13 @@ def repair(
     wanted = member_of(RepairMode, mode, argument="mode")
     check_flags(dry_run=dry_run)
     optional(path_of, undo, "undo")
+    uuid = uuids.uuid4()
     with opened_device(
         source, read_only=dry_run, atomic_write_size=atomic_write_size, direct=direct
     ) as device:
         return repair_device(
             device,
-            lambda traits: repair_any_store(traits, wanted),
+            lambda traits: repair_any_store(traits, wanted, uuid=uuid),
             examine_any_store,
             undo,
             dry_run=dry_run,

@@ -8,41 +8,37 @@ If one blob alone is so, a repair that has lost the super block sets both again.
 none, a check names the blobs that it can be, and a person decides.
 """
 
-from collections.abc import Mapping
 from typing import Final
+from uuid import UUID
 
 from blobstore.errors import BlobstoreError, DeviceError
-from blobstore.format.descriptors import encode_name
-from blobstore.format.geometry import blob_id_of
 from blobstore.format.super_block import NO_BLOB, SIGNATURE, SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.fsck.examine import Examination, examine
 from blobstore.fsck.finding import Severity
 from blobstore.fsck.repair import RepairMode, repair_store
-from blobstore.metadata.blob_reader import read_content
 from blobstore.metadata.load_store import load
-from blobstore.metadata.page_reader import PageReader
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.operations import Read
 from blobstore.store.lifecycle import set_super_blob, set_type, unload
-from blobstore.store.salvaged_mark import SALVAGED
-from blobstore.units import BlobId
 from blobstore.volumes.identity import (
-    NAME,
-    UUID_NAME,
     VOLUME_STORE_TYPE,
-    decode_uuid,
-    decode_volume_name,
+)
+from blobstore.volumes.lost_super_blob import (
+    check_super_blob,
+    restore_super_blob,
+    super_blob_candidates,
 )
 
 _TYPE: Final = 9
 
 
 async def examine_any_store(traits: DeviceTraits) -> Examination:
-    """Check as `examine`; a store of blobs that looks like a volume store is noted."""
+    """Check as `examine`; what a volume store has lost is told: type or super blob."""
     seen = await examine(traits)
+    await check_super_blob(seen)
     if seen.super_block is None or not _has_no_type(seen.super_block) or seen.findings.error_count:
         return seen
-    found = await _super_blob_candidates(seen)
+    found = await super_blob_candidates(seen)
     if found:
         which = " or ".join(f"{blob_id:#x}" for blob_id in found)
         seen.findings.add(
@@ -54,8 +50,12 @@ async def examine_any_store(traits: DeviceTraits) -> Examination:
     return seen
 
 
-async def repair_any_store(traits: DeviceTraits, mode: RepairMode) -> tuple[str, ...]:
-    """Repair as `repair_store`; a volume store that has lost its super block is one again.
+async def repair_any_store(
+    traits: DeviceTraits, mode: RepairMode, *, uuid: UUID
+) -> tuple[str, ...]:
+    """Repair as `repair_store`; a volume store without super block or super blob is one again.
+
+    `uuid` is what the store gets if its own is lost.
 
     Raises:
         DeviceError: The device failed while something was repaired.
@@ -64,6 +64,8 @@ async def repair_any_store(traits: DeviceTraits, mode: RepairMode) -> tuple[str,
     done = await repair_store(traits, mode)
     if is_lost and done and mode is RepairMode.ALL:
         done += await _restore_type(traits)
+    if mode is RepairMode.ALL:
+        done += await restore_super_blob(traits, uuid)
     return done
 
 
@@ -82,7 +84,7 @@ def _has_no_type(super_block: SuperBlock) -> bool:
 
 
 async def _restore_type(traits: DeviceTraits) -> tuple[str, ...]:
-    candidates = await _super_blob_candidates(await examine(traits))
+    candidates = await super_blob_candidates(await examine(traits))
     if len(candidates) != 1:
         return ()
     (super_blob,) = candidates
@@ -98,39 +100,3 @@ async def _restore_type(traits: DeviceTraits) -> tuple[str, ...]:
     await unload(store)
     why = "every blob has a name and a uuid, and this one alone is as super blobs are"
     return (f"super block: a volume store again, blob {super_blob:#x} is its super blob: {why}",)
-
-
-async def _super_blob_candidates(seen: Examination) -> list[BlobId]:
-    """Return the blobs that can be the super blob of a volume store, none if it is no such store.
-
-    A blob that a repair has salvaged may have lost its name and uuid.
-    """
-    if seen.view is None or seen.findings.error_count:
-        return []
-    geometry = seen.view.geometry
-    fetch = PageReader(geometry, seen.view.torn.restored).fetch
-    empty: list[BlobId] = []
-    made_as_one: list[BlobId] = []
-    for blob_id in map(blob_id_of, seen.view.roots):
-        try:
-            content = await read_content(geometry, blob_id, fetch)
-        except BlobstoreError:
-            return []
-        if SALVAGED in content.xattrs:
-            continue
-        if not (content.xattrs.get(NAME) and decode_uuid(content.xattrs.get(UUID_NAME))):
-            return []
-        if not (content.table_cluster_count or content.runs):
-            empty.append(blob_id)
-            made_as_one += [blob_id] if _is_made_as_super_blob(content.xattrs) else []
-    return made_as_one or empty
-
-
-def _is_made_as_super_blob(xattrs: Mapping[str, bytes]) -> bool:
-    """Tell whether the attributes have the order and the form of a super blob's (`store_xattrs`).
-
-    A volume's have the other order, and its first name is padded.
-    """
-    names = [*xattrs]
-    is_padded = xattrs[NAME] != encode_name(decode_volume_name(xattrs)) + b"\0"
-    return names.index(UUID_NAME) < names.index(NAME) and not is_padded
