@@ -5,6 +5,7 @@ import ctypes
 import errno
 import os
 import random
+import shlex
 import signal
 import subprocess
 import threading
@@ -18,7 +19,7 @@ import pytest
 
 from blobstore import VolumeStore
 from blobstore.units import KIB, MIB
-from tests.cli.runner import run_here, run_process, sha256
+from tests.cli.runner import run, run_here, run_process, sha256
 from tests.fuse.mounts import Mount, is_mounted, mounted, skip_without_fuse
 
 pytestmark = pytest.mark.slow
@@ -70,6 +71,17 @@ def outliving(path: Path) -> Iterator[int]:
 
 def fails(number: int) -> "pytest.RaisesExc[OSError]":
     return pytest.raises(OSError, check=lambda error: error.errno == number)
+
+
+def processes_with(*words: str) -> list[int]:
+    """Return the processes whose command line has all of these words."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if all(any(word in part for part in command) for word in words):
+                found.append(int(entry.name))
+    return found
 
 
 def check_is_clean(image: Path) -> None:
@@ -206,20 +218,32 @@ def test_cp_copies_only_what_is_not_a_hole(mount: Mount, tmp_path: Path) -> None
     assert os.stat(copy).st_blocks * 512 <= 3 * CLUSTER
 
 
-def test_what_was_synced_survives_a_killed_process_and_its_mount_is_gone(
-    image: Path, mount: Mount
-) -> None:
+def test_what_was_synced_survives_a_killed_process(image: Path, mount: Mount) -> None:
     with outliving(mount.directory / "new") as file:
         os.write(file, DATA)
         os.fsync(file)
         assert mount.end(signal.SIGKILL) == -signal.SIGKILL
         with fails(errno.ENOTCONN):
             os.pread(file, 1, SIZE - 1)
-    while is_mounted(mount.directory):  # fusermount3 has noticed by and by
-        os.sched_yield()
     with VolumeStore.open(image) as vms:
         assert vms["new"].read(len(DATA)) == DATA
     check_is_clean(image)
+
+
+def test_the_mount_of_a_killed_process_that_stays_is_named_with_the_way_to_remove_it(
+    image: Path, mount: Mount
+) -> None:
+    # fusermount3 unmounts, unless it looks before the kernel has ended the connection
+    for helper in processes_with("fusermount3", str(mount.directory)):
+        os.kill(helper, signal.SIGKILL)
+    assert mount.end(signal.SIGKILL) == -signal.SIGKILL
+    done = run("mount", image, mount.directory, "--json")
+    assert (done.status, done.error["errno"]) == (1, "ENOTCONN")
+    command = f"fusermount3 -u {mount.directory}"
+    assert f"`{command}` removes it" in done.error["message"]
+    subprocess.run(shlex.split(command), check=True)
+    with mounted(image) as again:
+        assert (again.directory / "new").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

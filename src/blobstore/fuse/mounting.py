@@ -10,6 +10,7 @@ answer ENOTCONN.
 """
 
 import contextlib
+import errno
 import os
 import select
 import threading
@@ -40,7 +41,8 @@ class Mounted:
 
         Raises:
             PathNotFoundError, NotDirectoryError: There is no such directory.
-            DeviceError: The kernel has no FUSE, or does not let this process mount.
+            DeviceError: The kernel has no FUSE, or does not let this process mount, or the
+                directory is the mount of a process that was killed.
         """
         self._files = files
         self._directory = _checked(directory)
@@ -105,8 +107,14 @@ def option_text(text: str) -> str:
 
 
 def _checked(directory: str) -> str:
-    if not os.path.exists(directory):
-        raise PathNotFoundError("no such directory").at(store=directory)
+    try:
+        os.stat(directory)
+    except FileNotFoundError as error:
+        raise PathNotFoundError("no such directory").at(store=directory) from error
+    except OSError as error:
+        hint = f": a mount whose process has ended; `fusermount3 -u {directory}` removes it"
+        why = hint if error.errno == errno.ENOTCONN else ""
+        raise DeviceError(f"{directory}: {error.strerror}{why}", errno=error.errno) from error
     if not os.path.isdir(directory):
         raise NotDirectoryError("expected a directory to mount at").at(store=directory)
     try:
