@@ -110,6 +110,29 @@ def test_a_stream_without_a_byte_is_said_to_be_empty(empty: Path) -> None:
     assert short.stderr == "stream: record 0: the stream ends 10 bytes early\n"
 
 
+def test_a_stream_cut_in_its_first_data_says_that_nothing_is_kept(
+    chain: Image, empty: Path
+) -> None:
+    stream = run_here("send", chain.path, "monday", "--level", "0").stdout
+    cut = run_here("receive", empty, stdin=stream[:-100])
+    assert cut.status == 1
+    assert cut.stderr.endswith(" bytes early; nothing is kept: send the whole stream again\n")
+    assert run_here("receive", empty, "--resume-token").status == 1
+
+
+def test_a_snapshot_that_is_received_again_is_said_to_be_here(chain: Image, empty: Path) -> None:
+    monday = run_here("send", chain.path, "monday").stdout
+    assert run_here("receive", empty, stdin=monday).status == 0
+    again = run_here("receive", empty, "--json", stdin=monday)
+    assert (again.status, again.error["errno"]) == (1, "EEXIST")
+    assert again.error["message"].endswith(
+        "exists, id 0x100000000; the same snapshot is here already"
+    )
+    tuesday = run_here("send", chain.path, "tuesday", "--from", "monday").stdout
+    other = run_here("receive", empty, "monday", stdin=tuesday)
+    assert other.stderr.endswith("0x100000000; NAME gives the snapshot another name\n")
+
+
 def test_the_error_of_a_send_names_the_store(image: Image) -> None:
     done = run("send", image.path, "beta")
     assert done.stderr.startswith(f"{image.path}: blob {image.thin:#x}: not read-only")

@@ -17,7 +17,7 @@ from blobstore.errors import AccessError
 from blobstore.operations import Buffer
 from blobstore.units import MIB
 from tests.cli.conftest import CLUSTER, Image
-from tests.cli.runner import COMMAND, run, unchanged
+from tests.cli.runner import COMMAND, run, run_here, unchanged
 from tests.proof.image_device import ImageDevice
 
 
@@ -112,10 +112,42 @@ def test_top_at_a_socket_without_statistics_names_the_right_ones(tmp_path: Path)
     assert line == f"{tmp_path}/none.sock: no server with statistics: No such file or directory"
 
 
-def test_prune_that_keeps_nothing_says_how_many_to_keep(volumes: Path) -> None:
+def test_top_of_a_store_says_which_socket_it_takes(volumes: Path) -> None:
+    done = run("top", volumes, "--json")
+    assert (done.status, done.error["errno"]) == (1, "ENOTSOCK")
+    assert done.error["message"] == (
+        f"{volumes}: not a socket, expected the PATH of `serve --rpc PATH` or `rpc --socket PATH`"
+    )
+
+
+def test_a_snapshot_with_several_clones_that_is_not_deleted_names_the_first_three(
+    volumes: Path,
+) -> None:
+    run_here("snapshot", volumes, "disk", "monday")
+    names = ("disk", "one", "two", "three")
+    for name in names[1:3]:
+        run_here("clone", volumes, "monday", name)
+    clones = [run_here("show", volumes, name, "--json").json["id"] for name in names[:3]]
+    in_words = ", ".join(f"{clone:#x}" for clone in sorted(clones))
+    assert said("delete", volumes, "monday", "--yes").endswith(f": has 3 clones: {in_words}")
+    run_here("clone", volumes, "monday", "three")
+    assert said("delete", volumes, "monday", "--yes").endswith(
+        f": has 4 clones: {in_words} and 1 more"
+    )
+
+
+def test_a_new_store_without_room_for_data_is_warned_of(tmp_path: Path) -> None:
+    done = run_here("init", tmp_path / "small.img", "--size", "1M")
+    assert done.status == 0
+    assert done.stderr.startswith("warning: the metadata takes all clusters, none is left for data")
+    assert run_here("init", tmp_path / "large.img", "--size", "8M").stderr == ""
+
+
+def test_prune_that_keeps_nothing_names_the_options_that_say_what_to_keep(volumes: Path) -> None:
     done = run("prune", volumes, "disk", "--keep-last", "0")
     assert done.status == 2
-    assert "expected at least one --keep-... N of 1 or more" in done.stderr
+    assert "expected one of --keep-last N, --keep-hourly N, --keep-daily N, " in done.stderr
+    assert done.stderr.endswith(", --keep-yearly N, with N of 1 or more\n")
 
 
 def test_a_file_that_does_not_fit_is_named(tmp_path: Path) -> None:

@@ -22,7 +22,13 @@ from blobstore.api.blob import Blob
 from blobstore.api.volumes import VolumeStore
 from blobstore.backup.any_store import AnyStore, check_new_name, delete_any
 from blobstore.backup.sending import OF_ONE_STORE, Progress
-from blobstore.backup.snapshot_identity import SNAPSHOT_TIME, find_snapshot, identity_in
+from blobstore.backup.snapshot_identity import (
+    SNAPSHOT_TIME,
+    find_snapshot,
+    identity_in,
+    identity_of,
+    snapshots_in,
+)
 from blobstore.backup.stream_format import (
     Begin,
     Data,
@@ -36,6 +42,7 @@ from blobstore.drivers import interrupts
 from blobstore.errors import (
     BlobstoreError,
     CorruptError,
+    ExistsError,
     InvalidArgumentError,
     NotFoundError,
 )
@@ -50,6 +57,11 @@ _CHECKPOINT_BYTES: Final = 256 * MIB
 
 Each time the receipt waits for the disk.
 """
+
+_KEPT: Final = "what came is kept: the next stream of this snapshot goes on with it"
+_SAME: Final = "the same snapshot is here already"
+_OTHER_NAME: Final = "NAME gives the snapshot another name"
+_NOT_KEPT: Final = "nothing is kept: send the whole stream again"
 
 
 class Readable(Protocol):
@@ -149,8 +161,7 @@ def receive_records(
         target.discard()  # which of its records are of this snapshot is not known
         raise
     except BaseException as error:
-        if target.keep():
-            error.add_note("what came is kept: the next stream of this snapshot goes on with it")
+        error.add_note(_KEPT if target.keep() else _NOT_KEPT)
         raise
 
 
@@ -164,8 +175,20 @@ def _checked_name(store: AnyStore, begin: Begin, name: str | None) -> str | None
     wanted = name if name is not None else sent
     if not wanted and isinstance(store, VolumeStore):
         raise InvalidArgumentError("the stream names no snapshot: a volume needs a name")
-    check_new_name(store, wanted or None)
+    try:
+        check_new_name(store, wanted or None)
+    except ExistsError as error:
+        is_same = wanted is not None and _has_snapshot(store, wanted, begin.identity)
+        error.add_note(_SAME if is_same else _OTHER_NAME)
+        raise
     return wanted or None
+
+
+def _has_snapshot(store: AnyStore, name: str, identity: UUID | None) -> bool:
+    """Say whether the snapshot of an identity is here, complete and with this name."""
+    return identity is not None and any(
+        identity_of(info) == identity and info.name == name for info in snapshots_in(store)
+    )
 
 
 class _UnfinishedSnapshot:

@@ -5,10 +5,13 @@ that a socket for this alone would need: it is the owner's, it frames its answer
 clients. So there is one such socket and not two.
 """
 
+import errno
 import json
 import os
 import socket
+import stat
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +20,7 @@ from blobstore.nbd.activity import KINDS, percentile_ns
 
 _REQUEST: Final = b'{"jsonrpc": "2.0", "id": 1, "method": "nbd_get_statistics"}'
 _TIMEOUT_S: Final = 30
+_EXPECTED: Final = "the PATH of `serve --rpc PATH` or `rpc --socket PATH`"
 _SHARES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _MICROSECONDS: Final = 1e3
 
@@ -59,16 +63,20 @@ def ask(path: str | os.PathLike[str]) -> Mapping[str, Any]:
                 result: Mapping[str, Any] = json.loads(answers.readline())["result"]
                 return result
     except OSError as error:
-        why = error.strerror or str(error)
-        place = os.fspath(path)
-        raise DeviceError(
-            f"{place}: no server with statistics: {why}", errno=error.errno
-        ) from error
+        raise _failure(os.fspath(path), error) from error
     except (ValueError, KeyError) as error:
         raise DeviceError(
-            f"{os.fspath(path)}: no server with statistics, expected the socket of "
-            "`serve --rpc` or `rpc`"
+            f"{os.fspath(path)}: no server with statistics, expected {_EXPECTED}"
         ) from error
+
+
+def _failure(path: str, error: OSError) -> DeviceError:
+    """Say why no server answers; connecting to a file fails as if nobody listened at a socket."""
+    with suppress(OSError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return DeviceError(f"{path}: not a socket, expected {_EXPECTED}", errno=errno.ENOTSOCK)
+    why = error.strerror or str(error)
+    return DeviceError(f"{path}: no server with statistics: {why}", errno=error.errno)
 
 
 def difference(

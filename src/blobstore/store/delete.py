@@ -37,6 +37,7 @@ from blobstore.store.salvaged_mark import mark_from, marked
 from blobstore.units import BlobId, PageIndex
 
 _EINVAL: Final = 22
+_CLONES_NAMED_MAX: Final = 3
 
 
 async def delete_blob(store: StoreState, blob_id: BlobId) -> None:
@@ -84,9 +85,12 @@ def _refuse_users(store: StoreState, blob_id: BlobId) -> None:
     blob = store.open_blobs.get(blob_id)
     if blob is not None and blob.open_count:
         raise BusyError(f"blob {blob_id:#x}: is open")
-    count = len(store.clones.of(blob_id))
-    if count > 1:
-        raise BusyError(f"blob {blob_id:#x}: has {count} clones")
+    clones = store.clones.of(blob_id)
+    if len(clones) > 1:
+        named = ", ".join(f"{clone:#x}" for clone in clones[:_CLONES_NAMED_MAX])
+        left = len(clones) - _CLONES_NAMED_MAX
+        more = f" and {left} more" if left > 0 else ""
+        raise BusyError(f"blob {blob_id:#x}: has {len(clones)} clones: {named}{more}")
 
 
 async def _refuse_possible_parent(store: StoreState, blob_id: BlobId) -> None:

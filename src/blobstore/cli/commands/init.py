@@ -3,7 +3,7 @@
 import os
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -14,6 +14,11 @@ from blobstore.cli.options import StoreOptions, size, store_command, yes_option
 from blobstore.cli.output import print_result
 from blobstore.cli.rendering import render_store, store_fields
 from blobstore.cli.store_kinds import AnyStore
+
+_NO_ROOM: Final = (
+    "warning: the metadata takes all clusters, none is left for data; a larger --size or a "
+    "smaller --cluster-size leaves some"
+)
 
 
 @store_command("init", changes=True, opens=False)
@@ -44,6 +49,8 @@ def command(options: StoreOptions, *, yes: bool, **layout: Any) -> None:
         refusal = ExistsError(f"{error.message}; --yes overwrites it")
         confirm(f"{options.address}: overwrite what it holds", yes=False, refusal=refusal)
         store, info = _init(options, layout, overwrite=True)
+    if not (info.free_clusters or options.as_json):
+        click.echo(_NO_ROOM, err=True)
     print_result(store_fields(info, store), render_store(info, store), as_json=options.as_json)
 
 

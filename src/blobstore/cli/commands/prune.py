@@ -25,6 +25,7 @@ from blobstore.cli.options import (
 from blobstore.cli.output import print_result, printable_name, render_table, unicode_text
 
 _RULES: Final = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+_ANY_RULE: Final = ", ".join(f"--keep-{rule} N" for rule in _RULES)
 _HEAD: Final = ("ID", "TAKEN", "KEPT BY", "NAME")
 
 
@@ -59,7 +60,7 @@ def command(options: StoreOptions, *, which: str, dry_run: bool, yes: bool, **nu
     that another blob needs, are kept. Try --dry-run first.
     """
     if not any(numbers.values()):
-        raise click.UsageError("expected at least one --keep-... N of 1 or more")
+        raise click.UsageError(f"expected one of {_ANY_RULE}, with N of 1 or more")
     with options.open(read_only=dry_run) as store:
         blob_id = find_blob(store, which)
         judged = judge_snapshots(store, blob_id, Retention(**numbers))
