@@ -232,7 +232,9 @@ def test_a_chain_of_blobs_that_share_clusters_with_ones_far_below_is_read_a_few_
     forge = Forge(md_len=depth + 8, cluster_count=2000 + depth * count // 2)
     for number in range(depth):
         head = (1100 + number % (depth // 2) * count, count)
-        forge.root(number, clone(number + 1, head) if number + 1 < depth else flags(0) + runs(head))
+        forge.root(
+            number, clone(number + 1, head) if number + 1 < depth else flags(0, 1) + runs(head)
+        )
     device = forge.device(read_only=True)
     with Blobstore.open(device, read_only=True) as store:
         walked: list[BlobId] = []

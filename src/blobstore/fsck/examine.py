@@ -5,6 +5,7 @@ blobs are checked all at once, as in recovery; every other blob is walked. The
 examination of a healthy store takes as long as a recovery, and as much memory.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,7 +31,7 @@ from blobstore.fsck.spans import touching
 from blobstore.fsck.super_block_checks import examine_super_block
 from blobstore.metadata.batch_decoding import SinglePageBlobs
 from blobstore.metadata.blob_reader import Revisits
-from blobstore.metadata.lost_roots import ids_at_last_unload, lost_roots
+from blobstore.metadata.lost_roots import ids_at_last_unload, lost_roots, missing_parents
 from blobstore.metadata.region_scan import orphan_pages
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.operations import Read
@@ -100,6 +101,7 @@ async def _examine_region(
     await _walk_all(view, findings)
     await _take_overwritten(view, findings)
     await _resolve_marked(view, findings)
+    await _take_missing_parents(view, findings)
     if view.ownership.is_contested:
         await _name_owners(view, findings)
     _report_unsure_claims(view, findings)
@@ -188,6 +190,36 @@ async def _take_overwritten(view: RegionView, findings: Findings) -> None:
     for root in lost:
         await _take_root(view, root, findings, revisits)
     view.roots = sorted({*view.roots, *lost})
+
+
+async def _take_missing_parents(view: RegionView, findings: Findings) -> None:
+    """Take parents that are missing after a crash for lost roots, as recovery does."""
+    if view.is_clean:
+        return
+    ids = bitarray(view.geometry.md_len, endian="little")
+    ids[view.roots] = True
+    clones = {
+        info.blob_id: info.parent_id
+        for info in view.relations.values()
+        if info.parent_id is not None and info.is_sure and not _is_removed(info, view.relations)
+    }
+    missing = missing_parents(view.geometry, clones.values(), ids)
+    lost = {blob_id_of(root): root for root in missing if not view.ownership.pages[root]}
+    for clone, parent in clones.items():
+        if parent in lost:
+            message = f"blob {clone:#x}: its parent {parent:#x} is lost: a snapshot was there"
+            findings.add(39, message, blob=clone, page=root_of(clone))
+    revisits = Revisits(view.geometry)
+    for root in lost.values():
+        await _take_root(view, root, findings, revisits)
+    view.roots = sorted({*view.roots, *lost.values()})
+
+
+def _is_removed(info: RelationInfo, relations: Mapping[BlobId, RelationInfo]) -> bool:
+    """Tell whether loading removes the blob: a snapshot that was never finished."""
+    if info.marker is None or info.marker[1] not in relations:
+        return False
+    return relations[info.marker[1]].is_sure and not snapshot_stands(info, relations)
 
 
 def _take(view: RegionView, blob: ParsedBlob) -> None:

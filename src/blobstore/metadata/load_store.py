@@ -4,16 +4,20 @@ Loading writes nothing. What it decided is written before the first change, or
 at unload.
 """
 
+import errno
+from collections.abc import Sequence
+
 from blobstore.errors import BlobstoreError, CorruptError, WrongTypeError
 from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.metadata.blob_reader import read_content
 from blobstore.metadata.clones import Clones
+from blobstore.metadata.lost_roots import missing_parents
 from blobstore.metadata.markers import resolve_markers
 from blobstore.metadata.masks import read_mask
 from blobstore.metadata.page_reader import PageReader
-from blobstore.metadata.recovered import Recovered
+from blobstore.metadata.recovered import Recovered, quarantine
 from blobstore.metadata.relation_scan import scan_relations
 from blobstore.metadata.root_relations import add_relations_of_chain
 from blobstore.metadata.store_state import DeviceTraits, StoreState
@@ -48,6 +52,9 @@ async def load(
     found = await (_believe_masks(geometry) if is_clean else _recovered(geometry))
     fetch = PageReader(geometry, found.plan.restored).fetch
     await resolve_markers(geometry, found, fetch, are_masks_clean=is_clean)
+    missing = missing_parents(geometry, found.parents.values(), found.used_ids)
+    if not is_clean:
+        _quarantine_parents(found, missing)
     store = StoreState(
         traits=traits,
         super_block=super_block,
@@ -60,10 +67,23 @@ async def load(
     )
     store.forced = forced
     store.was_recovered = not is_clean
+    store.withheld_roots = frozenset(missing)
     _adopt(store, found)
     if is_clean:
         _compare_masks(store)
     return store
+
+
+def _quarantine_parents(found: Recovered, missing: Sequence[PageIndex]) -> None:
+    """Take parents that are missing after a crash for lost roots: their clusters are not known."""
+    for root in missing:
+        error = CorruptError(
+            f"page {root}: a blob names {blob_id_of(root):#x} as its parent, but the page holds no "
+            "sound root",
+            errno=errno.EINVAL,
+        )
+        quarantine(found, blob_id_of(root), error)
+    found.plan.deleted = [root for root in found.plan.deleted if root not in missing]
 
 
 def _compare_masks(store: StoreState) -> None:

@@ -62,7 +62,7 @@ def spare_pages(store: StoreState) -> int:
 
 def _claimable_pages(store: StoreState) -> int:
     page_zero = 0 if store.used_ids[0] else 1
-    return store.pages.available - page_zero
+    return store.pages.available - page_zero - len(store.withheld_roots)
 
 
 def reserve(
@@ -172,9 +172,20 @@ async def claim_chain_pages(store: StoreState, count: int) -> list[PageIndex]:
 
 
 async def claim_root(store: StoreState) -> PageIndex:
-    """Claim the page of a new root; the caller holds the mutex."""
-    (root,) = await _claim(store, 1, start=0)
-    return root
+    """Claim the page of a new root; the caller holds the mutex.
+
+    Raises:
+        NoSpaceError: There is none, not even after a flush.
+    """
+    passed_over: list[PageIndex] = []
+    try:
+        while True:
+            (root,) = await _claim(store, 1, start=0)
+            if root not in store.withheld_roots:
+                return root
+            passed_over.append(root)
+    finally:
+        store.pages.free(passed_over)
 
 
 async def _claim(store: StoreState, count: int, *, start: int) -> list[PageIndex]:

@@ -94,8 +94,9 @@ class StoreState:
     that another one is just making, by blob and place. `circular` are blobs that
     were found to be their own ancestors. `unrelated` are blobs that cannot be read, so their
     parents are not known, and why. `page_reader` keeps metadata pages from one opening to
-    the next, until something changes. Metadata before `backed_pages` has its space on
-    the host, super block and masks included; None is not even those.
+    the next, until something changes. `withheld_roots` are pages that no new root gets: a clone
+    names the id as its parent, and would read the new blob. Metadata before `backed_pages` has
+    its space on the host, super block and masks included; None is not even those.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class StoreState:
         self.clones = Clones()
         self.errors: dict[BlobId, BlobstoreError] = {}
         self.circular: set[BlobId] = set()
+        self.withheld_roots: frozenset[PageIndex] = frozenset()
         self.unrelated: dict[BlobId, BlobstoreError] = {}
         self.owned_clusters = bitarray(len(used_clusters), endian="little")
         self.zeroed_clusters = bitarray(len(used_clusters), endian="little")

@@ -198,6 +198,7 @@ class _Chain:
             blob = await _read_known(self._store, wanted, self._reader, self._revisits)
             if self.ids:
                 self._count_pages(blob)
+                self._refuse_writable(blob)
             self.ids[wanted] = None
             if not is_contested and not _own(self._store, blob):
                 self.blobs.append(blob)
@@ -207,7 +208,10 @@ class _Chain:
             wanted = blob.parent_id
         if is_contested:
             await self._raise_conflict()
-        return None if wanted is None else open_blobs[wanted]
+        if wanted is None:
+            return None
+        self._refuse_writable(open_blobs[wanted])
+        return open_blobs[wanted]
 
     def _count_pages(self, ancestor: BlobState) -> None:
         """Bound how many pages are read: sound blobs have none in common."""
@@ -215,6 +219,15 @@ class _Chain:
         if self._page_count > self._store.geometry.md_len:
             raise CorruptError(
                 f"blob {self.at:#x}: it and its clones own more metadata pages than there are",
+                errno=errno.EINVAL,
+            )
+
+    def _refuse_writable(self, parent: BlobState) -> None:
+        """Refuse a clone whose parent is no snapshot: the id may have become another blob's."""
+        if not parent.data_read_only and self.ids:
+            self.at = next(reversed(self.ids))
+            raise CorruptError(
+                f"blob {self.at:#x}: its parent {parent.blob_id:#x} is not read-only",
                 errno=errno.EINVAL,
             )
 
