@@ -309,6 +309,7 @@ def test_what_fails_in_the_background_is_said_by_the_command_and_leaves_nothing(
         busy = attached.run("attach", image, "db", "--json")
         assert busy.error["errno"] == "EBUSY"
         assert "in use by process" in busy.error["message"]
+        assert busy.error["message"].endswith("; --wait SECONDS waits until it has ended")
     assert attached.is_empty()
     check_is_clean(image)
 

@@ -389,11 +389,11 @@ def test_who_has_a_store_is_named_with_its_command(image: Image, tmp_path: Path)
         assert process.stdout is not None
         assert process.stdout.readline()
         line = said("create", image.path, "--size", "1M")
+        waited = said("list", image.path, "--wait", "0.01")
         process.terminate()
-    assert line.endswith(
-        f"in use by process {process.pid} (blobstore serve); while it runs, its JSON-RPC socket "
-        "takes snapshots and other changes of volumes (serve --rpc PATH)"
-    )
+    in_use = f"in use by process {process.pid} (blobstore serve); `kill {process.pid}` ends it; "
+    assert line.endswith(f"{in_use}--wait SECONDS waits until it has ended")
+    assert waited.endswith(f"{in_use}waited 0.01 s")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A store that another process has open: `--wait`, and what the error says to do."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def test_a_store_still_in_use_is_an_error_that_names_the_option_once(
     message, hint, _rest = done.error["message"].partition("; --wait SECONDS waits until it has")
     assert f"in use by process {holder.pid} (" in message
     assert bool(hint) == (not wait)
+    assert message.endswith("; waited 0.01 s") == bool(wait)
 
 
 def test_a_file_that_is_a_store_in_use_is_refused_with_what_to_do(
@@ -114,17 +116,49 @@ def test_a_wait_that_is_no_number_of_seconds_is_a_usage_error(image: Image, wait
 
 
 @pytest.mark.parametrize(
-    ("holder", "advice"),
+    ("command", "advice"),
     [
-        ("process 4711 (blobstore serve)", "(serve --rpc PATH)"),
-        ("process 4711 (blobstore rpc)", "(rpc --socket PATH)"),
-        ("process 4711 (blobstore attach)", "(attach --rpc PATH); detach of its devices ends it"),
-        ("process 4711 (blobstore mount)", "unmounting its directory ends it"),
-        ("process 4711 (blobstore shell)", "its prompt takes commands"),
+        ("serve", "`kill {pid}` ends it"),
+        ("rpc", "`kill {pid}` ends it"),
+        ("attach", "detach of its devices ends it"),
+        ("mount", "unmounting its directory ends it"),
+        ("shell", "leaving its prompt ends it"),
+        ("import", None),
     ],
 )
-def test_a_server_that_has_a_store_is_named_with_the_way_to_reach_it(
-    holder: str, advice: str
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_server_that_has_a_store_is_named_with_what_ends_it(
+    command: str, advice: str | None, changes: bool
 ) -> None:
-    assert str(advice_on(holder)).endswith(advice)
-    assert advice_on("process 4711 (blobstore import)") is None
+    pid = os.getpid()  # a process whose command line names no socket
+    expected = None if advice is None else advice.format(pid=pid)
+    assert advice_on(f"process {pid} (blobstore {command})", changes=changes) == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("serve", ["--rpc", "r.sock"]), ("attach", ["--rpc=r.sock"]), ("rpc", ["--socket", "r.sock"])],
+)
+def test_whoever_changes_volumes_is_told_the_rpc_socket_that_the_server_has(
+    tmp_path: Path, command: str, option: list[str]
+) -> None:
+    wait = [sys.executable, "-c", "print(flush=True); input()", "blobstore", command, *option]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(wait, stdin=pipe, stdout=pipe, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        holder = f"process {process.pid} (blobstore {command})"
+        to_change = advice_on(holder, changes=True)
+        to_read = advice_on(holder, changes=False)
+        process.kill()
+    assert to_change == (
+        f"its JSON-RPC socket {tmp_path}/r.sock takes snapshots and other changes of volumes; "
+        f"{to_read}"
+    )
+
+
+def test_of_a_server_that_has_ended_or_is_another_users_no_socket_is_named() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    holder = f"process {process.pid} (blobstore serve)"
+    assert advice_on(holder, changes=True) == f"`kill {process.pid}` ends it"

@@ -42,7 +42,7 @@ def encode_device(device: AttachedDevice) -> bytes:
 def encode_error(error: BaseException) -> bytes:
     """Return an error as an answer."""
     if isinstance(error, BlobstoreError):
-        number, message = error.errno, error.message
+        number, message = error.errno, "; ".join([error.message, *getattr(error, "__notes__", ())])
     elif isinstance(error, OSError):
         number, message = error.errno or 0, str(error)
     else:

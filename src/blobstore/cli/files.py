@@ -294,5 +294,5 @@ def _lock(descriptor: int, path: str, kind: int) -> None:
         holder = describe_holder(descriptor)
         busy = BusyError(f"{path}: a store that is open, in use by {holder}")
         if holder.startswith("process "):  # another one
-            busy.add_note(advice_on(holder) or "try again when it has ended")
+            busy.add_note(advice_on(holder, changes=False) or "try again when it has ended")
         raise busy from error

@@ -165,7 +165,9 @@ class StoreOptions:
             return while_busy(attempt, wait=self.wait)
         except BusyError as error:
             is_ours = error.strerror.endswith("this process")  # STORE is also another argument
-            if not (self.wait or is_ours or hasattr(error, "__notes__")):
+            if self.wait:
+                error.add_note(f"waited {self.wait:g} s")
+            elif not is_ours:
                 error.add_note("--wait SECONDS waits until it has ended")
             raise
 

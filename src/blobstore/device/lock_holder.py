@@ -13,14 +13,16 @@ from typing import Final
 
 _PROGRAM: Final = "blobstore"
 _COMMAND: Final = re.compile("[a-z-]{1,20}")
-_SERVER: Final = "while it runs, its JSON-RPC socket takes snapshots and other changes of volumes"
-_ADVICE: Final = {
-    f"{_PROGRAM} serve": f"{_SERVER} (serve --rpc PATH)",
-    f"{_PROGRAM} rpc": f"{_SERVER} (rpc --socket PATH)",
-    f"{_PROGRAM} attach": f"{_SERVER} (attach --rpc PATH); detach of its devices ends it",
+_ENDED_BY: Final = {
+    f"{_PROGRAM} serve": "`kill {process}` ends it",
+    f"{_PROGRAM} rpc": "`kill {process}` ends it",
+    f"{_PROGRAM} attach": "detach of its devices ends it",
     f"{_PROGRAM} mount": "unmounting its directory ends it",
-    f"{_PROGRAM} shell": "its prompt takes commands",
+    f"{_PROGRAM} shell": "leaving its prompt ends it",
 }
+_SOCKET_OPTIONS: Final = {f"{_PROGRAM} rpc": "--socket"}
+_SOCKET_OPTION: Final = "--rpc"
+_HOLDER: Final = re.compile(r"process (\d+) \((.+)\)")
 _LOCKS: Final = "/proc/locks"
 _FIELDS: Final = 8  # number, kind, mode, access, process, file, first byte, last byte
 
@@ -73,20 +75,42 @@ def _named(process: int) -> str:
 
 def _command_of(process: int) -> str:
     """Return which of this program's commands the process runs, such as ``blobstore serve``."""
-    with open(f"/proc/{process}/cmdline", encoding="utf-8", errors="replace") as file:
-        words = file.read().split("\0")
-    for program, command in pairwise(words):
+    for program, command in pairwise(_words_of(process)):
         if os.path.basename(program) == _PROGRAM and _COMMAND.fullmatch(command):
             return f"{_PROGRAM} {command}"
     return ""
 
 
-def advice_on(holder: str) -> str | None:
-    """Say how to reach a store that one of this program's servers has open, as `describe_holder`.
+def _words_of(process: int) -> list[str]:
+    with open(f"/proc/{process}/cmdline", encoding="utf-8", errors="replace") as file:
+        return file.read().split("\0")
 
-    None if the holder is none of them: then one can only wait.
+
+def advice_on(holder: str, *, changes: bool) -> str | None:
+    """Say what to do if one of this program's servers has a store open, as `describe_holder`.
+
+    A caller that `changes` volumes can ask the server to do it, if that has a JSON-RPC socket.
+    Whoever reads has to wait for its end. None if the holder is none of them.
     """
-    return next((advice for command, advice in _ADVICE.items() if f"({command})" in holder), None)
+    found = _HOLDER.fullmatch(holder)
+    if found is None or found[2] not in _ENDED_BY:
+        return None
+    ended_by = _ENDED_BY[found[2]].format(process=found[1])
+    path = _rpc_socket(int(found[1]), found[2]) if changes else None
+    if path is None:
+        return ended_by
+    return f"its JSON-RPC socket {path} takes snapshots and other changes of volumes; {ended_by}"
+
+
+def _rpc_socket(process: int, command: str) -> str | None:
+    """Return the path of the JSON-RPC socket that is in a server's command line, if one is."""
+    option = _SOCKET_OPTIONS.get(command, _SOCKET_OPTION)
+    with suppress(OSError):
+        for word, following in pairwise(_words_of(process)):
+            path = following if word == option else word.removeprefix(f"{option}=")
+            if path != word and path:
+                return _printable(os.path.join(os.readlink(f"/proc/{process}/cwd"), path))
+    return None
 
 
 def _printable(text: str) -> str:

@@ -103,7 +103,7 @@ def _lock(descriptor: int, path: Path, *, exclusive: bool, patience_s: float) ->
 def _in_use(descriptor: int, path: Path, *, exclusive: bool) -> BusyError:
     wanted, holder = "writing" if exclusive else "reading", describe_holder(descriptor)
     error = BusyError(f"cannot be opened for {wanted}: in use by {holder}")
-    advice = advice_on(holder)
+    advice = advice_on(holder, changes=exclusive)
     if advice is not None:
         error.add_note(advice)
     return error.at(store=os.fspath(path))
