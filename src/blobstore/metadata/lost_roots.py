@@ -15,7 +15,7 @@ from collections.abc import Container, Iterable
 from bitarray import bitarray
 
 from blobstore.errors import BlobstoreError
-from blobstore.format.geometry import Geometry, blob_id_of, root_of
+from blobstore.format.geometry import BLOB_ID_BASE, Geometry, blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS
 from blobstore.metadata.masks import read_mask
 from blobstore.metadata.region_scan import Scan, orphan_pages
@@ -43,8 +43,10 @@ def missing_parents(
 
     An id outside the region has no page, and no new blob can get it.
     """
-    roots = {root_of(parent) for parent in set(parents) if geometry.names_root(parent)}
-    return sorted(root for root in roots if not used_ids[root])
+    end = BLOB_ID_BASE + geometry.md_len
+    named = bitarray(geometry.md_len, endian="little")
+    named[[parent - BLOB_ID_BASE for parent in set(parents) if BLOB_ID_BASE <= parent < end]] = True
+    return [PageIndex(root) for root in (named & ~used_ids).search(True)]
 
 
 async def ids_at_last_unload(geometry: Geometry) -> bitarray:
