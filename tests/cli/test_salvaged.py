@@ -42,13 +42,17 @@ def lossy(tmp_path: Path) -> Lossy:
         file.seek(4096 * page)
         file.write(bytes(4096))
     assert "cannot be read" in run("export", path, "mail", tmp_path / "before.raw").stderr
-    return Lossy(path, *ids, run("check", path, "--repair", "all"))
+    repair = run("check", path, "--repair", "all")
+    with Blobstore.open(path, read_only=True) as store:
+        (unowned,) = [blob.id for blob in store.iter_blobs() if blob.id not in ids]
+    assert run("delete", path, str(unowned), "--yes").status == 0
+    return Lossy(path, *ids, repair)
 
 
 def warning(lossy: Lossy, blob: int) -> str:
     return (
         f"blob {blob:#x}: reads blob {lossy.snapshot:#x}, which was salvaged by a repair; "
-        "what was lost reads as zeroes\n"
+        "parts may be wrong, and what was lost reads as zeroes\n"
     )
 
 
@@ -137,7 +141,8 @@ def test_read_and_export_and_send_warn_once_and_do_what_was_asked(
     assert (send.status, send.stderr) == (0, warning(lossy, lossy.upper))
     itself = run("read", lossy.path, "mail@1", "--length", "4").stderr
     assert itself == (
-        f"blob {lossy.snapshot:#x}: was salvaged by a repair; what was lost reads as zeroes\n"
+        f"blob {lossy.snapshot:#x}: was salvaged by a repair; "
+        "parts may be wrong, and what was lost reads as zeroes\n"
     )
 
 
@@ -173,7 +178,7 @@ def test_a_server_says_at_its_start_and_to_its_clients_what_was_salvaged(lossy: 
         readers = ", ".join(f"{blob_id:#x}" for blob_id in sorted((lossy.clone, lossy.upper)))
         assert said == (
             f"{lossy.path}: blob {lossy.snapshot:#x}: was salvaged by a repair; "
-            f"what was lost reads as zeroes, in its clones too: {readers}"
+            f"parts may be wrong, and what was lost reads as zeroes, in its clones too: {readers}"
         )
         exports = StoreExports(store)
         marked = {name for name, text in exports.listed() if "salvaged: lost data" in text}

@@ -256,15 +256,18 @@ class _RepairExplorer:
         return None if disk.content == content else "undo does not bring the marked store back"
 
     def _odd_blobs(self, content: bytes, named: set[BlobId | None]) -> str | None:
-        """Say which blob is missing, was never there, or reads what it never held."""
+        """Say which blob is missing, was never there, or reads what it never held.
+
+        Which clusters no blob owns depends on how far the masks were written. So the blob that
+        keeps these may be there or not.
+        """
         before, after = self._contents(self.old), self._contents(self.new)
-        parents = self._parents(content)
-        if missing := after.keys() - parents.keys():
+        now, parents = self._contents(content), self._parents(content)
+        if missing := after.keys() - parents.keys() - _keepers(after):
             return f"blob {min(missing):#x} is missing"
         known_ids = {*before, *after, *sample(self.atomic).names.values()}
-        if strange := parents.keys() - known_ids:
+        if strange := parents.keys() - known_ids - _keepers(now):
             return f"blob {min(strange):#x} was never there"
-        now = self._contents(content)
         for blob_id in before.keys() & now.keys():
             known = [each[blob_id].content for each in (before, after) if blob_id in each]
             if now[blob_id].content not in known and named.isdisjoint(_path(parents, blob_id)):
@@ -292,6 +295,15 @@ class _RepairExplorer:
                 if blob is None or blob.read(blob.size) != sound[blob_id]:
                     return f"rescue does not read blob {blob_id:#x}"
         return None
+
+
+def _keepers(blobs: Mapping[BlobId, Fingerprint]) -> set[BlobId]:
+    """Return the blobs that a repair has made for clusters that no blob owned."""
+    return {
+        blob_id
+        for blob_id, found in blobs.items()
+        if found.xattrs.get("name", b"").startswith(b"unowned clusters ")
+    }
 
 
 def _path(parents: Mapping[BlobId, BlobId | None], blob_id: BlobId) -> list[BlobId]:

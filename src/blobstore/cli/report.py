@@ -102,11 +102,11 @@ def render_check(
     *,
     store: str,
 ) -> str:
-    """Return a line for each finding, what each repair would do, and a line that sums up."""
+    """Return a line for each finding and each action of a repair, and a line that sums up."""
     unchanged = "" if report.clean else "; nothing was changed"
     return _lines(
         *map(_render_finding, report.findings),
-        *map(_render_prospect, prospects),
+        *(line for prospect in prospects for line in _render_prospect(prospect)),
         *(
             f"blob {blob_id:#x}: not complete, its {command} was interrupted; "
             "`delete --unfinished` deletes it"
@@ -116,17 +116,18 @@ def render_check(
     )
 
 
-def _render_prospect(prospect: Prospect) -> str:
+def _render_prospect(prospect: Prospect) -> list[str]:
+    """Return a line that says what would remain, and one for each of the first actions."""
     start = f"--repair {prospect.mode}"
     if prospect.plan is None:
-        return f"{start} is refused: {prospect.refusal}"
+        return [f"{start} is refused: {prospect.refusal}"]
     if not prospect.plan.repaired:
-        return f"{start} would repair nothing"
+        return [f"{start} would repair nothing"]
     left = _counted(prospect.plan.after) or "no problem"
-    done = "; ".join(prospect.plan.repaired[:_REPAIRS_SHOWN_MAX])
+    actions = [f"  {action}" for action in prospect.plan.repaired[:_REPAIRS_SHOWN_MAX]]
     more = len(prospect.plan.repaired) - _REPAIRS_SHOWN_MAX
-    rest = f"; and {more} more, see --dry-run" if more > 0 else ""
-    return f"{start} would do this: {done}{rest}; {left} would remain"
+    rest = [f"  and {more} more, see --dry-run"] if more > 0 else []
+    return [f"{start} would do this, and {left} would remain:", *actions, *rest]
 
 
 def render_repair(report: RepairReport, *, store: str) -> str:

@@ -64,6 +64,7 @@ def layout_options(function: Callable[..., int | None]) -> Callable[..., int | N
     return cluster_size(md_start(md_pages(invoke)))
 
 
+_LOST: Final = 22
 _BROKEN: Final = (CorruptError, DeviceError, NotFoundError)
 
 
@@ -265,6 +266,8 @@ class Content:
 
     def _warn(self, reason: str) -> None:
         self.warning = f"{reason}; blob {self.blob_id:#x} is read by rescue"
+        if self._rescued is not None and _is_only_likely(self._rescued):
+            self.warning += ": its content is likely to be right, but not proved"
         if not self._options.as_json:
             click.echo(printable(self.warning), err=True)
 
@@ -315,6 +318,14 @@ def _find(rescue: "Rescue", blob_id: int, cause: BlobstoreError | None) -> "Resc
     if isinstance(cause, NotFoundError) and not is_broken:
         raise cause
     return found
+
+
+def _is_only_likely(blob: "RescuedBlob") -> bool:
+    """Tell whether its root, or that of a blob that it reads, is lost."""
+    return any(
+        finding.invariant == _LOST and finding.severity is Severity.ERROR
+        for finding in blob.findings
+    )
 
 
 def _look(rescue: "Rescue", blob_id: BlobId) -> "RescuedBlob | None":

@@ -1,4 +1,4 @@
-"""Warnings of salvaged blobs: what they lost reads as zeroes, in their clones as well."""
+"""Warnings of salvaged blobs: parts are zeroes or may be wrong, in their clones as well."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -34,9 +34,10 @@ def nearest_salvaged(
 
 
 def warning_of(blob_id: BlobId, salvaged: BlobId) -> str:
-    """Say that what is read may be zeroes instead of data."""
+    """Say that what is read may be zeroes instead of data, or data that was only likely."""
     who = "was" if salvaged == blob_id else f"reads blob {salvaged:#x}, which was"
-    return f"blob {blob_id:#x}: {who} salvaged by a repair; what was lost reads as zeroes"
+    what = "parts may be wrong, and what was lost reads as zeroes"
+    return f"blob {blob_id:#x}: {who} salvaged by a repair; {what}"
 
 
 def warn(blob_id: BlobId, salvaged: BlobId | None) -> None:

@@ -23,6 +23,8 @@ from blobstore.metadata.blob_state import (
 from blobstore.units import BlobId, PageIndex
 
 _ID_SIZE = 8
+_CUTTING = frozenset({21, 23, 29, 30, 38})
+"""What breaks one of these may have named clusters that are not known now."""
 
 
 @dataclass(slots=True)
@@ -85,6 +87,12 @@ class ParsedBlob:
     def is_broken(self) -> bool:
         """Tell whether something is wrong, not only worth knowing."""
         return self.findings.error_count > 0
+
+    @property
+    def lacks_clusters(self) -> bool:
+        """Tell whether the blob owns clusters that it cannot name any more."""
+        is_cut = any(invariant in _CUTTING for invariant, _severity in self.findings.counts)
+        return bool(not self.is_root_sound or self.lost or is_cut)
 
     @property
     def metadata_pages(self) -> list[PageIndex]:

@@ -23,6 +23,7 @@ from blobstore.fsck.evidence import Evidence, gather_evidence
 from blobstore.fsck.examine import Examination, examine, examine_with
 from blobstore.fsck.extent_index import ZEROES, Backing, ExtentIndex, lay_over
 from blobstore.fsck.finding import Finding, Severity
+from blobstore.fsck.inherited_pages import inherited_pages
 from blobstore.fsck.layout_search import LayoutSearch, search_layout
 from blobstore.fsck.metadata_start import NO_HINTS, LayoutHints
 from blobstore.fsck.orphan_pages import adopt_orphan_pages
@@ -208,6 +209,16 @@ class Rescuer:
         )
         if blob.segments:
             blob.add(_LOST, "its content was found by its id: likely to be right, but not proved")
+        elif not blob.is_root_sound:
+            await self._adopt_inherited(blob)
+
+    async def _adopt_inherited(self, blob: ParsedBlob) -> None:
+        """Take the extent pages that a lost snapshot had from its origin."""
+        inherited = await inherited_pages(self.view, blob.blob_id)
+        adopt_orphan_pages(self.view.geometry, blob, inherited.values())
+        if blob.segments:
+            what = "its content was found in extent pages with the id of a clone"
+            blob.add(_LOST, f"{what}: likely to be right, but not proved")
 
     def findings_of(self, blob: ParsedBlob) -> tuple[Finding, ...]:
         """Return all that is wrong with a blob, also what it shares, and whose content it reads."""
@@ -324,8 +335,8 @@ def _may_have_parent(blob: ParsedBlob) -> bool:
 
 def _doubt(blob: ParsedBlob, ancestor: BlobId) -> Finding:
     message = (
-        f"blob {blob.blob_id:#x}: reads the lost blob {ancestor:#x}: likely to be right, but not "
-        "proved"
+        f"blob {blob.blob_id:#x}: reads the lost blob {ancestor:#x}: what can be read of that "
+        "is likely to be right, but not proved"
     )
     return Finding(_LOST, Severity.ERROR, message, blob.blob_id, blob.root)
 

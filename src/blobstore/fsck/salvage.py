@@ -28,6 +28,7 @@ from blobstore.format.geometry import blob_id_of, root_of
 from blobstore.format.root import Layout
 from blobstore.fsck.finding import Severity
 from blobstore.fsck.free import FreeClusters, FreePages
+from blobstore.fsck.inherited_pages import inherited_pages
 from blobstore.fsck.lost_identities import clones_above, drop_identity
 from blobstore.fsck.orphan_pages import adopt_orphan_pages
 from blobstore.fsck.ownership_checks import Ownership
@@ -37,6 +38,7 @@ from blobstore.fsck.relation_checks import Mend, Problem, snapshot_stands
 from blobstore.fsck.rewrite import copy_cluster, rewrite_blob, zero_pages
 from blobstore.fsck.segments import Segments, counted, name_run, runs_of, without_shared
 from blobstore.fsck.shared_places import shared_by_sound
+from blobstore.fsck.unowned_clusters import keep_unowned_clusters
 from blobstore.metadata.blob_reader import Revisits
 from blobstore.metadata.blob_state import (
     EXTERNAL,
@@ -49,8 +51,6 @@ from blobstore.units import BlobId, PageIndex
 
 _REASON_BYTES: Final = 200
 _REASONS_MAX: Final = 4
-_CUTTING: Final = frozenset({21, 23, 29, 30, 38})
-"""What breaks one of these may have named clusters that are not known now."""
 
 
 @dataclass(slots=True)
@@ -98,7 +98,8 @@ async def salvage(view: RegionView, layout: Layout) -> tuple[list[str], set[Blob
         orphans=_by_owner(view),
     )
     for blob_id in targets:
-        await _restore(work, blob_id, is_last=blob_id == targets[-1])
+        await _restore(work, blob_id)
+    await _keep_unowned(work, targets)
     await _erase_orphans(work)
     return work.actions, work.salvaged
 
@@ -141,7 +142,7 @@ def _in_order(view: RegionView, targets: set[BlobId]) -> list[BlobId]:
         blob = view.broken.get(blob_id)
         if blob is None:
             return False, False, False, blob_id
-        return not blob.is_root_sound, _lacks_clusters(blob), True, blob_id
+        return not blob.is_root_sound, blob.lacks_clusters, True, blob_id
 
     return sorted(targets, key=rank)
 
@@ -227,7 +228,7 @@ async def _possibly_owned(
     return taken
 
 
-async def _restore(work: _Work, blob_id: BlobId, *, is_last: bool) -> None:
+async def _restore(work: _Work, blob_id: BlobId) -> None:
     """Rewrite one blob, and record what was done."""
     blob = await work.view.walk(blob_id)
     work.old_pages.update(blob.metadata_pages)
@@ -243,8 +244,6 @@ async def _restore(work: _Work, blob_id: BlobId, *, is_last: bool) -> None:
         blob.flags = _known(blob.flags)
         reasons += await _adopt_orphans(work, blob)
     reasons += await _claim_clusters(work, blob)
-    if is_last and _lacks_clusters(blob):
-        reasons += _adopt_ownerless(work, blob)
     mended = [problem.message for problem in work.problems.get(blob_id, ())]
     is_salvaged = bool(reasons) or _mend(blob, work.problems.get(blob_id, ()))
     if is_salvaged:
@@ -287,9 +286,17 @@ async def _adopt_orphans(work: _Work, blob: ParsedBlob) -> list[str]:
     pages = work.orphans.get(blob.blob_id, ())
     contents = [await work.view.fetch(page) for page in pages]
     sound = [content for content in contents if content is not None]
+    reasons: list[str] = []
     if adopt_orphan_pages(work.view.geometry, blob, sound):
-        return [f"pages with its id were found: {len(sound)}"]
-    return []
+        reasons.append(f"pages with its id were found: {len(sound)}")
+    if not blob.segments:
+        inherited = await inherited_pages(work.view, blob.blob_id)
+        if adopt_orphan_pages(work.view.geometry, blob, inherited.values()):
+            what = f"{counted(len(inherited), 'extent page')} with the id of a clone"
+            reasons.append(
+                f"its likely content was found in {what}: parts may be wrong, in its clones too"
+            )
+    return reasons
 
 
 async def _claim_clusters(work: _Work, blob: ParsedBlob) -> list[str]:
@@ -321,29 +328,24 @@ async def _claim_clusters(work: _Work, blob: ParsedBlob) -> list[str]:
     return notes
 
 
-def _lacks_clusters(blob: ParsedBlob) -> bool:
-    """Tell whether the blob owns clusters that it cannot name any more."""
-    is_cut = any(invariant in _CUTTING for invariant, _severity in blob.findings.counts)
-    return bool(not blob.is_root_sound or blob.lost or is_cut)
-
-
-def _adopt_ownerless(work: _Work, blob: ParsedBlob) -> list[str]:
-    """Put clusters that are marked used and have no owner at the end of a blob that lacks some.
-
-    They may be its content, and no other blob must get them.
-    """
+async def _keep_unowned(work: _Work, targets: Sequence[BlobId]) -> None:
+    """Keep clusters that are marked used and have no owner, if a blob has lost some."""
     masks = work.view.masks
-    if masks is None or masks.clusters is None:
-        return []
-    ownerless = masks.clusters & ~work.ownership.clusters
-    for first, count in runs_of(ownerless.search(True)):
-        blob.segments.add(blob.cluster_count, first, count)
-        blob.cluster_count += count
-    work.ownership.clusters |= ownerless
-    count = ownerless.count()
-    if not count:
-        return []
-    return [f"made longer by {counted(count, 'cluster')} that no blob owns and that may be its own"]
+    broken = (work.view.broken.get(blob_id) for blob_id in targets)
+    lacking = [blob.blob_id for blob in broken if blob is not None and blob.lacks_clusters]
+    if masks is None or masks.clusters is None or not lacking:
+        return
+    unowned = masks.clusters & ~work.ownership.clusters
+    if unowned.any():
+        work.actions.append(
+            await keep_unowned_clusters(
+                work.view,
+                work.layout,
+                unowned=unowned,
+                free_pages=work.free_pages,
+                lacking=lacking,
+            )
+        )
 
 
 def _mend(blob: ParsedBlob, problems: Iterable[Problem]) -> bool:

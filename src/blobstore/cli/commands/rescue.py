@@ -106,7 +106,8 @@ def _render(address: str, store: str, found: list[_Row], notes: list[str]) -> st
     details = [f"{row.blob.id:#x}  {line}" for row in found for line in _details(row)]
     fill = " --zero-fill" if any(row.unreadable for row in found) else ""
     hint = f"to copy one out: blobstore export {store} BLOB FILE{fill}"
-    return "\n".join([render_table(rows), *map(printable, [*details, *notes, hint])])
+    hints = [hint] if any(row.readable_bytes for row in found) else []
+    return "\n".join([render_table(rows), *map(printable, [*details, *notes, *hints])])
 
 
 def _details(row: _Row) -> list[str]:
