@@ -352,6 +352,23 @@ def test_yes_is_accepted_by_check(image: Image) -> None:
     assert run_here("check", image.path, "--yes").status == 0
 
 
+def test_a_check_and_a_repair_that_leave_errors_end_with_how_to_copy_out_what_can_be_read(
+    image: Image, leaking: Path
+) -> None:
+    with image.path.open("r+b") as file:
+        file.seek(4 * 4096 + 100)
+        file.write(b"broken")
+    line = f"before a repair, copy out what can be read: blobstore rescue {image.path}"
+    for command in (("check",), ("check", "--repair", "all", "--dry-run"), ("repair",)):
+        name, *options = command
+        done = run_here(name, image.path, *options)
+        assert (done.status, done.text.splitlines()[-1]) == (4, line)
+    assert "rescue" not in run_here("check", image.path, "--json").text
+    repaired = run_here("check", image.path, "--repair", "all")
+    assert (repaired.status, line in repaired.text) == (1, False)
+    assert "rescue" not in run_here("check", leaking).text
+
+
 # Text
 
 

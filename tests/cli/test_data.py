@@ -129,8 +129,12 @@ def test_a_store_that_does_not_open_is_named_with_what_to_do_next(tmp_path: Path
     (tmp_path / "torn.img").write_bytes(bytes(1 << 20))
     done = run("list", tmp_path / "torn.img")
     assert done.status == 1
-    assert f"{tmp_path / 'torn.img'}: super block: " in done.stderr
-    assert "`blobstore check` says more" in done.stderr
+    path = tmp_path / "torn.img"
+    assert done.stderr == (
+        f"{path}: no blobstore, or its super block is lost: begins with {bytes(8)!r}, expected "
+        "b'SPDKBLOB'; `blobstore check` says more; what can be read of it: "
+        f"blobstore rescue {path}\n"
+    )
 
 
 def test_read_gives_more_than_one_part_of_a_blob_as_json(tmp_path: Path) -> None:

@@ -50,7 +50,11 @@ def directory(path: Path) -> None:
         (no_file, "ENOENT", "no such file or directory"),
         (directory, "EISDIR", "a directory"),
         (cut, "EILSEQ", "super block: the store has 16777216 bytes, the device 1048576"),
-        (overwritten, "EILSEQ", r"super block: signature b'\xff\xff"),
+        (
+            overwritten,
+            "EILSEQ",
+            r"no blobstore, or its super block is lost: begins with b'\xff\xff",
+        ),
     ],
 )
 def test_what_is_no_store_is_named_and_not_changed(

@@ -112,7 +112,6 @@ def test_reserved_bytes_are_written_back_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("offset", "value", "message"),
     [
-        pytest.param(0, b"SPDKBLOX", "signature b'SPDKBLOX', expected b'SPDKBLOB'", id="signature"),
         pytest.param(8, bytes(4), "version 0, expected 1 to 3", id="version too old"),
         pytest.param(8, b"\4\0\0\0", "version 4, expected 1 to 3", id="version too new"),
         pytest.param(12, bytes(4), "length 0, expected 4096", id="length"),
@@ -127,11 +126,20 @@ def test_a_field_that_cannot_be_is_refused_although_the_checksum_is_right(
     assert (caught.value.message, caught.value.errno) == (f"super block: {message}", 84)
 
 
+def test_what_begins_with_another_signature_is_no_blobstore_or_has_lost_its_super_block() -> None:
+    with pytest.raises(CorruptError) as caught:
+        SuperBlock.decode(patched(0, b"SPDKBLOX"))
+    assert (caught.value.message, caught.value.errno) == (
+        "no blobstore, or its super block is lost: begins with b'SPDKBLOX', expected b'SPDKBLOB'",
+        84,
+    )
+
+
 @given(st.integers(0, 8 * SUPER_BLOCK_SIZE - 1))
 def test_one_flipped_bit_anywhere_is_noticed(bit: int) -> None:
     page = bytearray(NEW.encode())
     page[bit // 8] ^= 1 << bit % 8
-    with pytest.raises(CorruptError, match=r"^super block: (signature|version|crc)"):
+    with pytest.raises(CorruptError, match=r"^(no blobstore|super block: (version|crc))"):
         SuperBlock.decode(page)
 
 

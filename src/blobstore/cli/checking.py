@@ -7,11 +7,20 @@ repaired; 4 problems are left; 8 the store could not be checked; 16 invalid usag
 import shlex
 import sys
 import traceback
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
 
-from blobstore import BlobstoreError, BusyError, CorruptError, RepairReport, Severity, repair
+from blobstore import (
+    BlobstoreError,
+    BusyError,
+    CheckReport,
+    CorruptError,
+    RepairReport,
+    Severity,
+    repair,
+)
 from blobstore.cli.group import describe_os_error
 from blobstore.cli.interruption import with_notes
 from blobstore.cli.options import PathType, StoreCommand, StoreOptions
@@ -104,26 +113,25 @@ def run_repair(options: StoreOptions, mode: str, *, dry_run: bool, undo: str | N
         raise
     fields, render = (plan_fields, render_plan) if dry_run else (repair_fields, render_repair)
     text = render(report, store=options.address)
-    if mode == MODES[-1] and not options.as_json and _has_no_super_block(report):
-        text = f"{text}\n{_how_to_read(options)}"
+    if not options.as_json:
+        text = "\n".join([text, *how_to_read(options, report.before if dry_run else report.after)])
     print_result(fields(report), text, as_json=options.as_json)
     return _status(report, dry_run=dry_run)
 
 
-def _has_no_super_block(report: RepairReport) -> bool:
-    return any(
-        finding.invariant in _SUPER_BLOCK and finding.severity is Severity.ERROR
-        for finding in report.after.findings
-    )
-
-
-def _how_to_read(options: StoreOptions) -> str:
-    """Say how to read a store whose super block a repair does not put together."""
-    try:
-        open_rescue(options).close()
-    except CorruptError as error:
-        return printable(f"`blobstore rescue` cannot read it either: {error.message}")
-    return printable(f"to read what is left: blobstore rescue {shlex.quote(options.address)}")
+def how_to_read(options: StoreOptions, report: CheckReport) -> Iterator[str]:
+    """Say how to read a store with errors: after a repair less of it may be left."""
+    errors = {each.invariant for each in report.findings if each.severity is Severity.ERROR}
+    if not errors:
+        return
+    if not errors.isdisjoint(_SUPER_BLOCK):
+        try:
+            open_rescue(options).close()
+        except CorruptError as error:
+            yield printable(f"`blobstore rescue` cannot read it either: {error.message}")
+            return
+    store = shlex.quote(options.address)
+    yield printable(f"before a repair, copy out what can be read: blobstore rescue {store}")
 
 
 def _status(report: RepairReport, *, dry_run: bool) -> int:

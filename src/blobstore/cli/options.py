@@ -1,6 +1,7 @@
 """What commands take: sizes, blob ids, attributes, and the options of all that open a store."""
 
 import functools
+import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -112,12 +113,17 @@ thin_option: Final = click.option(
     "--thin", is_flag=True, help="Allocate each cluster at its first write, not now."
 )
 
+_TOO_SHORT: Final = "no blobstore: "  # a file that cannot hold a super block
+
 
 class UnopenedError(CorruptError):
     """A store that does not open: where it is, `why`, and what to do next."""
 
     def __init__(self, address: str, why: CorruptError) -> None:
-        super().__init__(f"{why.strerror}; `blobstore check` says more", errno=why.errno)
+        message = f"{why.strerror}; `blobstore check` says more"
+        if not why.strerror.startswith(_TOO_SHORT):
+            message = f"{message}; what can be read of it: blobstore rescue {shlex.quote(address)}"
+        super().__init__(message, errno=why.errno)
         self.at(store=address)
         self.why = why
 

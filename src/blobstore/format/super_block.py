@@ -63,7 +63,10 @@ class SuperBlock:
             raise CorruptError(f"super block: {mark.message}")
         signature, version, length, clean = _HEAD.unpack_from(data)
         if signature != SIGNATURE:
-            raise CorruptError(f"super block: signature {signature!r}, expected {SIGNATURE!r}")
+            raise CorruptError(
+                "no blobstore, or its super block is lost: "
+                f"begins with {signature!r}, expected {SIGNATURE!r}"
+            )
         if not 1 <= version <= NEWEST_VERSION:
             raise CorruptError(f"super block: version {version}, expected 1 to {NEWEST_VERSION}")
         (crc_found,) = _CRC.unpack_from(data, _CRC_OFFSET)

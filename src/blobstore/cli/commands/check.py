@@ -12,6 +12,7 @@ from blobstore.cli.checking import (
     CheckCommand,
     CheckUsageError,
     dry_run_option,
+    how_to_read,
     run_repair,
     undo_option,
 )
@@ -52,6 +53,8 @@ def _check(options: StoreOptions) -> int:
     prospects = list(_prospects(options, report))
     unfinished = _unfinished(options) if report.clean else []
     text = render_check(report, prospects, unfinished, store=options.address)
+    if not options.as_json:
+        text = "\n".join([text, *how_to_read(options, report)])
     print_result(check_fields(report, prospects, unfinished), text, as_json=options.as_json)
     return SOUND if report.clean else PROBLEMS_LEFT
 
