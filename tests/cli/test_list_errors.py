@@ -59,11 +59,27 @@ def test_volumes_above_an_unreadable_snapshot_keep_their_names_and_uuids_in_the_
 def test_the_map_names_the_blobs_that_cannot_be_opened(clean: Path, tmp_path: Path) -> None:
     break_root(clean, "mail@1")
     lines = run_here("map", clean).text.splitlines()
-    failed = [line.split()[2] for line in lines if "error: page 2: crc 0x" in line]
+    failed = [line.split()[2] for line in lines if re.search("error: .*page 2: crc 0x", line)]
     assert failed == ["mail", "-", "test"]
     page = tmp_path / "map.html"
     assert run_here("map", clean, "--html", page).status == 0
     assert "<li>mail " in page.read_text()
+
+
+@pytest.mark.parametrize("state", ["clean", "crashed"])
+def test_the_error_of_a_blob_whose_ancestor_cannot_be_read_names_the_ancestor(
+    clean: Path, state: str
+) -> None:
+    path = clean.with_name(f"{state}.img")
+    blob_id = break_root(path, "mail@1")
+    lines = run_here("list", path).text.splitlines()
+    errors = [line.partition("  error: ") for line in lines if "  error: " in line]
+    assert len(errors) == 3
+    for found, _error, message in errors:
+        named = "" if found == f"{blob_id:#x}" else f"its ancestor blob {blob_id:#x}: "
+        assert message.startswith(f"{named}page 2: crc 0x")
+    shown = run_here("show", path, "test")
+    assert f": its ancestor blob {blob_id:#x}: page 2: crc 0x" in shown.stderr
 
 
 def test_one_damage_has_one_wording_in_a_clean_store_and_after_a_crash(

@@ -70,10 +70,13 @@ class OpenCache:
 
         What says that something is missing names the blob that was asked for.
         """
-        _to_blame, error = self.failures.get(blob_id, (None, None))
-        return (
-            None if error is None or isinstance(error, NotFoundError) else error.without_traceback()
-        )
+        to_blame, error = self.failures.get(blob_id, (None, None))
+        if error is None or isinstance(error, NotFoundError):
+            return None
+        found = error.without_traceback()
+        if to_blame is not None and to_blame != blob_id:
+            _name_ancestor(to_blame, found)
+        return found
 
     def forget_device_errors(self) -> None:
         """Give blobs that failed with their device another chance."""
@@ -160,6 +163,8 @@ async def open_chain(
             cache.note([*chain.ids, chain.at], chain.at, error)
         if isinstance(error, NotFoundError) and chain.at != blob_id:
             raise _without_ancestor(blob_id, error) from error
+        if isinstance(error, BlobstoreError) and chain.at != blob_id:
+            _name_ancestor(chain.at, error)
         raise
     for blob in reversed(chain.blobs):
         link(store, blob, parent)
@@ -263,6 +268,12 @@ class _Chain:
             if other.blob_id != blob.blob_id and any(clusters[piece].any() for piece in pieces):
                 return f"owns a cluster that blob {other.blob_id:#x} owns too"
         return WRONG_CLUSTER
+
+
+def _name_ancestor(ancestor: BlobId, error: BlobstoreError) -> None:
+    """Name the blob to blame in an error that leaves as that of a blob which reads it."""
+    if f"blob {ancestor:#x}" not in error.strerror:
+        error.strerror = f"its ancestor blob {ancestor:#x}: {error.strerror}"
 
 
 def _without_ancestor(blob_id: BlobId, error: NotFoundError) -> NotFoundError:
