@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copy
 
 import pytest
 
@@ -92,6 +93,29 @@ def test_rescue_and_export_read_a_lost_snapshot_by_the_pages_of_its_origin(
     assert done.status == 0
     assert "likely to be right, but not proved" in done.stderr
     assert (tmp_path / "db.raw").read_bytes() == WANTED
+
+
+@pytest.mark.parametrize("layout", [512, 4096])
+def test_after_a_crash_a_lost_snapshot_is_found_by_the_pages_of_its_origin_too(
+    tmp_path: Path, layout: int
+) -> None:
+    path = tmp_path / "crashed.img"
+    whole = tmp_path / "whole.img"
+    with Blobstore.create(
+        whole, size="8MiB", cluster_size=CLUSTER, atomic_write_size=layout
+    ) as blobs:
+        disk = blobs.create_blob(4 * CLUSTER, thin=True, name="db")
+        disk.write(WANTED)
+        snapshot = disk.snapshot("db@1")
+        root = blobs.info.md_start + snapshot.id - (1 << 32)
+        copy(whole, path)  # as a power failure would leave it
+    with path.open("r+b") as file:
+        file.seek(4096 * root)
+        file.write(bytes(4096))
+    assert run("export", path, "db", tmp_path / "db.raw").status == 0
+    assert (tmp_path / "db.raw").read_bytes() == WANTED
+    assert run("check", path, "--repair", "all").status == 1
+    assert run("read", path, "db").stdout == WANTED
 
 
 def test_clusters_that_nothing_names_are_kept_in_a_blob_that_no_disk_reads(store: Damaged) -> None:

@@ -6,6 +6,8 @@ likely to be the snapshot's if the blob they name reads that snapshot, and no ot
 clusters can have owned them. Where anything else is possible, nothing is taken.
 """
 
+from itertools import chain
+
 import numpy as np
 from bitarray import bitarray
 
@@ -21,8 +23,7 @@ async def inherited_pages(view: RegionView, lost: BlobId) -> dict[PageIndex, byt
 
     There are none if another blob lacks clusters, or if two of the pages contradict each other.
     """
-    lacking = {blob.blob_id for blob in view.broken.values() if blob.lacks_clusters}
-    if lacking | view.rootless != {lost}:
+    if _may_be_of_another(view, lost):
         return {}
     found: dict[PageIndex, bytes] = {}
     firsts: set[int] = set()
@@ -44,6 +45,12 @@ async def inherited_pages(view: RegionView, lost: BlobId) -> dict[PageIndex, byt
         owned[places] = True
         found[page] = data
     return found
+
+
+def _may_be_of_another(view: RegionView, lost: BlobId) -> bool:
+    """Tell whether another blob lacks clusters: that one may be an ancestor of the lost one."""
+    others = (blob.blob_id for blob in view.broken.values() if blob.lacks_clusters)
+    return any(blob_id != lost for blob_id in chain(others, view.rootless))
 
 
 def _reads(view: RegionView, blob_id: BlobId, lost: BlobId) -> bool:

@@ -5,7 +5,7 @@ in which order. In that blob they would lie where the blob itself or its clones 
 with the data of another owner. So they go to a new blob that nothing else reads.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 from uuid import NAMESPACE_OID, uuid5
 
@@ -28,6 +28,7 @@ _NAME: Final = "name"
 _NAME_SIZE: Final = 64
 _UUID: Final = "uuid"
 _FIRST_ROOT: Final = 1  # page 0 holds the super blob in most stores
+_NAMED_MAX: Final = 8
 _LOOKED_AT: Final = 16
 """The blobs of a volume store all have a uuid, so a few blobs tell."""
 
@@ -38,14 +39,16 @@ async def keep_unowned_clusters(
     *,
     unowned: bitarray,
     free_pages: FreePages,
-    lacking: Iterable[BlobId],
+    lacking: Sequence[BlobId],
 ) -> str:
     """Write a blob that owns the clusters; say where they are, and which blobs may have lost them.
 
     Without a free page for the blob nothing is written, and the clusters become free.
     """
     count = unowned.count()
-    losers = ", ".join(f"{blob_id:#x}" for blob_id in lacking)
+    losers = ", ".join(f"{blob_id:#x}" for blob_id in lacking[:_NAMED_MAX])
+    if len(lacking) > _NAMED_MAX:
+        losers += f" or {len(lacking) - _NAMED_MAX} others"
     whose = f"perhaps of {losers}, but nothing proves whose they are"
     root = _free_root(view, free_pages.taken)
     if root is not None:
