@@ -48,7 +48,7 @@ async def keep_unowned_clusters(
     count = unowned.count()
     losers = ", ".join(f"{blob_id:#x}" for blob_id in lacking[:_NAMED_MAX])
     if len(lacking) > _NAMED_MAX:
-        losers += f" or {len(lacking) - _NAMED_MAX} others"
+        losers += f" or {len(lacking) - _NAMED_MAX} more"
     whose = f"perhaps of {losers}, but nothing proves whose they are"
     root = _free_root(view, free_pages.taken)
     if root is not None:
