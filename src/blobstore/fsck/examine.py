@@ -31,7 +31,8 @@ from blobstore.fsck.spans import touching
 from blobstore.fsck.super_block_checks import examine_super_block
 from blobstore.metadata.batch_decoding import SinglePageBlobs
 from blobstore.metadata.blob_reader import Revisits
-from blobstore.metadata.lost_roots import ids_at_last_unload, lost_roots, missing_parents
+from blobstore.metadata.lost_roots import ids_at_last_unload, lost_roots
+from blobstore.metadata.missing_parents import missing_parents
 from blobstore.metadata.region_scan import orphan_pages
 from blobstore.metadata.store_state import DeviceTraits
 from blobstore.operations import Read

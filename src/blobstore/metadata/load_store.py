@@ -13,9 +13,9 @@ from blobstore.format.mask import MASK_BLOB_IDS, MASK_CLUSTERS, MASK_PAGES
 from blobstore.format.super_block import SUPER_BLOCK_SIZE, SuperBlock
 from blobstore.metadata.blob_reader import read_content
 from blobstore.metadata.clones import Clones
-from blobstore.metadata.lost_roots import missing_parents
 from blobstore.metadata.markers import resolve_markers
 from blobstore.metadata.masks import read_mask
+from blobstore.metadata.missing_parents import missing_parents
 from blobstore.metadata.page_reader import PageReader
 from blobstore.metadata.recovered import Recovered, quarantine
 from blobstore.metadata.relation_scan import scan_relations

@@ -4,22 +4,18 @@ After a dirty stop a page whose header does not name its own place is free, unle
 can have left it. Then it is damaged, and the blob that lived there may be lost. Two things tell
 that a blob lived there: the mask of used ids, which the last unload wrote (a blob deleted since
 then has left a tombstone or zeroes, and no damage), and sound pages with that id.
-
-A clone tells it of its parent, whatever the parent's page holds: a snapshot is erased only after
-the root of its clone is durable that no longer names it. Often nothing else tells: a snapshot keeps
-the pages of its origin, which carry the origin's id.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
 
 from bitarray import bitarray
 
 from blobstore.errors import BlobstoreError
-from blobstore.format.geometry import BLOB_ID_BASE, Geometry, blob_id_of
+from blobstore.format.geometry import Geometry, blob_id_of
 from blobstore.format.mask import MASK_BLOB_IDS
 from blobstore.metadata.masks import read_mask
 from blobstore.metadata.region_scan import Scan, orphan_pages
-from blobstore.units import BlobId, PageIndex
+from blobstore.units import PageIndex
 
 
 async def lost_roots(
@@ -34,19 +30,6 @@ async def lost_roots(
     ids = await ids_at_last_unload(geometry)
     owners = set(orphan_pages(scan, used_pages, copies).values())
     return [page for page in scan.impossible if ids[page] or blob_id_of(page) in owners]
-
-
-def missing_parents(
-    geometry: Geometry, parents: Iterable[BlobId], used_ids: bitarray
-) -> list[PageIndex]:
-    """Return the root pages of parents that are no blobs, ascending.
-
-    An id outside the region has no page, and no new blob can get it.
-    """
-    end = BLOB_ID_BASE + geometry.md_len
-    named = bitarray(geometry.md_len, endian="little")
-    named[[parent - BLOB_ID_BASE for parent in set(parents) if BLOB_ID_BASE <= parent < end]] = True
-    return [PageIndex(root) for root in (named & ~used_ids).search(True)]
 
 
 async def ids_at_last_unload(geometry: Geometry) -> bitarray:
