@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from blobstore.cli.group import COMMANDS
-from tests.cli.runner import COMMAND, run, run_process
+from tests.cli.runner import COMMAND, run
 
 STORE: Final = {
     "attach": "{} web",
@@ -207,9 +207,12 @@ def test_a_script_of_the_shell_ends_when_nobody_reads_its_output() -> None:
 def test_a_closed_standard_stream_is_as_dev_null(closed: str) -> None:
     """The store would otherwise get the number of the stream, and what is printed might hit it."""
     sound = run("check", "volumes.img").stdout
-    for words in ("read volumes.img web", "list volumes.img", "write volumes.img web",
-                  "snapshot volumes.img web tuesday", "delete volumes.img tuesday --yes",
-                  "dump volumes.img", "show volumes.img web", "shell volumes.img"):  # fmt: skip
+    for words in (
+        "read volumes.img web",
+        "list volumes.img",
+        "write volumes.img web",
+        "shell volumes.img",
+    ):
         command = f"{shlex.join(COMMAND)} {words} {closed}"
         done = subprocess.run(["sh", "-c", command], capture_output=True, check=False, input=b"")
         assert (words, done.returncode, done.stderr) == (words, 0, b"")
@@ -217,4 +220,3 @@ def test_a_closed_standard_stream_is_as_dev_null(closed: str) -> None:
     done = subprocess.run(["sh", "-c", failed], capture_output=True, check=False)
     assert done.returncode == 1
     assert run("check", "volumes.img").stdout == sound
-    assert run_process("check", "volumes.img").status == 0
