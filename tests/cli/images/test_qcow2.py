@@ -135,7 +135,10 @@ def test_an_export_into_a_directory_that_is_not_there_names_the_file(
 def test_an_encrypted_image_is_refused_in_one_line(image: Image, tmp_path: Path) -> None:
     path = tmp_path / "secret.qcow2"
     words = ["create", "-q", "-f", "qcow2", "--object", "secret,id=key,data=abc"]
-    words += ["-o", "encrypt.format=luks,encrypt.iter-time=10,encrypt.key-secret=key"]
+    words += [
+        "-o",
+        "encrypt.format=aes,encrypt.key-secret=key",
+    ]  # luks measures the CPU, and may fail
     subprocess.run(["qemu-img", *words, path, "1M"], check=True)
     done = run("import", image.path, path, "--format", "qcow2", "--json")
     assert done.error["errno"] == "EINVAL"
