@@ -20,9 +20,11 @@ async def misplaced_pages(view: RegionView) -> dict[PageIndex, PageIndex]:
     originals: dict[bytes, tuple[BlobId, PageIndex]] = {}
     others: list[tuple[BlobId, PageIndex, bytes]] = []
     revisits = Revisits(view.geometry)
-    for root in view.roots:
-        blob = await view.walk(blob_id_of(root), revisits)
-        if not (blob.is_root_sound and view.ownership.has_contested(blob.segments)):
+    for blob_id in map(blob_id_of, view.roots):
+        if blob_id in view.broken:
+            continue
+        blob = await view.walk(blob_id, revisits)
+        if not view.ownership.has_contested(blob.segments):
             continue
         for page in blob.extent_pages:
             data = await view.fetch(page)
