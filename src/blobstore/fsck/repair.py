@@ -234,8 +234,8 @@ async def _finish(traits: DeviceTraits, seen: Examination, *, is_changed: bool) 
     if seen.view.newer and seen.view.is_clean:
         return await _mark_owned(seen.view)
     store = await load(traits, force_recovery=True)
-    if store.errors:
-        return []
+    if store.errors:  # in pages that the masks call free, as the rest of a repair that was cut off
+        return await _free_leaks(seen)
     if not _has_errors(seen, _MARKERS):  # what a marked blob owns, recovery has decided
         await zero_pages(seen.view.geometry, _leaked_pages(seen.view))
     await unload(store)
