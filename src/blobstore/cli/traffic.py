@@ -71,7 +71,7 @@ def ask(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def _failure(path: str, error: OSError) -> DeviceError:
-    """Say why no server answers; connecting to a file fails as if nobody listened at a socket."""
+    """Say why no server answers; for a file, the system says only `Connection refused`."""
     with suppress(OSError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return DeviceError(f"{path}: not a socket, expected {_EXPECTED}", errno=errno.ENOTSOCK)

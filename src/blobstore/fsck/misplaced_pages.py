@@ -3,7 +3,12 @@
 The copy has a right checksum and a right range. So nothing is wrong with the blob that leads to
 the copy, but that another blob owns the same clusters: one of the two has lost its own. The id in
 the page tells which one, because it names the blob that wrote the page. A snapshot has pages that
-its origin wrote. So between a blob and its ancestors the id proves nothing.
+its origin wrote. So between a blob and its ancestors the id proves nothing. Blobs that have errors
+of their own are left out.
+
+One case is judged wrongly: the origin was decoupled, SPDK then deleted the snapshot and gave its
+page to a clone, and that page was copied over another one of the origin. Only a repair that may
+decide (``all``) acts on the judgement.
 """
 
 from collections.abc import Iterator

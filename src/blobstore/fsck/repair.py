@@ -221,7 +221,9 @@ async def _believe_no_masks(seen: Examination) -> None:
 async def _finish(traits: DeviceTraits, seen: Examination, *, is_changed: bool) -> list[str]:
     """Let recovery finish what was begun, and leave the store clean with masks that are right.
 
-    While a blob is bad, or the super block, nothing of that can be known.
+    While a blob is bad, or the super block, nothing of that can be known. If recovery would find a
+    lost root in a page that the masks of a clean store call free, the masks stay, and only leaks
+    are freed.
     """
     if seen.view is None or _has_errors(seen, _SUPER_BLOCK | _BLOBS):
         return []
@@ -234,7 +236,7 @@ async def _finish(traits: DeviceTraits, seen: Examination, *, is_changed: bool) 
     if seen.view.newer and seen.view.is_clean:
         return await _mark_owned(seen.view)
     store = await load(traits, force_recovery=True)
-    if store.errors:  # in pages that the masks call free, as the rest of a repair that was cut off
+    if store.errors:  # such as what a repair that was cut off has begun to write
         return await _free_leaks(seen)
     if not _has_errors(seen, _MARKERS):  # what a marked blob owns, recovery has decided
         await zero_pages(seen.view.geometry, _leaked_pages(seen.view))
